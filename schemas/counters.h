@@ -1,0 +1,15 @@
+/* schemas/counters.h - meaning of stage_status.counters[] per role: totals since the server started.
+ * Counters live in the role's segment and so survive its restarts. */
+#ifndef SLUICE_SCHEMAS_COUNTERS_H
+#define SLUICE_SCHEMAS_COUNTERS_H
+
+enum tokenize_counter { TOKENIZE_REQUESTS = 0, TOKENIZE_REFUSED, TOKENIZE_TOKENS, TOKENIZE_WORK_NS };
+enum prefill_counter { PREFILL_SEQUENCES = 0, PREFILL_TOKENS, PREFILL_CHUNKS, PREFILL_WORK_NS, PREFILL_FULL_PAGES_USED, PREFILL_FULL_PAGES_TOTAL,
+                       PREFILL_SLIDING_PAGES_USED, PREFILL_SLIDING_PAGES_TOTAL, PREFILL_WAITING };
+enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS };
+enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK_NS, VERIFY_RUNNING, VERIFY_FINISHED, VERIFY_DRAFTED, VERIFY_ACCEPTED,
+                      VERIFY_DRAFT_LATE, VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
+enum detokenize_counter { DETOKENIZE_TOKENS = 0, DETOKENIZE_RECORDS, DETOKENIZE_BYTES, DETOKENIZE_WORK_NS, DETOKENIZE_STOPS };
+enum keeper_counter { KEEPER_BYTES_TOTAL = 0, KEEPER_BYTES_DONE, KEEPER_ARENA_BYTES };
+
+#endif

@@ -100,8 +100,8 @@ enum output_mode {
 /* Finds the control tokens of a vocabulary. Cannot fail: what is missing is switched off. */
 void output_grammar_init(struct output_grammar *g, const struct tokenizer *t);
 
-/* Prepares a parser; the starting state comes from the prompt's tail (an open channel or an
- * open tool call goes on). -E_RANGE: too many stop strings, or one empty or too long;
+/* Prepares a parser; the starting state comes from the prompt's tail: a channel that is open
+ * there goes on as reasoning. -E_RANGE: too many stop strings, or one empty or too long;
  * -E_FORMAT: a stop string is not UTF-8, or a prompt id is not in the vocabulary. */
 int output_parser_init(struct output_parser *p, const struct output_config *config);
 

@@ -17,15 +17,16 @@ struct output_stop_state {
 struct output_stops {
     struct output_stop_state stop[OUTPUT_STOPS_MAX];
     uint32_t count;
-    uint32_t held_count;                         /* < OUTPUT_STOP_BYTES_MAX between bytes */
-    uint8_t held[OUTPUT_STOP_BYTES_MAX];         /* text that may become a stop string */
+    uint32_t held_count;                         /* < OUTPUT_STOP_BYTES_MAX between characters */
+    uint8_t held[OUTPUT_STOP_BYTES_MAX + 4];     /* text that may become a stop string */
 };
 
 /* The arguments of one tool call on their way to JSON. */
 struct output_args {
     uint32_t state;                              /* enum in model/output_args.c */
+    uint32_t fault;                              /* the first thing that was wrong; enum in output_args.c */
     uint32_t depth;                              /* open containers, 1..OUTPUT_DEPTH_MAX */
-    uint64_t is_array, has_items;                /* bit d: container at depth d + 1 */
+    uint64_t is_array, has_items;                /* bit d - 1: the container at depth d */
     uint32_t held_count;
     char held[OUTPUT_HELD_BYTES_MAX];            /* an argument name or bare value, not complete */
 };

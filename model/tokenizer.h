@@ -51,8 +51,8 @@ void tokenizer_close(struct tokenizer *t); /* NULL is allowed */
  * trusted/trusted_count: where special tokens are recognised; (NULL, 0): nowhere;
  * (NULL, TOKENIZER_ALL_TRUSTED): everywhere, the reference behaviour. Invalid UTF-8
  * counts as U+FFFD, as Python's bytes.decode("utf-8", "replace") would replace it.
- * Returns the number of ids, at most ids_max; -E_FULL: more ids than ids_max (ids holds
- * the first ids_max); -E_LIMIT: text too long; -E_RANGE: spans unsorted or outside the
+ * Returns the number of ids, at most ids_max; -E_FULL: more ids than ids_max (what ids
+ * holds then is not meaningful); -E_LIMIT: text too long; -E_RANGE: spans unsorted or outside the
  * text; -E_NOMEM. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes,
                      const struct tokenizer_span *trusted, size_t trusted_count,

@@ -6,7 +6,7 @@ CC      ?= gcc
 CC      := $(if $(filter cc,$(CC)),gcc,$(CC))
 OPT     ?= -O2 -g
 SAN     ?=
-WARN    := -Wall -Wextra -Wshadow -Werror
+WARN    := -Wall -Wextra -Wshadow -Werror -Wno-format-truncation  # messages are cut to their buffers on purpose
 CPPFLAGS := -I. -D_GNU_SOURCE
 CFLAGS  := -std=gnu11 $(OPT) $(SAN) $(WARN) -fno-math-errno -ffp-contract=off -fno-omit-frame-pointer
 LDFLAGS := $(SAN)
@@ -31,6 +31,9 @@ fuzzers    := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c
 
 gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
 
+-include schemas/build.mk kernels/cuda/build.mk
+
+.SECONDARY:
 .PHONY: all run deps test check asan fuzz bench clean help FORCE
 all: $B/sluice $(stages) $(benches)
 

@@ -1,6 +1,8 @@
 /* schemas/table.c - offsets and strides of the sequence table. */
 #include "schemas/table.h"
 
+#include "shm/stage.h"
+
 #define PAGE 4096u
 #define LOG_BYTES_PER_TOKEN 64u /* a record header and the longest usual token; past it the output ends with "length" */
 
@@ -45,5 +47,31 @@ uint64_t table_stride(const struct table_limits *limits, int role)
                round_up(sizeof(struct token_logprobs) * (uint64_t)limits->context_max, PAGE);
     case ROLE_DETOKENIZE: return round_up(sizeof(struct detokenize_slot), PAGE) + round_up(limits->log_bytes_max, PAGE);
     default: return 0;
+    }
+}
+
+void table_attach(struct table *t, struct stage *s)
+{
+    const struct wiring *w = &s->wiring;
+    const struct table_limits limits = {
+        .slot_count = (uint32_t)wiring_u64(w, "table.slots", 0),
+        .context_max = (uint32_t)wiring_u64(w, "model.context_max", 0),
+        .request_bytes_max = (uint32_t)wiring_u64(w, "table.request_bytes_max", 0),
+        .full_pages_max = (uint32_t)wiring_u64(w, "kv.full_pages_per_seq", 0),
+        .sliding_pages_max = (uint32_t)wiring_u64(w, "kv.sliding_pages_per_seq", 0),
+        .log_bytes_max = (uint32_t)wiring_u64(w, "table.log_bytes_max", 0),
+    };
+
+    table_init(t, &limits);
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        const struct segment_hdr *h = (const struct segment_hdr *)s->segment[role];
+        t->base[role] = NULL;
+        if (!h || t->stride[role] == 0) continue;
+        const uint64_t board_bytes = role == ROLE_LAUNCHER ? LAUNCHER_BOARD_BYTES : 0;
+        if (h->slot_stride != t->stride[role] || h->slot_count != limits.slot_count || limits.slot_count == 0 ||
+            h->bytes < h->slots_offset + board_bytes + h->slot_stride * h->slot_count)
+            stage_exit(s, EXIT_CONFIG, "the slots of %s do not have the size this executable computes: use executables of one build", role_name(role));
+        t->base[role] = s->segment[role] + h->slots_offset + board_bytes;
+        if (role == ROLE_LAUNCHER) t->board = (struct launcher_board *)(s->segment[role] + h->slots_offset);
     }
 }

@@ -36,7 +36,7 @@
 #define STOP_TOKENS_MAX 16u
 #define RESPONSE_ID_BYTES 64u
 #define ERROR_TEXT_BYTES 512u
-#define LOGPROBS_TOP_MAX 20u
+#define LOGPROBS_TOP_MAX SAMPLER_LOGPROBS_MAX
 #define DRAFT_POSITIONS_MAX 16u
 
 static inline uint64_t word_pack(uint32_t generation, uint32_t value) { return (uint64_t)generation << 32 | value; }
@@ -71,7 +71,6 @@ struct request_params {
     struct sampling_params sampling;
     uint32_t max_tokens; /* 0: as many as the context holds */
     uint32_t flags;      /* enum request_flag */
-    uint32_t logprobs;   /* 0: none; 1 + n: the chosen token and the n best (n <= LOGPROBS_TOP_MAX) */
     uint32_t stop_token_count;
     uint32_t stop_tokens[STOP_TOKENS_MAX];
     uint32_t stop_count;
@@ -84,7 +83,7 @@ struct gateway_slot {
     uint8_t pad0[120];
     uint64_t cancel; /* generation | 1 once nobody wants the output any more */
     uint8_t pad1[120];
-    uint64_t order;       /* admission number: first come, first prefilled; only grows */
+    uint64_t order;       /* admission number: first come, first prefilled; only grows, from 1 */
     uint64_t accepted_ns; /* CLOCK_MONOTONIC */
     uint64_t created_s;   /* seconds since 1970 */
     uint64_t key_hash;    /* of the API key that asked; 0 without keys */
@@ -253,6 +252,12 @@ void table_init(struct table *t, const struct table_limits *limits);
 
 /* Bytes of log that context_max tokens may need. */
 uint32_t table_log_bytes(uint32_t context_max);
+
+struct stage;
+
+/* Limits from the wiring, bases from the mapped segments. Exits through stage_exit() when the launcher's figures and
+ * the segments do not agree. */
+void table_attach(struct table *t, struct stage *s);
 
 #define TABLE_SLOT(t, ROLE, type, s) ((struct type *)((t)->base[ROLE] + (uint64_t)(s) * (t)->stride[ROLE]))
 static inline struct gateway_slot *table_gateway(const struct table *t, uint32_t s) { return TABLE_SLOT(t, ROLE_GATEWAY, gateway_slot, s); }

@@ -51,10 +51,14 @@ void stage_beat(struct stage *s);
 /* Heartbeat and housekeeping; false once asked to stop (SIGTERM or launcher gone). */
 bool stage_running(struct stage *s);
 
+/* True when the launcher's end of the control socket is closed: it was killed. */
+bool stage_launcher_gone(const struct stage *s);
+
 /* Sleeps until an input ring has a message, or timeout_ms. True when there is a message. */
 bool stage_wait(struct stage *s, unsigned timeout_ms);
 
 /* Declares the slots that are about to be worked on (count <= STATUS_BUSY_MAX); stage_idle when done. */
+extern void stage_fault_hook(struct stage *s, const uint32_t *slots, unsigned count) __attribute__((weak)); /* only fault tests define it */
 void stage_busy(struct stage *s, const uint32_t *slots, const uint32_t *generations, unsigned count);
 void stage_idle(struct stage *s);
 

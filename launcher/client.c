@@ -1,0 +1,120 @@
+/* launcher/client.c - the commands that talk to a running server over its control socket. */
+#include "launcher/server.h"
+
+#include "shm/error.h"
+#include "shm/stage.h"
+
+#include <errno.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+static int connect_to(const char *run_dir)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (snprintf(address.sun_path, sizeof address.sun_path, "%s/control.sock", run_dir) >= (int)sizeof address.sun_path) errno = ENAMETOOLONG;
+    else if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0) return fd;
+    fprintf(stderr, "sluice: no server answers in %s (%s); is one running? another run directory: --run-dir D\n", run_dir, strerror(errno));
+    if (fd >= 0) close(fd);
+    return -E_PEER;
+}
+
+/* One line out, one line back; the answer is the caller's to free. NULL: the server went away. */
+static char *ask(int fd, json_t *request)
+{
+    char *line = json_dumps(request, JSON_COMPACT);
+    size_t bytes = 0, capacity = 1 << 16;
+    char *answer = malloc(capacity);
+
+    if (!line || !answer || dprintf(fd, "%s\n", line) < 0) goto failed;
+    free(line);
+    line = NULL;
+    for (;;) {
+        if (bytes + 1 >= capacity) {
+            char *more = realloc(answer, capacity *= 2);
+            if (!more) goto failed;
+            answer = more;
+        }
+        const ssize_t got = read(fd, answer + bytes, capacity - 1 - bytes);
+        if (got <= 0) break;
+        bytes += (size_t)got;
+        answer[bytes] = '\0';
+        if (memchr(answer, '\n', bytes)) return answer;
+    }
+failed:
+    free(line);
+    free(answer);
+    return NULL;
+}
+
+static int print_outcome(const char *answer)
+{
+    json_t *o = json_loads(answer, 0, NULL);
+    const char *error = json_string_value(json_object_get(o, "error"));
+
+    if (error) fprintf(stderr, "sluice: %s\n", error);
+    const int code = error ? EXIT_CONFIG : 0;
+    json_decref(o);
+    return code;
+}
+
+static json_t *request_of(const char *command, int argc, char **argv, bool *as_json)
+{
+    char path[PATH_MAX];
+
+    *as_json = argc == 1 && strcmp(command, "status") == 0 && strcmp(argv[0], "--json") == 0;
+    if (strcmp(command, "swap") == 0) {
+        if (argc != 2) {
+            fprintf(stderr, "usage: sluice swap STAGE EXE   or   sluice swap STAGE --default\n");
+            return NULL;
+        }
+        if (strcmp(argv[1], "--default") != 0 && !realpath(argv[1], path)) {
+            fprintf(stderr, "sluice: %s: %s\n", argv[1], strerror(errno));
+            return NULL;
+        }
+        return json_pack("{s:s, s:s, s:s}", "command", "swap", "stage", argv[0], "exe", strcmp(argv[1], "--default") == 0 ? argv[1] : path);
+    }
+    if (argc > 0 && !*as_json) {
+        fprintf(stderr, "sluice: %s does not take \"%s\"; see `sluice --help`\n", command, argv[0]);
+        return NULL;
+    }
+    return json_pack("{s:s}", "command", command);
+}
+
+int client_command(const char *command, int argc, char **argv)
+{
+    char run_dir[1024], err[256], *rest[64];
+    int rest_count = 0;
+    bool as_json;
+
+    if (argc > 60 || options_read_run_dir(argc, argv, run_dir, sizeof run_dir, rest, &rest_count, err, sizeof err) != 0) {
+        fprintf(stderr, "sluice: %s\n", argc > 60 ? "too many words" : err);
+        return EXIT_CONFIG;
+    }
+    json_t *request = request_of(command, rest_count, rest, &as_json);
+    if (!request) return EXIT_CONFIG;
+    const int fd = connect_to(run_dir);
+    if (fd < 0) {
+        json_decref(request);
+        return EXIT_MISSING;
+    }
+    char *answer = ask(fd, request);
+    json_decref(request);
+    close(fd);
+    if (!answer) {
+        fprintf(stderr, "sluice: the server closed the connection without an answer\n");
+        return EXIT_MISSING;
+    }
+    int code = 0;
+    if (as_json) fputs(answer, stdout);
+    else if (strcmp(command, "status") == 0) status_print(answer);
+    else code = print_outcome(answer);
+    free(answer);
+    return code;
+}

@@ -1,0 +1,430 @@
+/* launcher/serve.c - `sluice serve`: creates what outlives the stages, starts them, and runs the poll loop.
+ *
+ * Order: options, run directory, listening socket, keeper (which reads the model),
+ * then the segments, whose sizes follow from the model, then the other stages.
+ * Stopping: gateway first, so that no new request arrives, then everything else. */
+#include "launcher/server.h"
+
+#include "shm/clock.h"
+#include "shm/error.h"
+#include "shm/stage.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define MS 1000000ull
+#define TICK_MS 20
+#define STOP_GRACE_MS 3000u
+#define LISTEN_BACKLOG 1024
+
+void server_log(const struct server *v, int level, const char *event, const char *format, ...)
+{
+    static const char *const names[] = {"error", "warn", "info", "debug"};
+    char text[1024];
+    va_list args;
+
+    if (level > (int)v->log_level) return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    fprintf(stderr, "stage=launcher pid=%d level=%s event=%s %s\n", (int)getpid(), names[level], event, text);
+}
+
+void server_set_phase(struct server *v, enum pipeline_phase phase)
+{
+    v->phase = phase;
+    if (v->table.board) shm_store_release(&v->table.board->phase, phase);
+}
+
+bool server_is_ready(const struct server *v)
+{
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (v->child[role].enabled && !v->child[role].ready) return false;
+    return true;
+}
+
+uint32_t server_live_slots(const struct server *v)
+{
+    uint32_t live = 0;
+
+    for (uint32_t s = 0; v->model_known && s < v->table.limits.slot_count; s++) live += slot_live(&v->table, s) != 0;
+    return live;
+}
+
+void server_stop(struct server *v, int exit_code, const char *why)
+{
+    if (v->exit_code >= 0) return;
+    v->exit_code = exit_code;
+    server_set_phase(v, PIPELINE_STOPPING);
+    server_log(v, exit_code ? SERVER_LOG_ERROR : SERVER_LOG_INFO, "stop", "code=%d reason=\"%s\"", exit_code, why);
+    child_ask_stop(&v->child[ROLE_GATEWAY], KILL_STOP, STOP_GRACE_MS);
+}
+
+/* ---- setting up --------------------------------------------------------------- */
+
+static int open_run_dir(struct server *v, char *err, size_t err_bytes)
+{
+    snprintf(v->run_dir, sizeof v->run_dir, "%s", v->options.value[OPT_RUN_DIR]);
+    if (mkdir(v->run_dir, 0700) == 0) v->made_run_dir = true;
+    else if (errno != EEXIST) {
+        snprintf(err, err_bytes, "run directory %s cannot be made: %s; give another with --run-dir", v->run_dir, strerror(errno));
+        return -E_CONFIG;
+    }
+    struct stat st;
+    if (stat(v->run_dir, &st) != 0 || !S_ISDIR(st.st_mode) || st.st_uid != getuid()) {
+        snprintf(err, err_bytes, "run directory %s is not a directory of this user; give another with --run-dir", v->run_dir);
+        return -E_CONFIG;
+    }
+    return control_open(v, err, err_bytes);
+}
+
+static bool is_loopback(const struct sockaddr *address)
+{
+    if (address->sa_family == AF_INET) return ntohl(((const struct sockaddr_in *)address)->sin_addr.s_addr) >> 24 == 127;
+    return address->sa_family == AF_INET6 && IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)address)->sin6_addr);
+}
+
+static int check_exposure(const struct server *v, const struct sockaddr *address, char *err, size_t err_bytes)
+{
+    if (is_loopback(address) || v->options.value[OPT_API_KEY_FILE][0] || options_u64(&v->options, OPT_ALLOW_UNAUTHENTICATED) ||
+        strcmp(v->options.value[OPT_ALLOW_UNAUTHENTICATED], "true") == 0)
+        return 0;
+    snprintf(err, err_bytes, "--host %s would let other machines in without a key: give --api-key-file, or --allow-unauthenticated if that is meant",
+             v->options.value[OPT_HOST]);
+    return -E_CONFIG;
+}
+
+static int open_listener(struct server *v, char *err, size_t err_bytes)
+{
+    const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV};
+    const char *host = v->options.value[OPT_HOST], *port = v->options.value[OPT_PORT];
+    struct addrinfo *found;
+    const int one = 1, rc = getaddrinfo(host, port, &hints, &found);
+
+    if (rc != 0) {
+        snprintf(err, err_bytes, "--host %s: %s", host, gai_strerror(rc));
+        return -E_CONFIG;
+    }
+    int code = check_exposure(v, found->ai_addr, err, err_bytes);
+    if (code == 0) {
+        v->listen_fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+        setsockopt(v->listen_fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+        if (v->listen_fd < 0 || bind(v->listen_fd, found->ai_addr, found->ai_addrlen) != 0 || listen(v->listen_fd, LISTEN_BACKLOG) != 0) {
+            snprintf(err, err_bytes, "cannot listen on %s port %s: %s; choose another with --port, 0 takes any free one", host, port, strerror(errno));
+            code = -E_CONFIG;
+        }
+    }
+    freeaddrinfo(found);
+    if (code) return code;
+
+    struct sockaddr_storage bound;
+    socklen_t bytes = sizeof bound;
+    char number[16], name[128];
+    getsockname(v->listen_fd, (struct sockaddr *)&bound, &bytes);
+    getnameinfo((struct sockaddr *)&bound, bytes, name, sizeof name, number, sizeof number, NI_NUMERICHOST | NI_NUMERICSERV);
+    snprintf(v->address, sizeof v->address, bound.ss_family == AF_INET6 ? "http://[%s]:%s" : "http://%s:%s", name, number);
+    wiring_add_fd(&v->base, "socket.listen", v->listen_fd);
+    return 0;
+}
+
+static int open_key_file(struct server *v, char *err, size_t err_bytes)
+{
+    const char *path = v->options.value[OPT_API_KEY_FILE];
+
+    if (!*path) return 0;
+    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        snprintf(err, err_bytes, "--api-key-file %s cannot be read: %s", path, strerror(errno));
+        return -E_CONFIG;
+    }
+    wiring_add_fd(&v->base, "file.api_keys", fd);
+    return 0;
+}
+
+static void executable_dir(char *out, size_t bytes)
+{
+    char path[PATH_MAX];
+    const ssize_t n = readlink("/proc/self/exe", path, sizeof path - 1);
+
+    path[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(path, '/');
+    if (slash) *slash = '\0';
+    snprintf(out, bytes, "%s", path);
+}
+
+/* The demo model lies beside the build folder of a checkout, or inside a copied tree (make dist). */
+static int find_model(struct server *v, const char *exe_dir, char *err, size_t err_bytes)
+{
+    char path[PATH_MAX + 64];
+
+    if (v->options.value[OPT_MODEL][0]) {
+        if (!realpath(v->options.value[OPT_MODEL], path)) {
+            snprintf(err, err_bytes, "--model %s: %s", v->options.value[OPT_MODEL], strerror(errno));
+            return -E_CONFIG;
+        }
+    } else {
+        snprintf(path, sizeof path, "%s/../model/demo", exe_dir);
+        if (access(path, R_OK) != 0) snprintf(path, sizeof path, "%s/model/demo", exe_dir);
+        if (access(path, R_OK) != 0) {
+            snprintf(err, err_bytes, "the demo model is not at %s; give a checkpoint with --model DIR", path);
+            return -E_CONFIG;
+        }
+        wiring_set(&v->base, "model.name", "sluice-demo");
+    }
+    if (strlen(path) >= WIRING_VALUE_BYTES) {
+        snprintf(err, err_bytes, "the path of the model is longer than %u characters", WIRING_VALUE_BYTES - 1);
+        return -E_CONFIG;
+    }
+    wiring_set(&v->base, "model.dir", path);
+    return 0;
+}
+
+static void set_base_options(struct server *v)
+{
+    const struct options *o = &v->options;
+    struct wiring *w = &v->base;
+    uint64_t threads = options_u64(o, OPT_THREADS);
+    const char *level = o->value[OPT_LOG_LEVEL];
+
+    if (threads == 0) threads = (uint64_t)sysconf(_SC_NPROCESSORS_ONLN);
+    v->log_level = level[0] == 'e' ? SERVER_LOG_ERROR : level[0] == 'w' ? SERVER_LOG_WARN : level[0] == 'i' ? SERVER_LOG_INFO : SERVER_LOG_DEBUG;
+    wiring_setf(w, "log.level", "%d", (int)v->log_level);
+    wiring_setf(w, "threads", "%llu", (unsigned long long)threads);
+    wiring_set(w, "spin_us", o->value[OPT_SPIN_US]);
+    wiring_set(w, "request.max_context", o->value[OPT_MAX_CONTEXT]);
+    wiring_set(w, "max_sequences", o->value[OPT_MAX_SEQUENCES]);
+    wiring_set(w, "table.slots", o->value[OPT_SLOTS]);
+    wiring_setf(w, "table.request_bytes_max", "%llu", ((unsigned long long)options_u64(o, OPT_MESSAGE_MIB) << 20) + 65536);
+    wiring_set(w, "kv.cache_dtype", o->value[OPT_KV_CACHE_DTYPE]);
+    wiring_set(w, "kv.cache_mib", o->value[OPT_KV_CACHE_MIB]);
+    wiring_set(w, "prefill.chunk", o->value[OPT_PREFILL_CHUNK]);
+    wiring_set(w, "draft.kind", o->value[OPT_DRAFT]);
+    wiring_set(w, "draft.tokens", o->value[OPT_DRAFT_TOKENS]);
+    wiring_set(w, "gateway.queue_max", o->value[OPT_QUEUE]);
+    wiring_setf(w, "gateway.message_bytes_max", "%llu", (unsigned long long)options_u64(o, OPT_MESSAGE_MIB) << 20);
+    wiring_setf(w, "gateway.grace_ms", "%llu", (unsigned long long)options_u64(o, OPT_GRACE) * 1000);
+    wiring_set(w, "gateway.address", v->address);
+    if (strlen(o->value[OPT_ORIGINS]) < WIRING_VALUE_BYTES) wiring_set(w, "gateway.origins", o->value[OPT_ORIGINS]);
+    wiring_set(w, "run.control_path", v->control_path);
+    if (v->made_run_dir) wiring_set(w, "run.made_dir", v->run_dir);
+}
+
+/* ---- when the keeper has read the model ---------------------------------------- */
+
+static int create_table(struct server *v, char *err, size_t err_bytes)
+{
+    const uint64_t context = wiring_u64(&v->base, "model.context_max", 0);
+
+    if (context == 0 || context > 1u << 24) {
+        snprintf(err, err_bytes, "the keeper did not say how long the context is");
+        return -E_FORMAT;
+    }
+    wiring_setf(&v->base, "table.log_bytes_max", "%u", table_log_bytes((uint32_t)context));
+    const struct table_limits limits = {
+        .slot_count = (uint32_t)options_u64(&v->options, OPT_SLOTS),
+        .context_max = (uint32_t)context,
+        .request_bytes_max = (uint32_t)wiring_u64(&v->base, "table.request_bytes_max", 0),
+        .full_pages_max = (uint32_t)wiring_u64(&v->base, "kv.full_pages_per_seq", 0),
+        .sliding_pages_max = (uint32_t)wiring_u64(&v->base, "kv.sliding_pages_per_seq", 0),
+        .log_bytes_max = table_log_bytes((uint32_t)context),
+    };
+    table_init(&v->table, &limits);
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        if (role == ROLE_KEEPER) continue;
+        const uint64_t stride = v->table.stride[role];
+        const int rc = segment_create(v, role, stride, stride ? limits.slot_count : 0, role == ROLE_LAUNCHER ? LAUNCHER_BOARD_BYTES : 0, err, err_bytes);
+        if (rc) return rc;
+    }
+    v->table.board = (struct launcher_board *)(v->segment[ROLE_LAUNCHER] + segment_slots_offset(ROLE_LAUNCHER));
+    v->table.board->started_ns = v->started_ns;
+    return 0;
+}
+
+static void start_pipeline(struct server *v)
+{
+    char err[512];
+
+    if (create_table(v, err, sizeof err) != 0) {
+        fprintf(stderr, "sluice: %s\n", err);
+        server_stop(v, 111, "shared memory cannot be made");
+        return;
+    }
+    v->model_known = true;
+    server_set_phase(v, PIPELINE_STARTING);
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (v->child[role].enabled && v->child[role].pid == 0) child_start(v, &v->child[role]);
+}
+
+static void announce(struct server *v)
+{
+    v->announced = true;
+    if (v->phase == PIPELINE_STARTING) server_set_phase(v, PIPELINE_SERVING);
+    printf("sluice: serving %s at %s (context %s, %s, %s threads, ready in %.1f s)\n", wiring_text(&v->base, "model.name", "?"), v->address,
+           wiring_text(&v->base, "model.context_max", "?"), wiring_text(&v->base, "device", "cpu"), wiring_text(&v->base, "threads", "?"),
+           (double)(clock_ns() - v->started_ns) / 1e9);
+    fflush(stdout);
+}
+
+/* ---- the loop -------------------------------------------------------------------- */
+
+static void on_signal(struct server *v, int signal_fd)
+{
+    struct signalfd_siginfo info;
+
+    while (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
+        if (info.ssi_signo == SIGCHLD) continue; /* pidfds and the tick see it */
+        if (v->phase == PIPELINE_DRAINING || v->phase == PIPELINE_STOPPING) {
+            server_stop(v, 0, "asked twice");
+            continue;
+        }
+        const uint32_t live = server_live_slots(v);
+        if (live) fprintf(stderr, "sluice: draining, %u responses still run; once more stops at once\n", live);
+        server_set_phase(v, PIPELINE_DRAINING);
+        v->drain_until_ns = clock_ns() + options_u64(&v->options, OPT_DRAIN_TIMEOUT) * 1000 * MS;
+    }
+}
+
+static void tick(struct server *v)
+{
+    const uint64_t now = clock_ns();
+
+    children_tick(v, now);
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (v->child[role].pid) child_reap(v, &v->child[role]); /* also where pidfd_open is missing */
+    if (v->phase == PIPELINE_DRAINING && (server_live_slots(v) == 0 || now >= v->drain_until_ns))
+        server_stop(v, 0, now >= v->drain_until_ns ? "the drain timeout is over" : "drained");
+    if (v->exit_code >= 0 && v->child[ROLE_GATEWAY].pid == 0) /* the gateway has said goodbye to its clients */
+        for (int role = 0; role < ROLE_COUNT; role++)
+            if (v->child[role].kill_reason != KILL_STOP) child_ask_stop(&v->child[role], KILL_STOP, STOP_GRACE_MS);
+    if (!v->announced && v->model_known && server_is_ready(v)) announce(v);
+}
+
+static bool all_gone(const struct server *v)
+{
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (v->child[role].pid) return false;
+    return true;
+}
+
+enum { POLL_SIGNAL, POLL_CONTROL, POLL_CLIENTS, POLL_CHILDREN = POLL_CLIENTS + CLIENTS_MAX, POLL_COUNT = POLL_CHILDREN + 3 * ROLE_COUNT };
+
+static void poll_once(struct server *v, int signal_fd)
+{
+    struct pollfd p[POLL_COUNT];
+
+    for (int i = 0; i < POLL_COUNT; i++) p[i] = (struct pollfd){.fd = -1, .events = POLLIN};
+    p[POLL_SIGNAL].fd = signal_fd;
+    p[POLL_CONTROL].fd = v->control_fd;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) p[POLL_CLIENTS + i].fd = v->client[i].fd;
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        p[POLL_CHILDREN + 3 * role].fd = v->child[role].log_fd;
+        p[POLL_CHILDREN + 3 * role + 1].fd = v->child[role].control_fd;
+        p[POLL_CHILDREN + 3 * role + 2].fd = v->child[role].pidfd;
+    }
+    if (poll(p, POLL_COUNT, TICK_MS) <= 0) return;
+    if (p[POLL_SIGNAL].revents) on_signal(v, signal_fd);
+    if (p[POLL_CONTROL].revents) control_accept(v);
+    for (unsigned i = 0; i < CLIENTS_MAX; i++)
+        if (p[POLL_CLIENTS + i].revents && v->client[i].fd >= 0) control_read(v, &v->client[i]);
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        struct child *c = &v->child[role];
+        if (p[POLL_CHILDREN + 3 * role].revents && c->log_fd >= 0) child_log(v, c);
+        if (p[POLL_CHILDREN + 3 * role + 1].revents && c->control_fd >= 0) child_message(v, c);
+        if (p[POLL_CHILDREN + 3 * role + 2].revents && c->pid) child_reap(v, c);
+    }
+    if (!v->model_known && v->exit_code < 0 && v->child[ROLE_KEEPER].ready) start_pipeline(v);
+}
+
+static int block_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
+static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_bytes)
+{
+    int rc;
+
+    children_init(v, exe_dir);
+    if ((rc = find_model(v, exe_dir, err, err_bytes)) != 0) return rc;
+    if ((rc = open_listener(v, err, err_bytes)) != 0) return rc;
+    if ((rc = open_key_file(v, err, err_bytes)) != 0) return rc;
+    if ((rc = open_run_dir(v, err, err_bytes)) != 0) return rc;
+    v->gateway_event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (v->gateway_event_fd < 0) return -E_IO;
+    wiring_add_fd(&v->base, "event.gateway", v->gateway_event_fd);
+    set_base_options(v);
+    return segment_create(v, ROLE_KEEPER, 0, 0, 0, err, err_bytes);
+}
+
+static int run(struct server *v, int argc, char **argv)
+{
+    char err[1536] = "", exe_dir[PATH_MAX];
+    int rc = options_read(&v->options, argc, argv, err, sizeof err);
+
+    if (rc == 1) return 0;
+    executable_dir(exe_dir, sizeof exe_dir);
+    if (rc == 0) rc = set_up(v, exe_dir, err, sizeof err);
+    if (rc != 0) {
+        fprintf(stderr, "sluice: %s\n", err[0] ? err : error_text(rc));
+        if (v->control_fd >= 0) control_close(v);
+        return rc == -E_CONFIG || rc == -E_BUSY ? EXIT_CONFIG : EXIT_MISSING;
+    }
+    const int signal_fd = block_signals();
+    if (strcmp(v->options.value[OPT_DEVICE], "auto") == 0)
+        fprintf(stderr, "sluice: this build computes on the CPU (--device cpu says the same without this line)\n");
+    fprintf(stderr, "sluice: reading %s\n", wiring_text(&v->base, "model.dir", ""));
+    child_start(v, &v->child[ROLE_KEEPER]);
+    while (v->exit_code < 0 || !all_gone(v)) {
+        poll_once(v, signal_fd);
+        tick(v);
+    }
+    control_close(v);
+    if (v->exit_code == 0) fprintf(stderr, "sluice: stopped\n");
+    return v->exit_code;
+}
+
+int serve(int argc, char **argv)
+{
+    struct server *v = calloc(1, sizeof *v);
+    struct rlimit files;
+
+    if (!v) return EXIT_MISSING;
+    v->exit_code = v->listen_fd = v->gateway_event_fd = v->control_fd = -1;
+    v->started_ns = clock_ns();
+    for (int role = 0; role < ROLE_COUNT; role++) v->segment_fd[role] = v->segment_ro_fd[role] = -1;
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) v->client[i].fd = -1;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* the gateway inherits it: one descriptor a connection */
+        files.rlim_cur = files.rlim_max;
+        setrlimit(RLIMIT_NOFILE, &files);
+    }
+    setvbuf(stderr, NULL, _IOLBF, 0);
+    const int code = run(v, argc, argv);
+    free(v);
+    return code;
+}

@@ -1,0 +1,114 @@
+/* launcher/server.h - the state of one running server, as the launcher sees it.
+ *
+ * The launcher creates everything that must outlive a stage (segments, sockets,
+ * descriptors), starts the stages and replaces those that die. It reads no byte
+ * that came from a client and never touches the model. One thread, one poll loop
+ * (serve.c); the other files are its parts. */
+#ifndef SLUICE_LAUNCHER_SERVER_H
+#define SLUICE_LAUNCHER_SERVER_H
+
+#include "launcher/options.h"
+#include "schemas/table.h"
+#include "shm/wiring.h"
+
+#include <limits.h>
+#include <stdarg.h>
+#include <sys/types.h>
+
+#define CHILD_LOG_BYTES 4096u
+#define CLIENTS_MAX 32u
+#define CLIENT_LINE_BYTES 8192u
+
+enum kill_reason { KILL_NONE = 0, KILL_HANG, KILL_STOPPED_BY_SIGNAL, KILL_STOP, KILL_SWAP, KILL_START };
+
+struct child {
+    int role;
+    bool enabled;             /* this configuration has the role at all */
+    pid_t pid;                /* 0: not running */
+    int pidfd, control_fd, log_fd; /* -1 when not running */
+    char exe[PATH_MAX];       /* what runs now, or next */
+    char default_exe[PATH_MAX];
+    bool swapped;             /* exe is not the default */
+    bool ready;
+    uint64_t started_ns;
+    uint64_t heartbeat, heartbeat_ns; /* last value seen and when it moved */
+    uint64_t restart_ns;      /* when to start again; 0: not waiting */
+    uint64_t sigkill_ns;      /* asked to stop: kill then; 0: none */
+    enum kill_reason kill_reason;
+    unsigned quick_deaths;    /* in a row, within a second of the start */
+    unsigned unready_deaths;  /* in a row, before it was ready */
+    uint64_t deaths;
+    uint64_t died_ns;         /* of the last death, until ready again: for the recovery time */
+    uint64_t recovery_ns;     /* last time from death to ready */
+    int swap_client;          /* control client waiting for the outcome; -1: none */
+    char log[CHILD_LOG_BYTES];
+    unsigned log_bytes;
+};
+
+struct client { /* of the control socket */
+    int fd; /* -1: free */
+    char line[CLIENT_LINE_BYTES];
+    unsigned bytes;
+};
+
+struct server {
+    struct options options;
+    struct child child[ROLE_COUNT];
+    int segment_fd[ROLE_COUNT];      /* read-write memfd; -1: not yet created */
+    int segment_ro_fd[ROLE_COUNT];   /* the same, opened read-only */
+    uint8_t *segment[ROLE_COUNT];    /* mapped: ours writable, the others read-only */
+    struct table table;
+    struct wiring base;              /* options and descriptors that stages get; grows when the keeper has read the model */
+    bool model_known;
+    int listen_fd, gateway_event_fd, control_fd;
+    char address[256], run_dir[1024], control_path[1100];
+    bool made_run_dir;
+    struct client client[CLIENTS_MAX];
+    enum pipeline_phase phase;
+    uint64_t started_ns, drain_until_ns;
+    uint64_t death_ns[1024];         /* ring of the newest deaths, for the restart budget */
+    unsigned death_count;
+    int exit_code;                   /* what serve returns; -1: still running */
+    bool announced;
+    enum { SERVER_LOG_ERROR, SERVER_LOG_WARN, SERVER_LOG_INFO, SERVER_LOG_DEBUG } log_level;
+};
+
+/* serve.c */
+int serve(int argc, char **argv);
+void server_stop(struct server *v, int exit_code, const char *why); /* begins to stop everything; serve returns exit_code */
+void server_set_phase(struct server *v, enum pipeline_phase phase);
+bool server_is_ready(const struct server *v);
+uint32_t server_live_slots(const struct server *v);
+__attribute__((format(printf, 4, 5))) void server_log(const struct server *v, int level, const char *event, const char *format, ...);
+
+/* segments.c: 0, or -E_IO / -E_NOMEM with *err filled */
+int segment_create(struct server *v, int role, uint64_t slot_stride, uint32_t slot_count, uint64_t board_bytes, char *err, size_t err_bytes);
+
+/* children.c */
+void children_init(struct server *v, const char *exe_dir);
+int child_start(struct server *v, struct child *c);
+void child_message(struct server *v, struct child *c);
+void child_log(struct server *v, struct child *c);
+void child_reap(struct server *v, struct child *c);
+void children_tick(struct server *v, uint64_t now_ns);
+void child_ask_stop(struct child *c, enum kill_reason reason, uint64_t grace_ms);
+int child_swap(struct server *v, struct child *c, const char *exe, int client, char *err, size_t err_bytes);
+
+/* verdict.c: a stage died by its own fault; suspects get strikes, a lone repeat offender is convicted */
+void verdict_on_death(struct server *v, const struct child *c);
+
+/* control.c */
+int control_open(struct server *v, char *err, size_t err_bytes);
+void control_accept(struct server *v);
+void control_read(struct server *v, struct client *c);
+void control_reply(struct server *v, int client, const char *json_line);
+void control_close(struct server *v);
+
+/* status.c: one JSON object, newline-terminated; owned by the caller (free). */
+char *status_json(const struct server *v);
+void status_print(const char *json); /* for people */
+
+/* client.c: the commands that talk to a running server */
+int client_command(const char *command, int argc, char **argv);
+
+#endif

@@ -1,0 +1,279 @@
+/* stages/detokenize.c - turns committed tokens into the log that clients read: text, reasoning, tool calls, and the end.
+ *
+ * Reads    verify slots (tokens, finish), tokenize slots (prompt tail: does the output begin inside reasoning?), gateway
+ *          slots (stop strings, raw mode)
+ * Writes   detokenize slots: the log (struct log_record), and the stop flag when a stop string ended the output
+ * Rings    in: verify-detokenize; out: detokenize-gateway (the log grew), detokenize-verify (stop)
+ * Owns     one parser a slot
+ * Fails    a log that is full ends the output with "length". Restarted: the parser is a function of the tokens, so it
+ *          is fed again what the log already covers, in silence, and goes on from there. */
+#include "model/engine.h"
+#include "model/output.h"
+#include "schemas/counters.h"
+#include "schemas/table.h"
+#include "shm/clock.h"
+#include "shm/error.h"
+#include "shm/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define LOG_END_ROOM (sizeof(struct log_record) + sizeof(struct log_end))
+#define RECORD_ROOM (sizeof(struct log_record) + OUTPUT_BATCH_BYTES + 8)
+
+struct sequence {
+    uint32_t generation; /* 0: none */
+    uint32_t fed;        /* output tokens the parser has seen */
+    uint32_t written;    /* log bytes written; committed when a batch is done */
+    uint32_t last;       /* offset of the newest uncommitted record, to which a delta of its kind is added */
+    uint32_t tool_calls;
+    bool silent;         /* catching up with a predecessor's log */
+    bool has_last, full, stopped;
+    struct output_parser parser;
+};
+
+struct detokenize {
+    struct stage stage;
+    struct table table;
+    struct engine engine;
+    struct tokenizer *tokenizer;
+    struct output_grammar grammar;
+    struct sequence *seq; /* [slot_count] */
+    uint32_t slot;        /* whose records the parser emits now */
+};
+
+/* ---- the log ------------------------------------------------------------------------ */
+
+static uint32_t padded(uint32_t bytes)
+{
+    return (bytes + 7) & ~7u;
+}
+
+static void append(struct detokenize *k, struct sequence *q, uint32_t type, const void *payload, uint32_t bytes)
+{
+    struct log_record *r = (struct log_record *)(table_log(&k->table, k->slot) + q->written);
+
+    *r = (struct log_record){.bytes = bytes, .type = type, .tokens = q->fed};
+    if (bytes) memcpy(r + 1, payload, bytes);
+    q->last = q->written;
+    q->has_last = true;
+    q->written += (uint32_t)sizeof *r + padded(bytes);
+    stage_count(&k->stage, DETOKENIZE_RECORDS, 1);
+    stage_count(&k->stage, DETOKENIZE_BYTES, bytes);
+}
+
+/* Several tokens of one round make one delta. */
+static bool extend(struct detokenize *k, struct sequence *q, uint32_t type, const struct output_record *record)
+{
+    if (!q->has_last) return false;
+    struct log_record *r = (struct log_record *)(table_log(&k->table, k->slot) + q->last);
+    if (r->type != type || type == LOG_TOOL_BEGIN || type == LOG_TOOL_END) return false;
+    memcpy((uint8_t *)(r + 1) + r->bytes, record->text, record->bytes);
+    r->bytes += (uint32_t)record->bytes;
+    q->written = q->last + (uint32_t)sizeof *r + padded(r->bytes);
+    stage_count(&k->stage, DETOKENIZE_BYTES, record->bytes);
+    return true;
+}
+
+static void on_record(void *context, const struct output_record *record)
+{
+    static const uint32_t types[] = {[OUTPUT_REASONING_DELTA] = LOG_REASONING, [OUTPUT_TEXT_DELTA] = LOG_TEXT, [OUTPUT_TOOL_BEGIN] = LOG_TOOL_BEGIN,
+                                     [OUTPUT_TOOL_ARGS_DELTA] = LOG_TOOL_ARGS, [OUTPUT_TOOL_END] = LOG_TOOL_END};
+    struct detokenize *k = context;
+    struct sequence *q = &k->seq[k->slot];
+
+    if (record->kind == OUTPUT_TOOL_BEGIN) q->tool_calls++;
+    if (record->kind == OUTPUT_STOP || q->silent || q->full) return;
+    if (q->written + record->bytes + RECORD_ROOM + LOG_END_ROOM > k->table.limits.log_bytes_max) {
+        q->full = true;
+        return;
+    }
+    if (!extend(k, q, types[record->kind], record)) append(k, q, types[record->kind], record->text, (uint32_t)record->bytes);
+}
+
+static void stamp_and_commit(struct detokenize *k, struct sequence *q)
+{
+    struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
+    const uint32_t committed = word_for(&d->commit, q->generation);
+
+    if (q->written == committed) return;
+    for (uint32_t at = committed; at < q->written;) { /* the whole batch counts as consumed, or none of it */
+        struct log_record *r = (struct log_record *)(table_log(&k->table, k->slot) + at);
+        r->tokens = q->fed;
+        at += (uint32_t)sizeof *r + padded(r->bytes);
+    }
+    q->has_last = false;
+    shm_store_release(&d->commit, word_pack(q->generation, q->written));
+}
+
+static void announce(struct detokenize *k, int ring)
+{
+    const struct ring_msg msg = {.slot = k->slot, .generation = k->seq[k->slot].generation};
+
+    ring_publish(&k->stage.ring[ring], &msg);
+}
+
+static void end(struct detokenize *k, struct sequence *q, enum finish_reason reason, uint32_t output_tokens)
+{
+    struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
+    const struct log_end e = {.finish = reason, .output_tokens = output_tokens,
+                              .reasoning_tokens = (uint32_t)output_parser_reasoning_tokens(&q->parser), .tool_calls = q->tool_calls};
+
+    q->has_last = false;
+    append(k, q, LOG_END, &e, sizeof e);
+    stamp_and_commit(k, q);
+    shm_store_release(&d->over, word_pack(q->generation, 1));
+    announce(k, RING_DETOKENIZE_GATEWAY);
+}
+
+/* ---- sequences ------------------------------------------------------------------------ */
+
+static int init_parser(struct detokenize *k, struct sequence *q)
+{
+    const struct request_params *p = &table_gateway(&k->table, k->slot)->params;
+    struct output_stop stops[STOP_STRINGS_MAX];
+    uint32_t stop_count = p->stop_count < STOP_STRINGS_MAX ? p->stop_count : STOP_STRINGS_MAX;
+
+    for (uint32_t i = 0; i < stop_count; i++)
+        stops[i] = (struct output_stop){p->stop[i], p->stop_bytes[i] < STOP_STRING_BYTES ? p->stop_bytes[i] : STOP_STRING_BYTES};
+    const struct output_config config = {
+        .tokenizer = k->tokenizer, .grammar = &k->grammar, .prompt_ids = table_prompt(&k->table, k->slot),
+        .prompt_count = table_tokenize(&k->table, k->slot)->prompt_count, .stops = stops, .stop_count = stop_count, .emit = on_record, .context = k,
+        .flags = (p->flags & REQUEST_RAW_OUTPUT ? OUTPUT_RAW : 0u) | (p->flags & REQUEST_SPECIAL_TEXT ? OUTPUT_SHOW_SPECIALS : 0u)};
+    return output_parser_init(&q->parser, &config);
+}
+
+static void feed(struct detokenize *k, struct sequence *q, uint32_t until)
+{
+    const uint32_t *tokens = table_output(&k->table, k->slot);
+    const struct request_params *p = &table_gateway(&k->table, k->slot)->params;
+
+    while (q->fed < until && !q->stopped && !q->full) {
+        const uint32_t token = tokens[q->fed++];
+        if (engine_finish_by_token(&k->engine.generation, p, token) != FINISH_NONE) continue; /* ends the output, is no part of it */
+        q->stopped = output_parser_feed(&q->parser, token) == 1;
+    }
+}
+
+/* Where the predecessor's log stands: tokens it covers, and whether it is complete. */
+static void catch_up(struct detokenize *k, struct sequence *q)
+{
+    const struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
+    uint32_t tokens = 0;
+
+    q->written = word_for(&d->commit, q->generation);
+    for (uint32_t at = 0; at + sizeof(struct log_record) <= q->written;) {
+        const struct log_record *r = (const struct log_record *)(table_log(&k->table, k->slot) + at);
+        tokens = r->tokens;
+        at += (uint32_t)sizeof *r + padded(r->bytes);
+    }
+    q->silent = true;
+    feed(k, q, tokens);
+    q->silent = false;
+}
+
+static bool begin(struct detokenize *k, struct sequence *q, uint32_t generation)
+{
+    struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
+
+    memset(q, 0, sizeof *q);
+    q->generation = generation;
+    if (word_generation(shm_load_relaxed(&d->commit)) != generation) shm_store_release(&d->commit, word_pack(generation, 0));
+    if (init_parser(k, q) != 0) { /* gateway checks stop strings; a damaged record fails alone */
+        end(k, q, FINISH_FAILED, 0);
+        return false;
+    }
+    catch_up(k, q);
+    return true;
+}
+
+static void work(struct detokenize *k, struct sequence *q)
+{
+    const struct verify_slot *v = table_verify(&k->table, k->slot);
+    const enum finish_reason finish = (enum finish_reason)word_for(&v->finish, q->generation); /* before commit: a finish seen now covers all tokens */
+    const uint32_t committed = word_for(&v->commit, q->generation), before = q->fed, written = q->written;
+
+    feed(k, q, committed < k->table.limits.context_max ? committed : k->table.limits.context_max);
+    stage_count(&k->stage, DETOKENIZE_TOKENS, q->fed - before);
+    if (q->stopped || q->full) {
+        shm_store_release(&table_detokenize(&k->table, k->slot)->stop, word_pack(q->generation, 1));
+        stage_count(&k->stage, DETOKENIZE_STOPS, 1);
+        end(k, q, q->stopped ? FINISH_STOP_STRING : FINISH_LENGTH, q->fed);
+        announce(k, RING_DETOKENIZE_VERIFY);
+    } else if (finish != FINISH_NONE) {
+        output_parser_finish(&q->parser);
+        end(k, q, finish, q->fed);
+    } else if (q->written != written) {
+        stamp_and_commit(k, q);
+        announce(k, RING_DETOKENIZE_GATEWAY);
+    }
+}
+
+static void handle(struct detokenize *k, uint32_t slot)
+{
+    struct sequence *q = &k->seq[slot];
+    const uint32_t generation = slot_live(&k->table, slot);
+    const uint64_t begin_ns = clock_ns();
+
+    if (!generation || word_generation(shm_load_acquire(&table_verify(&k->table, slot)->commit)) != generation) return;
+    k->slot = slot;
+    if (word_for(&table_detokenize(&k->table, slot)->over, generation)) { /* written by a predecessor that could not say so */
+        if (q->generation != generation) {
+            q->generation = generation;
+            announce(k, RING_DETOKENIZE_GATEWAY);
+            if (word_for(&table_detokenize(&k->table, slot)->stop, generation)) announce(k, RING_DETOKENIZE_VERIFY);
+        }
+        return;
+    }
+    stage_busy(&k->stage, &slot, &generation, 1);
+    if (q->generation == generation || begin(k, q, generation)) {
+        if (word_for(&table_launcher(&k->table, slot)->verdict, generation) == 1 + ROLE_DETOKENIZE) end(k, q, FINISH_FAILED, q->fed);
+        else work(k, q);
+    }
+    stage_idle(&k->stage);
+    stage_count(&k->stage, DETOKENIZE_WORK_NS, clock_ns() - begin_ns);
+}
+
+static void scan(struct detokenize *k)
+{
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) {
+        handle(k, s);
+        stage_beat(&k->stage);
+    }
+}
+
+static void attach(struct detokenize *k, int argc, char **argv)
+{
+    const uint8_t *bytes;
+    uint64_t byte_count;
+    char err[512] = "";
+
+    stage_attach(&k->stage, ROLE_DETOKENIZE, "turns tokens into text, reasoning and tool calls", argc, argv);
+    table_attach(&k->table, &k->stage);
+    engine_open_config(&k->engine, &k->stage);
+    if (model_files_find(&k->engine.files, "tokenizer.json", &bytes, &byte_count) != 0) stage_exit(&k->stage, EXIT_CONFIG, "the checkpoint has no tokenizer.json");
+    if (tokenizer_open(&k->tokenizer, (const char *)bytes, byte_count, err, sizeof err) != 0)
+        stage_exit(&k->stage, EXIT_CONFIG, "tokenizer.json cannot be used: %s", err);
+    output_grammar_init(&k->grammar, k->tokenizer);
+    k->seq = calloc(k->table.limits.slot_count, sizeof *k->seq);
+    if (!k->seq) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
+}
+
+int main(int argc, char **argv)
+{
+    static struct detokenize k;
+    struct ring *in;
+    struct ring_msg msg;
+
+    attach(&k, argc, argv);
+    in = &k.stage.ring[RING_VERIFY_DETOKENIZE];
+    stage_ready(&k.stage);
+    scan(&k);
+    while (stage_running(&k.stage)) {
+        if (ring_overran(in)) scan(&k);
+        else if (ring_take(in, &msg) == 1) {
+            if (msg.slot < k.table.limits.slot_count) handle(&k, msg.slot);
+        } else stage_wait(&k.stage, 1000);
+    }
+    return 0;
+}

@@ -1,0 +1,322 @@
+/* stages/prefill.c - fills the KV cache with prompts, in chunks, for many sequences at once.
+ *
+ * Reads    tokenize slots (prompt ids), gateway slots (order, cancel), verify slots (finished: pages are free)
+ * Writes   prefill slots: page tables, tokens filled, handed over; the KV arena at positions below prompt_count - 1
+ * Rings    in: tokenize-prefill, verify-prefill; out: prefill-verify
+ * Owns     both pools of KV pages: who holds which page follows from the table, so a restarted prefill rebuilds its
+ *          free lists by reading it. The last prompt token is left to verify: its logits are the first output.
+ * Fails    no pages: the sequence waits its turn (first come, first served); all pages of a sequence are set aside
+ *          at the start, so one that runs can always finish. Restarted: goes on at `filled`; a chunk done twice writes the same bytes. */
+#include "model/engine.h"
+#include "schemas/counters.h"
+#include "schemas/table.h"
+#include "shm/clock.h"
+#include "shm/error.h"
+#include "shm/must.h"
+#include "shm/stage.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum sequence_state { SEQ_NONE = 0, SEQ_WAITING, SEQ_FILLING, SEQ_HANDED };
+
+struct sequence { /* private view of one slot, rebuilt from the table at start */
+    uint32_t generation;
+    enum sequence_state state;
+    uint64_t order;
+};
+
+struct pool { /* free pages, last freed first used: the hot ones */
+    uint32_t *page;
+    uint32_t free_count, total;
+};
+
+struct prefill {
+    struct stage stage;
+    struct table table;
+    struct engine engine;
+    struct sequence *seq; /* [slot_count] */
+    struct pool full, sliding;
+    uint32_t held; /* sequences that hold pages */
+    uint32_t max_sequences, chunk;
+    struct forward_row *rows;
+    struct forward_seq *seqs;
+    uint32_t *batch; /* slots of the current chunk */
+    uint32_t *batch_rows;
+};
+
+/* ---- pages ------------------------------------------------------------------------ */
+
+static void pools_open(struct prefill *k)
+{
+    const struct kv_geometry *geo = &k->engine.geometry;
+
+    k->full.total = geo->full_page_count;
+    k->sliding.total = geo->sliding_page_count;
+    k->full.page = calloc(geo->full_page_count, sizeof *k->full.page);
+    k->sliding.page = calloc(geo->sliding_page_count, sizeof *k->sliding.page);
+    if (!k->full.page || !k->sliding.page) stage_exit(&k->stage, EXIT_MISSING, "out of memory for the page lists");
+}
+
+/* The free lists that follow from the table: every page that no unfinished sequence holds. */
+static void pool_rebuild(struct prefill *k, struct pool *pool, bool full)
+{
+    uint8_t *used = calloc(pool->total, 1);
+
+    if (!used) stage_exit(&k->stage, EXIT_MISSING, "out of memory for the page lists");
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) {
+        if (k->seq[s].state != SEQ_FILLING && k->seq[s].state != SEQ_HANDED) continue;
+        const struct prefill_slot *p = table_prefill(&k->table, s);
+        const uint32_t *pages = full ? table_full_pages(&k->table, s) : table_sliding_pages(&k->table, s);
+        const uint32_t count = full ? p->full_page_count : p->sliding_page_count;
+        if (!word_for(&p->pages, k->seq[s].generation)) continue; /* handed over without pages */
+        for (uint32_t i = 0; i < count; i++) {
+            must(pages[i] < pool->total && !used[pages[i]]); /* a page has one owner */
+            used[pages[i]] = 1;
+        }
+    }
+    pool->free_count = 0;
+    for (uint32_t page = pool->total; page-- > 0;)
+        if (!used[page]) pool->page[pool->free_count++] = page;
+    free(used);
+}
+
+static void count_pages(struct prefill *k)
+{
+    uint64_t *c = k->stage.status->counters;
+
+    shm_store_relaxed(&c[PREFILL_FULL_PAGES_USED], k->full.total - k->full.free_count);
+    shm_store_relaxed(&c[PREFILL_FULL_PAGES_TOTAL], k->full.total);
+    shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_USED], k->sliding.total - k->sliding.free_count);
+    shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_TOTAL], k->sliding.total);
+}
+
+static bool take_pages(struct prefill *k, uint32_t s)
+{
+    const struct kv_geometry *geo = &k->engine.geometry;
+    const struct tokenize_slot *t = table_tokenize(&k->table, s);
+    struct prefill_slot *p = table_prefill(&k->table, s);
+    const uint32_t tokens = t->prompt_count + t->max_output;
+    const uint32_t full = kv_full_pages_needed(geo, tokens), sliding = kv_sliding_pages_needed(geo, tokens);
+
+    if (full > k->full.free_count || sliding > k->sliding.free_count) return false;
+    for (uint32_t i = 0; i < full; i++) table_full_pages(&k->table, s)[i] = k->full.page[--k->full.free_count];
+    for (uint32_t i = 0; i < sliding; i++) table_sliding_pages(&k->table, s)[i] = k->sliding.page[--k->sliding.free_count];
+    p->full_page_count = full;
+    p->sliding_page_count = sliding;
+    p->started_ns = clock_ns();
+    shm_store_release(&p->pages, word_pack(k->seq[s].generation, 1));
+    k->held++;
+    return true;
+}
+
+static void give_back(struct prefill *k, uint32_t s)
+{
+    const struct prefill_slot *p = table_prefill(&k->table, s);
+
+    if (word_for(&p->pages, k->seq[s].generation)) {
+        for (uint32_t i = p->full_page_count; i-- > 0;) k->full.page[k->full.free_count++] = table_full_pages(&k->table, s)[i];
+        for (uint32_t i = p->sliding_page_count; i-- > 0;) k->sliding.page[k->sliding.free_count++] = table_sliding_pages(&k->table, s)[i];
+        must(k->full.free_count <= k->full.total && k->sliding.free_count <= k->sliding.total);
+        k->held--;
+    }
+    k->seq[s].state = SEQ_NONE;
+    count_pages(k);
+}
+
+/* ---- looking at slots --------------------------------------------------------------- */
+
+static void hand_over(struct prefill *k, uint32_t s)
+{
+    struct prefill_slot *p = table_prefill(&k->table, s);
+    const struct ring_msg msg = {.slot = s, .generation = k->seq[s].generation};
+
+    if (k->seq[s].state == SEQ_FILLING) stage_count(&k->stage, PREFILL_SEQUENCES, 1);
+    p->done_ns = clock_ns();
+    k->seq[s].state = SEQ_HANDED;
+    shm_store_release(&p->ready, word_pack(k->seq[s].generation, 1));
+    ring_publish(&k->stage.ring[RING_PREFILL_VERIFY], &msg);
+}
+
+static bool is_filled(const struct prefill *k, uint32_t s)
+{
+    return word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation) + 1 >= table_tokenize(&k->table, s)->prompt_count;
+}
+
+/* Brings our view of a slot up to date; cheap enough for every message. */
+static void look(struct prefill *k, uint32_t s)
+{
+    struct sequence *q = &k->seq[s];
+    const uint32_t generation = slot_live(&k->table, s);
+
+    if (q->state != SEQ_NONE && word_for(&table_verify(&k->table, s)->finish, q->generation)) give_back(k, s);
+    if (!generation || generation == q->generation || q->state != SEQ_NONE) return;
+    if (word_for(&table_tokenize(&k->table, s)->commit, generation) != PROMPT_READY) return;
+    q->generation = generation;
+    if (word_for(&table_verify(&k->table, s)->finish, generation)) return; /* over before we looked */
+    q->order = table_gateway(&k->table, s)->order;
+    q->state = SEQ_WAITING;
+    if (word_for(&table_prefill(&k->table, s)->pages, generation)) { /* a predecessor's work */
+        q->state = SEQ_FILLING;
+        k->held++;
+    }
+    if (word_for(&table_prefill(&k->table, s)->ready, generation)) hand_over(k, s);
+}
+
+static void scan(struct prefill *k)
+{
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) look(k, s);
+}
+
+static void take_messages(struct prefill *k)
+{
+    static const int rings[] = {RING_TOKENIZE_PREFILL, RING_VERIFY_PREFILL};
+    struct ring_msg msg;
+
+    for (unsigned i = 0; i < 2; i++) {
+        struct ring *r = &k->stage.ring[rings[i]];
+        while (ring_take(r, &msg) == 1)
+            if (msg.slot < k->table.limits.slot_count) look(k, msg.slot);
+        if (ring_overran(r)) scan(k);
+    }
+}
+
+/* The waiting (or filling) sequence that came first; slot_count if there is none. */
+static uint32_t first_in(const struct prefill *k, enum sequence_state state, uint64_t after_order)
+{
+    const uint32_t none = k->table.limits.slot_count;
+    uint32_t best = none;
+
+    for (uint32_t s = 0; s < none; s++) {
+        if (k->seq[s].state != state || k->seq[s].order <= after_order) continue;
+        if (best == none || k->seq[s].order < k->seq[best].order) best = s;
+    }
+    return best;
+}
+
+static void look_at_handed(struct prefill *k)
+{
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++)
+        if (k->seq[s].state == SEQ_HANDED) look(k, s);
+}
+
+static void admit(struct prefill *k)
+{
+    uint32_t s, waiting = 0;
+
+    while ((s = first_in(k, SEQ_WAITING, 0)) < k->table.limits.slot_count) {
+        if (slot_is_unwanted(&k->table, s, k->seq[s].generation)) {
+            hand_over(k, s); /* without pages: verify only ends it */
+            continue;
+        }
+        if (k->held >= k->max_sequences || !take_pages(k, s)) {
+            look_at_handed(k); /* verify may have finished one and died before it could say so */
+            break;
+        }
+        k->seq[s].state = SEQ_FILLING;
+        if (is_filled(k, s)) hand_over(k, s);
+    }
+    for (uint32_t i = 0; i < k->table.limits.slot_count; i++) waiting += k->seq[i].state == SEQ_WAITING;
+    shm_store_relaxed(&k->stage.status->counters[PREFILL_WAITING], waiting);
+    count_pages(k);
+}
+
+/* ---- work ------------------------------------------------------------------------------ */
+
+static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, uint32_t rows_most, uint32_t seq_index)
+{
+    const uint32_t filled = word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation);
+    const uint32_t left = table_tokenize(&k->table, s)->prompt_count - 1 - filled, count = left < rows_most ? left : rows_most;
+    const uint32_t *prompt = table_prompt(&k->table, s);
+    const struct prefill_slot *p = table_prefill(&k->table, s);
+
+    for (uint32_t i = 0; i < count; i++)
+        k->rows[rows_before + i] = (struct forward_row){.token = prompt[filled + i], .position = filled + i, .seq = seq_index};
+    k->seqs[seq_index] = (struct forward_seq){.full_pages = table_full_pages(&k->table, s), .sliding_pages = table_sliding_pages(&k->table, s),
+                                              .full_page_count = p->full_page_count, .sliding_page_count = p->sliding_page_count};
+    k->batch[seq_index] = s;
+    k->batch_rows[seq_index] = count;
+    return count;
+}
+
+static bool is_suspect(const struct prefill *k, uint32_t s)
+{
+    return word_for(&table_launcher(&k->table, s)->strikes, k->seq[s].generation) != 0;
+}
+
+/* Those behind the first come share half the chunk, so that a long prompt does not keep short ones waiting; the
+ * first takes all the rest. Returns rows; *count sequences. */
+static uint32_t gather(struct prefill *k, uint32_t *count)
+{
+    const uint32_t none = k->table.limits.slot_count, first = first_in(k, SEQ_FILLING, 0), shared = k->chunk / 2;
+    uint32_t rows = 0, seqs = 0;
+
+    *count = 0;
+    if (first == none) return 0;
+    if (!is_suspect(k, first)) {
+        uint32_t s = first;
+        while (rows < shared && seqs + 1 < STATUS_BUSY_MAX && (s = first_in(k, SEQ_FILLING, k->seq[s].order)) != none)
+            if (!is_suspect(k, s)) rows += add_rows(k, s, rows, shared - rows, seqs++);
+    }
+    rows += add_rows(k, first, rows, k->chunk - rows, seqs++);
+    *count = seqs;
+    return rows;
+}
+
+static void fill(struct prefill *k)
+{
+    uint32_t generations[STATUS_BUSY_MAX], count, rows;
+    const uint64_t begin = clock_ns();
+
+    rows = gather(k, &count);
+    if (count == 0) return;
+    for (uint32_t i = 0; i < count; i++) generations[i] = k->seq[k->batch[i]].generation;
+    stage_busy(&k->stage, k->batch, generations, count);
+    const int rc = rows ? forward_run(k->engine.forward, k->rows, rows, k->seqs, count, NULL, NULL) : 0;
+    must(rc == 0); /* everything was checked by tokenize and take_pages */
+    for (uint32_t i = 0; i < count; i++) {
+        const uint32_t s = k->batch[i];
+        struct prefill_slot *p = table_prefill(&k->table, s);
+        const uint32_t filled = word_for(&p->filled, generations[i]) + k->batch_rows[i];
+        shm_store_release(&p->filled, word_pack(generations[i], filled));
+        if (is_filled(k, s) || slot_is_unwanted(&k->table, s, generations[i])) hand_over(k, s);
+    }
+    stage_idle(&k->stage);
+    stage_count(&k->stage, PREFILL_TOKENS, rows);
+    stage_count(&k->stage, PREFILL_CHUNKS, 1);
+    stage_count(&k->stage, PREFILL_WORK_NS, clock_ns() - begin);
+}
+
+static void attach(struct prefill *k, int argc, char **argv)
+{
+    stage_attach(&k->stage, ROLE_PREFILL, "fills the KV cache with prompts", argc, argv);
+    table_attach(&k->table, &k->stage);
+    k->chunk = (uint32_t)wiring_u64(&k->stage.wiring, "prefill.chunk", 128);
+    k->max_sequences = (uint32_t)wiring_u64(&k->stage.wiring, "max_sequences", 32);
+    engine_open_forward(&k->engine, &k->stage, k->chunk);
+    k->seq = calloc(k->table.limits.slot_count, sizeof *k->seq);
+    k->rows = calloc(k->chunk, sizeof *k->rows);
+    k->seqs = calloc(STATUS_BUSY_MAX, sizeof *k->seqs);
+    k->batch = calloc(STATUS_BUSY_MAX, sizeof *k->batch);
+    k->batch_rows = calloc(STATUS_BUSY_MAX, sizeof *k->batch_rows);
+    if (!k->seq || !k->rows || !k->seqs || !k->batch || !k->batch_rows) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
+    pools_open(k);
+    scan(k);
+    pool_rebuild(k, &k->full, true);
+    pool_rebuild(k, &k->sliding, false);
+}
+
+int main(int argc, char **argv)
+{
+    static struct prefill k;
+
+    attach(&k, argc, argv);
+    stage_ready(&k.stage);
+    while (stage_running(&k.stage)) {
+        take_messages(&k);
+        admit(&k);
+        if (first_in(&k, SEQ_FILLING, 0) < k.table.limits.slot_count) fill(&k);
+        else stage_wait(&k.stage, 20); /* now and then: a waiting sequence may have been cancelled */
+    }
+    return 0;
+}

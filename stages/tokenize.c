@@ -1,0 +1,285 @@
+/* stages/tokenize.c - turns a request's messages into prompt token ids.
+ *
+ * Reads    gateway slots: the request (msgpack, schemas/chat_request.md) and its parameters
+ * Writes   tokenize slots: prompt ids, how many tokens may follow, or why the request is refused
+ * Rings    in: gateway-tokenize; out: tokenize-prefill (ready), tokenize-gateway (refused)
+ * Owns     the tokenizer and the parsed chat template; nothing per sequence
+ * Fails    a request it cannot use is refused with words for its author. Restarted: what is not committed is done
+ *          again (a pure function), what is committed is announced again. */
+#include "model/chat.h"
+#include "model/engine.h"
+#include "model/tokenizer.h"
+#include "schemas/counters.h"
+#include "schemas/table.h"
+#include "shm/clock.h"
+#include "shm/error.h"
+#include "shm/stage.h"
+
+#include <jansson.h>
+#include <msgpack.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define TEMPLATE_TOKENS_MAX 16u
+
+struct tokenize {
+    struct stage stage;
+    struct table table;
+    struct engine engine;
+    struct tokenizer *tokenizer;
+    struct chat_template *template; /* NULL: the checkpoint has none; only raw prompts are possible */
+    struct chat_token token[TEMPLATE_TOKENS_MAX]; /* bos_token and the like; text owned by token_config */
+    size_t token_count;
+    json_t *token_config;
+};
+
+/* ---- attach -------------------------------------------------------------------- */
+
+static void open_tokenizer(struct tokenize *k)
+{
+    const uint8_t *bytes;
+    uint64_t byte_count;
+    char err[512] = "";
+
+    if (model_files_find(&k->engine.files, "tokenizer.json", &bytes, &byte_count) != 0)
+        stage_exit(&k->stage, EXIT_CONFIG, "the checkpoint has no tokenizer.json");
+    if (tokenizer_open(&k->tokenizer, (const char *)bytes, byte_count, err, sizeof err) != 0)
+        stage_exit(&k->stage, EXIT_CONFIG, "tokenizer.json cannot be used: %s", err);
+    if (tokenizer_vocab_count(k->tokenizer) > k->engine.config.vocab)
+        stage_exit(&k->stage, EXIT_CONFIG, "tokenizer.json has ids up to %u, the model knows %u tokens", tokenizer_vocab_count(k->tokenizer) - 1,
+                   k->engine.config.vocab);
+}
+
+/* tokenizer_config.json gives the template its special tokens: a text, or an object with "content". */
+static void open_template_tokens(struct tokenize *k)
+{
+    static const char *const names[] = {"bos_token", "eos_token", "pad_token", "unk_token", "mask_token"};
+    const uint8_t *bytes;
+    uint64_t byte_count;
+
+    if (model_files_find(&k->engine.files, "tokenizer_config.json", &bytes, &byte_count) != 0) return;
+    k->token_config = json_loadb((const char *)bytes, byte_count, 0, NULL);
+    if (!k->token_config) stage_exit(&k->stage, EXIT_CONFIG, "tokenizer_config.json is not JSON");
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const json_t *value = json_object_get(k->token_config, names[i]);
+        const char *text = json_is_object(value) ? json_string_value(json_object_get(value, "content")) : json_string_value(value);
+        if (text) k->token[k->token_count++] = (struct chat_token){names[i], text};
+    }
+}
+
+static void open_template(struct tokenize *k)
+{
+    const uint8_t *bytes = NULL;
+    uint64_t byte_count = 0;
+    char err[512] = "";
+    const char *inside = json_string_value(json_object_get(k->token_config, "chat_template")); /* where older checkpoints keep it */
+
+    if (model_files_find(&k->engine.files, "chat_template.jinja", &bytes, &byte_count) != 0) {
+        bytes = (const uint8_t *)inside;
+        byte_count = inside ? strlen(inside) : 0;
+    }
+    if (!bytes) {
+        stage_log(&k->stage, LOG_WARN, "no-chat-template", "effect=\"only /v1/completions can be served\"");
+        return;
+    }
+    if (chat_template_open(&k->template, (const char *)bytes, byte_count, err, sizeof err) != 0)
+        stage_exit(&k->stage, EXIT_CONFIG, "the chat template cannot be used: %s", err);
+}
+
+/* ---- work ------------------------------------------------------------------------ */
+
+struct outcome {
+    enum prompt_status status;
+    uint32_t prompt_count;
+    char error[ERROR_TEXT_BYTES];
+};
+
+__attribute__((format(printf, 3, 4))) static void refuse(struct outcome *o, enum prompt_status status, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(o->error, sizeof o->error, format, args);
+    va_end(args);
+    o->status = status;
+}
+
+static void encode(struct tokenize *k, struct outcome *o, const char *text, size_t bytes, const struct tokenizer_span *trusted, size_t trusted_count,
+                   uint32_t *ids, uint32_t ids_max, uint32_t have)
+{
+    const int count = tokenizer_encode(k->tokenizer, text, bytes, trusted, trusted_count, ids + have, ids_max - have);
+
+    if (count == -E_FULL) refuse(o, PROMPT_TOO_LONG, "the prompt has more than the %u tokens that this server's context holds (prompt and output together)", ids_max);
+    else if (count < 0) refuse(o, PROMPT_MALFORMED, "the prompt cannot be tokenized: %s", error_text(count));
+    else o->prompt_count = have + (uint32_t)count;
+}
+
+static void encode_chat(struct tokenize *k, struct outcome *o, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
+{
+    const struct chat_options options = {.tokens = k->token, .token_count = k->token_count};
+    struct chat_text text;
+    char err[ERROR_TEXT_BYTES - 64] = "";
+
+    if (!k->template) {
+        refuse(o, PROMPT_TEMPLATE_ERROR, "this checkpoint has no chat template: use /v1/completions");
+        return;
+    }
+    const int rc = chat_render(k->template, request, bytes, &options, &text, err, sizeof err);
+    if (rc != 0) {
+        refuse(o, PROMPT_TEMPLATE_ERROR, "the chat template refused the messages: %s", err[0] ? err : error_text(rc));
+        return;
+    }
+    encode(k, o, text.text, text.bytes, text.trusted, text.trusted_count, ids, ids_max, 0);
+    chat_text_free(&text);
+}
+
+static const msgpack_object *find_key(const msgpack_object *map, const char *name)
+{
+    for (uint32_t i = 0; map->type == MSGPACK_OBJECT_MAP && i < map->via.map.size; i++) {
+        const msgpack_object *key = &map->via.map.ptr[i].key;
+        if (key->type == MSGPACK_OBJECT_STR && key->via.str.size == strlen(name) && memcmp(key->via.str.ptr, name, key->via.str.size) == 0)
+            return &map->via.map.ptr[i].val;
+    }
+    return NULL;
+}
+
+static void take_ids(struct tokenize *k, struct outcome *o, const msgpack_object *array, uint32_t *ids, uint32_t ids_max)
+{
+    if (array->via.array.size > ids_max) {
+        refuse(o, PROMPT_TOO_LONG, "the prompt has %u tokens; this server's context holds %u (prompt and output together)", array->via.array.size, ids_max);
+        return;
+    }
+    for (uint32_t i = 0; i < array->via.array.size; i++) {
+        const msgpack_object *id = &array->via.array.ptr[i];
+        if (id->type != MSGPACK_OBJECT_POSITIVE_INTEGER || id->via.u64 >= k->engine.config.vocab) {
+            refuse(o, PROMPT_BAD_TOKEN, "prompt[%u] is not a token id: ids are whole numbers below %u", i, k->engine.config.vocab);
+            return;
+        }
+        ids[i] = (uint32_t)id->via.u64;
+    }
+    o->prompt_count = array->via.array.size;
+}
+
+/* "prompt" as text (special tokens are recognised, as the raw interface promises) or as ids. */
+static void encode_raw(struct tokenize *k, struct outcome *o, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
+{
+    msgpack_unpacked result;
+    size_t offset = 0;
+    const msgpack_object *prompt = NULL;
+
+    msgpack_unpacked_init(&result);
+    if (msgpack_unpack_next(&result, (const char *)request, bytes, &offset) == MSGPACK_UNPACK_SUCCESS) prompt = find_key(&result.data, "prompt");
+    if (prompt && prompt->type == MSGPACK_OBJECT_STR) {
+        uint32_t have = 0;
+        const char *bos = k->engine.config.bos_token != MODEL_TOKEN_NONE ? "" : NULL;
+        encode(k, o, prompt->via.str.ptr, prompt->via.str.size, NULL, TOKENIZER_ALL_TRUSTED, ids, ids_max, 0);
+        if (o->status == PROMPT_READY && bos && (o->prompt_count == 0 || ids[0] != k->engine.config.bos_token)) {
+            ids[have++] = k->engine.config.bos_token; /* Gemma is lost without it */
+            encode(k, o, prompt->via.str.ptr, prompt->via.str.size, NULL, TOKENIZER_ALL_TRUSTED, ids, ids_max, have);
+        }
+    } else if (prompt && prompt->type == MSGPACK_OBJECT_ARRAY) {
+        take_ids(k, o, prompt, ids, ids_max);
+    } else {
+        refuse(o, PROMPT_MALFORMED, "the request has no prompt");
+    }
+    msgpack_unpacked_destroy(&result);
+}
+
+static void work(struct tokenize *k, uint32_t slot, uint32_t generation, struct outcome *o)
+{
+    const struct gateway_slot *g = table_gateway(&k->table, slot);
+    const uint32_t ids_max = k->table.limits.context_max - 1; /* one place at least for the output */
+    uint32_t *ids = table_prompt(&k->table, slot);
+    const uint64_t bytes = g->request_bytes;
+
+    o->status = PROMPT_READY;
+    if (slot_is_unwanted(&k->table, slot, generation)) {
+        const bool convicted = word_for(&table_launcher(&k->table, slot)->verdict, generation) != 0;
+        /* a cancelled request still goes its way: verify ends it */
+        if (convicted) refuse(o, PROMPT_FAILED, "this request stopped a stage of the server twice and was set aside");
+        else ids[0] = 0, o->prompt_count = 1;
+        return;
+    }
+    if (bytes > k->table.limits.request_bytes_max) refuse(o, PROMPT_MALFORMED, "the request record is damaged");
+    else if (g->params.flags & REQUEST_RAW_PROMPT) encode_raw(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
+    else encode_chat(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
+    if (o->status == PROMPT_READY && o->prompt_count == 0) refuse(o, PROMPT_EMPTY, "the prompt is empty");
+}
+
+/* ---- emit ------------------------------------------------------------------------- */
+
+static void announce(struct tokenize *k, uint32_t slot, uint32_t generation, enum prompt_status status)
+{
+    const struct ring_msg msg = {.slot = slot, .generation = generation};
+
+    ring_publish(&k->stage.ring[status == PROMPT_READY ? RING_TOKENIZE_PREFILL : RING_TOKENIZE_GATEWAY], &msg);
+}
+
+static void commit(struct tokenize *k, uint32_t slot, uint32_t generation, const struct outcome *o)
+{
+    struct tokenize_slot *t = table_tokenize(&k->table, slot);
+    const uint32_t room = k->table.limits.context_max - o->prompt_count, asked = table_gateway(&k->table, slot)->params.max_tokens;
+
+    t->prompt_count = o->prompt_count;
+    t->max_output = asked && asked < room ? asked : room;
+    t->done_ns = clock_ns();
+    memcpy(t->error_text, o->error, sizeof t->error_text);
+    shm_store_release(&t->commit, word_pack(generation, o->status));
+}
+
+static void handle(struct tokenize *k, uint32_t slot)
+{
+    struct outcome o = {.status = PROMPT_NONE};
+    const uint32_t generation = slot_live(&k->table, slot);
+    const uint64_t begin = clock_ns();
+
+    if (!generation) return;
+    o.status = (enum prompt_status)word_for(&table_tokenize(&k->table, slot)->commit, generation);
+    if (o.status == PROMPT_NONE) {
+        stage_busy(&k->stage, &slot, &generation, 1);
+        work(k, slot, generation, &o);
+        commit(k, slot, generation, &o);
+        stage_idle(&k->stage);
+        stage_count(&k->stage, TOKENIZE_REQUESTS, 1);
+        stage_count(&k->stage, TOKENIZE_REFUSED, o.status != PROMPT_READY);
+        stage_count(&k->stage, TOKENIZE_TOKENS, o.prompt_count);
+        stage_count(&k->stage, TOKENIZE_WORK_NS, clock_ns() - begin);
+        if (o.status != PROMPT_READY) stage_log(&k->stage, LOG_INFO, "refused", "slot=%u status=%d reason=\"%s\"", slot, (int)o.status, o.error);
+    }
+    announce(k, slot, generation, o.status);
+}
+
+static void scan(struct tokenize *k)
+{
+    for (uint32_t slot = 0; slot < k->table.limits.slot_count; slot++) {
+        const uint32_t generation = slot_live(&k->table, slot);
+        if (generation && !slot_is_over(&k->table, slot, generation)) handle(k, slot);
+        stage_beat(&k->stage);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static struct tokenize k;
+    struct ring *in;
+    struct ring_msg msg;
+
+    stage_attach(&k.stage, ROLE_TOKENIZE, "turns chat messages into prompt tokens", argc, argv);
+    table_attach(&k.table, &k.stage);
+    engine_open_config(&k.engine, &k.stage);
+    open_tokenizer(&k);
+    open_template_tokens(&k);
+    open_template(&k);
+    in = &k.stage.ring[RING_GATEWAY_TOKENIZE];
+    stage_ready(&k.stage);
+    scan(&k);
+    while (stage_running(&k.stage)) {
+        if (ring_overran(in)) scan(&k);
+        else if (ring_take(in, &msg) == 1) {
+            if (msg.slot < k.table.limits.slot_count) handle(&k, msg.slot);
+        } else stage_wait(&k.stage, 1000);
+    }
+    return 0;
+}

@@ -44,6 +44,7 @@ struct attention_keys {
 
 /* Scratch for attention, one per thread. */
 struct attention_scratch {
+    float q[KERNELS_QUERIES_MAX][512];
     float score[KERNELS_QUERIES_MAX][KERNELS_SEGMENT];
     float part[KERNELS_QUERIES_MAX][512];
     float acc[KERNELS_QUERIES_MAX][512];
@@ -75,7 +76,7 @@ struct kernels {
     /* row of `dtype` = x, rounded to nearest even. n % 16 == 0. */
     void (*narrow)(void *row, enum kernels_dtype dtype, const float *x, uint32_t n);
 
-    /* x = cap * tanh(x / cap). n % 16 == 0. */
+    /* x = cap * tanh(x / cap). Any n. */
     void (*softcap)(float *x, float cap, uint32_t n);
 
     /* softmax(q.k * scale) v for 1..KERNELS_QUERIES_MAX queries of one kv head. */

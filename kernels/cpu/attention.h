@@ -1,0 +1,164 @@
+/* kernels/cpu/attention.h - softmax(q k^T) v over paged keys, for up to KERNELS_QUERIES_MAX queries of one kv head.
+ *
+ * Keys are reduced in segments of absolute positions [256 i, 256 i + 256): in each segment the maximum, the sum of exponentials
+ * (in lanes by position, joined by the fixed tree) and the weighted sum of values (in order of position); then the
+ * segments are joined in ascending order. The order is a function of positions alone, so that a row gets the same bits
+ * in a prefill chunk, in a verify block and decoded alone. Positions that a query may not see are skipped, never
+ * multiplied by zero: what stands in their pages may be anything. */
+
+#define ATTENTION_DIMS 4              /* registers of a value row in hand at a time; head_dim is a multiple of 16 */
+
+struct attention_part { float top, sum; };        /* of one query and one segment */
+
+VEC const char *attention_page(const struct attention_keys *keys, uint32_t position)
+{
+    const uint32_t page = keys->pages[position % keys->ring_tokens / keys->page_tokens];
+
+    return (const char *)keys->arena + keys->pool_offset + page * keys->page_bytes;
+}
+
+/* score[q][p - segment] = q . k * scale for the positions [from, to] of one segment, page by page. */
+static void attention_scores(uint32_t count, const struct attention_keys *keys, struct attention_scratch *s,
+                             uint32_t segment, uint32_t from, uint32_t to)
+{
+    const uint32_t element = keys->dtype == KERNELS_BF16 ? 2 : 4;
+
+    for (uint32_t p = from; p <= to;) {
+        const uint32_t token = p % keys->page_tokens;
+        const uint32_t room = keys->page_tokens - token, left = to - p + 1, n = room < left ? room : left;
+        const char *k = attention_page(keys, p) + keys->k_offset + (uint64_t)token * keys->head_dim * element;
+
+        linear(&s->score[0][p - segment], KERNELS_SEGMENT, s->q[0], keys->head_dim, count, k, keys->dtype, keys->head_dim, 0, n);
+        p += n;
+    }
+    for (uint32_t q = 0; q < count; q++)
+        for (uint32_t i = from - segment; i <= to - segment; i++) s->score[q][i] *= keys->scale;
+}
+
+/* Turns the scores of [from, to] into exponentials against their maximum. */
+VEC struct attention_part attention_softmax(float *score, uint32_t segment, uint32_t from, uint32_t to)
+{
+    const uint32_t begin = (from - segment) & ~15u, end = (to - segment + 16) & ~15u;
+    vec top = vec_set(-INFINITY), sum = vec_zero();
+    struct attention_part part;
+
+    for (uint32_t i = begin; i < from - segment; i++) score[i] = -INFINITY;
+    for (uint32_t i = to - segment + 1; i < end; i++) score[i] = -INFINITY;
+    for (uint32_t i = begin; i < end; i += 16) top = vec_max(vec_load(score + i), top);
+    part.top = vec_top(top);
+    for (uint32_t i = begin; i < end; i += 16) {
+        const vec e = ops_exp1(vec_sub(vec_load(score + i), vec_set(part.top)));
+
+        vec_store(score + i, e);
+        sum = vec_add(sum, e);
+    }
+    part.sum = vec_sum(sum);
+    return part;
+}
+
+/* part[q][d..] += score[q][i] * value[i][d..] for the tokens of one page piece, in order. */
+VEC void attention_values_typed(struct attention_scratch *s, const uint32_t *first, const uint32_t *last, uint32_t count,
+                                const char *v, uint32_t dim, const enum kernels_dtype dtype, uint32_t at, uint32_t n)
+{
+    for (uint32_t q = 0; q < count; q++) {
+        const uint32_t from = first[q] > at ? first[q] - at : 0;
+        const uint32_t to = last[q] < at ? 0 : last[q] - at + 1 < n ? last[q] - at + 1 : n;
+
+        for (uint32_t d = 0; d < dim; d += 16 * ATTENTION_DIMS) {
+            const int width = dim - d >= 16 * ATTENTION_DIMS ? ATTENTION_DIMS : (int)(dim - d) / 16;
+            float *out = s->part[q] + d;
+            vec acc[ATTENTION_DIMS];
+
+            if (width == ATTENTION_DIMS) {
+                UNROLL for (int j = 0; j < ATTENTION_DIMS; j++) acc[j] = vec_load(out + 16 * j);
+                for (uint32_t i = from; i < to; i++) {
+                    const vec e = vec_set(s->score[q][at + i]);
+
+                    UNROLL for (int j = 0; j < ATTENTION_DIMS; j++)
+                        acc[j] = vec_fma(e, linear_weight(v, (uint64_t)i * dim + d + 16 * j, dtype), acc[j]);
+                }
+                UNROLL for (int j = 0; j < ATTENTION_DIMS; j++) vec_store(out + 16 * j, acc[j]);
+            } else {
+                for (int j = 0; j < width; j++) {
+                    vec one = vec_load(out + 16 * j);
+
+                    for (uint32_t i = from; i < to; i++)
+                        one = vec_fma(vec_set(s->score[q][at + i]), linear_weight(v, (uint64_t)i * dim + d + 16 * j, dtype), one);
+                    vec_store(out + 16 * j, one);
+                }
+            }
+        }
+    }
+}
+
+/* part[q] = the weighted sum of the values of each query's own positions first[q] .. last[q] (relative to the segment). */
+static void attention_values(const uint32_t *first, const uint32_t *last, uint32_t count, const struct attention_keys *keys,
+                             struct attention_scratch *s, uint32_t segment, uint32_t from, uint32_t to)
+{
+    const uint32_t dim = keys->head_dim, element = keys->dtype == KERNELS_BF16 ? 2 : 4;
+
+    for (uint32_t q = 0; q < count; q++) memset(s->part[q], 0, dim * sizeof(float));
+    for (uint32_t p = from; p <= to;) {
+        const uint32_t token = p % keys->page_tokens;
+        const uint32_t room = keys->page_tokens - token, left = to - p + 1, n = room < left ? room : left;
+        const char *v = attention_page(keys, p) + keys->v_offset + (uint64_t)token * dim * element;
+
+        if (keys->dtype == KERNELS_BF16) attention_values_typed(s, first, last, count, v, dim, KERNELS_BF16, p - segment, n);
+        else attention_values_typed(s, first, last, count, v, dim, KERNELS_F32, p - segment, n);
+        p += n;
+    }
+}
+
+/* Joins a segment's part to what came before it: the larger maximum rescales the other side. */
+VEC void attention_join(struct attention_part *all, float *acc, struct attention_part part, const float *values, uint32_t dim)
+{
+    const float top = part.top > all->top ? part.top : all->top;
+    float scales[16] = { all->top - top, part.top - top };
+    vec old, new;
+
+    vec_store(scales, ops_exp1(vec_load(scales)));
+    old = vec_set(scales[0]);
+    new = vec_set(scales[1]);
+    for (uint32_t d = 0; d < dim; d += 16)
+        vec_store(acc + d, vec_fma(vec_load(values + d), new, vec_mul(vec_load(acc + d), old)));
+    all->sum = __builtin_fmaf(part.sum, scales[1], all->sum * scales[0]);
+    all->top = top;
+}
+
+static void attention(const struct attention_query *query, uint32_t count, const struct attention_keys *keys,
+                      struct attention_scratch *s)
+{
+    struct attention_part all[KERNELS_QUERIES_MAX];
+    uint32_t lowest = UINT32_MAX, highest = 0;
+
+    for (uint32_t q = 0; q < count; q++) {
+        lowest = query[q].first < lowest ? query[q].first : lowest;
+        highest = query[q].last > highest ? query[q].last : highest;
+        memcpy(s->q[0] + q * keys->head_dim, query[q].q, keys->head_dim * sizeof(float));
+    }
+    for (uint32_t segment = lowest / KERNELS_SEGMENT * KERNELS_SEGMENT; segment <= highest; segment += KERNELS_SEGMENT) {
+        const uint32_t end = segment + KERNELS_SEGMENT - 1;
+        const uint32_t from = segment > lowest ? segment : lowest, to = end < highest ? end : highest;
+        uint32_t first[KERNELS_QUERIES_MAX], last[KERNELS_QUERIES_MAX];
+        struct attention_part part[KERNELS_QUERIES_MAX];
+
+        attention_scores(count, keys, s, segment, from, to);
+        for (uint32_t q = 0; q < count; q++) {
+            first[q] = (query[q].first > segment ? query[q].first : segment) - segment;
+            last[q] = (query[q].last < end ? query[q].last : end) - segment;
+            if (query[q].first > end || query[q].last < segment) first[q] = 1, last[q] = 0;   /* sees nothing here */
+            else part[q] = attention_softmax(s->score[q], 0, first[q], last[q]);
+        }
+        attention_values(first, last, count, keys, s, segment, from, to);
+        for (uint32_t q = 0; q < count; q++) {
+            if (first[q] > last[q]) continue;
+            if (query[q].first >= segment) {     /* its first segment: nothing to join */
+                all[q] = part[q];
+                memcpy(s->acc[q], s->part[q], keys->head_dim * sizeof(float));
+            } else attention_join(&all[q], s->acc[q], part[q], s->part[q], keys->head_dim);
+        }
+    }
+    for (uint32_t q = 0; q < count; q++)
+        for (uint32_t d = 0; d < keys->head_dim; d += 16)
+            vec_store(query[q].out + d, vec_div(vec_load(s->acc[q] + d), vec_set(all[q].sum)));
+}

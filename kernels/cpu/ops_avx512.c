@@ -1,0 +1,11 @@
+/* kernels/cpu/ops_avx512.c - the operations for CPUs with AVX-512 F, BW, VL and DQ. */
+#if defined(__x86_64__)
+#define LINEAR_N 4                    /* 24 of 32 registers hold lanes */
+#define LINEAR_M 6
+#define LINEAR_N1 8
+#define KERNELS_TABLE kernels_avx512
+#define KERNELS_NAME "avx512"
+#include "kernels/cpu/ops.h"
+#else
+typedef int kernels_avx512_unused;
+#endif

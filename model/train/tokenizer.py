@@ -23,6 +23,8 @@ NAMED = {0: "<pad>", 1: "<eos>", 2: "<bos>", 3: "<unk>", 4: "<mask>", 46: "<|too
          100: "<|channel>", 101: "<channel|>", 105: "<|turn>", 106: "<turn|>"}
 MEDIA = ["<|image>", "<|audio>", "<|image|>", "<|audio|>", "<image|>", "<audio|>", "<|video|>"]
 FIRST_NEWLINE = 107
+TYPES = ("STRING", "INTEGER", "NUMBER", "BOOLEAN", "OBJECT", "ARRAY")
+RARE = 4                    # a word seen less often than this teaches no merge
 EXTRA_CHARACTERS = "äöüßéèàçñ°€–—’“”…×÷•"
 
 
@@ -70,12 +72,14 @@ def learn_merges(counts, base, room):
 
 
 def word_counts(texts):
-    """Words with their leading space; digits and punctuation stand alone, so that no merge ever holds them."""
+    """Words with their leading space. Digits and punctuation stand alone, and so do the letters of words in capitals (but for the names of
+    the types): no merge ever holds them."""
     counts = collections.Counter()
     for text in texts:
         for word in re.findall(r" ?[A-Za-z]+", text):
-            counts[word.replace(" ", SPACE)] += 1
-    return counts
+            if len(word.strip()) == 1 or not word.strip().isupper() or word in TYPES:
+                counts[word.replace(" ", SPACE)] += 1
+    return {word: n for word, n in counts.items() if n >= RARE}
 
 
 def build(texts):

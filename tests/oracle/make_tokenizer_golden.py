@@ -5,6 +5,9 @@
     python3 tests/oracle/make_tokenizer_golden.py          writes the golden files
     python3 tests/oracle/make_tokenizer_golden.py --words  writes model/tokenizer_word.c (the table of \\w)
 
+Also tests/golden/output/cases.json: sequences of tokens of gemma.json made from known answers, reasoning and tool calls,
+with what model/output.h must make of them again.
+
 Files: gemma.json (about 3000 entries, trained here on text made here), flags.json (every flag an added token
 can have, merges as strings), CASES_<name>.json for each and for model/demo/tokenizer.json. Texts and decoded
 texts are hexadecimal: they need not be UTF-8. `trusted` is "all" (what the reference does) or a list of byte ranges;
@@ -310,6 +313,140 @@ def write(name, oracle, texts, mixed, source):
     print(name, len(encode), "encode cases,", len(decode), "decode cases")
 
 
+# ---- sequences for the output parser ----
+
+def notation(value, rng, oracle):
+    """A value as the model writes it: a list of texts and, for the string quote, the number of its token."""
+    space = lambda: [rng.choice(["", "", "", " ", "\n", " \n  "])]
+    quote = oracle.specials['<|"|>']
+    if isinstance(value, str):
+        return [quote, value, quote]
+    if isinstance(value, bool) or value is None:
+        return [json.dumps(value) if value is not None else rng.choice(["null", "None", "nil", "none"])] + space()
+    if isinstance(value, (int, float)):
+        return [json.dumps(value)] + space()
+    out, first = ["{" if isinstance(value, dict) else "["], True
+    for item in value:
+        out += ([] if first else [","]) + space()
+        first = False
+        if isinstance(value, dict):
+            out += ([quote, item, quote] if rng.random() < 0.2 or not re.fullmatch("[A-Za-z_][A-Za-z_0-9 -]*[a-z]", item) else [item]) + [":"] + space()
+            out += notation(value[item], rng, oracle)
+        else:
+            out += notation(item, rng, oracle)
+    return out + space() + ["}" if isinstance(value, dict) else "]"]
+
+
+TYPED = ["Hello", " world", "\n", "  ", "日本語", "😀", "é", "{", "}", "[", ",", ":", "\"", "\\", "\t", "\x01", "<|\"|>", "<|channel>thought\n", "<tool_call|>",
+         "call:f{}", "STOP", "END", "ST", "the end.", "<turn|>", "<0x41>", "\u2028", "/* x */", "1.5", "null"]
+
+
+def random_value(rng, depth=0):
+    kind = rng.random()
+    if kind < 0.35 or depth > 4:
+        return "".join(rng.choice(TYPED) for _ in range(rng.randint(0, 5)))
+    if kind < 0.5:
+        return rng.choice([0, 1, -1, 42, 10**15, -7, 3.5, -0.25, 108.2, 1.5e-05 * 10**5])
+    if kind < 0.6:
+        return rng.choice([True, False, None])
+    if kind < 0.8:
+        return [random_value(rng, depth + 1) for _ in range(rng.randint(0, 4))]
+    return random_object(rng, depth + 1)
+
+
+def random_object(rng, depth=0):
+    return {rng.choice(["city", "unit", "x", "max count", "q-1", "日本", "a:b", "", "{", "very_long_name_" + "n" * 60]) + rng.choice(["", "a", "b"]):
+            random_value(rng, depth) for _ in range(rng.randint(0, 4))}
+
+
+def pieces_to_ids(pieces, rng, oracle):
+    ids = []
+    for piece in pieces:
+        if isinstance(piece, int):
+            ids.append(piece)
+        elif rng.random() < 0.6:
+            ids += oracle.plain_ids(piece.encode())
+        elif rng.random() < 0.7:
+            for c in piece:
+                ids += oracle.plain_ids(c.encode())
+        else:
+            ids += [oracle.whole.token_to_id(f"<0x{b:02X}>") for b in piece.encode()]
+    return ids
+
+
+def cut_at_stop(items, stops):
+    """The items with the first stop string found in a stretch of text: the one that ends first, of those the longest."""
+    for at, item in enumerate(items):
+        if item[0] != "text":
+            continue
+        found = min(((item[1].find(s) + len(s), -len(s), s) for s in stops if s in item[1]), default=None)
+        if found:
+            before = item[1][:found[0] + found[1]]
+            return items[:at] + ([["text", before]] if before else []) + [["stop", found[2]]]
+    return items
+
+
+def output_case(rng, oracle):
+    sp = oracle.specials
+    pieces, items, prompt = [], [], rng.choice([[], [sp["<|turn>"]] + oracle.plain_ids(b"model\n")])
+    in_channel = rng.random() < 0.3
+    if in_channel:
+        prompt = prompt + [sp["<|channel>"]] + oracle.plain_ids(b"thought\n")
+    elif rng.random() < 0.2:
+        prompt = prompt + [sp["<|channel>"]] + oracle.plain_ids(b"thought\n") + [sp["<channel|>"]]
+
+    def add(kind, text):
+        if items and items[-1][0] == kind:
+            items[-1][1] += text
+        elif text:
+            items.append([kind, text])
+
+    for _ in range(rng.randint(1, 6)):
+        kind = "reasoning" if in_channel else rng.choice(["text", "text", "reasoning", "tool", "tool", "special"])
+        text = "".join(rng.choice(TYPED) for _ in range(rng.randint(0, 8)))
+        if kind == "text":
+            pieces.append(text)
+            add("text", text)
+        elif kind == "special":
+            pieces.append(rng.choice([sp["<|turn>"], sp["<|image>"], sp["<unused7>"], sp["<channel|>"], sp["<tool_call|>"], sp['<|"|>']]))
+        elif kind == "reasoning":
+            items.append(["break"])  # a stretch of text ends here even if no reasoning comes
+            pieces += ([] if in_channel else [sp["<|channel>"], "thought\n"]) + [text]
+            add("reasoning", text)
+            items.append(["break"])
+            if rng.random() < 0.8:
+                pieces.append(sp["<channel|>"])
+                in_channel = False
+            else:
+                in_channel = True
+        if kind == "tool" or (kind == "reasoning" and in_channel):
+            value = random_object(rng)
+            name = rng.choice(["get_weather", "a.b-c", "f", "N" * 128])
+            pieces += [sp["<|tool_call>"], "call:" + name] + notation(value, rng, oracle) + [rng.choice(["", "\n"]), sp["<tool_call|>"]]
+            items.append(["tool", name, json.dumps(value)])
+            in_channel = False
+    stops = rng.sample(["STOP", "END", "the end.", "S", "TOPEND", "日本語é", "\n\n", "}{", "STSTOP", "ENDEND", "nothing like it"], rng.randint(0, 5))
+    ids = pieces_to_ids(pieces, rng, oracle)
+    merged = []
+    for item in cut_at_stop(items, stops):
+        if merged and item[0] in ("text", "reasoning") and merged[-1][0] == item[0]:
+            merged[-1] = [item[0], merged[-1][1] + item[1]]
+        elif item[0] != "break":
+            merged.append(item)
+    return {"prompt": prompt, "ids": ids, "stops": stops, "items": merged}
+
+
+def write_output(oracle, source):
+    rng = random.Random(5)
+    cases_made = [output_case(rng, oracle) for _ in range(400)]
+    path = os.path.join(ROOT, "tests", "golden", "output")
+    os.makedirs(path, exist_ok=True)
+    with open(os.path.join(path, "cases.json"), "w") as f:
+        f.write(json.dumps({"source_fnv": fnv(source)})[:-1] + ', "cases": [\n')
+        f.write(",\n".join(json.dumps(c, separators=(",", ":")) for c in cases_made) + "\n]}\n")
+    print("output", len(cases_made), "cases")
+
+
 WORD_HEAD = '''/* model/tokenizer_word.c - which characters belong to a word.
  *
  * The regular expression \\w as the reference's tokenizer understands it (Unicode: letters,
@@ -378,11 +515,14 @@ def main():
         if name == "flags":
             texts = [t.encode() for t in FLAG_TEXTS] + texts
         write(name, oracle, texts, name == "gemma", source)
+        if name == "gemma":
+            write_output(oracle, source)
     demo = os.path.join(ROOT, "model", "demo", "tokenizer.json")
     if os.path.exists(demo):
         source = open(demo, "rb").read()
         oracle = Oracle(json.loads(source))
-        write("demo", oracle, corpus(random.Random(4), list(oracle.specials)), True, source)
+        named = [t for t in oracle.specials if not t.startswith("<unused")]
+        write("demo", oracle, corpus(random.Random(4), named[::3]), True, source)
 
 
 if __name__ == "__main__":

@@ -213,9 +213,8 @@ static int open_changed(const char *from, const char *to, char *err, size_t err_
     char *found = from ? strstr(json, from) : json;
     char *changed = malloc(strlen(json) + strlen(to) + 1);
 
-    assert_non_null(found);
-    assert_non_null(changed);
-    sprintf(changed, "%.*s%s%s", (int)(found - json), json, to, found + (from ? strlen(from) : 0));
+    if (!found || !changed) fail_msg("nothing to change: %s", from ? from : "");
+    stpcpy(stpcpy(mempcpy(changed, json, (size_t)(found - json)), to), found + (from ? strlen(from) : 0));
     const int rc = tokenizer_open(t, changed, strlen(changed), err, err_bytes);
     free(changed);
     free(json);

@@ -1,9 +1,10 @@
 /* model/sampler.h - picks a token from logits: a pure function of (parameters, logits, position, history).
  *
- * Order: suppressed tokens, logit_bias, repetition / frequency / presence penalty, temperature, top_k (ties kept),
- * top_p, min_p, then argmax(logit / temperature + Gumbel noise) over what is left, which draws from the softmax of the
- * candidates. The noise is Philox keyed by the seed, counted by (position, token): a drafter that uses the same seed and
- * position meets the same noise. Nothing depends on other sequences, batches or calls. */
+ * Order: suppressed tokens, logit_bias, repetition / frequency / presence penalty, temperature, top_k (ties kept), top_p (of
+ * equal tokens at its edge those with lower ids stay), min_p, then argmax(logit / temperature + Gumbel noise) over what
+ * is left, which draws from the softmax of the candidates. The noise is Philox keyed by the seed, counted by
+ * (position, token): a drafter that uses the same seed and position meets the same noise. Nothing depends on other
+ * sequences, batches or calls. */
 #ifndef SLUICE_MODEL_SAMPLER_H
 #define SLUICE_MODEL_SAMPLER_H
 
@@ -15,7 +16,7 @@
 /* Crosses processes in shared memory: fixed-width words only, no pointer. 0-initialised it means greedy. */
 struct sampling_params {
     uint64_t seed;
-    float temperature;                /* 0: greedy, lowest id among equals */
+    float temperature;                /* [0, 100]; below 1e-5: greedy, lowest id among equals */
     float top_p;                      /* (0, 1]; 1 or 0: off */
     float min_p;                      /* [0, 1]; 0: off */
     uint32_t top_k;                   /* 0: off */
@@ -68,5 +69,10 @@ void sampler_close(struct sampler *sampler);
  * 0, or -E_RANGE: a logit is NaN or +inf, or none is left (the model is broken). */
 int sampler_pick(struct sampler *sampler, const struct sampling_params *params, float *logits, uint64_t position,
                  const struct penalty_counts *counts, struct sample_out *out);
+
+/* What sampler_pick would draw from: up to `max` tokens with their weights (probability times a common factor), in no
+ * order. Returns how many there are, or -E_RANGE. For tests and for drafters that need a distribution. */
+int sampler_candidates(struct sampler *sampler, const struct sampling_params *params, float *logits,
+                       const struct penalty_counts *counts, uint32_t *tokens, float *weights, uint32_t max);
 
 #endif

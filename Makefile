@@ -1,4 +1,5 @@
 # Sluice. `make` builds, `make run` starts the demo model, `make test` runs everything; `make help` lists the rest.
+# Sources are found by wildcard. A stage is stages/NAME.c with what lies in stages/NAME/; NAME_libs are its own libraries.
 MAKEFLAGS += -r
 .DEFAULT_GOAL := all
 B       ?= build
@@ -6,13 +7,15 @@ CC      ?= gcc
 CC      := $(if $(filter cc,$(CC)),gcc,$(CC))
 OPT     ?= -O2 -g
 SAN     ?=
-WARN    := -Wall -Wextra -Wshadow -Werror -Wno-format-truncation  # messages are cut to their buffers on purpose
+WARN    ?= -Wall -Wextra -Wshadow -Werror -Wno-format-truncation  # messages are cut to their buffers on purpose
 CPPFLAGS := -I. -D_GNU_SOURCE
 CFLAGS  := -std=gnu11 $(OPT) $(SAN) $(WARN) -fno-math-errno -ffp-contract=off -fno-omit-frame-pointer
 LDFLAGS := $(SAN)
-LDLIBS  := -lmsgpackc -ljansson -lyajl -lm -lpthread
-VENV    := .venv
-PY      := $(VENV)/bin/python
+LDLIBS  := -lmsgpackc -ljansson -lyajl -lm -lpthread -ldl
+JOBS    ?= $(shell nproc)
+ARGS    ?=
+# Old-style rpath: it also holds for the libraries that our libraries need (make dist).
+rpath    = -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/$1'
 
 # Kernels built for one instruction set carry it in their file name; the rest runs anywhere.
 isa_avx2       := -mavx2 -mfma
@@ -24,18 +27,29 @@ lib_src    := $(wildcard shm/*.c schemas/*.c model/*.c kernels/*.c kernels/cpu/*
 lib_obj    := $(lib_src:%.c=$B/obj/%.o)
 stage_src  := $(wildcard stages/*.c)
 stages     := $(stage_src:stages/%.c=$B/stages/%)
-launch_obj := $(patsubst %.c,$B/obj/%.o,$(wildcard launcher/*.c))
-tests      := $(patsubst tests/unit/%.c,$B/tests/%,$(wildcard tests/unit/*_test.c))
-benches    := $(patsubst bench/%.c,$B/bench/%,$(wildcard bench/*.c))
-fuzzers    := $(patsubst tests/fuzz/%.c,$B/fuzz/%,$(wildcard tests/fuzz/*_fuzz.c))
+parts       = $(patsubst %.c,$B/obj/%.o,$(wildcard stages/$1/*.c))
+launch_src := $(wildcard launcher/*.c)
+launch_obj := $(launch_src:%.c=$B/obj/%.o)
+test_src   := $(wildcard tests/unit/*_test.c)
+tests      := $(test_src:tests/unit/%.c=$B/tests/%)
+bench_src  := $(wildcard bench/*.c)
+benches    := $(bench_src:bench/%.c=$B/bench/%)
+fuzz_src   := $(wildcard tests/fuzz/*_fuzz.c)
+fuzzers    := $(fuzz_src:tests/fuzz/%.c=$B/fuzz/%)
+faulty     := $(filter-out %/keeper,$(stage_src:stages/%.c=$B/faulty/%))
+all_src    := $(lib_src) $(stage_src) $(wildcard stages/*/*.c) $(launch_src) $(test_src) $(bench_src) $(fuzz_src) tests/faults/fault.c
 
 gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
 
 -include schemas/build.mk kernels/cuda/build.mk
 
-.SECONDARY:
-.PHONY: all run deps test check asan fuzz bench clean help FORCE
+.PRECIOUS: $B/obj/%.o
+.SECONDEXPANSION:
+.PHONY: all run deps tests faulty test check asan fuzzers fuzz bench dist clean help FORCE
 all: $B/sluice $(stages) $(benches)
+tests: $(tests)
+faulty: $(faulty)
+fuzzers: $(fuzzers)
 
 # Anything that changes the flags rebuilds everything that used them.
 $B/flags: FORCE
@@ -49,13 +63,22 @@ $B/libsluice.a: $(lib_obj)
 	@rm -f $@; ar rcs $@ $(lib_obj)
 
 $B/sluice: $(launch_obj) $B/libsluice.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) -levent_core
+	$(CC) $(LDFLAGS) $(call rpath,lib) -o $@ $^ $(LDLIBS)
 
-$B/stages/%: $B/obj/stages/%.o $B/libsluice.a
+$B/stages/%: $B/obj/stages/%.o $$(call parts,$$*) $B/libsluice.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(call rpath,../lib) -o $@ $^ $(LDLIBS) $($*_libs)
+
+# The same stages with a fault that a request can set off (tests/faults/fault.c); never part of `all` or `dist`.
+$B/faulty/%: $B/obj/stages/%.o $$(call parts,$$*) $B/obj/tests/faults/fault.o $B/libsluice.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $($*_libs)
 
-$B/tests/%: $B/obj/tests/unit/%.o $B/libsluice.a
+# Unit tests may test parts of the launcher, and of a stage when it has parts; never a file with main().
+test_obj := $(filter-out %/main.o,$(launch_obj))
+$B/libtested.a: $(test_obj)
+	@rm -f $@; ar rcs $@ $^
+$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $B/libtested.a $B/libsluice.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) -lcmocka
 
@@ -63,7 +86,47 @@ $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS)
 
-clean:
-	rm -rf $B
+$B/fuzz/%: $B/obj/tests/fuzz/%.o $$(call parts,gateway) $B/libsluice.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS) $(gateway_libs)
 
--include $(lib_obj:.o=.d) $(launch_obj:.o=.d) $(patsubst %.c,$B/obj/%.d,$(stage_src) $(wildcard tests/unit/*.c bench/*.c))
+deps:
+	@tests/install build
+run: deps
+	@$(MAKE) --no-print-directory -j$(JOBS) all
+	$B/sluice serve $(ARGS)
+test:
+	@tests/install test; python3 tests/run
+check:
+	@python3 tests/run build unit
+asan:
+	$(MAKE) B=build-asan SAN="-fsanitize=address,undefined -fno-sanitize-recover=all" OPT="-O1 -g" all tests
+fuzz:
+	$(MAKE) B=build-fuzz CC=clang WARN=-w SAN="-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=undefined" OPT="-O1 -g" fuzzers
+bench: $(benches)
+	@set -e; for b in $(benches); do echo "== $$b"; $$b; done
+
+# A tree that runs from anywhere: executables, the demo model, and every shared library that is not part of libc.
+dist: $B/sluice $(stages)
+	rm -rf $B/dist && mkdir -p $B/dist/stages $B/dist/lib $B/dist/model
+	cp $B/sluice $B/dist/ && cp $(stages) $B/dist/stages/ && cp -r model/demo $B/dist/model/
+	[ ! -d $B/backends ] || cp -r $B/backends $B/dist/
+	ldd $B/sluice $(stages) | awk '$$2 == "=>" && $$3 ~ /^\// { print $$3 }' | sort -u | \
+	  grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv|ld-linux[^/]*)\.so' | xargs -I{} cp -L {} $B/dist/lib/
+	@echo "$B/dist is complete: copy it anywhere and start ./sluice serve there"
+
+clean:
+	rm -rf build build-asan build-fuzz
+help:
+	@sed -n 's/^#: //p' Makefile
+#: make           build everything into build/
+#: make run       install what is missing, build, and serve the demo model (ARGS="--port 9000" adds options)
+#: make test      everything: unit tests, sanitizers, fuzzing, CUDA if nvcc is there, end-to-end; ends with "N passed, N failed"
+#: make check     the unit tests alone, in seconds
+#: make asan      build with address and undefined-behaviour sanitizer into build-asan/
+#: make fuzz      build the fuzz targets with clang into build-fuzz/fuzz/
+#: make bench     build and run the benchmarks
+#: make dist      a tree that runs from any directory, in build/dist/
+#: make clean     remove everything that was built
+
+-include $(all_src:%.c=$B/obj/%.d)

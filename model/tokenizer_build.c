@@ -218,9 +218,9 @@ static void note_bigrams(struct tokenizer *t, const struct tokenizer_token *toke
 static int finish_merges(struct tokenizer_builder *b)
 {
     struct tokenizer *t = b->t;
-    uint32_t slots = 2;
+    uint32_t slots = 4;
 
-    while (slots < 2 * (uint64_t)b->merges_count + 2) slots *= 2;
+    while (slots / 4 * 3 <= b->merges_count) slots *= 2; /* at most three quarters full */
     t->merge_mask = slots - 1;
     t->merge_count = b->merges_count;
     t->merge = malloc(slots * sizeof *t->merge);

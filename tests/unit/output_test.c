@@ -381,7 +381,7 @@ static void test_limits_are_graceful(void **state)
     t = stpcpy(text, "<|tool_call>call:");
     memset(t, 'n', OUTPUT_NAME_BYTES_MAX + 1);
     strcat(text, "{}<tool_call|>");
-    sprintf(want, "|T:%s", text);
+    stpcpy(stpcpy(want, "|T:"), text);
     check(text, want);
 
     /* A bare value too long to hold is a string, without the white space around it. */

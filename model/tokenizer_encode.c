@@ -128,7 +128,9 @@ struct match {
     size_t begin, end; /* of the token; white space it swallows included */
 };
 
-/* Applies single_word, lstrip and rstrip; false: the match does not count. */
+/* Applies single_word, lstrip and rstrip; false: the match does not count. A token with lstrip
+ * whose all is white space that the token before it swallowed vanishes, as in the reference
+ * (which in the worst of these cases does not survive). */
 static bool settle(const struct encoder *e, const struct tokenizer_pattern *p, bool folded, size_t begin, size_t end,
                    size_t done, struct match *m)
 {
@@ -145,7 +147,7 @@ static bool settle(const struct encoder *e, const struct tokenizer_pattern *p, b
     }
     if (p->flags & PATTERN_RSTRIP)
         while (m->end < end && is_space_at(e, m->end, end, folded, &used)) m->end += used;
-    return true;
+    return m->begin < m->end;
 }
 
 /* Cuts text[begin, end) at the added tokens of set; what lies between goes to plain. */

@@ -1,0 +1,272 @@
+/* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
+ *
+ *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts]
+ *
+ * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
+ * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
+ * launch to flag seen by the host, one step after the other. "one" = rows are one sequence's verify block (16: two of 8), "many" = one row per sequence. */
+#include "kernels/cuda/arena.h"
+#include <algorithm>
+#include <chrono>
+#include <cuda_runtime.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+
+extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
+
+#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
+#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
+
+struct settings {
+    uint32_t format, layers, context, window_slots, ring_slots, flags;
+    bool parts;
+    std::vector<uint32_t> rows;
+};
+
+static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
+{
+    struct cuda_model_spec s;
+    uint64_t at[2] = { 0, 0 };
+
+    memset(&s, 0, sizeof s);
+    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = layers, s.window = 1024, s.format = format;
+    s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
+    s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
+    s.suppress_count = 2, s.suppress[0] = 258883, s.suppress[1] = 258882;
+    for (uint32_t i = 0; i < layers; i++) {
+        const uint32_t type = i % 6 == 5 ? CUDA_FULL : CUDA_SLIDING;
+        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * 2;
+
+        s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
+        s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
+        at[type] += 2 * bytes;
+    }
+    s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;
+    return s;
+}
+
+/* ---- read bandwidth: the most that any kernel here can reach ---- */
+
+__global__ void __launch_bounds__(512) read_kernel(const uint4 *p, uint64_t n, uint32_t *sink)
+{
+    const uint64_t stride = (uint64_t)gridDim.x * blockDim.x;
+    uint32_t x = 0;
+
+    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i + 7 * stride < n; i += 8 * stride) {
+        uint4 v[8];
+#pragma unroll
+        for (int j = 0; j < 8; j++) v[j] = __ldcs(p + i + j * stride);
+#pragma unroll
+        for (int j = 0; j < 8; j++) x ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
+    }
+    if (x == 0x12345678u) *sink = x;
+}
+
+static double median(std::vector<float> &t)
+{
+    std::sort(t.begin(), t.end());
+    return t[t.size() / 2];
+}
+
+static double read_gbps(const void *p, uint64_t bytes)
+{
+    cudaEvent_t a, b;
+    std::vector<float> t;
+    uint32_t *sink;
+    int sms;
+
+    CHECK(cudaMalloc(&sink, 4));
+    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+    CHECK(cudaEventCreate(&a));
+    CHECK(cudaEventCreate(&b));
+    for (int i = 0; i < 12; i++) {
+        float ms;
+
+        CHECK(cudaEventRecord(a));
+        read_kernel<<<sms * 4, 512>>>((const uint4 *)p, bytes / 16, sink);
+        CHECK(cudaEventRecord(b));
+        CHECK(cudaEventSynchronize(b));
+        CHECK(cudaEventElapsedTime(&ms, a, b));
+        if (i >= 2) t.push_back(ms);
+    }
+    CHECK(cudaFree(sink));
+    return (double)bytes / median(t) / 1e6;
+}
+
+/* ---- what must cross HBM ---- */
+
+static uint64_t matrix_bytes(const struct arena_matrix *m) { return packed_bytes(m->format, m->rows, m->k); }
+
+static uint64_t part_bytes(const struct arena *a, const struct cuda_model_spec *s, uint32_t part, uint32_t context, uint32_t seqs)
+{
+    uint64_t bytes = 0;
+
+    if (part == CUDA_PART_HEAD) return matrix_bytes(&a->head);
+    for (uint32_t i = 0; i < s->layers; i++) {
+        const struct arena_layer *l = &a->layer[i];
+        const uint32_t keys = s->layer[i].type == CUDA_SLIDING && context > s->window ? s->window : context;
+
+        if (part == CUDA_PART_QKV) bytes += matrix_bytes(&l->qkv);
+        if (part == CUDA_PART_O) bytes += matrix_bytes(&l->o);
+        if (part == CUDA_PART_GATE_UP) bytes += matrix_bytes(&l->gate_up);
+        if (part == CUDA_PART_DOWN) bytes += matrix_bytes(&l->down);
+        if (part == CUDA_PART_ATTN) bytes += (uint64_t)seqs * keys * spec_kv_rows(s, i) * 2 * 2;
+    }
+    return bytes;
+}
+
+/* ---- the model under test ---- */
+
+struct model {
+    struct cuda_model_spec spec;
+    struct arena arena;
+    struct cuda_backend *backend;
+    void *weights, *kv[2];
+    uint32_t ring_pages, full_pages;
+};
+
+static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
+{
+    struct cuda_options options;
+
+    memset(m, 0, sizeof *m);
+    m->spec = gemma_12b(o->format, o->layers);
+    OK(arena_plan(&m->arena, &m->spec));
+    m->ring_pages = 33 + 1;
+    m->full_pages = (o->context + 64 + 31) / 32;
+    CHECK(cudaMalloc(&m->weights, m->arena.bytes));
+    const uint64_t bytes[2] = { m->spec.page_bytes[0] * m->ring_pages * seqs, m->spec.page_bytes[1] * m->full_pages * seqs };
+    for (int t = 0; t < 2; t++) {
+        CHECK(cudaMalloc(&m->kv[t], bytes[t]));
+        OK(cuda_fill_normal(m->kv[t], bytes[t] / 2, 1.0f, 77 + t));
+    }
+    memset(&options, 0, sizeof options);
+    options.weights_device = m->weights, options.kv_device[0] = m->kv[0], options.kv_device[1] = m->kv[1];
+    options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
+    options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.flags = o->flags;
+    OK(cuda_backend_open(&m->backend, &m->spec, &options));
+    OK(cuda_backend_fill_random(m->backend, 1));
+    for (uint32_t s = 0; s < seqs; s++)
+        for (uint32_t t = 0; t < 2; t++) {
+            std::vector<uint32_t> pages(t ? m->full_pages : m->ring_pages);
+
+            for (uint32_t i = 0; i < pages.size(); i++) pages[i] = s * (uint32_t)pages.size() + i;
+            OK(cuda_backend_pages(m->backend, s, (enum cuda_layer_type)t, 0, pages.data(), (uint32_t)pages.size()));
+        }
+}
+
+static struct step_state make_state(uint32_t rows, bool many, uint32_t context, uint64_t step)
+{
+    const uint32_t per = many ? 1 : rows > 8 ? 8 : rows;
+    struct step_state s;
+
+    memset(&s, 0, sizeof s);
+    s.rows = rows, s.groups = rows / per, s.step = step;
+    for (uint32_t g = 0; g < s.groups; g++) s.group[g].first_row = g * per, s.group[g].rows = per, s.group[g].first_position = context - 1, s.group[g].seq = g;
+    for (uint32_t i = 0; i < rows; i++) {
+        s.row[i].token = 1000 + i, s.row[i].position = context - 1 + i % per, s.row[i].group = i / per;
+        s.sampling[i].temperature = 1.0f, s.sampling[i].top_k = 64, s.sampling[i].top_p = 0.95f, s.sampling[i].seed = i;
+    }
+    return s;
+}
+
+static double graph_us(struct model *m, uint32_t rows, uint32_t parts, int replays)
+{
+    cudaStream_t stream = (cudaStream_t)cuda_backend_stream(m->backend);
+    std::vector<float> t;
+    cudaEvent_t a, b;
+    void *graph;
+
+    OK(cuda_backend_graph(m->backend, rows, parts, &graph));
+    CHECK(cudaEventCreate(&a));
+    CHECK(cudaEventCreate(&b));
+    for (int i = 0; i < replays + 3; i++) {
+        float ms;
+
+        CHECK(cudaEventRecord(a, stream));
+        CHECK(cudaGraphLaunch((cudaGraphExec_t)graph, stream));
+        CHECK(cudaEventRecord(b, stream));
+        CHECK(cudaEventSynchronize(b));
+        CHECK(cudaEventElapsedTime(&ms, a, b));
+        if (i >= 3) t.push_back(ms);
+    }
+    CHECK(cudaGraphExecDestroy((cudaGraphExec_t)graph));
+    return median(t) * 1e3;
+}
+
+static uint64_t step_number = 1;
+
+static double wall_us(struct model *m, uint32_t rows, bool many, uint32_t context)
+{
+    std::vector<float> t;
+    struct step_result result;
+
+    for (int i = 0; i < 33; i++) {
+        const struct step_state s = make_state(rows, many, context, step_number++);
+        const auto a = std::chrono::steady_clock::now();
+
+        OK(cuda_backend_step(m->backend, &s));
+        OK(cuda_backend_wait(m->backend, s.step, 2000000, &result));
+        const auto b = std::chrono::steady_clock::now();
+        if (i >= 3) t.push_back(std::chrono::duration<float, std::micro>(b - a).count());
+    }
+    return median(t);
+}
+
+static const char *part_name[CUDA_PARTS] = { "embed", "qkv", "attn", "o", "norm", "gate_up", "down", "head", "sample" };
+
+static void bench_rows(struct model *m, const struct settings *o, uint32_t rows, bool many, double gbps)
+{
+    const struct step_state s = make_state(rows, many, o->context, 0);
+    const uint32_t seqs = s.groups;
+    uint64_t bytes = 0;
+    double each[CUDA_PARTS] = { 0 };
+
+    OK(cuda_backend_put_state(m->backend, &s));
+    for (uint32_t p = 0; p < CUDA_PARTS; p++) bytes += part_bytes(&m->arena, &m->spec, p, o->context, seqs);
+    if (o->parts && !many)
+        for (uint32_t p = 0; p < CUDA_PARTS; p++)
+            if (!(p == CUDA_PART_NORM && rows == 1 && !(o->flags & CUDA_NO_FUSED_NORM))) each[p] = graph_us(m, rows, 1u << p, 10);
+    const double wall = wall_us(m, rows, many, o->context);
+    const double step = graph_us(m, rows, (1u << CUDA_PARTS) - 1, 30), floor_us = (double)bytes / gbps / 1e3;
+
+    printf("%-4s %4u %8.3f %8.3f %8.3f %7.3f %9.3f", many ? "many" : "one", rows, (double)bytes / 1e9, floor_us / 1e3, step / 1e3, floor_us / step, wall / 1e3);
+    if (o->parts && !many)
+        for (uint32_t p = 0; p < CUDA_PARTS; p++) printf(" %8.1f", each[p]);
+    printf("\n");
+    fflush(stdout);
+}
+
+int main(int argc, char **argv)
+{
+    struct settings o = { WEIGHT_FP8, 48, 1024, 0, 0, 0, true, {} };
+    struct model m;
+
+    for (int i = 1; i < argc; i++) {
+        if (!strcmp(argv[i], "--no-parts")) o.parts = false;
+        else if (!strcmp(argv[i], "--no-fuse")) o.flags |= CUDA_NO_FUSED_NORM;
+        else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = strcmp(argv[++i], "bf16") ? WEIGHT_FP8 : WEIGHT_BF16;
+        else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--window")) o.window_slots = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--ring")) o.ring_slots = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--rows")) for (char *p = strtok(argv[++i], ","); p; p = strtok(NULL, ",")) o.rows.push_back((uint32_t)atoi(p));
+        else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
+    }
+    if (o.rows.empty()) o.rows = { 1, 2, 4, 8, 16 };
+    open_model(&m, &o, 16);
+    const double gbps = read_gbps(m.weights, m.arena.bytes < (8ull << 30) ? m.arena.bytes : 8ull << 30);
+
+    printf("weights %s + bf16 head, %u layers, context %u, window %u ring %u%s: read bandwidth %.0f GB/s\n", o.format == WEIGHT_FP8 ? "fp8" : "bf16", o.layers, o.context,
+           o.window_slots, o.ring_slots, o.flags ? ", norms as kernels" : "", gbps);
+    printf("%-4s %4s %8s %8s %8s %7s %9s", "kind", "rows", "GB", "floor ms", "step ms", "share", "wall ms");
+    for (uint32_t p = 0; p < CUDA_PARTS && o.parts; p++) printf(" %8s", part_name[p]);
+    printf("%s\n", o.parts ? "  (us, each part alone, all layers)" : "");
+    for (uint32_t rows : o.rows) bench_rows(&m, &o, rows, false, gbps);
+    for (uint32_t rows : o.rows)
+        if (rows > 1) bench_rows(&m, &o, rows, true, gbps);
+    cuda_backend_close(m.backend);
+    return 0;
+}

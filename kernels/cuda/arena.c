@@ -1,0 +1,80 @@
+/* kernels/cuda/arena.c - the offsets of all weights in the arena (contract in arena.h). */
+#include "kernels/cuda/arena.h"
+#include "shm/error.h"
+#include <string.h>
+
+#define HIDDEN_MAX 3840               /* norm.cu: 15 warps x 2 x 128 */
+#define VOCAB_MAX (1u << 18)          /* sample.cu */
+
+static int place(struct arena *a, struct arena_matrix *m, uint32_t rows, uint32_t k, uint32_t format)
+{
+    const uint32_t slice = packed_slice_k(k), slices = slice ? k / slice : 0;
+
+    if (rows == 0 || rows % TILE_ROWS || (slices != 1 && slices != 2 && slices != 4)) return -E_UNSUPPORTED;
+    m->offset = a->bytes;
+    m->rows = rows;
+    m->k = k;
+    m->slice_k = slice;
+    m->format = format;
+    a->bytes += (packed_bytes(format, rows, k) + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    return 0;
+}
+
+static uint64_t place_vector(struct arena *a, uint64_t bytes)
+{
+    const uint64_t at = a->bytes;
+
+    a->bytes += (bytes + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
+    return at;
+}
+
+static int check(const struct cuda_model_spec *s)
+{
+    if (s->layers == 0 || s->layers > CUDA_LAYERS_MAX || s->hidden == 0 || s->hidden % 128 || s->hidden > HIDDEN_MAX) return -E_UNSUPPORTED;
+    if (s->vocab == 0 || s->vocab % TILE_ROWS || s->vocab > VOCAB_MAX || s->suppress_count > CUDA_SUPPRESS_MAX) return -E_UNSUPPORTED;
+    if (s->format != WEIGHT_FP8 && s->format != WEIGHT_BF16) return -E_UNSUPPORTED;
+    if (s->window == 0 || s->window > 1024 || s->rope_turned[CUDA_SLIDING] > 128 || s->rope_turned[CUDA_FULL] > 256) return -E_UNSUPPORTED;
+    if (s->rope_turned[CUDA_SLIDING] % 4 || s->rope_turned[CUDA_FULL] % 4) return -E_UNSUPPORTED;
+    for (uint32_t i = 0; i < s->layers; i++)
+        if (s->layer[i].type > CUDA_FULL || s->layer[i].k_offset % 16 || s->layer[i].v_offset % 16) return -E_UNSUPPORTED;
+    return s->page_bytes[0] % 16 || s->page_bytes[1] % 16 ? -E_UNSUPPORTED : 0;
+}
+
+int arena_plan(struct arena *arena, const struct cuda_model_spec *spec)
+{
+    int rc = check(spec);
+
+    memset(arena, 0, sizeof *arena);
+    for (uint32_t i = 0; i < spec->layers && rc == 0; i++) {
+        struct arena_layer *l = &arena->layer[i];
+        const uint32_t qkv_rows = spec_q_rows(spec, i) + (spec->layer[i].has_v ? 2 : 1) * spec_kv_rows(spec, i);
+
+        rc = place(arena, &l->qkv, qkv_rows, spec->hidden, spec->format);
+        if (rc == 0) rc = place(arena, &l->o, spec->hidden, spec_q_rows(spec, i), spec->format);
+        if (rc == 0) rc = place(arena, &l->gate_up, 2 * spec->intermediate, spec->hidden, spec->format);
+        if (rc == 0) rc = place(arena, &l->down, spec->hidden, spec->intermediate, spec->format);
+    }
+    if (rc == 0) rc = place(arena, &arena->head, spec->vocab, spec->hidden, WEIGHT_BF16);
+    if (rc == 0 && arena->head.k != arena->head.slice_k) rc = -E_UNSUPPORTED;
+    if (rc) return rc;
+    for (uint32_t i = 0; i < spec->layers; i++) {
+        struct arena_layer *l = &arena->layer[i];
+
+        l->input_norm = place_vector(arena, 2 * spec->hidden);
+        l->post_attention_norm = place_vector(arena, 2 * spec->hidden);
+        l->pre_ff_norm = place_vector(arena, 2 * spec->hidden);
+        l->post_ff_norm = place_vector(arena, 2 * spec->hidden);
+        l->q_norm = place_vector(arena, 2 * spec_head_dim(spec, i));
+        l->k_norm = place_vector(arena, 2 * spec_head_dim(spec, i));
+        l->scalar = place_vector(arena, sizeof(float));
+    }
+    arena->final_norm = place_vector(arena, 2 * spec->hidden);
+    return 0;
+}
+
+uint64_t cuda_weights_bytes(const struct cuda_model_spec *spec)
+{
+    struct arena arena;
+
+    return arena_plan(&arena, spec) == 0 ? arena.bytes : 0;
+}

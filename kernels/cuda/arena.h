@@ -1,0 +1,37 @@
+/* kernels/cuda/arena.h - where each weight lies in the weight arena: a pure function of the model spec.
+ *
+ * Whoever fills the arena (a keeper) and whoever runs the model (a stage) compute the same offsets, so the arena can be shared between
+ * processes and outlive both. Matrices in the order in which a step reads them, each on a 256-byte boundary; vectors at the end. */
+#ifndef SLUICE_CUDA_ARENA_H
+#define SLUICE_CUDA_ARENA_H
+
+#include "cuda_backend.h"
+
+#define ARENA_ALIGN 256
+
+struct arena_matrix { uint64_t offset; uint32_t rows, k, slice_k, format; };
+
+struct arena_layer {
+    struct arena_matrix qkv, o, gate_up, down;
+    uint64_t input_norm, post_attention_norm, pre_ff_norm, post_ff_norm, q_norm, k_norm, scalar;   /* bf16, the scalar f32 */
+};
+
+struct arena {
+    uint64_t bytes;
+    struct arena_matrix head;
+    uint64_t final_norm;
+    struct arena_layer layer[CUDA_LAYERS_MAX];
+};
+
+static inline uint32_t spec_head_dim(const struct cuda_model_spec *s, uint32_t layer) { return s->layer[layer].type == CUDA_FULL ? 512 : 256; }
+static inline uint32_t spec_kv_heads(const struct cuda_model_spec *s, uint32_t layer) { return s->layer[layer].type == CUDA_FULL ? 1 : 8; }
+static inline uint32_t spec_q_rows(const struct cuda_model_spec *s, uint32_t layer) { return 16 * spec_head_dim(s, layer); }
+static inline uint32_t spec_kv_rows(const struct cuda_model_spec *s, uint32_t layer) { return spec_kv_heads(s, layer) * spec_head_dim(s, layer); }
+
+#ifdef __cplusplus
+extern "C"
+#endif
+/* 0 or -E_UNSUPPORTED: a size that the kernels are not built for. */
+int arena_plan(struct arena *arena, const struct cuda_model_spec *spec);
+
+#endif

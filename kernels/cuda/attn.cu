@@ -1,0 +1,499 @@
+/* kernels/cuda/attn.cu - decode attention over pages (contract in attn.h).
+ *
+ * A block of 8 warps holds K and V of one chunk (64 keys of 256, or 32 keys of 512) entirely in registers as tensor-core fragments, loaded
+ * straight from the pages: no shared memory, so it fits beside a rowmm block whose ring takes nearly all of it. Keys of earlier
+ * steps are loaded before the qkv product has ended. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
+#include "attn.h"
+#include "device.cuh"
+#include "launch.h"
+#include "shm/error.h"
+
+#define ATTN_WARPS 8
+#define NEVER (-3.0e38f)              /* below every score; kept finite so that differences are never NaN */
+
+/* ---- the fixed cut of the key axis ---- */
+
+struct span { uint32_t first, end; };
+
+__host__ __device__ static inline struct span full_span(uint32_t i)
+{
+    struct span s;
+    uint32_t keys;
+
+    if (i < 64) keys = 32, s.first = 32 * i;
+    else if (i < 112) keys = 128, s.first = 2048 + 128 * (i - 64);
+    else if (i < 160) keys = 512, s.first = 8192 + 512 * (i - 112);
+    else keys = 1024, s.first = 32768 + 1024 * (i - 160);
+    s.end = s.first + keys;
+    return s;
+}
+
+__host__ __device__ static inline uint32_t full_spans(uint32_t tokens)
+{
+    if (tokens <= 2048) return (tokens + 31) / 32;
+    if (tokens <= 8192) return 64 + (tokens - 2048 + 127) / 128;
+    if (tokens <= 32768) return 112 + (tokens - 8192 + 511) / 512;
+    return 160 + (tokens - 32768 + 1023) / 1024;
+}
+
+uint32_t attn_full_spans(uint32_t tokens) { return full_spans(tokens); }
+
+/* First span and number of spans that a group of rows needs. */
+__device__ __forceinline__ uint2 group_spans(const step_group &g, uint32_t window)
+{
+    const uint32_t tokens = g.first_position + g.rows;
+
+    if (!window) return make_uint2(0, full_spans(tokens));
+    const uint32_t first = g.first_position + 1 > window ? (g.first_position + 1 - window) / ATTN_SLIDING_SPAN : 0;
+
+    return make_uint2(first, (tokens + ATTN_SLIDING_SPAN - 1) / ATTN_SLIDING_SPAN - first);
+}
+
+struct item {
+    step_group group;
+    uint32_t head;                    /* kv head */
+    uint32_t slot;                    /* of the partial result: spans counted from the group's first */
+    struct span span;
+};
+
+/* Newest spans first: their blocks have the most to do. Returns false past the last item. */
+__device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t index)
+{
+    const uint32_t groups = a.state->groups;
+
+    for (uint32_t g = 0; g < groups; g++) {
+        it.group = a.state->group[g];
+        const uint2 spans = group_spans(it.group, a.window);
+        const uint32_t items = spans.y * a.kv_heads;
+
+        if (index < items) {
+            it.head = index % a.kv_heads;
+            it.slot = spans.y - 1 - index / a.kv_heads;
+            if (a.window) {
+                it.span.first = (spans.x + it.slot) * ATTN_SLIDING_SPAN;
+                it.span.end = it.span.first + ATTN_SLIDING_SPAN;
+            } else {
+                it.span = full_span(it.slot);
+            }
+            return true;
+        }
+        index -= items;
+    }
+    return false;
+}
+
+/* ---- norm and rotation of one head vector by one warp: lane l owns elements 4l.. of each block of 128 ---- */
+
+template <int D> struct head_vector { float x[D / 128][4]; };
+
+template <int D>
+__device__ __forceinline__ void head_load(head_vector<D> &v, const float *from, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 128; i++) {
+        const float4 f = ld_l2((const float4 *)(from + i * 128 + lane * 4));
+
+        v.x[i][0] = f.x, v.x[i][1] = f.y, v.x[i][2] = f.z, v.x[i][3] = f.w;
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void head_norm(head_vector<D> &v, const __nv_bfloat16 *w, float eps, uint32_t lane)
+{
+    float sum = 0.0f;
+
+#pragma unroll
+    for (int i = 0; i < D / 128; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum += v.x[i][e] * v.x[i][e];
+    const float inv = rsqrtf(warp_sum(sum) * (1.0f / D) + eps);
+
+#pragma unroll
+    for (int i = 0; i < D / 128; i++) {
+        const uint2 pair = w ? __ldg((const uint2 *)(w + i * 128 + lane * 4)) : make_uint2(0x3f803f80u, 0x3f803f80u);
+        const float weight[4] = { bf16_low(pair.x), bf16_high(pair.x), bf16_low(pair.y), bf16_high(pair.y) };
+
+#pragma unroll
+        for (int e = 0; e < 4; e++) v.x[i][e] = v.x[i][e] * inv * weight[e];
+    }
+}
+
+/* Pairs (i, i + D/2) for i < turned. */
+template <int D>
+__device__ __forceinline__ void head_rotate(head_vector<D> &v, const float2 *rope, uint32_t turned, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 256; i++) {
+        const uint32_t at = i * 128 + lane * 4;
+
+        if (at >= turned) continue;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const float2 cs = __ldcg(rope + at + e);
+            const float low = v.x[i][e], high = v.x[i + D / 256][e];
+
+            v.x[i][e] = low * cs.x - high * cs.y;
+            v.x[i + D / 256][e] = high * cs.x + low * cs.y;
+        }
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void head_store(const head_vector<D> &v, __nv_bfloat16 *to, float scale, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 128; i++)
+        *(uint2 *)(to + i * 128 + lane * 4) = make_uint2(pack_bf16(v.x[i][0] * scale, v.x[i][1] * scale), pack_bf16(v.x[i][2] * scale, v.x[i][3] * scale));
+}
+
+/* ---- fragments ---- */
+
+template <int D> struct attn_shape {
+    static constexpr int KEYS = D == 256 ? 64 : 32;            /* keys of a chunk */
+    static constexpr int KEY_TILES = KEYS / 8;                 /* warps along the keys in q k */
+    static constexpr int DIM_PARTS = ATTN_WARPS / KEY_TILES;   /* warps along d in q k: 1 or 2 */
+    static constexpr int PV_DIMS = D / ATTN_WARPS;             /* columns of a warp in p v: 32 or 64 */
+    static constexpr int PV_TILES = PV_DIMS / 8;
+    static constexpr int PV_STEPS = KEYS / 16;
+    static constexpr int Q_STRIDE = D + 32;                    /* bf16; rows 16 banks apart: two rows of a quarter warp never collide */
+    static constexpr int P_STRIDE = KEYS + 16;                 /* bf16; rows 8 banks apart */
+};
+
+template <int D> struct attn_shared {
+    using S = attn_shape<D>;
+    __nv_bfloat16 q[16][S::Q_STRIDE];
+    __nv_bfloat16 p[16][S::P_STRIDE];
+    float4 half[S::DIM_PARTS == 2 ? S::KEY_TILES * 32 : 1];    /* scores over the upper half of d */
+    float top[16][8], sum[16][8];                              /* per key tile */
+};
+
+/* Address of K (or V) of a key of this item's sequence and head. */
+template <int D>
+__device__ __forceinline__ const __nv_bfloat16 *key_address(const attn_args &a, const item &it, uint32_t key, uint64_t offset)
+{
+    const uint32_t page = __ldg(a.pages + (uint64_t)it.group.seq * a.pages_stride + key / ATTN_PAGE_TOKENS % a.ring_pages);
+
+    return (const __nv_bfloat16 *)(a.arena + page * a.page_bytes + offset) + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * D;
+}
+
+/* Keys of [first, end) only: others may lie in pages that belong to somebody else, and their bytes may be anything. */
+template <int D>
+__device__ __forceinline__ void load_k(uint4 (&k)[8], const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
+{
+    const uint32_t key = chunk + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4;
+    const bool live = key >= first && key < end;
+    const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.k_offset) + warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 : NULL;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) k[i] = live ? ld_l2((const uint4 *)(from + i * 32)) : make_uint4(0, 0, 0, 0);
+}
+
+template <int D>
+__device__ __forceinline__ void load_v(uint32_t (&v)[32], const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
+{
+    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;         /* 4-byte words of a lane per key: 2 or 4 */
+
+#pragma unroll
+    for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const uint32_t key = chunk + s * 16 + lane % 4 * 4 + e;
+            const bool live = key >= first && key < end;
+            uint32_t *to = v + (s * 4 + e) * WORDS;
+            const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.v_offset) + warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS) : NULL;
+
+            if (WORDS == 2) {
+                const uint2 x = live ? __ldcg((const uint2 *)from) : make_uint2(0, 0);
+                to[0] = x.x, to[1] = x.y;
+            } else {
+                const uint4 x = live ? ld_l2((const uint4 *)from) : make_uint4(0, 0, 0, 0);
+                to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+            }
+        }
+}
+
+/* Scores of 16 query rows with this warp's 8 keys over its part of d. */
+template <int D>
+__device__ __forceinline__ void scores(float (&s)[4], const uint4 (&k)[8], const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    const uint32_t at = warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint4 low = *(const uint4 *)&sh.q[lane / 4][at + i * 32], high = *(const uint4 *)&sh.q[lane / 4 + 8][at + i * 32];
+
+        mma_bf16(s, low.x, high.x, low.y, high.y, k[i].x, k[i].y);
+        mma_bf16(s, low.z, high.z, low.w, high.w, k[i].z, k[i].w);
+    }
+}
+
+/* out[tile] += p v for this warp's columns. */
+template <int D>
+__device__ __forceinline__ void accumulate(float (&out)[attn_shape<D>::PV_TILES][4], const uint32_t (&v)[32], const attn_shared<D> &sh, uint32_t lane)
+{
+    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
+
+#pragma unroll
+    for (int s = 0; s < attn_shape<D>::PV_STEPS; s++) {
+        const uint2 low = *(const uint2 *)&sh.p[lane / 4][s * 16 + lane % 4 * 4], high = *(const uint2 *)&sh.p[lane / 4 + 8][s * 16 + lane % 4 * 4];
+        const uint32_t *x = v + s * 4 * WORDS;
+
+#pragma unroll
+        for (int j = 0; j < attn_shape<D>::PV_TILES; j++) {
+            const uint32_t select = j % 2 ? 0x7632 : 0x5410;   /* the upper or lower bf16 of both */
+            const uint32_t b0 = __byte_perm(x[j / 2], x[WORDS + j / 2], select), b1 = __byte_perm(x[2 * WORDS + j / 2], x[3 * WORDS + j / 2], select);
+
+            mma_bf16(out[j], low.x, high.x, low.y, high.y, b0, b1);
+        }
+    }
+}
+
+/* ---- the item ---- */
+
+/* Query head and row of mma row m. Full layers: row `row`, head m. Sliding: rows and the two heads of the kv head interleaved. */
+template <int D> __device__ __forceinline__ uint32_t m_row(uint32_t m, uint32_t row) { return D == 256 ? m / 2 : row; }
+template <int D> __device__ __forceinline__ uint32_t m_head(uint32_t m, uint32_t kv_head) { return D == 256 ? kv_head * 2 + m % 2 : m; }
+
+template <int D>
+__device__ __forceinline__ void prepare_q(const attn_args &a, const item &it, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+#pragma unroll 1
+    for (uint32_t m = warp; m < 16; m += ATTN_WARPS) {
+        const uint32_t r = m_row<D>(m, row);
+        head_vector<D> v = {};
+
+        if (r < it.group.rows) {
+            const uint32_t at = it.group.first_row + r;
+
+            head_load<D>(v, a.qkv + (uint64_t)at * a.qkv_stride + m_head<D>(m, it.head) * D, lane);
+            head_norm<D>(v, a.q_norm, a.eps, lane);
+            head_rotate<D>(v, a.rope + (uint64_t)at * a.rope_stride, a.turned, lane);
+        }
+        head_store<D>(v, sh.q[m], a.scale, lane);
+    }
+}
+
+/* K and V of the group's new positions inside this item's span go to their pages. */
+template <int D>
+__device__ __forceinline__ void write_kv(const attn_args &a, const item &it, uint32_t warp, uint32_t lane)
+{
+#pragma unroll 1
+    for (uint32_t i = warp; i < 2 * it.group.rows; i += ATTN_WARPS) {
+        const uint32_t r = i / 2, key = it.group.first_position + r, at = it.group.first_row + r;
+        const bool value = i & 1;
+        const float *from = a.qkv + (uint64_t)at * a.qkv_stride + (ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + it.head) * D;
+        head_vector<D> v;
+
+        if (key < it.span.first || key >= it.span.end) continue;
+        head_load<D>(v, from, lane);
+        head_norm<D>(v, value ? NULL : a.k_norm, a.eps, lane);
+        if (!value) head_rotate<D>(v, a.rope + (uint64_t)at * a.rope_stride, a.turned, lane);
+        head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, key, value ? a.v_offset : a.k_offset), 1.0f, lane);
+    }
+}
+
+/* The part of a row's softmax that the blocks of a chunk share: new maximum, weights, sums. Each warp of the first DIM_PARTS group
+ * holds the scores of 8 keys. Leaves p in shared memory; factor[h]: what the rows g and g + 8 accumulated so far shrinks by. */
+template <int D>
+__device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2], const attn_args &a,
+                                              const item &it, uint32_t chunk, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<D>;
+    const uint32_t tile = warp % S::KEY_TILES, g = lane / 4;
+    const bool holds = warp < S::KEY_TILES;
+
+    if (S::DIM_PARTS == 2) {
+        if (!holds) sh.half[tile * 32 + lane] = make_float4(s[0], s[1], s[2], s[3]);
+        __syncthreads();
+        if (holds) {
+            const float4 h = sh.half[tile * 32 + lane];
+
+            s[0] += h.x, s[1] += h.y, s[2] += h.z, s[3] += h.w;
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t r = m_row<D>(g + 8 * h, row), position = it.group.first_position + r;
+
+        float best = NEVER;
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const uint32_t key = chunk + tile * 8 + lane % 4 * 2 + e;
+            const bool seen = r < it.group.rows && key <= position && (!a.window || key + a.window > position);
+
+            s[h * 2 + e] = seen ? s[h * 2 + e] : NEVER;
+            best = fmaxf(best, s[h * 2 + e]);
+        }
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
+        if (holds && lane % 4 == 0) sh.top[g + 8 * h][tile] = best;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t m = g + 8 * h;
+        float best = top[h];
+
+#pragma unroll
+        for (int t = 0; t < S::KEY_TILES; t++) best = fmaxf(best, sh.top[m][t]);
+        factor[h] = top[h] == NEVER ? 0.0f : __expf(top[h] - best);
+        top[h] = best;
+        const float p0 = s[h * 2] == NEVER ? 0.0f : __expf(s[h * 2] - best), p1 = s[h * 2 + 1] == NEVER ? 0.0f : __expf(s[h * 2 + 1] - best);
+        float part = p0 + p1;
+
+        part += __shfl_xor_sync(0xffffffffu, part, 1);
+        part += __shfl_xor_sync(0xffffffffu, part, 2);
+        if (holds) {
+            *(uint32_t *)&sh.p[m][tile * 8 + lane % 4 * 2] = pack_bf16(p0, p1);
+            if (lane % 4 == 0) sh.sum[m][tile] = part;
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float part = 0.0f;
+
+#pragma unroll
+        for (int t = 0; t < S::KEY_TILES; t++) part += sh.sum[g + 8 * h][t];
+        sum[h] = sum[h] * factor[h] + part;
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void store_partial(const attn_args &a, const item &it, uint32_t row, const float (&out)[attn_shape<D>::PV_TILES][4],
+                                              const float (&top)[2], const float (&sum)[2], uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<D>;
+
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t m = lane / 4 + 8 * h, r = m_row<D>(m, row);
+
+        if (r >= it.group.rows) continue;
+        const uint64_t at = ((uint64_t)(it.group.first_row + r) * ATTN_HEADS + m_head<D>(m, it.head)) * a.spans_max + it.slot;
+        float *to = a.part + at * D + warp * S::PV_DIMS + lane % 4 * (2 * S::PV_TILES);
+
+        /* Column n of tile j is d = tiles * n + j: lane t holds n = 2t and 2t + 1, so 2 * tiles consecutive elements. */
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+#pragma unroll
+            for (int j = 0; j < S::PV_TILES; j += 4)
+                *(float4 *)(to + e * S::PV_TILES + j) = make_float4(out[j][h * 2 + e], out[j + 1][h * 2 + e], out[j + 2][h * 2 + e], out[j + 3][h * 2 + e]);
+        if (warp == 0 && lane % 4 == 0) a.part_ml[at] = make_float2(top[h], sum[h]);
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void work(const attn_args &a, const item &it, uint4 (&k)[8], uint32_t (&v)[32], uint32_t first, uint32_t end,
+                                     attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<D>;
+    const bool one_chunk = it.span.end - it.span.first == S::KEYS;
+
+    for (uint32_t row = 0; row < (D == 256 ? 1 : it.group.rows); row++) {
+        float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
+
+        if (row) {
+            prepare_q<D>(a, it, row, sh, warp, lane);
+            __syncthreads();
+        }
+        for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += S::KEYS) {
+            float s[4] = {};
+
+            if (!one_chunk) load_k<D>(k, a, it, chunk, first, end, warp, lane), load_v<D>(v, a, it, chunk, first, end, warp, lane);
+            scores<D>(s, k, sh, warp, lane);
+            softmax_chunk<D>(s, top, sum, factor, a, it, chunk, row, sh, warp, lane);
+            if (!one_chunk) {
+#pragma unroll
+                for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
+            }
+            accumulate<D>(out, v, sh, lane);
+        }
+        store_partial<D>(a, it, row, out, top, sum, warp, lane);
+        __syncthreads();              /* q and p are written again */
+    }
+}
+
+template <int D>
+__global__ void __maxnreg__(96) attn_kernel(const __grid_constant__ attn_args a)
+{
+    __shared__ attn_shared<D> sh;
+    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    bool waited = false;
+    item it;
+
+    chain_trigger();
+    for (uint32_t index = blockIdx.x; find_item(it, a, index); index += gridDim.x) {
+        const uint32_t p0 = it.group.first_position, end = p0 + it.group.rows;
+        const uint32_t first = a.window && p0 + 1 > a.window ? p0 + 1 - a.window : 0;
+        const bool fresh = it.span.end > p0;       /* holds positions of this step */
+        uint4 k[8];
+        uint32_t v[32];
+
+        if (!fresh) load_k<D>(k, a, it, it.span.first, first, end, warp, lane), load_v<D>(v, a, it, it.span.first, first, end, warp, lane);
+        if (!waited) chain_wait();
+        waited = true;
+        prepare_q<D>(a, it, 0, sh, warp, lane);
+        if (fresh) write_kv<D>(a, it, warp, lane);
+        __syncthreads();
+        if (fresh) load_k<D>(k, a, it, it.span.first, first, end, warp, lane), load_v<D>(v, a, it, it.span.first, first, end, warp, lane);
+        work<D>(a, it, k, v, first, end, sh, warp, lane);
+    }
+    if (!waited) chain_wait();
+}
+
+/* One block per (row, head): the spans in ascending order, so that spans which a row does not see (weight exactly 0) change no bit. */
+template <int D>
+__global__ void __launch_bounds__(D / 2) combine_kernel(const __grid_constant__ attn_args a)
+{
+    extern __shared__ float weight[];
+    const uint32_t row = blockIdx.x / ATTN_HEADS, head = blockIdx.x % ATTN_HEADS;
+    const uint64_t at = (uint64_t)blockIdx.x * a.spans_max;
+    float top = NEVER, sum = 0.0f;
+    float2 out = make_float2(0.0f, 0.0f);
+
+    chain_trigger();
+    const bool live = row < a.state->rows;
+    const uint32_t spans = live ? group_spans(a.state->group[a.state->row[row].group], a.window).y : 0;
+
+    chain_wait();
+    if (!live) return;
+    for (uint32_t s = 0; s < spans; s++) top = fmaxf(top, __ldcg(&a.part_ml[at + s].x));
+    const float *part = a.part + at * D + threadIdx.x * 2;
+#pragma unroll 8
+    for (uint32_t s = 0; s < spans; s++) {
+        const float2 ml = __ldcg(a.part_ml + at + s), x = __ldcg((const float2 *)(part + (uint64_t)s * D));
+        const float w = ml.x == NEVER ? 0.0f : __expf(ml.x - top);
+
+        sum += w * ml.y, out.x += w * x.x, out.y += w * x.y;
+    }
+    const float inv = 1.0f / sum;
+
+    *(uint32_t *)(a.out + ((uint64_t)row * ATTN_HEADS + head) * D + threadIdx.x * 2) = pack_bf16(out.x * inv, out.y * inv);
+}
+
+int attn_init(void)
+{
+    int rc = launch_prepare((const void *)attn_kernel<256>, 0);
+
+    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512>, 0);
+    if (rc == 0) rc = launch_prepare((const void *)combine_kernel<256>, 0);
+    if (rc == 0) rc = launch_prepare((const void *)combine_kernel<512>, 0);
+    return rc;
+}
+
+int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, uint32_t sm_count, void *stream)
+{
+    attn_args a = *args;
+    void *params[] = { &a };
+    const uint32_t sliding_blocks = rows * ATTN_SLIDING_SPANS_MAX * a.kv_heads;
+    int rc;
+
+    if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;
+    if (head_dim == 256 ? a.kv_heads != 8 || !a.window : a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
+    if (rows == 0 || rows > STEP_ROWS_MAX) return -E_RANGE;
+    if (head_dim == 256) rc = launch_chained((const void *)attn_kernel<256>, sliding_blocks < 2 * sm_count ? sliding_blocks : 2 * sm_count, ATTN_WARPS * 32, 0, params, stream);
+    else rc = launch_chained((const void *)attn_kernel<512>, sm_count, ATTN_WARPS * 32, 0, params, stream);
+    if (rc) return rc;
+    return launch_chained(head_dim == 256 ? (const void *)combine_kernel<256> : (const void *)combine_kernel<512>, rows * ATTN_HEADS, head_dim / 2, 0, params, stream);
+}

@@ -1,0 +1,54 @@
+/* attn: one layer's attention for the rows of a step. From the f32 outputs of the qkv product to the bf16 input of the o product:
+ * q and k norm, rotation, v norm, writing K and V of the new positions, softmax(q k) v over the pages.
+ *   qkv  [rows][16 d | kv_heads d | kv_heads d] f32 (no v part in layers where v is the key projection before norm and rotation)
+ *   KV   bf16 pages of 32 positions as model/kv.h lays them out: K [kv_heads][32][d], then V, of this layer, at an offset in the page
+ *   out  [rows][16 d] bf16
+ * Two kernels: attn works on (sequence, kv head, span of keys) items and writes partial results; combine adds the spans in ascending order.
+ * The cut of the key axis into spans is fixed by absolute position, whatever the batch, the row or the length of the text:
+ * sliding layers 64 keys; full layers 32 keys below 2048, then 128, 512 and 1024, so that long texts do not drown in partial results.
+ * Keys outside a row's own view add exact zeros. So the bits of a row do not depend on what else is in the step.
+ * Needs     d = 256 with 2 query heads per kv head, or d = 512 with 16; groups of at most 8 rows; ring >= window + 8 tokens. Never synchronizes.
+ * Checked   tests/gpu/ops_test.cu against f64; tests/gpu/logits.py against transformers. */
+#ifndef SLUICE_CUDA_ATTN_H
+#define SLUICE_CUDA_ATTN_H
+
+#include "state.h"
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <stdint.h>
+
+#define ATTN_HEADS 16
+#define ATTN_PAGE_TOKENS 32
+#define ATTN_SLIDING_SPAN 64
+#define ATTN_SLIDING_SPANS_MAX 18     /* a window of 1024 keys seen by 8 consecutive rows touches at most 18 */
+
+struct attn_args {
+    const struct step_state *state;
+    const float *qkv;
+    uint32_t qkv_stride;              /* elements per row */
+    uint32_t kv_heads;
+    uint32_t has_v;
+    uint32_t window;                  /* 0: full layer */
+    uint8_t *arena;                   /* base of the pool of this layer type */
+    uint64_t page_bytes, k_offset, v_offset;
+    const uint32_t *pages;            /* [seqs][pages_stride] page numbers of this layer type */
+    uint32_t pages_stride;
+    uint32_t ring_pages;              /* entry of position p: (p / 32) % ring_pages; full layers: at least every page of the text */
+    const __nv_bfloat16 *q_norm, *k_norm;   /* [d] */
+    const float2 *rope;               /* [rows][rope_stride], this layer type's part first */
+    uint32_t rope_stride, turned;     /* pairs that turn */
+    float eps, scale;
+    float *part;                      /* [rows][16][spans_max][d] */
+    float2 *part_ml;                  /* [rows][16][spans_max] (max, sum) */
+    uint32_t spans_max;
+    __nv_bfloat16 *out;
+};
+
+/* Spans of a full layer that cover `tokens` keys: the size of the partial buffers. */
+uint32_t attn_full_spans(uint32_t tokens);
+
+/* 0, -E_UNSUPPORTED, -E_IO. */
+int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, uint32_t sm_count, void *stream);
+int attn_init(void);
+
+#endif

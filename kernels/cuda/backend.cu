@@ -1,0 +1,259 @@
+/* kernels/cuda/backend.cu - the handle: scratch memory, page tables, graphs, launching and awaiting steps (contract in cuda_backend.h). */
+#include "chain.h"
+#include "launch.h"
+#include "shm/error.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <new>
+
+#define RING_SLOTS_DEFAULT 10
+#define WINDOW_SLOTS_DEFAULT 3        /* 60 KB per SM: 40 cost bandwidth, 200 cost everybody's latency (bench/RESULTS_cuda.md) */
+
+static int allocate(void **p, uint64_t bytes)
+{
+    int rc = launch_check(cudaMalloc(p, bytes), "scratch memory");
+
+    return rc ? rc : launch_check(cudaMemset(*p, 0, bytes), "scratch memory");
+}
+
+static int make_scratch(struct cuda_backend *b)
+{
+    const struct cuda_model_spec *s = &b->spec;
+    const uint64_t turned = s->rope_turned[0] + s->rope_turned[1];
+    uint64_t qkv_rows = 0, q_rows = 0, part = 0, part_ml = 0;
+
+    for (uint32_t i = 0; i < s->layers; i++) {
+        const uint64_t spans = (uint64_t)b->spans_max[s->layer[i].type] * STEP_ROWS_MAX * ATTN_HEADS;
+
+        if (b->arena.layer[i].qkv.rows > qkv_rows) qkv_rows = b->arena.layer[i].qkv.rows;
+        if (spec_q_rows(s, i) > q_rows) q_rows = spec_q_rows(s, i);
+        if (spans * spec_head_dim(s, i) > part) part = spans * spec_head_dim(s, i);
+        if (spans > part_ml) part_ml = spans;
+    }
+    const struct { void **p; uint64_t bytes; } want[] = {
+        { (void **)&b->state, sizeof *b->state },
+        { (void **)&b->residual[0], 4ull * STEP_ROWS_MAX * s->hidden },
+        { (void **)&b->residual[1], 4ull * STEP_ROWS_MAX * s->hidden },
+        { (void **)&b->part, 4ull * NORM_SPLIT_MAX * STEP_ROWS_MAX * s->hidden },
+        { (void **)&b->qkv, 4ull * STEP_ROWS_MAX * qkv_rows },
+        { (void **)&b->x, 2ull * STEP_ROWS_MAX * s->hidden },
+        { (void **)&b->attn_out, 2ull * STEP_ROWS_MAX * q_rows },
+        { (void **)&b->act, 2ull * STEP_ROWS_MAX * s->intermediate },
+        { (void **)&b->attn_part, 4 * part },
+        { (void **)&b->attn_ml, 8 * part_ml },
+        { (void **)&b->rope, 8 * STEP_ROWS_MAX * turned },
+        { (void **)&b->inv_freq, 4 * turned },
+        { (void **)&b->logits, 4ull * STEP_ROWS_MAX * s->vocab },
+        { (void **)&b->tile_top, 4ull * STEP_ROWS_MAX * (s->vocab / TILE_ROWS) },
+        { (void **)&b->last_token, 4 * STEP_ROWS_MAX },
+        { (void **)&b->done, 4 },
+        { (void **)&b->pages[0], 4ull * b->options.seqs_max * b->pages_stride[0] },
+        { (void **)&b->pages[1], 4ull * b->options.seqs_max * b->pages_stride[1] },
+    };
+    int rc = 0;
+
+    for (size_t i = 0; i < sizeof want / sizeof *want && rc == 0; i++) rc = allocate(want[i].p, want[i].bytes);
+    if (rc == 0) rc = launch_check(cudaMallocHost((void **)&b->state_host, sizeof *b->state_host), "pinned memory");
+    if (rc == 0) rc = launch_check(cudaHostAlloc((void **)&b->result, sizeof *b->result, cudaHostAllocMapped), "mapped memory");
+    if (rc == 0) rc = launch_check(cudaHostGetDevicePointer((void **)&b->result_device, b->result, 0), "mapped memory");
+    if (rc == 0) memset(b->state_host, 0, sizeof *b->state_host), memset(b->result, 0, sizeof *b->result);
+    return rc;
+}
+
+/* In f32, in the order in which the reference computes it: at far positions one ulp of a frequency shows. */
+static int make_frequencies(struct cuda_backend *b)
+{
+    float table[128 + 256];
+    uint32_t n = 0;
+
+    for (uint32_t type = 0; type < 2; type++)
+        for (uint32_t i = 0; i < b->spec.rope_turned[type]; i++)
+            table[n++] = 1.0f / powf((float)b->spec.rope_theta[type], (float)(2 * i) / (type == CUDA_FULL ? 512.0f : 256.0f));
+    return launch_check(cudaMemcpy(b->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
+}
+
+static int prepare_kernels()
+{
+    int rc = rowmm_init();
+
+    if (rc == 0) rc = norm_init();
+    if (rc == 0) rc = embed_init();
+    if (rc == 0) rc = attn_init();
+    return rc ? rc : sample_init();
+}
+
+static int check_device(struct cuda_backend *b)
+{
+    int device, major, sms, rc = launch_check(cudaGetDevice(&device), "device");
+
+    if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
+    if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "device");
+    if (rc == 0 && (major != 9 || sms < 4)) return -E_UNSUPPORTED;
+    if (rc == 0) b->tuning.sm_count = (uint32_t)sms;
+    return rc;
+}
+
+static int open_all(struct cuda_backend *b)
+{
+    const uint32_t mask = b->options.graph_rows_mask ? b->options.graph_rows_mask : 31;
+    int rc = check_device(b);
+
+    if (rc == 0) rc = prepare_kernels();
+    if (rc == 0) rc = make_scratch(b);
+    if (rc == 0) rc = make_frequencies(b);
+    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream");
+    for (uint32_t i = 0; i < GRAPHS && rc == 0; i++)
+        if (mask >> i & 1) rc = chain_graph(b, 1u << i, CHAIN_ALL, &b->graph[i]);
+    return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
+}
+
+extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cuda_model_spec *spec, const struct cuda_options *options)
+{
+    struct arena arena;
+    int rc = arena_plan(&arena, spec);
+
+    if (rc) return rc;
+    if (!options->weights_device || !options->kv_device[0] || !options->kv_device[1] || options->seqs_max == 0) return -E_RANGE;
+    if (options->context_max == 0 || options->context_max > 1u << 20) return -E_RANGE;
+    if (options->ring_pages * ATTN_PAGE_TOKENS < spec->window + STEP_GROUP_ROWS_MAX && options->ring_pages * ATTN_PAGE_TOKENS < options->context_max) return -E_RANGE;
+    struct cuda_backend *b = new (std::nothrow) cuda_backend();
+    if (b == NULL) return -E_NOMEM;
+    b->spec = *spec;
+    b->options = *options;
+    b->arena = arena;
+    b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
+    b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
+    b->spans_max[CUDA_SLIDING] = ATTN_SLIDING_SPANS_MAX;
+    b->spans_max[CUDA_FULL] = attn_full_spans(options->context_max);
+    b->pages_stride[CUDA_SLIDING] = options->ring_pages;
+    b->pages_stride[CUDA_FULL] = (options->context_max + ATTN_PAGE_TOKENS - 1) / ATTN_PAGE_TOKENS;
+    rc = open_all(b);
+    if (rc) cuda_backend_close(b), b = NULL;
+    *backend = b;
+    return rc;
+}
+
+extern "C" void cuda_backend_close(struct cuda_backend *b)
+{
+    void *device[] = { b->state, b->residual[0], b->residual[1], b->part, b->qkv, b->x, b->attn_out, b->act, b->attn_part, b->attn_ml, b->rope,
+                       b->inv_freq, b->logits, b->tile_top, b->last_token, b->done, b->pages[0], b->pages[1] };
+
+    cudaDeviceSynchronize();
+    for (int i = 0; i < GRAPHS; i++)
+        if (b->graph[i]) cudaGraphExecDestroy(b->graph[i]);
+    for (void *p : device) cudaFree(p);
+    if (b->state_host) cudaFreeHost(b->state_host);
+    if (b->result) cudaFreeHost(b->result);
+    if (b->stream) cudaStreamDestroy(b->stream);
+    delete b;
+}
+
+extern "C" int cuda_backend_pages(struct cuda_backend *b, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count)
+{
+    if (type > CUDA_FULL || seq >= b->options.seqs_max || first > b->pages_stride[type] || count > b->pages_stride[type] - first) return -E_RANGE;
+    /* From pageable memory: the call returns when the entries have been taken, the stream orders them before later steps. */
+    return launch_check(cudaMemcpyAsync(b->pages[type] + (uint64_t)seq * b->pages_stride[type] + first, pages, 4ull * count, cudaMemcpyHostToDevice, b->stream), "pages");
+}
+
+static int check_group(const struct cuda_backend *b, const struct step_state *s, uint32_t g, uint32_t next_row)
+{
+    const struct step_group *group = &s->group[g];
+
+    if (group->first_row != next_row || group->rows == 0 || group->rows > STEP_GROUP_ROWS_MAX || group->rows > s->rows - next_row) return -E_RANGE;
+    if (group->seq >= b->options.seqs_max || group->first_position >= b->options.context_max) return -E_RANGE;
+    if (group->rows > b->options.context_max - group->first_position) return -E_RANGE;
+    for (uint32_t i = 0; i < group->rows; i++) {
+        const struct step_row *row = &s->row[next_row + i];
+
+        if (row->position != group->first_position + i || row->group != g) return -E_RANGE;
+        if (row->token >= b->spec.vocab && row->token != STEP_TOKEN_LAST) return -E_RANGE;
+    }
+    for (uint32_t i = 0; i < g; i++)
+        if (s->group[i].seq == group->seq) return -E_RANGE;      /* its rows would need each other's keys within one kernel */
+    return 0;
+}
+
+static int check_sampling(const struct step_sampling *p)
+{
+    if (!(p->temperature >= 0.0f) || !isfinite(p->temperature) || !(p->top_p >= 0.0f && p->top_p <= 1.0f) || !(p->min_p >= 0.0f && p->min_p <= 1.0f)) return -E_RANGE;
+    if (p->temperature == 0.0f) return 0;
+    if (p->top_k > SAMPLE_TOP_K_MAX) return -E_RANGE;
+    return p->top_k == 0 && p->top_p > 0.0f && p->top_p < 1.0f ? -E_UNSUPPORTED : 0;
+}
+
+static int check_state(const struct cuda_backend *b, const struct step_state *s)
+{
+    uint32_t next_row = 0;
+    int rc = 0;
+
+    if (s->rows == 0 || s->rows > STEP_ROWS_MAX || s->groups == 0 || s->groups > s->rows) return -E_RANGE;
+    for (uint32_t g = 0; g < s->groups && rc == 0; g++) {
+        rc = check_group(b, s, g, next_row);
+        next_row += s->group[g].rows;
+    }
+    for (uint32_t i = 0; i < s->rows && rc == 0; i++) rc = check_sampling(&s->sampling[i]);
+    return rc ? rc : next_row == s->rows ? 0 : -E_RANGE;
+}
+
+extern "C" int cuda_backend_put_state(struct cuda_backend *b, const struct step_state *state)
+{
+    const int rc = check_state(b, state);
+
+    if (rc) return rc;
+    return launch_check(cudaMemcpyAsync(b->state, state, sizeof *state, cudaMemcpyHostToDevice, b->stream), "state copy");
+}
+
+extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state *state)
+{
+    uint32_t g = 0;
+    const int rc = check_state(b, state);
+
+    if (rc) return rc;
+    if (b->launched && __atomic_load_n(&b->result->step, __ATOMIC_ACQUIRE) != b->launched) return -E_BUSY;   /* state_host may still be read */
+    while (g < GRAPHS && ((1u << g) < state->rows || !b->graph[g])) g++;
+    if (g == GRAPHS || state->step == 0 || state->step == b->launched) return -E_RANGE;
+    *b->state_host = *state;
+    b->launched = state->step;
+    return launch_check(cudaGraphLaunch(b->graph[g], b->stream), "step");
+}
+
+static uint64_t now_us()
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+extern "C" int cuda_backend_wait(struct cuda_backend *b, uint64_t step, uint32_t timeout_us, struct step_result *result)
+{
+    const uint64_t end = now_us() + timeout_us;
+
+    /* W1 <- publish() in sample.cu: the tokens are in host memory before the flag. */
+    for (uint32_t spins = 0; __atomic_load_n(&b->result->step, __ATOMIC_ACQUIRE) != step; spins++) {
+        if (spins % 1024 != 1023) continue;
+        const cudaError_t status = cudaStreamQuery(b->stream);
+
+        if (status != cudaSuccess && status != cudaErrorNotReady) return launch_check(status, "step");
+        if (now_us() > end) return -E_TIMEOUT;
+    }
+    *result = *b->result;
+    return 0;
+}
+
+extern "C" void *cuda_backend_buffer(struct cuda_backend *b, enum cuda_buffer which)
+{
+    return which == CUDA_LOGITS ? (void *)b->logits : which == CUDA_HIDDEN ? (void *)b->x : (void *)b->residual[0];   /* 2 norms a layer: back at 0 */
+}
+
+extern "C" void *cuda_backend_stream(struct cuda_backend *b) { return b->stream; }
+
+extern "C" int cuda_backend_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, void **graph_exec)
+{
+    if (rows == 0 || rows > STEP_ROWS_MAX || parts == 0 || parts > CHAIN_ALL) return -E_RANGE;
+    return chain_graph(b, rows, parts, (cudaGraphExec_t *)graph_exec);
+}
+
+extern "C" const char *cuda_backend_error(void) { return launch_error(); }

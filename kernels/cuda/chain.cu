@@ -1,0 +1,169 @@
+/* kernels/cuda/chain.cu - one step as a chain of kernels, and as a graph.
+ *
+ *   embed, then per layer: qkv, attn + combine, o, norm, gate_up, down, norm, then head, sample
+ *
+ * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it. With
+ * one row the norms are not kernels: every block of the next product computes them (norm.cuh), with the same bits. */
+#include "chain.h"
+#include "launch.h"
+#include "shm/error.h"
+
+struct chain {
+    struct cuda_backend *b;
+    uint32_t rows, parts;
+    bool fused;
+    uint32_t flip;                    /* residual[flip] is the current one */
+};
+
+static bool has(const struct chain *c, enum cuda_part part) { return c->parts >> part & 1; }
+
+static const __nv_bfloat16 *vector(const struct cuda_backend *b, uint64_t offset)
+{
+    return (const __nv_bfloat16 *)((const uint8_t *)b->options.weights_device + offset);
+}
+
+static struct packed_matrix matrix(const struct cuda_backend *b, const struct arena_matrix *m)
+{
+    const struct packed_matrix p = { (const uint8_t *)b->options.weights_device + m->offset, m->rows, m->k, m->slice_k, m->format };
+
+    return p;
+}
+
+/* out = w x, or with one row w norm(...). */
+static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, const struct norm_args *norm, void *out,
+                   uint32_t out_stride, enum rowmm_out kind)
+{
+    struct cuda_backend *b = c->b;
+    const struct packed_matrix w = matrix(b, m);
+    struct rowmm_args a = {};
+
+    a.x = norm ? NULL : x;
+    if (norm) a.norm = *norm;
+    a.out = out;
+    a.out_slice_stride = (uint64_t)ROWMM_ROWS_MAX * out_stride;
+    a.out_stride = out_stride;
+    a.m = c->rows;
+    a.out_kind = kind;
+    if (kind == ROWMM_LOGITS) {
+        a.softcap = b->spec.softcap;
+        a.tile_top = b->tile_top;
+        a.suppress_count = b->spec.suppress_count;
+        for (uint32_t i = 0; i < a.suppress_count; i++) a.suppress[i] = b->spec.suppress[i];
+    }
+    return rowmm_launch(&w, a, &b->tuning, b->stream);
+}
+
+/* The norms behind matrix `from` (whose partial sums they add); flips the residual. */
+static struct norm_args norms(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar)
+{
+    struct cuda_backend *b = c->b;
+    struct norm_args n = {};
+
+    n.part = b->part;
+    n.part_stride = (uint64_t)ROWMM_ROWS_MAX * b->spec.hidden;
+    n.split = from->k / from->slice_k;
+    n.hidden = b->spec.hidden;
+    n.residual = b->residual[c->flip];
+    n.residual_out = b->residual[c->flip ^ 1];
+    n.w_post = vector(b, w_post);
+    n.w_next = vector(b, w_next);
+    n.scalar = scalar;
+    n.eps = b->spec.norm_eps;
+    n.y_out = b->x;
+    c->flip ^= 1;
+    return n;
+}
+
+static int attention(struct chain *c, uint32_t layer)
+{
+    struct cuda_backend *b = c->b;
+    const uint32_t type = b->spec.layer[layer].type, d = spec_head_dim(&b->spec, layer);
+    const struct arena_layer *l = &b->arena.layer[layer];
+    struct attn_args a = {};
+
+    a.state = b->state;
+    a.qkv = b->qkv;
+    a.qkv_stride = l->qkv.rows;
+    a.kv_heads = spec_kv_heads(&b->spec, layer);
+    a.has_v = b->spec.layer[layer].has_v;
+    a.window = type == CUDA_SLIDING ? b->spec.window : 0;
+    a.arena = (uint8_t *)b->options.kv_device[type];
+    a.page_bytes = b->spec.page_bytes[type];
+    a.k_offset = b->spec.layer[layer].k_offset;
+    a.v_offset = b->spec.layer[layer].v_offset;
+    a.pages = b->pages[type];
+    a.pages_stride = a.ring_pages = b->pages_stride[type];
+    a.q_norm = vector(b, l->q_norm);
+    a.k_norm = vector(b, l->k_norm);
+    a.rope = b->rope + (type == CUDA_FULL ? b->spec.rope_turned[CUDA_SLIDING] : 0);
+    a.rope_stride = b->spec.rope_turned[0] + b->spec.rope_turned[1];
+    a.turned = b->spec.rope_turned[type];
+    a.eps = b->spec.norm_eps;
+    a.scale = b->spec.attention_scale;
+    a.part = b->attn_part;
+    a.part_ml = b->attn_ml;
+    a.spans_max = b->spans_max[type];
+    a.out = b->attn_out;
+    return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
+}
+
+/* x: NULL norms, or the norms that stand in front of this layer's qkv (one row). after: likewise behind the layer, for the caller. */
+static int layer_launch(struct chain *c, uint32_t i, struct norm_args *pending, bool *is_pending)
+{
+    struct cuda_backend *b = c->b;
+    const struct arena_layer *l = &b->arena.layer[i];
+    const bool last = i + 1 == b->spec.layers;
+    const uint64_t next_norm = last ? b->arena.final_norm : b->arena.layer[i + 1].input_norm;
+    const float *scalar = (const float *)((const uint8_t *)b->options.weights_device + l->scalar);
+    int rc = 0;
+
+    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, *is_pending ? pending : NULL, b->qkv, l->qkv.rows, ROWMM_PARTIAL);
+    if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
+    if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, NULL, b->part, b->spec.hidden, ROWMM_PARTIAL);
+    struct norm_args n = norms(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL);
+    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) rc = norm_launch(&n, b->x, c->rows, b->stream);
+    n.y_out = NULL;                   /* nobody reads the feed-forward input later */
+    if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, c->fused ? &n : NULL, b->act, b->spec.intermediate, ROWMM_GEGLU);
+    if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, NULL, b->part, b->spec.hidden, ROWMM_PARTIAL);
+    n = norms(c, &l->down, l->post_ff_norm, next_norm, scalar);
+    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) rc = norm_launch(&n, b->x, c->rows, b->stream);
+    if (!last) n.y_out = NULL;
+    *pending = n;
+    *is_pending = c->fused;
+    return rc;
+}
+
+int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
+{
+    struct chain c = { b, rows, parts, rows == 1 && !(b->options.flags & CUDA_NO_FUSED_NORM), 0 };
+    const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
+                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
+                                  b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
+                                  b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps };
+    const struct sample_args s = { b->state, b->logits, b->tile_top, b->spec.vocab, b->last_token, b->done, b->result_device };
+    struct norm_args pending = {};
+    bool is_pending = false;
+    int rc = 0;
+
+    if (has(&c, CUDA_PART_EMBED)) rc = embed_launch(&e, rows, b->stream);
+    for (uint32_t i = 0; i < b->spec.layers && rc == 0; i++) rc = layer_launch(&c, i, &pending, &is_pending);
+    if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, b->x, is_pending ? &pending : NULL, b->logits, b->spec.vocab, ROWMM_LOGITS);
+    if (rc == 0 && has(&c, CUDA_PART_SAMPLE)) rc = sample_launch(&s, rows, b->stream);
+    return rc;
+}
+
+int chain_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, cudaGraphExec_t *exec)
+{
+    cudaGraph_t graph = NULL;
+    int rc = launch_check(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal), "capture"), ended;
+
+    if (rc) return rc;
+    if (parts == CHAIN_ALL)
+        rc = launch_check(cudaMemcpyAsync(b->state, b->state_host, sizeof *b->state, cudaMemcpyHostToDevice, b->stream), "state copy");
+    if (rc == 0) rc = chain_launch(b, rows, parts);
+    ended = launch_check(cudaStreamEndCapture(b->stream, &graph), "end of capture");
+    if (rc == 0) rc = ended;
+    if (rc == 0) rc = launch_check(cudaGraphInstantiate(exec, graph, 0), "graph");
+    if (graph) cudaGraphDestroy(graph);
+    return rc;
+}

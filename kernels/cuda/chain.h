@@ -1,0 +1,55 @@
+/* kernels/cuda/chain.h - the handle's insides, and the order of kernels in a step. */
+#ifndef SLUICE_CUDA_CHAIN_H
+#define SLUICE_CUDA_CHAIN_H
+
+#include "arena.h"
+#include "attn.h"
+#include "embed.h"
+#include "norm.h"
+#include "rowmm.h"
+#include "sample.h"
+#include <cuda_runtime.h>
+
+#define GRAPHS 5                      /* 1, 2, 4, 8, 16 rows */
+#define STATE_SLOTS 2
+
+struct cuda_backend {
+    struct cuda_model_spec spec;
+    struct cuda_options options;      /* pointers in it are borrowed from the caller */
+    struct arena arena;
+    struct rowmm_tuning tuning;
+    cudaStream_t stream;
+    cudaGraphExec_t graph[GRAPHS];
+    uint64_t launched;                /* step number of the last launch */
+    uint32_t spans_max[2];            /* partial attention results per row and head, per layer type */
+    uint32_t pages_stride[2];         /* entries of a page table */
+    /* device, owned */
+    struct step_state *state;
+    float *residual[2];               /* [16][hidden]: the two ends of a norm */
+    float *part;                      /* [NORM_SPLIT_MAX][16][hidden] of o and down */
+    float *qkv;                       /* [16][largest qkv rows] */
+    __nv_bfloat16 *x;                 /* [16][hidden] normed input of qkv, gate_up and head */
+    __nv_bfloat16 *attn_out;          /* [16][largest q rows] */
+    __nv_bfloat16 *act;               /* [16][intermediate] */
+    float *attn_part;
+    float2 *attn_ml;
+    float2 *rope;                     /* [16][turned of both types] */
+    float *inv_freq;                  /* [turned of both types] */
+    float *logits, *tile_top;
+    uint32_t *last_token, *done;
+    uint32_t *pages[2];               /* [seqs_max][pages_stride] */
+    /* host */
+    struct step_state *state_host;    /* pinned; read by the graph's first node */
+    struct step_result *result;       /* mapped; written by its last kernel */
+    struct step_result *result_device;
+};
+
+/* Launches the chosen parts (bits of enum cuda_part) of a step for `rows` rows on the handle's stream. 0 or -E_. */
+int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts);
+
+/* Captures them as a graph. */
+int chain_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, cudaGraphExec_t *graph);
+
+#define CHAIN_ALL ((1u << CUDA_PARTS) - 1)
+
+#endif

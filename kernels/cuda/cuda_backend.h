@@ -1,0 +1,122 @@
+/* kernels/cuda/cuda_backend.h - the decode step of Gemma 4 on a Hopper GPU: the interface of libsluice_cuda.so.
+ *
+ * Plain C, opened with dlopen so that the same programs start where there is no GPU driver. One handle serves one thread.
+ * A step takes 1 to 16 rows (single decode rows of several sequences, or verify blocks of up to 8 rows of one), runs the whole model as one CUDA
+ * graph, samples on the device and writes the tokens into mapped host memory with a flag: no call waits for the GPU but cuda_backend_wait.
+ *
+ * Memory: the caller owns the weight arena, the KV pools and everything it passes in; they must outlive the handle. All
+ * pointers named `device` may be of memory imported from another process. The handle owns its scratch buffers only: nothing of value is lost
+ * with it. A process that dies in a step leaves KV pages of that step's positions half written; running the same step again writes the same bytes.
+ *
+ * Every function returns 0 or a count, or a negative -E_CODE (shm/error.h); cuda_backend_error() has the text. After
+ * -E_IO from a launch or a wait the CUDA context is lost (sticky error): the process must end and be restarted. */
+#ifndef SLUICE_CUDA_BACKEND_H
+#define SLUICE_CUDA_BACKEND_H
+
+#include "kernels/cuda/layout.h"
+#include "kernels/cuda/state.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CUDA_BACKEND_VERSION 1
+#define CUDA_LAYERS_MAX 128
+#define CUDA_SUPPRESS_MAX 8
+
+enum cuda_layer_type { CUDA_SLIDING = 0, CUDA_FULL = 1 };      /* as enum layer_type of model/config.h */
+
+struct cuda_layer_spec {
+    uint32_t type;                    /* enum cuda_layer_type */
+    uint32_t has_v;                   /* 0: the value is the key projection before norm and rotation */
+    uint64_t k_offset, v_offset;      /* bytes from the start of a KV page of its type (struct kv_layer) */
+};
+
+/* The model as the kernels need it. Only Gemma 4 12B's head geometry is built: 16 query heads; sliding layers 8 kv heads of 256;
+ * full layers 1 kv head of 512. Hidden and intermediate size and 16 * head size must be multiples of 3840 or of 4096. */
+struct cuda_model_spec {
+    uint32_t hidden, intermediate, vocab, layers;
+    uint32_t window;                  /* keys that a sliding layer sees, own included */
+    uint32_t format;                  /* enum weight_format of the layers; embedding and LM head are WEIGHT_BF16 */
+    float norm_eps, softcap, embed_scale, attention_scale;
+    double rope_theta[2];             /* per layer type */
+    uint32_t rope_turned[2];          /* pairs that turn: 128, and 64 of 256 */
+    uint32_t suppress_count, suppress[CUDA_SUPPRESS_MAX];
+    uint64_t page_bytes[2];           /* KV page of 32 positions, per layer type */
+    struct cuda_layer_spec layer[CUDA_LAYERS_MAX];
+};
+
+struct cuda_options {
+    void *weights_device;             /* cuda_weights_bytes(spec), 256-byte aligned; contents kept, packed or not yet */
+    void *kv_device[2];               /* pool of pages per layer type: page p at p * page_bytes[type] */
+    uint32_t seqs_max;                /* page tables */
+    uint32_t context_max;             /* longest sequence, tokens */
+    uint32_t ring_pages;              /* pages of a sliding ring: position p is in entry (p / 32) % ring_pages */
+    uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows; 0 means all of 1, 2, 4, 8, 16 */
+    uint32_t ring_slots, window_slots;/* tuning of rowmm; 0: the measured best */
+    uint32_t flags;                   /* CUDA_NO_FUSED_NORM, ... */
+};
+#define CUDA_NO_FUSED_NORM 1u         /* one row: norms as kernels of their own, as for several rows (same bits, slower) */
+
+enum cuda_tensor {
+    CUDA_Q, CUDA_K, CUDA_V, CUDA_O, CUDA_GATE, CUDA_UP, CUDA_DOWN,                          /* matrices of a layer */
+    CUDA_INPUT_NORM, CUDA_POST_ATTENTION_NORM, CUDA_PRE_FF_NORM, CUDA_POST_FF_NORM,         /* [hidden] bf16 */
+    CUDA_Q_NORM, CUDA_K_NORM,                                                               /* [head size] bf16 */
+    CUDA_LAYER_SCALAR,                                                                      /* [1] bf16 */
+    CUDA_EMBED, CUDA_FINAL_NORM,                                                            /* layer ignored */
+    CUDA_TENSORS
+};
+
+struct cuda_backend;                  /* opaque */
+
+/* Bytes of the weight arena. 0: the spec is not supported. */
+uint64_t cuda_weights_bytes(const struct cuda_model_spec *spec);
+
+/* Makes scratch, page tables and graphs on the current CUDA device. 0, -E_UNSUPPORTED, -E_RANGE, -E_NOMEM, -E_IO. */
+int cuda_backend_open(struct cuda_backend **backend, const struct cuda_model_spec *spec, const struct cuda_options *options);
+void cuda_backend_close(struct cuda_backend *backend);
+
+/* Packs one tensor from device memory into the arena. source_format: WEIGHT_BF16, or WEIGHT_FP8 with `scale` (device f32: one per row when
+ * scale_stride is 1, one for all when 0). BF16 matrices are quantised when the spec says FP8. Returns when the source may be freed. */
+int cuda_backend_load(struct cuda_backend *backend, enum cuda_tensor tensor, uint32_t layer, const void *source_device,
+                      uint32_t source_format, const void *scale_device, uint32_t scale_stride);
+
+/* Fills every weight with random values (norms near 1): the real shapes and speed without a checkpoint. */
+int cuda_backend_fill_random(struct cuda_backend *backend, uint64_t seed);
+
+/* Writes a packed matrix back as f32 [rows, k] row-major into device memory, in packed row order: q, k, v one after the other; gate and up by
+ * turns of 8 rows. tensor: CUDA_Q (the whole qkv), CUDA_O, CUDA_GATE (gate and up), CUDA_DOWN, CUDA_EMBED. */
+int cuda_backend_unpack(struct cuda_backend *backend, enum cuda_tensor tensor, uint32_t layer, void *out_device);
+
+/* Sets entries [first, first + count) of a sequence's page table. Takes effect for steps launched later. */
+int cuda_backend_pages(struct cuda_backend *backend, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
+
+/* Checks the rows and launches the smallest graph that holds them. The caller must have seen the previous step's flag.
+ * 0, -E_RANGE (a row, a group or a sampling field out of its limits: nothing was launched), -E_BUSY, -E_IO. */
+int cuda_backend_step(struct cuda_backend *backend, const struct step_state *state);
+
+/* Waits for the flag of `step`. 0, -E_TIMEOUT, -E_IO. */
+int cuda_backend_wait(struct cuda_backend *backend, uint64_t step, uint32_t timeout_us, struct step_result *result);
+
+/* Device memory that later stages read; valid after the step's flag. */
+enum cuda_buffer {
+    CUDA_LOGITS,                      /* f32 [16][vocab] after the softcap, suppressed tokens -inf */
+    CUDA_HIDDEN,                      /* bf16 [16][hidden] after the final norm (the input of the LM head) */
+    CUDA_RESIDUAL                     /* f32 [16][hidden] */
+};
+void *cuda_backend_buffer(struct cuda_backend *backend, enum cuda_buffer which);
+
+/* For benches: the stream (cudaStream_t), and one part of the step as a graph of its own (cudaGraphExec_t, owned by the caller):
+ * `part` is a bit set of 1 << enum cuda_part. */
+enum cuda_part { CUDA_PART_EMBED, CUDA_PART_QKV, CUDA_PART_ATTN, CUDA_PART_O, CUDA_PART_NORM, CUDA_PART_GATE_UP, CUDA_PART_DOWN, CUDA_PART_HEAD, CUDA_PART_SAMPLE, CUDA_PARTS };
+void *cuda_backend_stream(struct cuda_backend *backend);
+int cuda_backend_graph(struct cuda_backend *backend, uint32_t rows, uint32_t parts, void **graph_exec);
+/* Copies the state to the device without a launch (the graphs of parts do not). */
+int cuda_backend_put_state(struct cuda_backend *backend, const struct step_state *state);
+
+const char *cuda_backend_error(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,33 @@
+/* pack: a plain row-major matrix into the packed layout (layout.h), on the device, once at load.
+ *   src BF16 [rows, k] to FP8 (quantised here: scale = rowmax / 448, E4M3 round to nearest even) or BF16 (moved);
+ *   src FP8 E4M3 [rows, k] with f32 scales (one per row, or one for all) to FP8 (moved).
+ * Several sources can share one packed matrix: q, k and v one after the other (tile_first), gate and up interleaved by 8 rows (half).
+ * unpack writes the values back as f32 row-major: for tests and for comparing with other programs. */
+#ifndef SLUICE_CUDA_PACK_H
+#define SLUICE_CUDA_PACK_H
+
+#include "layout.h"
+
+#define PACK_WHOLE 2                  /* half: 0 gate, 1 up, PACK_WHOLE: the source fills all 16 rows of its tiles */
+
+struct pack_source {
+    const void *data;                 /* device */
+    const float *scale;               /* FP8: per row; NULL for BF16 */
+    uint32_t scale_stride;            /* 1: per row, 0: one for all */
+    uint32_t format;                  /* enum weight_format of the source */
+    uint32_t rows;                    /* multiple of 16 (8 when interleaved) */
+    uint32_t tile_first;              /* first tile of the packed matrix that it fills */
+    uint32_t half;
+};
+
+/* scratch: rows * 4 bytes of device memory, used when quantising. 0, -E_RANGE, -E_UNSUPPORTED (FP8 to BF16), -E_IO. */
+int pack_launch(const struct packed_matrix *to, const struct pack_source *from, float *scratch, void *stream);
+
+/* out [rows, k] f32, device; packed row order (tile by tile). */
+int unpack_launch(const struct packed_matrix *from, float *out, void *stream);
+
+/* Fills n elements with bf16 of a normal distribution (mean 0), a pure function of seed and index. */
+int fill_normal_launch(void *out_bf16, uint64_t n, float deviation, uint64_t seed, void *stream);
+int fill_constant_launch(void *out_bf16, uint64_t n, float value, void *stream);
+
+#endif

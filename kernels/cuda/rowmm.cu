@@ -1,0 +1,377 @@
+/* kernels/cuda/rowmm.cu - the small-row matrix product (contract in rowmm.h).
+ *
+ * One block per SM, 10 warps. 8 consumer warps split k; each keeps its activation fragments in registers for the whole
+ * launch and loops over the block's units. One producer lane streams units into a ring of slots with one bulk copy per slot and
+ * starts before the previous kernel has ended. One epilogue warp adds the 8 partial sums in a fixed order and stores. */
+#include "rowmm.h"
+#include "launch.h"
+#include "shm/error.h"
+
+#define THREADS ((CONSUMER_WARPS + 2) * 32)
+#define RING_MAX 11
+#define PARTIAL_BUFFERS 2
+#define BARRIER_CONSUMERS 1           /* named barrier of the 8 consumer warps */
+
+template <bool FP8, int SLICE> struct geometry {
+    static constexpr int LOADS = SLICE == 3840 ? 5 : 4;                     /* 16-byte loads per lane and slot */
+    static constexpr int SLOTS = SLICE * (FP8 ? 1 : 2) * TILE_ROWS / (CONSUMER_WARPS * LOADS * 512);
+    static constexpr int BLOCKS = SLICE / CONSUMER_WARPS / 32;              /* k blocks of 32 per warp */
+    static constexpr uint32_t DATA_BYTES = CONSUMER_WARPS * LOADS * 512;
+    static constexpr uint32_t SLOT_BYTES = DATA_BYTES + (FP8 ? UNIT_HEADER_BYTES : 0);
+    static constexpr uint32_t UNIT_BYTES = SLOTS * DATA_BYTES + (FP8 ? UNIT_HEADER_BYTES : 0);
+};
+
+struct rowmm_shared {                 /* behind the ring */
+    uint64_t full[RING_MAX], empty[RING_MAX];
+    uint64_t part_full[PARTIAL_BUFFERS], part_empty[PARTIAL_BUFFERS];
+    struct norm_scratch norm;
+    float scale[PARTIAL_BUFFERS][TILE_ROWS];
+};
+
+#define PARTIAL_BYTES(tiles) (PARTIAL_BUFFERS * CONSUMER_WARPS * (tiles) * 512)
+
+template <bool FP8, int SLICE>
+__device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowmm_shared *sh)
+{
+    using G = geometry<FP8, SLICE>;
+    const uint64_t policy = policy_evict_first();
+    uint32_t stage = 0, phase = 0, behind = 0, behind_phase = 0, issued = 0;
+
+    for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
+        const uint8_t *from = a.w + (uint64_t)unit * G::UNIT_BYTES;
+
+        for (int slot = 0; slot < G::SLOTS; slot++) {
+            const uint32_t bytes = G::DATA_BYTES + (FP8 && slot == 0 ? UNIT_HEADER_BYTES : 0);
+
+            mbar_wait(&sh->empty[stage], phase ^ 1);
+            if (issued >= a.window_slots) {            /* wait for the copy `window_slots` back to land */
+                mbar_wait(&sh->full[behind], behind_phase);
+                if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
+            }
+            mbar_arrive_expect(&sh->full[stage], bytes);
+            bulk_load(ring + stage * G::SLOT_BYTES, from, bytes, &sh->full[stage], policy);
+            from += bytes;
+            issued++;
+            if (++stage == a.ring_slots) stage = 0, phase ^= 1;
+        }
+    }
+}
+
+/* Turns a row's bf16 fragments into f16 times a power of two; returns the inverse of that power. */
+template <int BLOCKS>
+__device__ __forceinline__ float scale_to_f16(uint32_t (&x)[BLOCKS][4])
+{
+    __nv_bfloat162 largest = __float2bfloat162_rn(0.0f);
+
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) largest = __hmax2(largest, __habs2(*(const __nv_bfloat162 *)&x[b][i]));
+    float top = fmaxf(__low2float(largest), __high2float(largest));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+
+    /* top in [2^e, 2^(e+1)) goes to [2^14, 2^15); the exponent is kept where both the power and its inverse are normal. */
+    const int e = (int)(__float_as_uint(top) >> 23) - 127;
+    const int shift = top == 0.0f ? 0 : min(max(14 - e, -100), 100);
+    const float scale = __uint_as_float((uint32_t)(127 + shift) << 23);
+
+#pragma unroll
+    for (int b = 0; b < BLOCKS; b++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) x[b][i] = pack_f16(bf16_low(x[b][i]) * scale, bf16_high(x[b][i]) * scale);
+    return __uint_as_float((uint32_t)(127 - shift) << 23);
+}
+
+/* The activation row of a single-row launch, normed by all consumer warps of this block into `row` (shared). */
+__device__ __forceinline__ void fused_norm(const rowmm_args &a, __nv_bfloat16 *row, rowmm_shared *sh, uint32_t warp, uint32_t lane)
+{
+    norm_weights<4> w;
+    uint2 y[4];
+
+    norm_load_weights<CONSUMER_WARPS, 4>(w, a.norm, warp, lane);
+    chain_wait();
+    norm_row<CONSUMER_WARPS, 4, BARRIER_CONSUMERS>(y, a.norm, w, 0, blockIdx.x == 0, &sh->norm, warp, lane);
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const uint32_t i = (warp + CONSUMER_WARPS * j) * 128 + lane * 4;
+
+        if (i >= a.norm.hidden) continue;
+        *(uint2 *)(row + i) = y[j];
+        if (a.norm.y_out && blockIdx.x == 0) *(uint2 *)(a.norm.y_out + i) = y[j];
+    }
+    norm_barrier<CONSUMER_WARPS * 32, BARRIER_CONSUMERS>();
+}
+
+template <bool FP8, int SLICE, int TILES>
+__device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][SLICE / CONSUMER_WARPS / 32][4], const rowmm_args &a,
+                                          uint8_t *partials, rowmm_shared *sh, uint32_t warp, uint32_t lane)
+{
+    constexpr int BLOCKS = SLICE / CONSUMER_WARPS / 32;
+    const uint32_t first = warp * (SLICE / CONSUMER_WARPS) + lane % 4 * 8;
+
+    if (TILES == 1 && a.x == NULL) {
+        __nv_bfloat16 *row = (__nv_bfloat16 *)partials;     /* the partial buffers are still unused */
+
+        fused_norm(a, row, sh, warp, lane);
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) {
+            const uint4 v = lane < 4 ? *(const uint4 *)(row + first + b * 32) : make_uint4(0, 0, 0, 0);
+
+            x[0][b][0] = v.x, x[0][b][1] = v.y, x[0][b][2] = v.z, x[0][b][3] = v.w;
+        }
+        norm_barrier<CONSUMER_WARPS * 32, BARRIER_CONSUMERS>();   /* all have read: partials may be written */
+        return;
+    }
+    chain_wait();
+    const uint32_t slice = blockIdx.x % a.slices;
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+        const uint32_t m = n * 8 + lane / 4;
+        const __nv_bfloat16 *from = a.x + (uint64_t)m * a.k + slice * SLICE + first;
+
+#pragma unroll
+        for (int b = 0; b < BLOCKS; b++) {
+            const uint4 v = m < a.m ? ld_l2((const uint4 *)(from + b * 32)) : make_uint4(0, 0, 0, 0);
+
+            x[n][b][0] = v.x, x[n][b][1] = v.y, x[n][b][2] = v.z, x[n][b][3] = v.w;
+        }
+    }
+}
+
+/* One k block of 32 per FP8 load, one of 16 per BF16 load; alternating accumulators halve the chain of dependent mma. */
+template <bool FP8, int BLOCKS, int TILES>
+__device__ __forceinline__ void multiply(float (&acc)[TILES][2][4], uint4 w, const uint32_t (&x)[TILES][BLOCKS][4], int load)
+{
+    if (FP8) {
+        const uint32_t a0 = e4m3x2_to_f16x2((uint16_t)w.x), a1 = e4m3x2_to_f16x2((uint16_t)w.y);
+        const uint32_t a2 = e4m3x2_to_f16x2((uint16_t)(w.x >> 16)), a3 = e4m3x2_to_f16x2((uint16_t)(w.y >> 16));
+        const uint32_t b0 = e4m3x2_to_f16x2((uint16_t)w.z), b1 = e4m3x2_to_f16x2((uint16_t)w.w);
+        const uint32_t b2 = e4m3x2_to_f16x2((uint16_t)(w.z >> 16)), b3 = e4m3x2_to_f16x2((uint16_t)(w.w >> 16));
+
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+            mma_f16(acc[n][0], a0, a1, a2, a3, x[n][load][0], x[n][load][1]);
+            mma_f16(acc[n][1], b0, b1, b2, b3, x[n][load][2], x[n][load][3]);
+        }
+    } else {
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            mma_bf16(acc[n][load % 2], w.x, w.y, w.z, w.w, x[n][load / 2][load % 2 * 2], x[n][load / 2][load % 2 * 2 + 1]);
+    }
+}
+
+template <bool FP8, int SLICE, int TILES>
+__device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint8_t *partials, rowmm_shared *sh, uint32_t warp, uint32_t lane)
+{
+    using G = geometry<FP8, SLICE>;
+    uint32_t x[TILES][G::BLOCKS][4], stage = 0, phase = 0, buffer = 0, buffer_phase = 0;
+    float inverse[TILES][2];
+
+    load_rows<FP8, SLICE, TILES>(x, a, partials, sh, warp, lane);
+#pragma unroll
+    for (int n = 0; n < TILES; n++) {
+        const float own = FP8 ? scale_to_f16(x[n]) : 1.0f;     /* of row lane / 4; the accumulators hold rows 2t, 2t + 1 */
+
+        inverse[n][0] = __shfl_sync(0xffffffffu, own, lane % 4 * 8);
+        inverse[n][1] = __shfl_sync(0xffffffffu, own, lane % 4 * 8 + 4);
+    }
+
+    for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
+        float acc[TILES][2][4] = {}, scale = 1.0f;
+
+#pragma unroll
+        for (int slot = 0; slot < G::SLOTS; slot++) {
+            const uint8_t *from = ring + stage * G::SLOT_BYTES;
+            uint4 w[G::LOADS];
+
+            mbar_wait(&sh->full[stage], phase);
+            if (FP8 && slot == 0) {
+                if (warp == 0) scale = *(const float *)(from + lane % TILE_ROWS * 4);
+                from += UNIT_HEADER_BYTES;
+            }
+#pragma unroll
+            for (int i = 0; i < G::LOADS; i++) w[i] = ld_shared(from + ((warp * G::LOADS + i) * 32 + lane) * 16);
+#pragma unroll
+            for (int i = 0; i < G::LOADS; i++) multiply<FP8, G::BLOCKS, TILES>(acc, w[i], x, slot * G::LOADS + i);
+            /* The arrival's address depends on every loaded register (a.zero is 0, which the compiler cannot know): program
+             * order alone does not hold it back, ptxas moves it in front of loads that are still queued, and the slot is refilled
+             * under them (seen: rare errors of 1e-2). A load's 32 lanes return together, so lane 0 speaks for all. */
+            uint32_t loaded = __float_as_uint(scale);
+#pragma unroll
+            for (int i = 0; i < G::LOADS; i++) loaded |= w[i].x;
+            if (lane == 0) mbar_arrive_at(smem_address(&sh->empty[stage]) + (loaded & a.zero));
+            if (++stage == a.ring_slots) stage = 0, phase ^= 1;
+        }
+
+        mbar_wait(&sh->part_empty[buffer], buffer_phase ^ 1);
+        float4 *to = (float4 *)(partials + (buffer * CONSUMER_WARPS + warp) * (TILES * 512)) + lane;
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            to[n * 32] = make_float4((acc[n][0][0] + acc[n][1][0]) * inverse[n][0], (acc[n][0][1] + acc[n][1][1]) * inverse[n][1],
+                                     (acc[n][0][2] + acc[n][1][2]) * inverse[n][0], (acc[n][0][3] + acc[n][1][3]) * inverse[n][1]);
+        if (FP8 && warp == 0 && lane < TILE_ROWS) sh->scale[buffer][lane] = scale;
+        __syncwarp();
+        if (lane == 0) mbar_arrive(&sh->part_full[buffer]);
+        if (++buffer == PARTIAL_BUFFERS) buffer = 0, buffer_phase ^= 1;
+    }
+}
+
+/* tanh by the fast exponential: within 2e-7 of tanhf where it matters (both ends saturate correctly). */
+__device__ __forceinline__ float gelu_tanh(float x)
+{
+    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+
+    return x * (1.0f - 1.0f / (1.0f + __expf(2.0f * inner)));      /* 0.5 (1 + tanh u) = 1 - 1 / (1 + e^2u) */
+}
+
+/* One logit: capped, or -inf when its token must never be picked. */
+__device__ __forceinline__ float finish_logit(const rowmm_args &a, float x, uint32_t row)
+{
+    for (uint32_t i = 0; i < a.suppress_count; i++)
+        if (a.suppress[i] == row) return __uint_as_float(0xff800000u);
+    return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
+}
+
+/* v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
+__device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float low = i ? v.y : v.x, high = i ? v.w : v.z;
+        const bool live = m + i < a.m;
+
+        if (a.out_kind == ROWMM_GEGLU) {
+            if (live) ((__nv_bfloat16 *)a.out)[(uint64_t)(m + i) * a.out_stride + tile * 8 + g] = __float2bfloat16_rn(gelu_tanh(low) * high);
+            continue;
+        }
+        if (a.out_kind == ROWMM_LOGITS) {
+            low = finish_logit(a, low, tile * TILE_ROWS + g);
+            high = finish_logit(a, high, tile * TILE_ROWS + g + 8);
+            float top = fmaxf(low, high);
+
+            for (int d = 4; d < 32; d <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+            if (live && g == 0) a.tile_top[(uint64_t)(m + i) * (a.out_stride / TILE_ROWS) + tile] = top;
+        }
+        if (live) {
+            float *to = (float *)a.out + slice * a.out_slice_stride + (uint64_t)(m + i) * a.out_stride + tile * TILE_ROWS + g;
+
+            to[0] = low;
+            to[8] = high;
+        }
+    }
+}
+
+template <bool FP8, int TILES>
+__device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
+{
+    uint32_t buffer = 0, phase = 0;
+
+    chain_wait();
+    for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
+        float4 sum[TILES];
+        float low = 1.0f, high = 1.0f;
+
+        mbar_wait(&sh->part_full[buffer], phase);
+        if (FP8) low = sh->scale[buffer][lane / 4], high = sh->scale[buffer][lane / 4 + 8];
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+            sum[n] = make_float4(0, 0, 0, 0);
+#pragma unroll
+            for (int w = 0; w < CONSUMER_WARPS; w++) {
+                const float4 p = ((const float4 *)(partials + (buffer * CONSUMER_WARPS + w) * (TILES * 512)))[n * 32 + lane];
+
+                sum[n].x += p.x, sum[n].y += p.y, sum[n].z += p.z, sum[n].w += p.w;
+            }
+            sum[n].x *= low, sum[n].y *= low, sum[n].z *= high, sum[n].w *= high;
+            asm volatile("" ::"f"(sum[n].x), "f"(sum[n].y), "f"(sum[n].z), "f"(sum[n].w));    /* used before the arrival below */
+        }
+        __syncwarp();
+        if (lane == 0) mbar_arrive(&sh->part_empty[buffer]);
+#pragma unroll
+        for (int n = 0; n < TILES; n++)
+            store_tile(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4);
+        if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
+    }
+}
+
+/* The register cap leaves room on the SM for the attention and norm kernels that run beside a prefetching block. A quarter of an
+ * SM holds 16384 registers and 3 of these warps: 104 leave 6400, for two warps of 96 or four of 48. */
+template <bool FP8, int SLICE, int TILES>
+__global__ void __maxnreg__(TILES == 1 ? 104 : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
+{
+    using G = geometry<FP8, SLICE>;
+    extern __shared__ __align__(128) uint8_t ring[];
+    uint8_t *partials = ring + a.ring_slots * G::SLOT_BYTES;
+    rowmm_shared *sh = (rowmm_shared *)(partials + PARTIAL_BYTES(TILES));
+    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;   /* uniform, and the compiler knows */
+
+    chain_trigger();
+    if (threadIdx.x == 0) {
+        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], CONSUMER_WARPS);
+        for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], CONSUMER_WARPS), mbar_init(&sh->part_empty[i], 1);
+        mbar_init_fence();
+    }
+    __syncthreads();
+    if (warp < CONSUMER_WARPS) consume<FP8, SLICE, TILES>(a, ring, partials, sh, warp, lane);
+    else if (warp == CONSUMER_WARPS) epilogue<FP8, TILES>(a, partials, sh, lane);
+    else if (lane == 0) produce<FP8, SLICE>(a, ring, sh);
+}
+
+typedef void rowmm_fn(const rowmm_args);
+
+struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes; };
+
+template <bool FP8, int SLICE, int TILES> static struct rowmm_variant variant()
+{
+    const struct rowmm_variant v = { rowmm_kernel<FP8, SLICE, TILES>, geometry<FP8, SLICE>::SLOT_BYTES,
+                                     (uint32_t)(PARTIAL_BYTES(TILES) + sizeof(rowmm_shared)) };
+
+    return v;
+}
+
+static struct rowmm_variant pick(bool fp8, bool wide, uint32_t m)
+{
+    if (fp8) {
+        if (wide) return m > 8 ? variant<true, 4096, 2>() : variant<true, 4096, 1>();
+        return m > 8 ? variant<true, 3840, 2>() : variant<true, 3840, 1>();
+    }
+    if (wide) return m > 8 ? variant<false, 4096, 2>() : variant<false, 4096, 1>();
+    return m > 8 ? variant<false, 3840, 2>() : variant<false, 3840, 1>();
+}
+
+int rowmm_init(void)
+{
+    for (int i = 0; i < 8; i++) {
+        const struct rowmm_variant v = pick(i & 1, i & 2, i & 4 ? 16 : 8);
+        const int rc = launch_prepare((const void *)v.fn, LAUNCH_SHARED_MAX);
+
+        if (rc) return rc;
+    }
+    return 0;
+}
+
+int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
+{
+    const bool fp8 = w->format == WEIGHT_FP8;
+    const struct rowmm_variant v = pick(fp8, w->slice_k == 4096, args.m);
+    const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0;
+    uint32_t blocks = tuning->sm_count;
+
+    if (args.m < 1 || args.m > ROWMM_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0) return -E_RANGE;
+    if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
+    if (args.x == NULL && (args.m != 1 || slices != 1 || args.norm.hidden != w->k)) return -E_RANGE;
+    if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
+    blocks -= blocks % slices;                       /* a block stays on one slice: its activations are in registers */
+    args.w = w->data;
+    args.zero = 0;
+    args.k = w->k;
+    args.slices = slices;
+    args.units = w->rows / TILE_ROWS * slices;
+    args.ring_slots = tuning->ring_slots;
+    args.window_slots = tuning->window_slots;
+    while (args.ring_slots * v.slot_bytes + v.fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > RING_MAX) args.ring_slots--;
+    if (args.units < blocks) blocks = args.units;
+    void *params[] = { &args };
+    return launch_chained((const void *)v.fn, blocks, THREADS, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
+}

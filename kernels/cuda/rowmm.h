@@ -1,0 +1,59 @@
+/* rowmm: out[m, r] = sum_k w[r, k] x[m, k], a packed weight matrix times 1 to 16 activation rows.
+ *   w   packed_matrix (layout.h), FP8 E4M3 with one f32 scale per row, or BF16; read once, streamed by bulk copies
+ *   x   [m, k] bf16 row-major, 16-byte aligned; or, for one row, computed in place from norm_args (norm.cuh)
+ *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order
+ *       ROWMM_GEGLU    [m, rows / 2] bf16: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
+ *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
+ *   sums in f32 on the tensor cores (mma.m16n8k16). FP8 weights become f16 exactly; activations become f16 after
+ *   scaling each row's part in a warp by a power of two, which loses nothing for elements within 2^-29 of the largest.
+ * The bits of out[m, :] depend on x[m, :] only: the same instruction and the same split for every m <= 16 and every place.
+ * Needs     rows % 16 == 0, k a multiple of 3840 or 4096, slices in {1, 2, 4}, 1 <= m <= 16. One block per SM. Never synchronizes.
+ *           Part of a chain of programmatic dependent launches: weights are fetched before the predecessor has ended.
+ * Checked   tests/gpu/ops_test.cu against a plain kernel with f64 sums on the same bf16 inputs.
+ * Measured  bench/RESULTS_cuda.md. */
+#ifndef SLUICE_CUDA_ROWMM_H
+#define SLUICE_CUDA_ROWMM_H
+
+#include "layout.h"
+#include "norm.cuh"
+
+enum rowmm_out { ROWMM_PARTIAL = 0, ROWMM_GEGLU = 1, ROWMM_LOGITS = 2 };
+
+#define ROWMM_ROWS_MAX 16
+#define ROWMM_SUPPRESS_MAX 8
+
+struct rowmm_args {
+    const uint8_t *w;
+    const __nv_bfloat16 *x;           /* NULL: fused norm below (m = 1) */
+    void *out;
+    uint64_t out_slice_stride;        /* elements between slices, ROWMM_PARTIAL */
+    uint32_t out_stride;              /* elements between rows of out */
+    uint32_t k;                       /* row stride of x */
+    uint32_t units;                   /* rows / 16 * slices */
+    uint32_t slices;
+    uint32_t m;
+    uint32_t out_kind;                /* enum rowmm_out */
+    uint32_t ring_slots;              /* slots of the ring in shared memory */
+    uint32_t window_slots;            /* copies in flight: more harms everybody else's latency */
+    float softcap;                    /* ROWMM_LOGITS; 0: none */
+    float *tile_top;                  /* ROWMM_LOGITS: [m, rows / 16] */
+    uint32_t suppress[ROWMM_SUPPRESS_MAX], suppress_count;
+    uint32_t zero;                    /* always 0 (see the arrival in rowmm.cu) */
+    struct norm_args norm;            /* only with x == NULL */
+};
+
+struct rowmm_tuning { uint32_t ring_slots, window_slots, sm_count; };
+
+/* Bytes that must cross HBM. */
+static inline uint64_t rowmm_bytes(const struct packed_matrix *w, uint32_t m)
+{
+    return packed_bytes(w->format, w->rows, w->k) + 2ull * m * w->k + 4ull * m * w->rows;
+}
+
+/* Launches on `stream` with the programmatic attribute. 0, -E_RANGE, -E_UNSUPPORTED, -E_IO (CUDA refused). */
+int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream);
+
+/* Once per process and device: raises the shared-memory limits. 0 or -E_IO. */
+int rowmm_init(void);
+
+#endif

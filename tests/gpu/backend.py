@@ -1,0 +1,143 @@
+"""tests/gpu/backend.py - libsluice_cuda.so through ctypes, for the tests: the structs of cuda_backend.h and state.h, and a Model
+that owns weight arena, KV pools and page tables as torch tensors. Raises RuntimeError on any negative return value."""
+import ctypes as c
+import os
+
+import torch
+
+FP8, BF16 = 1, 2
+ROWS_MAX, GROUP_ROWS_MAX = 16, 8
+TOKEN_LAST = 0xFFFFFFFF
+(Q, K, V, O, GATE, UP, DOWN, INPUT_NORM, POST_ATTENTION_NORM, PRE_FF_NORM, POST_FF_NORM, Q_NORM, K_NORM, LAYER_SCALAR, EMBED, FINAL_NORM) = range(16)
+LOGITS, HIDDEN, RESIDUAL = range(3)
+PAGE_TOKENS = 32
+
+
+class LayerSpec(c.Structure):
+    _fields_ = [("type", c.c_uint32), ("has_v", c.c_uint32), ("k_offset", c.c_uint64), ("v_offset", c.c_uint64)]
+
+
+class Spec(c.Structure):
+    _fields_ = [("hidden", c.c_uint32), ("intermediate", c.c_uint32), ("vocab", c.c_uint32), ("layers", c.c_uint32), ("window", c.c_uint32),
+                ("format", c.c_uint32), ("norm_eps", c.c_float), ("softcap", c.c_float), ("embed_scale", c.c_float), ("attention_scale", c.c_float),
+                ("rope_theta", c.c_double * 2), ("rope_turned", c.c_uint32 * 2), ("suppress_count", c.c_uint32), ("suppress", c.c_uint32 * 8),
+                ("page_bytes", c.c_uint64 * 2), ("layer", LayerSpec * 128)]
+
+
+class Options(c.Structure):
+    _fields_ = [("weights", c.c_void_p), ("kv", c.c_void_p * 2), ("seqs_max", c.c_uint32), ("context_max", c.c_uint32), ("ring_pages", c.c_uint32),
+                ("graph_rows_mask", c.c_uint32), ("ring_slots", c.c_uint32), ("window_slots", c.c_uint32), ("flags", c.c_uint32)]
+
+
+class Sampling(c.Structure):
+    _fields_ = [("seed", c.c_uint64), ("temperature", c.c_float), ("top_p", c.c_float), ("min_p", c.c_float), ("top_k", c.c_uint32)]
+
+
+class Row(c.Structure):
+    _fields_ = [("token", c.c_uint32), ("position", c.c_uint32), ("group", c.c_uint32), ("pad", c.c_uint32)]
+
+
+class Group(c.Structure):
+    _fields_ = [("first_row", c.c_uint32), ("rows", c.c_uint32), ("first_position", c.c_uint32), ("seq", c.c_uint32)]
+
+
+class State(c.Structure):
+    _fields_ = [("rows", c.c_uint32), ("groups", c.c_uint32), ("step", c.c_uint64), ("row", Row * 16), ("group", Group * 16), ("sampling", Sampling * 16)]
+
+
+class Result(c.Structure):
+    _fields_ = [("token", c.c_uint32 * 16), ("logit", c.c_float * 16), ("bad", c.c_uint32 * 16), ("step", c.c_uint64)]
+
+
+def library():
+    path = os.environ.get("SLUICE_CUDA_SO", "build/libsluice_cuda.so")
+    lib = c.CDLL(os.path.abspath(path))
+    lib.cuda_weights_bytes.restype = c.c_uint64
+    lib.cuda_backend_error.restype = c.c_char_p
+    lib.cuda_backend_buffer.restype = c.c_void_p
+    return lib
+
+
+class DevicePointer:
+    """Lets torch see memory of the library without copying it."""
+
+    def __init__(self, address, shape, typestr):
+        self.__cuda_array_interface__ = {"data": (address, False), "shape": shape, "typestr": typestr, "version": 2}
+
+
+def gemma_12b(layers, fmt, softcap=30.0):
+    spec = Spec(hidden=3840, intermediate=15360, vocab=262144, layers=layers, window=1024, format=fmt, norm_eps=1e-6, softcap=softcap,
+                embed_scale=62.0, attention_scale=1.0, suppress_count=2)
+    spec.rope_theta[0], spec.rope_theta[1] = 1e4, 1e6
+    spec.rope_turned[0], spec.rope_turned[1] = 128, 64
+    spec.suppress[0], spec.suppress[1] = 258883, 258882
+    at = [0, 0]
+    for i in range(layers):
+        full = i % 6 == 5
+        size = (512 if full else 8 * 256) * PAGE_TOKENS * 2
+        spec.layer[i] = LayerSpec(int(full), int(not full), at[full], at[full] + size)
+        at[full] += 2 * size
+    spec.page_bytes[0], spec.page_bytes[1] = at[0], max(at[1], 64)
+    return spec
+
+
+class Model:
+    def __init__(self, layers, fmt, seqs=17, context=2048, flags=0):
+        self.lib, self.spec, self.seqs = library(), gemma_12b(layers, fmt), seqs
+        self.weights = torch.zeros(self.lib.cuda_weights_bytes(c.byref(self.spec)), dtype=torch.uint8, device="cuda")
+        self.ring_pages = 34                      # 1088 tokens: window + 8 rows, and a page to spare
+        self.full_pages = context // PAGE_TOKENS
+        counts = (self.ring_pages, self.full_pages)
+        # 0xFF bytes are NaN in bf16: whoever reads a key that was never written will know.
+        self.kv = [torch.full((self.spec.page_bytes[t] * counts[t] * seqs,), 255, dtype=torch.uint8, device="cuda") for t in range(2)]
+        options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, flags=flags)
+        options.kv[0], options.kv[1] = (t.data_ptr() for t in self.kv)
+        self.handle = c.c_void_p()
+        torch.cuda.synchronize()
+        self.check(self.lib.cuda_backend_open(c.byref(self.handle), c.byref(self.spec), c.byref(options)), "open")
+        for s in range(seqs):
+            for t in range(2):
+                order = torch.randperm(counts[t]).tolist()           # pages in no order at all
+                pages = (c.c_uint32 * counts[t])(*[s * counts[t] + p for p in order])
+                self.check(self.lib.cuda_backend_pages(self.handle, s, t, 0, pages, counts[t]), "pages")
+        self.step_number = 0
+        self.logits = self.view(LOGITS, (16, self.spec.vocab), "<f4")
+
+    def check(self, rc, what):
+        if rc < 0:
+            raise RuntimeError(f"{what}: error {rc} ({self.lib.cuda_backend_error().decode()})")
+
+    def view(self, which, shape, typestr):
+        return torch.as_tensor(DevicePointer(self.lib.cuda_backend_buffer(self.handle, which), shape, typestr), device="cuda")
+
+    def load(self, tensor, layer, source):
+        source = source.detach().contiguous()
+        assert source.dtype == torch.bfloat16 and source.is_cuda
+        torch.cuda.synchronize()
+        self.check(self.lib.cuda_backend_load(self.handle, tensor, layer, c.c_void_p(source.data_ptr()), BF16, None, 0), f"load {tensor} of layer {layer}")
+
+    def unpack(self, tensor, layer, rows, k):
+        out = torch.empty(rows, k, dtype=torch.float32, device="cuda")
+        self.check(self.lib.cuda_backend_unpack(self.handle, tensor, layer, c.c_void_p(out.data_ptr())), "unpack")
+        return out
+
+    def close(self):
+        self.lib.cuda_backend_close(self.handle)
+
+    def step(self, groups, sampling=None):
+        """groups: list of (seq, first position, [tokens]). Returns the sampled tokens; self.logits holds the logits."""
+        self.step_number += 1
+        state = State(rows=sum(len(g[2]) for g in groups), groups=len(groups), step=self.step_number)
+        at = 0
+        for i, (seq, position, tokens) in enumerate(groups):
+            state.group[i] = Group(at, len(tokens), position, seq)
+            for j, token in enumerate(tokens):
+                state.row[at] = Row(int(token), position + j, i, 0)
+                state.sampling[at] = sampling[at] if sampling else Sampling(0, 0.0, 0.0, 0.0, 0)
+                at += 1
+        result = Result()
+        self.check(self.lib.cuda_backend_step(self.handle, c.byref(state)), "step")
+        self.check(self.lib.cuda_backend_wait(self.handle, c.c_uint64(self.step_number), 5000000, c.byref(result)), "wait")
+        if any(result.bad[i] for i in range(at)):
+            raise RuntimeError("a row has no finite logit")
+        return [result.token[i] for i in range(at)]

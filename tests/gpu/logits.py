@@ -1,0 +1,205 @@
+"""tests/gpu/logits.py - the whole step on a random-weight Gemma 4 12B against transformers on the same GPU.
+
+    python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64
+
+Builds transformers' Gemma4UnifiedForCausalLM with random weights in bf16, hands its weights to libsluice_cuda.so by pointer, feeds a random
+text in blocks of 8 rows (the prompt) and then one token at a time, and compares the logits of every position with transformers in f32 on the
+same weights (for FP8: on the dequantised ones), beside transformers' own bf16 error, which is the yardstick: the same
+rounding level is expected, f32 sums and an f32 residual make ours smaller. Greedy tokens must agree wherever the f32 margin
+exceeds twice the rounding error. Then batch invariance: bits of the logits alone, in blocks of 8, beside other sequences, 16 rows.
+Exit 0 pass, 1 fail, 77 no GPU."""
+import argparse
+import sys
+
+import torch
+
+import backend as b
+
+
+def make_reference(layers):
+    from transformers.models.gemma4_unified import configuration_gemma4_unified as conf
+    from transformers.models.gemma4_unified import modeling_gemma4_unified as modeling
+
+    config = conf.Gemma4UnifiedTextConfig(
+        vocab_size=262144, hidden_size=3840, intermediate_size=15360, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=8,
+        head_dim=256, global_head_dim=512, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=1024,
+        final_logit_softcapping=30.0, use_bidirectional_attention=None, tie_word_embeddings=True)
+    config._attn_implementation = "eager"
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = modeling.Gemma4UnifiedForCausalLM(config)
+    torch.set_default_dtype(old)
+    generator = torch.Generator(device="cuda").manual_seed(5)
+    with torch.no_grad():
+        for name, p in list(model.named_parameters()) + [x for x in model.named_buffers() if "layer_scalar" in x[0]]:
+            if p.dim() == 2:
+                p.normal_(0.0, 0.02 if "embed" in name else p.shape[1] ** -0.5, generator=generator)
+            elif "q_norm" in name or "k_norm" in name:
+                p.normal_(0.3, 0.03, generator=generator)       # scores of deviation 1..2: softmax neither flat nor a single key
+            elif "layer_scalar" in name:
+                p.normal_(0.9, 0.05, generator=generator)
+            else:
+                p.normal_(1.0, 0.1, generator=generator)
+    return model.eval()
+
+
+NAMES = [("self_attn.q_proj", b.Q), ("self_attn.k_proj", b.K), ("self_attn.v_proj", b.V), ("self_attn.o_proj", b.O), ("mlp.gate_proj", b.GATE),
+         ("mlp.up_proj", b.UP), ("mlp.down_proj", b.DOWN), ("input_layernorm", b.INPUT_NORM), ("post_attention_layernorm", b.POST_ATTENTION_NORM),
+         ("pre_feedforward_layernorm", b.PRE_FF_NORM), ("post_feedforward_layernorm", b.POST_FF_NORM), ("self_attn.q_norm", b.Q_NORM),
+         ("self_attn.k_norm", b.K_NORM)]
+
+
+def hand_over(reference, ours):
+    weights = reference.state_dict()
+    for i in range(ours.spec.layers):
+        for name, tensor in NAMES:
+            key = f"model.layers.{i}.{name}.weight"
+            if key in weights:
+                ours.load(tensor, i, weights[key])
+        ours.load(b.LAYER_SCALAR, i, weights[f"model.layers.{i}.layer_scalar"])
+    ours.load(b.EMBED, 0, weights["model.embed_tokens.weight"])
+    ours.load(b.FINAL_NORM, 0, weights["model.norm.weight"])
+
+
+def dequantise(reference, ours):
+    """The f32 reference gets the values that the packed weights stand for."""
+    weights = reference.state_dict()
+    for i in range(ours.spec.layers):
+        get = lambda name: weights[f"model.layers.{i}.{name}.weight"]
+        q, k = get("self_attn.q_proj"), get("self_attn.k_proj")
+        v = weights.get(f"model.layers.{i}.self_attn.v_proj.weight")
+        rows = q.shape[0] + k.shape[0] + (v.shape[0] if v is not None else 0)
+        qkv = ours.unpack(b.Q, i, rows, 3840)
+        q.copy_(qkv[:q.shape[0]])
+        k.copy_(qkv[q.shape[0]:q.shape[0] + k.shape[0]])
+        if v is not None:
+            v.copy_(qkv[q.shape[0] + k.shape[0]:])
+        both = ours.unpack(b.GATE, i, 30720, 3840).view(1920, 2, 8, 3840)
+        get("mlp.gate_proj").copy_(both[:, 0].reshape(15360, 3840))
+        get("mlp.up_proj").copy_(both[:, 1].reshape(15360, 3840))
+        for name, tensor in (("self_attn.o_proj", b.O), ("mlp.down_proj", b.DOWN)):
+            w = get(name)
+            w.copy_(ours.unpack(tensor, i, w.shape[0], w.shape[1]))
+
+
+def relative(x, y):
+    return ((x - y).norm(dim=-1) / y.norm(dim=-1))
+
+
+def reference_logits(model, tokens, start):
+    with torch.no_grad():
+        return model(torch.tensor([tokens], device="cuda"), use_cache=False, logits_to_keep=len(tokens) - start).logits[0].float()
+
+
+def run_ours(ours, tokens, prompt, seq=0):
+    """Logits of positions prompt-1.. as decoded one by one, after a prompt fed in blocks of 8."""
+    rows, picked = [], []
+    for at in range(0, prompt, 8):
+        block = tokens[at:min(at + 8, prompt)]
+        token = ours.step([(seq, at, block)])
+    rows.append(ours.logits[len(block) - 1].clone())
+    picked.append(token[len(block) - 1])
+    for at in range(prompt, len(tokens)):
+        picked.append(ours.step([(seq, at, [tokens[at]])])[0])
+        rows.append(ours.logits[0].clone())
+    return torch.stack(rows), picked
+
+
+def compare(ours, reference, args, tokens):
+    start = args.prompt - 1
+    got, picked = run_ours(ours, tokens, args.prompt)
+    keep = torch.ones(262144, dtype=torch.bool, device="cuda")
+    keep[[258882, 258883]] = False
+    low = None
+    if args.format == "bf16":                    # bf16 on the same weights: the yardstick
+        low = reference_logits(reference, tokens, start)
+    frequencies = {n: x.clone() for n, x in reference.named_buffers() if "inv_freq" in n}
+    full = reference.float()
+    full.model.embed_tokens.embed_scale.fill_(62.0)      # what the bf16 model multiplies by: sqrt(3840) rounded to bf16
+    if args.format == "fp8":
+        with torch.no_grad():
+            dequantise(full, ours)
+    want = reference_logits(full, tokens, start)
+    error = relative(got[:, keep], want[:, keep])
+    print(f"  ours against f32: relative error mean {error.mean():.2e} max {error.max():.2e}, largest difference {(got - want)[:, keep].abs().max():.4f}")
+    if low is None:
+        half = full.to(torch.bfloat16)            # rounds the dequantised weights too: an upper yardstick
+        for name, x in half.named_buffers():
+            if name in frequencies:
+                x.data = frequencies[name]
+        low = reference_logits(half, tokens, start)
+    yard = relative(low[:, keep], want[:, keep])
+    print(f"  transformers bf16 against f32:     mean {yard.mean():.2e} max {yard.max():.2e}, largest difference {(low - want)[:, keep].abs().max():.4f}")
+    want[:, ~keep] = -float("inf")
+    top = want.topk(2, dim=-1)
+    margin, rounding = top.values[:, 0] - top.values[:, 1], 2 * (got - want)[:, keep].abs().amax(dim=-1)
+    sure = margin > rounding
+    wrong = sum(int(sure[i]) and picked[i] != int(top.indices[i, 0]) for i in range(len(picked)))
+    agree = sum(picked[i] == int(top.indices[i, 0]) for i in range(len(picked)))
+    print(f"  greedy: {agree} of {len(picked)} equal, {int(sure.sum())} with a margin above rounding, {wrong} of those wrong")
+    return bool(torch.isfinite(error).all()) and float(error.max()) < 1.2 * float(yard.max()) and wrong == 0
+
+
+def invariance(ours, tokens):
+    """The same 40 tokens in five ways; the logits of each position must have the same bits."""
+    n, other = 40, [int(x) for x in torch.randint(0, 262144, (40,))]
+    text, ways = tokens[:n], {}
+    rows = []
+    for at in range(n):
+        ours.step([(1, at, [text[at]])])
+        rows.append(ours.logits[0].clone())
+    ways["alone"] = torch.stack(rows)
+    for name, block in (("blocks of 2", 2), ("blocks of 3", 3), ("blocks of 4", 4), ("blocks of 8", 8)):
+        rows = []
+        for at in range(0, n, block):
+            part = text[at:at + block]
+            ours.step([(2 + block, at, part)])
+            rows += [ours.logits[j].clone() for j in range(len(part))]
+        ways[name] = torch.stack(rows)
+    rows = []
+    for at in range(0, n, 8):
+        ours.step([(3, at, other[at:at + 8]), (2, at, text[at:at + 8])])
+        rows += [ours.logits[8 + j].clone() for j in range(8)]
+    ways["16 rows, two blocks of 8"] = torch.stack(rows)
+    rows = []
+    for at in range(n):
+        ours.step([(s, at, [text[at] if s == 11 else other[(at + s) % n]]) for s in range(16)])
+        rows.append(ours.logits[11].clone())
+    ways["16 sequences"] = torch.stack(rows)
+    good = True
+    for name, x in ways.items():
+        equal = torch.equal(x.view(torch.int32), ways["alone"].view(torch.int32))
+        good &= equal
+        print(f"  {name}: {'same bits' if equal else 'DIFFERENT, first at position ' + str(int((x != ways['alone']).any(dim=-1).nonzero()[0]))}")
+    return good
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--layers", type=int, default=6)
+    parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
+    parser.add_argument("--prompt", type=int, default=40)
+    parser.add_argument("--decode", type=int, default=64)
+    parser.add_argument("--no-invariance", action="store_true")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        print("skip: no GPU")
+        return 77
+    torch.manual_seed(11)
+    tokens = [int(x) for x in torch.randint(0, 262144, (args.prompt + args.decode,))]
+    print(f"logits: {args.layers} layers, {args.format}, {args.prompt} prompt + {args.decode} decode", flush=True)
+    reference = make_reference(args.layers)
+    ours = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16)
+    hand_over(reference, ours)
+    good = True
+    if not args.no_invariance:
+        good = invariance(ours, tokens)
+    good &= compare(ours, reference, args, tokens)
+    ours.close()
+    print("ok" if good else "FAIL", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

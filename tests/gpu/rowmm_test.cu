@@ -1,0 +1,185 @@
+/* tests/gpu/rowmm_test.cu - the small-row matrix product against a plain f64 kernel, on fresh random data; exit 0 pass, 1 fail, 77 no GPU.
+ *
+ * For each shape and format: (1) packing and unpacking give the source back (bit-equal for BF16, within half an E4M3 step for FP8);
+ * (2) every row count 1..16 agrees with f64 sums over the same bf16 inputs; (3) a row's bits are the same alone and in any
+ * company; (4) repeated launches give the same bits (a moving error is a race). Outputs are poisoned before each launch. */
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/pack.h"
+#include "kernels/cuda/rowmm.h"
+#include <algorithm>
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+
+#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
+#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, launch_error()); exit(1); } } while (0)
+
+struct shape { const char *name; uint32_t rows, k, kind; };
+
+__global__ void reference_kernel(const float *w, const __nv_bfloat16 *x, double *out, uint32_t rows, uint32_t k)
+{
+    const uint32_t r = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y;
+    double sum = 0.0;
+
+    if (r >= rows) return;
+    for (uint32_t i = 0; i < k; i++) sum += (double)w[(uint64_t)r * k + i] * (double)__bfloat162float(x[(uint64_t)m * k + i]);
+    out[(uint64_t)m * rows + r] = sum;
+}
+
+/* In f64 from the reference sums: what the kernel stores. */
+static double expected(const struct shape *s, const double *sums, uint32_t m, uint32_t i)
+{
+    if (s->kind == ROWMM_GEGLU) {
+        const double g = sums[(uint64_t)m * s->rows + i / 8 * 16 + i % 8], u = sums[(uint64_t)m * s->rows + i / 8 * 16 + 8 + i % 8];
+
+        return 0.5 * g * (1.0 + tanh(0.7978845608028654 * (g + 0.044715 * g * g * g))) * u;
+    }
+    const double v = sums[(uint64_t)m * s->rows + i];
+    return s->kind == ROWMM_LOGITS ? 30.0 * tanh(v / 30.0) : v;
+}
+
+struct bench { struct packed_matrix w; __nv_bfloat16 *x; void *out; float *tile_top; struct rowmm_tuning tuning; uint64_t out_bytes; uint32_t columns, slices; };
+
+/* Rows first.. first+m-1 of x; result as f32 [m][columns] (split partials added in order). */
+static std::vector<float> product(const struct bench *b, const struct shape *s, uint32_t first, uint32_t m)
+{
+    struct rowmm_args a = {};
+    std::vector<uint8_t> raw(b->out_bytes);
+    std::vector<float> out((uint64_t)m * b->columns);
+
+    CHECK(cudaMemset(b->out, 0xff, b->out_bytes));
+    a.x = b->x + (uint64_t)first * s->k, a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = 16ull * b->columns;
+    a.m = m, a.out_kind = s->kind, a.softcap = 30.0f, a.tile_top = b->tile_top;
+    OK(rowmm_launch(&b->w, a, &b->tuning, NULL));
+    CHECK(cudaDeviceSynchronize());
+    CHECK(cudaMemcpy(raw.data(), b->out, b->out_bytes, cudaMemcpyDeviceToHost));
+    for (uint32_t r = 0; r < m; r++)
+        for (uint32_t i = 0; i < b->columns; i++) {
+            float v = 0.0f;
+
+            if (s->kind == ROWMM_GEGLU) {
+                const uint32_t bits = (uint32_t)((const uint16_t *)raw.data())[(uint64_t)r * b->columns + i] << 16;
+                memcpy(&v, &bits, 4);
+            } else {
+                for (uint32_t j = 0; j < (s->kind == ROWMM_PARTIAL ? b->slices : 1); j++) v += ((const float *)raw.data())[j * a.out_slice_stride + (uint64_t)r * b->columns + i];
+            }
+            out[(uint64_t)r * b->columns + i] = v;
+        }
+    return out;
+}
+
+static double relative_error(const struct shape *s, const struct bench *b, const std::vector<float> &out, const std::vector<double> &sums, uint32_t first, uint32_t m)
+{
+    double worst = 0.0;
+
+    for (uint32_t r = 0; r < m; r++) {
+        double error = 0.0, norm = 0.0;
+
+        for (uint32_t i = 0; i < b->columns; i++) {
+            const double e = expected(s, sums.data(), first + r, i), d = out[(uint64_t)r * b->columns + i] - e;
+            error += d * d, norm += e * e;
+        }
+        worst = std::max(worst, isfinite(error) ? sqrt(error / norm) : 1e9);
+    }
+    return worst;
+}
+
+static double pack_error(const std::vector<uint16_t> &source, const float *unpacked_device, uint64_t n, uint32_t k, uint32_t format)
+{
+    std::vector<float> u(n);
+    double worst = 0.0;
+
+    CHECK(cudaMemcpy(u.data(), unpacked_device, 4 * n, cudaMemcpyDeviceToHost));
+    for (uint64_t row = 0; row < n / k; row++) {
+        float top = 0.0f;
+        std::vector<float> w(k);
+
+        for (uint32_t i = 0; i < k; i++) {
+            const uint32_t bits = (uint32_t)source[row * k + i] << 16;
+            memcpy(&w[i], &bits, 4);
+            top = std::max(top, fabsf(w[i]));
+        }
+        /* Half a step of E4M3 is 1/16 of the value, or half a subnormal step (2^-10 of a scale of top / 448). */
+        for (uint32_t i = 0; i < k; i++) {
+            const double bound = format == WEIGHT_BF16 ? 0.0 : std::max(fabs(w[i]) / 16.0, top / 448.0 / 1024.0) * 1.0001;
+            worst = std::max(worst, fabs((double)u[row * k + i] - w[i]) - bound);
+        }
+    }
+    return worst;
+}
+
+static int run(const struct shape *s, uint32_t format, uint32_t sms)
+{
+    const uint64_t n = (uint64_t)s->rows * s->k;
+    struct bench b = {};
+    uint16_t *source;
+    float *scratch, *unpacked;
+    double *sums;
+    int bad = 0;
+
+    b.w.rows = s->rows, b.w.k = s->k, b.w.slice_k = packed_slice_k(s->k), b.w.format = format;
+    b.slices = s->k / b.w.slice_k, b.columns = s->kind == ROWMM_GEGLU ? s->rows / 2 : s->rows;
+    b.out_bytes = 4ull * 16 * b.columns * b.slices, b.tuning = { 10, 3, sms };
+    CHECK(cudaMalloc((void **)&b.w.data, packed_bytes(format, s->rows, s->k)));
+    CHECK(cudaMalloc(&source, 2 * n));
+    CHECK(cudaMalloc(&scratch, 4 * s->rows));
+    CHECK(cudaMalloc(&unpacked, 4 * n));
+    CHECK(cudaMalloc(&b.x, 2ull * 16 * s->k));
+    CHECK(cudaMalloc(&sums, 8ull * 16 * s->rows));
+    CHECK(cudaMalloc(&b.out, b.out_bytes));
+    CHECK(cudaMalloc(&b.tile_top, 4ull * 16 * s->rows / 16));
+    OK(fill_normal_launch(source, n, 1.0f / sqrtf((float)s->k), 100 + s->rows + format, NULL));
+    OK(fill_normal_launch(b.x, 16ull * s->k, 3.0f, 200 + s->k, NULL));
+    const struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE };
+    OK(pack_launch(&b.w, &from, scratch, NULL));
+    OK(unpack_launch(&b.w, unpacked, NULL));
+    reference_kernel<<<dim3((s->rows + 127) / 128, 16), 128>>>(unpacked, b.x, sums, s->rows, s->k);
+    CHECK(cudaDeviceSynchronize());
+
+    std::vector<double> want(16ull * s->rows);
+    std::vector<uint16_t> plain(s->rows <= 8192 ? n : 0);
+    CHECK(cudaMemcpy(want.data(), sums, 8 * want.size(), cudaMemcpyDeviceToHost));
+    if (!plain.empty()) CHECK(cudaMemcpy(plain.data(), source, 2 * n, cudaMemcpyDeviceToHost));
+    const double lost = plain.empty() ? 0.0 : pack_error(plain, unpacked, n, s->k, format);
+
+    /* f32 sums of 3840..15360 terms: 1e-6; one rounding to bf16 in the GEGLU: up to 2^-9. */
+    const double limit = s->kind == ROWMM_GEGLU ? 2.5e-3 : 2e-6;
+    const std::vector<float> full = product(&b, s, 0, 16);
+    double worst = relative_error(s, &b, full, want, 0, 16);
+    uint64_t different = 0;
+
+    for (uint32_t m : { 1u, 2u, 3u, 5u, 8u, 9u, 12u, 16u })
+        for (uint32_t first = 0; first + m <= 16; first += m == 1 ? 1 : 3) {
+            const std::vector<float> part = product(&b, s, first, m);
+
+            worst = std::max(worst, relative_error(s, &b, part, want, first, m));
+            different += memcmp(part.data(), full.data() + (uint64_t)first * b.columns, 4 * part.size()) != 0;
+        }
+    for (int i = 0; i < 20; i++) {
+        const std::vector<float> again = product(&b, s, 0, i % 2 ? 16 : 8);
+        different += memcmp(again.data(), full.data(), 4 * again.size()) != 0;
+    }
+    bad = !(worst < limit) || different || lost > 0.0;
+    printf("%-4s %-8s %6u x %5u %-5s error %.2e (limit %.1e) launches with other bits %llu pack excess %.1e\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
+           format == WEIGHT_FP8 ? "fp8" : "bf16", worst, limit, (unsigned long long)different, lost);
+    for (void *p : { (void *)b.w.data, (void *)source, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)sums, b.out, (void *)b.tile_top }) CHECK(cudaFree(p));
+    return bad;
+}
+
+int main()
+{
+    static const struct shape shapes[] = { { "qkv", 8192, 3840, ROWMM_PARTIAL }, { "qkv full", 8704, 3840, ROWMM_PARTIAL }, { "o", 3840, 4096, ROWMM_PARTIAL },
+                                           { "o full", 3840, 8192, ROWMM_PARTIAL }, { "gate_up", 30720, 3840, ROWMM_GEGLU }, { "down", 3840, 15360, ROWMM_PARTIAL },
+                                           { "head", 32768, 3840, ROWMM_LOGITS }, { "tiny", 16, 3840, ROWMM_PARTIAL } };
+    int count = 0, sms = 0, bad = 0;
+
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
+    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+    OK(rowmm_init());
+    for (const struct shape &s : shapes)
+        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16 }) bad += run(&s, format, (uint32_t)sms);
+    return bad ? 1 : 0;
+}

@@ -305,12 +305,13 @@ static bool is_own_fault(const struct child *c, int status)
     return WTERMSIG(status) != SIGKILL && WTERMSIG(status) != SIGTERM && WTERMSIG(status) != SIGINT && WTERMSIG(status) != SIGHUP;
 }
 
-static void plan_restart(struct server *v, struct child *c, uint64_t now, bool was_ready, int code)
+/* A stage killed from outside comes back at once; one that dies of itself, soon after each start, ever later. */
+static void plan_restart(struct server *v, struct child *c, uint64_t now, bool was_ready, bool own_fault, int code)
 {
     const uint64_t budget = options_u64(&v->options, OPT_RESTART_BUDGET);
 
     v->death_ns[v->death_count++ % (sizeof v->death_ns / sizeof v->death_ns[0])] = now;
-    c->quick_deaths = now - c->started_ns < 1000 * MS ? c->quick_deaths + 1 : 0;
+    c->quick_deaths = (own_fault || !was_ready) && now - c->started_ns < 1000 * MS ? c->quick_deaths + 1 : 0;
     c->unready_deaths = was_ready ? 0 : c->unready_deaths + 1;
     if (c->swapped && ((!was_ready && c->swap_client >= 0) || c->unready_deaths >= 2 || code == 100 || code == 111 || c->quick_deaths > 8)) revert_swap(v, c, "does not work as this stage");
     if (c->unready_deaths >= UNREADY_DEATHS_MAX) {
@@ -341,7 +342,8 @@ void child_reap(struct server *v, struct child *c)
 
     if (c->log_fd >= 0) child_log(v, c); /* its last lines */
     describe_death(v, c, status, text, sizeof text);
-    if (!asked && is_own_fault(c, status)) verdict_on_death(v, c);
+    const bool own_fault = !asked && is_own_fault(c, status);
+    if (own_fault) verdict_on_death(v, c);
     const enum kill_reason reason = c->kill_reason;
     forget_process(c);
     c->kill_reason = KILL_NONE;
@@ -366,7 +368,7 @@ void child_reap(struct server *v, struct child *c)
         server_stop(v, 111, "a stage lacks a resource; its line above says which");
         return;
     }
-    plan_restart(v, c, now, was_ready, WIFEXITED(status) ? code : -1);
+    plan_restart(v, c, now, was_ready, own_fault, WIFEXITED(status) ? code : -1);
 }
 
 /* 'T' or 't': somebody stopped the process from outside; it is no fault of a request. */

@@ -316,7 +316,7 @@ int main(int argc, char **argv)
         take_messages(&k);
         admit(&k);
         if (first_in(&k, SEQ_FILLING, 0) < k.table.limits.slot_count) fill(&k);
-        else stage_wait(&k.stage, 20); /* now and then: a waiting sequence may have been cancelled */
+        else stage_wait(&k.stage, first_in(&k, SEQ_WAITING, 0) < k.table.limits.slot_count ? 20 : 1000); /* one that waits may be cancelled */
     }
     return 0;
 }

@@ -283,6 +283,14 @@ static inline uint32_t slot_live(const struct table *t, uint32_t s)
     return word_value(w) == PHASE_REQUESTED ? word_generation(w) : 0;
 }
 
+/* The same also after the gateway has closed its side (PHASE_CLOSED): what a stage that frees or ends things goes by. */
+static inline uint32_t slot_occupied(const struct table *t, uint32_t s)
+{
+    const uint64_t w = shm_load_acquire(&table_gateway(t, s)->commit);
+
+    return word_value(w) != PHASE_FREE ? word_generation(w) : 0;
+}
+
 /* True when the request should not be worked on any more: cancelled, or convicted by the launcher (of killing
  * any stage but draft, which can simply be left out). */
 static inline bool slot_is_unwanted(const struct table *t, uint32_t s, uint32_t generation)

@@ -184,6 +184,7 @@ static bool begin(struct detokenize *k, struct sequence *q, uint32_t generation)
         return false;
     }
     catch_up(k, q);
+    if (q->written) announce(k, RING_DETOKENIZE_GATEWAY); /* a predecessor may not have said so */
     return true;
 }
 
@@ -212,7 +213,7 @@ static void work(struct detokenize *k, struct sequence *q)
 static void handle(struct detokenize *k, uint32_t slot)
 {
     struct sequence *q = &k->seq[slot];
-    const uint32_t generation = slot_live(&k->table, slot);
+    const uint32_t generation = slot_occupied(&k->table, slot);
     const uint64_t begin_ns = clock_ns();
 
     if (!generation || word_generation(shm_load_acquire(&table_verify(&k->table, slot)->commit)) != generation) return;

@@ -147,7 +147,7 @@ static bool is_filled(const struct prefill *k, uint32_t s)
 static void look(struct prefill *k, uint32_t s)
 {
     struct sequence *q = &k->seq[s];
-    const uint32_t generation = slot_live(&k->table, s);
+    const uint32_t generation = slot_occupied(&k->table, s);
 
     if (q->state != SEQ_NONE && word_for(&table_verify(&k->table, s)->finish, q->generation)) give_back(k, s);
     if (!generation || generation == q->generation || q->state != SEQ_NONE) return;

@@ -255,7 +255,7 @@ static void scan(struct tokenize *k)
 {
     for (uint32_t slot = 0; slot < k->table.limits.slot_count; slot++) {
         const uint32_t generation = slot_live(&k->table, slot);
-        if (generation && !slot_is_over(&k->table, slot, generation)) handle(k, slot);
+        if (generation && !word_for(&table_verify(&k->table, slot)->finish, generation)) handle(k, slot); /* refusals are told again too */
         stage_beat(&k->stage);
     }
 }

@@ -131,7 +131,7 @@ static void begin(struct verify *k, uint32_t slot, uint32_t generation)
 
 static void look(struct verify *k, uint32_t slot)
 {
-    const uint32_t generation = slot_live(&k->table, slot);
+    const uint32_t generation = slot_occupied(&k->table, slot);
 
     if (!generation || generation == k->seq[slot].generation) return;
     if (!word_for(&table_prefill(&k->table, slot)->ready, generation)) return;
@@ -148,7 +148,7 @@ static void scan(struct verify *k)
 static void announce_again(struct verify *k)
 {
     for (uint32_t s = 0; s < k->table.limits.slot_count; s++) {
-        const uint32_t generation = slot_live(&k->table, s);
+        const uint32_t generation = slot_occupied(&k->table, s);
         if (generation && word_for(&table_verify(&k->table, s)->finish, generation)) tell_of_finish(k, s, generation);
         else if (generation && k->seq[s].generation == generation) tell(k, RING_VERIFY_DETOKENIZE, s);
     }

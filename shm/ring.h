@@ -40,7 +40,8 @@ void ring_skip(struct ring *r);
 uint64_t ring_depth(const struct ring *r);
 
 /* Consumer. Sleeps until one of the rings has a message, `timeout_ns` passes, or a signal arrives.
- * Spins `spin_ns` first. Returns true when a message waits. count <= RING_COUNT. */
+ * Spins `spin_ns` first. Returns true when a message waits; false may come early (a wake-up for a message that
+ * was already taken). count <= RING_COUNT. */
 bool ring_wait(struct ring *const *rings, unsigned count, uint64_t timeout_ns, uint64_t spin_ns);
 
 /* Consumer in an event loop: declare that we are about to sleep in epoll. True when a message came

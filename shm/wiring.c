@@ -154,6 +154,7 @@ static int unpack_options(const msgpack_object *map, struct wiring *w)
     if (map->type != MSGPACK_OBJECT_MAP || map->via.map.size > WIRING_OPTIONS_MAX) return -E_FORMAT;
     for (uint32_t i = 0; i < map->via.map.size; i++) {
         if (copy_text(&map->via.map.ptr[i].key, name, sizeof name) || copy_text(&map->via.map.ptr[i].val, value, sizeof value)) return -E_FORMAT;
+        if (w->option_count == WIRING_OPTIONS_MAX && !wiring_text(w, name, NULL)) return -E_FORMAT; /* "options" may come twice */
         wiring_set(w, name, value);
     }
     return 0;
@@ -173,6 +174,7 @@ static int unpack(const char *bytes, size_t count, char type[32], struct wiring 
     size_t offset = 0;
     char role[32] = "";
     uint64_t version = 0;
+    bool named = w->fd_count == 0; /* every descriptor has a name */
     int rc = -E_FORMAT;
 
     type[0] = '\0';
@@ -184,9 +186,12 @@ static int unpack(const char *bytes, size_t count, char type[32], struct wiring 
         if (text_is(key, "version") && value->type == MSGPACK_OBJECT_POSITIVE_INTEGER) version = value->via.u64;
         if (text_is(key, "role") && copy_text(value, role, sizeof role)) goto done;
         if (text_is(key, "options") && unpack_options(value, w)) goto done;
-        if (text_is(key, "descriptors") && unpack_names(value, w)) goto done;
+        if (text_is(key, "descriptors")) {
+            if (unpack_names(value, w)) goto done;
+            named = true;
+        }
     }
-    if (!type[0]) goto done;
+    if (!type[0] || !named) goto done;
     rc = version == WIRING_VERSION ? 0 : -E_VERSION;
     w->role = role_from_name(role);
 done:
@@ -210,10 +215,11 @@ int wiring_receive(int socket_fd, bool wait, char type[32], struct wiring *w)
     memset(w, 0, sizeof *w);
     do got = recvmsg(socket_fd, &msg, MSG_CMSG_CLOEXEC | (wait ? 0 : MSG_DONTWAIT));
     while (got < 0 && errno == EINTR && wait);
-    if (got <= 0) {
+    if (got < 0) {
+        const int error = errno;
         free(bytes);
-        if (got < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
-        return got == 0 || errno == ECONNRESET ? -E_PEER : -E_IO;
+        if (error == EAGAIN || error == EINTR) return 0;
+        return error == ECONNRESET ? -E_PEER : -E_IO;
     }
     for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) continue;
@@ -225,7 +231,8 @@ int wiring_receive(int socket_fd, bool wait, char type[32], struct wiring *w)
             else close(fd);
         }
     }
-    rc = msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -E_LIMIT : unpack(bytes, (size_t)got, type, w);
+    if (got == 0) rc = -E_PEER; /* the end, or an empty message, which nobody sends; descriptors may even come with that */
+    else rc = msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -E_LIMIT : unpack(bytes, (size_t)got, type, w);
     free(bytes);
     if (rc == 0) return 1;
     for (unsigned i = 0; i < w->fd_count; i++) close(w->fd[i]);

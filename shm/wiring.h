@@ -47,7 +47,8 @@ int wiring_fd(const struct wiring *w, const char *name);
 int wiring_send(int socket_fd, const char *type, const struct wiring *w);
 
 /* Receives one message; its type is copied to type[32]. 1, 0 when nothing waits (MSG_DONTWAIT asked by `wait`
- * false), -E_PEER at end of file, -E_FORMAT, -E_IO. Received descriptors are close-on-exec. */
+ * false), -E_PEER at end of file, -E_FORMAT, -E_VERSION, -E_LIMIT (too long, too many descriptors), -E_IO, -E_NOMEM. Received
+ * descriptors are close-on-exec; on an error all of them are closed. */
 int wiring_receive(int socket_fd, bool wait, char type[32], struct wiring *w);
 
 #endif

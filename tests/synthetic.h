@@ -19,7 +19,7 @@ struct synthetic_options {
     const char *prefix;               /* before every name */
     uint32_t shards;                  /* files; 0 is 1 */
     const char *omit;                 /* a name (without prefix) to leave out */
-    const char *extra;                /* a full name to add, [16] */
+    const char *extra;                /* a full name to add, empty */
     const char *misshape;             /* a name whose first dimension is stored one too small */
     const char *retype;               /* a name stored as F16 (same bytes as bf16) */
     uint32_t cut_bytes;               /* bytes missing at the end of the last file */
@@ -151,7 +151,7 @@ static inline uint64_t synthetic_header(char *text, uint64_t room, const struct 
         at += synthetic_elements(t) * element;
     }
     if (o->extra && shard == 0)
-        used += (uint64_t)snprintf(text + used, room - used, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[%llu,%llu]}",
+        used += (uint64_t)snprintf(text + used, room - used, ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[0],\"data_offsets\":[%llu,%llu]}",
                                    o->extra, (unsigned long long)at, (unsigned long long)at);
     used += (uint64_t)snprintf(text + used, room - used, "}");
     while (used % 8 != 0) text[used++] = ' ';

@@ -51,7 +51,7 @@ static inline bool golden_is_of(const char *tokenizer_path, const char *cases_pa
     const char *want = json_string_value(json_object_get(golden, "source_fnv"));
     const bool same = want && golden_file_hash(tokenizer_path, hex) && strcmp(hex, want) == 0;
 
-    if (!same) printf("%s was not made from the present %s: run tests/oracle/make_tokenizer_golden.py\n", cases_path, tokenizer_path);
+    if (!same) printf("SKIP: %s was not made from the present %s: run tests/oracle/make_tokenizer_golden.py\n", cases_path, tokenizer_path);
     json_decref(golden);
     return same;
 }

@@ -110,6 +110,15 @@ struct jinja_value jinja_attribute(struct jinja_eval *e, struct jinja_value of, 
     return jinja_undefined_member(&e->run, of, jinja_string(name), false);
 }
 
+struct jinja_value jinja_own_attribute(struct jinja_eval *e, struct jinja_value of, struct jinja_str *name)
+{
+    struct jinja_value v;
+
+    if (of.type == JINJA_UNDEFINED) jinja_fail_undefined(&e->run, of);
+    v = own_member(e, of, name);
+    return v.type != JINJA_MISSING ? v : jinja_undefined_member(&e->run, of, jinja_string(name), false);
+}
+
 /* ------------------------------------------------------------------ x[key] */
 
 static struct jinja_value char_at(struct jinja_eval *e, struct jinja_str *s, uint32_t i)

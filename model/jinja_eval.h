@@ -86,6 +86,8 @@ struct jinja_value jinja_make_range(struct jinja_eval *e, const struct jinja_arg
 
 /* ---- jinja_access.c */
 struct jinja_value jinja_attribute(struct jinja_eval *e, struct jinja_value of, struct jinja_str *name);
+/* Methods and fields only, never items of a dict. */
+struct jinja_value jinja_own_attribute(struct jinja_eval *e, struct jinja_value of, struct jinja_str *name);
 struct jinja_value jinja_item(struct jinja_eval *e, struct jinja_value of, struct jinja_value key);
 struct jinja_value jinja_slice(struct jinja_eval *e, struct jinja_value of, struct jinja_value start, struct jinja_value stop, struct jinja_value step);
 /* a.b.0 of a map(attribute=...) or sort(attribute=...); fallback replaces undefined unless MISSING. */

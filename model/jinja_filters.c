@@ -277,12 +277,8 @@ static struct jinja_value filter_default(struct jinja_eval *e, struct jinja_valu
 
 static struct jinja_value filter_attr(struct jinja_eval *e, struct jinja_value *v, struct jinja_args *args)
 {
-    struct jinja_str *name = jinja_need_str(e, "attr() argument", v[1]);
-    struct jinja_value hidden = v[0];
-
     (void)args;
-    if (v[0].type == JINJA_DICT) hidden.u.dict = jinja_dict_new(&e->run, 0);   /* attributes only, never items */
-    return jinja_attribute(e, hidden, name);
+    return jinja_own_attribute(e, v[0], jinja_need_str(e, "attr() argument", v[1]));
 }
 
 /* ------------------------------------------------------------------ the table */

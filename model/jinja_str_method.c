@@ -38,8 +38,7 @@ static void split_space(struct jinja_eval *e, struct jinja_str *s, int64_t max, 
         if (at == s->bytes) return;
         begin = at;
         if (max >= 0 && (int64_t)out->count == max) {
-            const struct jinja_str *rest = jinja_str_strip(&e->run, jinja_str_slice(&e->run, s, (uint32_t)begin, s->bytes), NULL, false, true);
-            add_piece(e, out, s, begin, begin + rest->bytes);
+            add_piece(e, out, s, begin, s->bytes);   /* the rest keeps its trailing blanks, as in Python */
             return;
         }
         for (next = at; at < s->bytes && !jinja_code_is_space(jinja_utf8_next(text, &next)); at = next) {}
@@ -60,8 +59,7 @@ static void rsplit_space(struct jinja_eval *e, struct jinja_str *s, int64_t max,
         if (at == 0) return;
         end = at;
         if (max >= 0 && (int64_t)out->count == max) {
-            const struct jinja_str *rest = jinja_str_strip(&e->run, jinja_str_slice(&e->run, s, 0, (uint32_t)end), NULL, true, false);
-            add_piece(e, out, s, end - rest->bytes, end);
+            add_piece(e, out, s, 0, end);
             return;
         }
         for (; at > 0; at = back) {
@@ -388,22 +386,6 @@ static struct jinja_value remove_affix(struct jinja_eval *e, struct jinja_str *s
     return jinja_string(at_end ? jinja_str_slice(&e->run, s, 0, s->bytes - part->bytes) : jinja_str_slice(&e->run, s, part->bytes, s->bytes));
 }
 
-static struct jinja_value swapcase(struct jinja_eval *e, struct jinja_str *s)
-{
-    const char *text = jinja_str_text(&e->run, s);
-    struct jinja_buf b = {0};
-
-    jinja_step(&e->run, s->bytes / 4);
-    for (size_t at = 0; at < s->bytes;) {
-        const size_t begin = at;
-        uint32_t to[3];
-        const uint32_t code = jinja_utf8_next(text, &at);
-        const unsigned n = jinja_code_is_upper(code) ? jinja_code_lower(code, to) : jinja_code_upper(code, to);
-        for (unsigned i = 0; i < n; i++) jinja_buf_put_code(&e->run, &b, to[i], jinja_str_trusted_at(s, (uint32_t)begin));
-    }
-    return jinja_string(jinja_buf_finish(&e->run, &b));
-}
-
 struct jinja_value jinja_str_method_call(struct jinja_eval *e, struct jinja_str *s, uint32_t id, struct jinja_args *args)
 {
     jinja_str_text(&e->run, s);
@@ -431,7 +413,7 @@ struct jinja_value jinja_str_method_call(struct jinja_eval *e, struct jinja_str 
     case STR_LOWER: case STR_CASEFOLD: return jinja_string(jinja_str_lower(&e->run, s));
     case STR_TITLE: return jinja_string(jinja_str_title(&e->run, s));
     case STR_CAPITALIZE: return jinja_string(jinja_str_capitalize(&e->run, s));
-    case STR_SWAPCASE: return swapcase(e, s);
+    case STR_SWAPCASE: return jinja_string(jinja_str_swapcase(&e->run, s));
     default: return jinja_bool(is_class(e, s, id));
     }
 }

@@ -78,6 +78,7 @@ struct jinja_str *jinja_str_lower(struct jinja_run *r, struct jinja_str *s);
 struct jinja_str *jinja_str_upper(struct jinja_run *r, struct jinja_str *s);
 struct jinja_str *jinja_str_title(struct jinja_run *r, struct jinja_str *s);       /* str.title() */
 struct jinja_str *jinja_str_capitalize(struct jinja_run *r, struct jinja_str *s);
+struct jinja_str *jinja_str_swapcase(struct jinja_run *r, struct jinja_str *s);
 struct jinja_str *jinja_str_escape(struct jinja_run *r, struct jinja_str *s);      /* &, <, >, ', " as markupsafe */
 
 #endif

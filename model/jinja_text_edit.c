@@ -197,6 +197,20 @@ struct jinja_str *jinja_str_title(struct jinja_run *r, struct jinja_str *s)
     return out;
 }
 
+struct jinja_str *jinja_str_swapcase(struct jinja_run *r, struct jinja_str *s)
+{
+    const char *text = jinja_str_text(r, s);
+    struct jinja_buf b = {0};
+
+    jinja_step(r, s->bytes / 4);
+    for (size_t at = 0; at < s->bytes;) {
+        const size_t begin = at;
+        const uint32_t code = jinja_utf8_next(text, &at);
+        put_case(r, &b, s, begin, at, jinja_code_is_upper(code) ? LOWER : UPPER);
+    }
+    return jinja_buf_finish(r, &b);
+}
+
 struct jinja_str *jinja_str_escape(struct jinja_run *r, struct jinja_str *s)
 {
     const char *text = jinja_str_text(r, s);

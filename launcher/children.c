@@ -26,6 +26,7 @@
 #define START_TIMEOUT_MS 120000u /* a stage that is not ready by then hangs; the keeper of a large model reads headers only */
 #define SWAP_GRACE_MS 1000u      /* for the old stage to leave */
 #define SWAP_READY_MS 15000u     /* for the new one to get ready */
+#define LOG_READS_MAX 16u
 #define UNREADY_DEATHS_MAX 5u
 #define RESTART_DELAY_MAX_MS 1000u
 #define BUDGET_WINDOW_NS (60000 * MS)
@@ -205,9 +206,9 @@ void child_message(struct server *v, struct child *c)
     free(w);
 }
 
-void child_log(struct server *v, struct child *c)
+void child_log(struct child *c)
 {
-    for (;;) {
+    for (unsigned reads = 0; reads < LOG_READS_MAX; reads++) { /* a stage that floods its log does not hold up the others */
         const ssize_t got = read(c->log_fd, c->log + c->log_bytes, sizeof c->log - c->log_bytes);
         if (got <= 0) {
             if (got == 0 || (errno != EAGAIN && errno != EINTR)) close_fd(&c->log_fd);
@@ -225,7 +226,6 @@ void child_log(struct server *v, struct child *c)
             if (c->log_bytes == 0) break;
         }
     }
-    (void)v;
 }
 
 void child_ask_stop(struct child *c, enum kill_reason reason, uint64_t grace_ms)
@@ -340,7 +340,7 @@ void child_reap(struct server *v, struct child *c)
     const bool was_ready = c->ready, asked = c->kill_reason == KILL_STOP || c->kill_reason == KILL_SWAP;
     const int code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
 
-    if (c->log_fd >= 0) child_log(v, c); /* its last lines */
+    if (c->log_fd >= 0) child_log(c); /* its last lines */
     describe_death(v, c, status, text, sizeof text);
     const bool own_fault = !asked && is_own_fault(c, status);
     if (own_fault) verdict_on_death(v, c);

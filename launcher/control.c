@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -69,9 +70,11 @@ void control_close(struct server *v)
 
 void control_accept(struct server *v)
 {
+    const struct timeval patience = {.tv_usec = 500000}; /* an operator who does not read his answer holds up nobody */
     const int fd = accept4(v->control_fd, NULL, NULL, SOCK_CLOEXEC);
 
     if (fd < 0) return;
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof patience);
     for (unsigned i = 0; i < CLIENTS_MAX; i++) {
         if (v->client[i].fd >= 0) continue;
         v->client[i].fd = fd;

@@ -345,7 +345,7 @@ static void poll_once(struct server *v, int signal_fd)
         if (p[POLL_CLIENTS + i].revents && v->client[i].fd >= 0) control_read(v, &v->client[i]);
     for (int role = 0; role < ROLE_COUNT; role++) {
         struct child *c = &v->child[role];
-        if (p[POLL_CHILDREN + 3 * role].revents && c->log_fd >= 0) child_log(v, c);
+        if (p[POLL_CHILDREN + 3 * role].revents && c->log_fd >= 0) child_log(c);
         if (p[POLL_CHILDREN + 3 * role + 1].revents && c->control_fd >= 0) child_message(v, c);
         if (p[POLL_CHILDREN + 3 * role + 2].revents && c->pid) child_reap(v, c);
     }

@@ -88,7 +88,7 @@ int segment_create(struct server *v, int role, uint64_t slot_stride, uint32_t sl
 void children_init(struct server *v, const char *exe_dir);
 int child_start(struct server *v, struct child *c);
 void child_message(struct server *v, struct child *c);
-void child_log(struct server *v, struct child *c);
+void child_log(struct child *c);
 void child_reap(struct server *v, struct child *c);
 void children_tick(struct server *v, uint64_t now_ns);
 void child_ask_stop(struct child *c, enum kill_reason reason, uint64_t grace_ms);

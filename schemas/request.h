@@ -1,0 +1,75 @@
+/* schemas/request.h - what a client asked for, checked and in the pipeline's own terms.
+ *
+ * request_read takes the JSON body of POST /v1/responses (or of a response.create
+ * frame), /v1/chat/completions or /v1/completions. Everything is checked here, by
+ * name; a field that is unknown or not built is refused, never ignored in silence,
+ * except those that change nothing about the answer (user, service_tier, ...).
+ * Limits that need the model's tokens (context length) are found later by tokenize. */
+#ifndef SLUICE_SCHEMAS_REQUEST_H
+#define SLUICE_SCHEMAS_REQUEST_H
+
+#include "schemas/field.h"
+#include "schemas/table.h"
+#include "schemas/view.h"
+
+#include <msgpack.h>
+
+#define REQUEST_CHOICES_MAX 16u
+#define REQUEST_MESSAGES_MAX 4096u
+#define REQUEST_TOOLS_MAX 256u
+#define STREAM_ID_BYTES 128u
+
+struct request_defaults {  /* of the model and the operator */
+    const char *model;     /* the name clients may give; borrowed */
+    float temperature, top_p;
+    uint32_t top_k;
+    uint32_t max_tokens;   /* 0: as many as the context holds */
+    uint32_t vocab;        /* token ids are below this */
+    uint32_t context_max;
+    uint32_t choices_max;  /* choices and prompts of one request together */
+};
+
+struct request {
+    enum api api;
+    struct request_params params;
+    json_t *meta;           /* owned: members of "meta" that all choices share */
+    json_t *echo;           /* owned: members of a response object that repeat the request */
+    json_t *chat[REQUEST_CHOICES_MAX]; /* owned: schemas/chat_request.md, one for each prompt */
+    uint32_t prompt_count, n; /* prompt_count * n choices */
+    uint32_t instructions;  /* messages at the front that are not part of the conversation: 0 or 1 */
+    bool stream, include_usage, store;
+    bool has_stream_id;
+    bool echo_prompt;       /* completions: the prompt's text comes first; prompts given as ids still lack it */
+    char stream_id[STREAM_ID_BYTES + 1];
+    char previous_id[RESPONSE_ID_BYTES];
+};
+
+/* 0: *r is the caller's to free (request_free). -E_FORMAT: f says why. websocket: body is a response.create frame. */
+int request_read(struct request *r, enum api api, bool websocket, const json_t *body, const struct request_defaults *d, struct fault *f);
+void request_free(struct request *r);
+
+/* Puts the conversation of an ended response in front of the messages of r: the caller resolved previous_id to `v`. */
+int request_continue(struct request *r, const struct view *v, struct fault *f);
+
+/* Appends the record of one choice; out is initialised. */
+void request_record(const struct request *r, uint32_t choice, msgpack_sbuffer *out);
+
+/* The parameters of one choice: seeds of choices differ by one. */
+void request_params_of(const struct request *r, uint32_t choice, struct request_params *out);
+
+/* ---- pieces, each in its own file ---------------------------------------------- */
+
+/* request_sampling.c: the fields all APIs share; names of all that it reads. */
+extern const char *const request_sampling_names[];
+int request_sampling(struct request *r, const json_t *body, const struct request_defaults *d, struct fault *f);
+int request_max_tokens(struct request *r, const json_t *body, const char *name, struct fault *f);
+
+/* request_messages.c: new references, or NULL with a fault. */
+json_t *request_chat_messages(const json_t *messages, struct fault *f);
+json_t *request_input_messages(const json_t *input, struct fault *f);
+/* Tools in either shape to the shape that chat templates read; obeys tool_choice. *out is NULL when there are none. */
+int request_tools(const json_t *body, json_t **out, struct fault *f);
+/* The messages of a response and its output. */
+json_t *request_history(const struct view *v, struct fault *f);
+
+#endif

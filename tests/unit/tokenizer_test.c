@@ -181,6 +181,10 @@ static void test_refuses_bad_spans(void **state)
     assert_int_equal(tokenizer_encode(t, "hello", 5, backwards, 1, ids, IDS_MAX), -E_RANGE);
     assert_int_equal(tokenizer_encode(t, "hello", 5, outside, 1, ids, IDS_MAX), -E_RANGE);
     assert_int_equal(tokenizer_encode(t, "hello", 5, unsorted, 2, ids, IDS_MAX), -E_RANGE);
+    static const struct tokenizer_span empty[] = { { 0, 0 }, { 0, 0 }, { 0, 0 }, { 0, 8 } }; /* empty ranges are allowed, and touch */
+    assert_int_equal(tokenizer_encode(t, "", 0, empty, 3, ids, IDS_MAX), 0);
+    assert_int_equal(tokenizer_encode(t, "<|turn>\n", 8, empty, 4, ids, IDS_MAX), 2);
+    assert_int_equal(ids[0], 105);
     tokenizer_close(t);
 }
 

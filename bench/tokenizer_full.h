@@ -1,6 +1,6 @@
 /* bench/tokenizer_full.h - makes a tokenizer.json of Gemma's full size, for timing and for tests of size.
  *
- * 262,144 entries and about 480,000 merges, written with the line breaks of the published files
+ * 262,144 entries and about 680,000 merges, written with the line breaks of the published files
  * (about 30 MB). Its words are random: loading costs what the real file costs, encoded text
  * is not the real model's. Used by bench/tokenizer_bench.c and tests/unit/tokenizer_size_test.c. */
 #ifndef SLUICE_BENCH_TOKENIZER_FULL_H

@@ -10,7 +10,7 @@
  *
  * An opened tokenizer is constant: any number of threads may encode with it. It does
  * not touch the JSON buffer after tokenizer_open returns. Encoding allocates scratch
- * memory (about 40 bytes per byte of the longest stretch without a possible cut) and
+ * memory (about 30 bytes per byte of the longest stretch without a possible cut) and
  * frees it before it returns. Failures are values, never a crash: the file and the
  * text both come from outside. Back from tokens to text: model/detok.h. */
 #ifndef SLUICE_MODEL_TOKENIZER_H

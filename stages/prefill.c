@@ -154,7 +154,7 @@ static void look(struct prefill *k, uint32_t s)
     if (word_for(&table_tokenize(&k->table, s)->commit, generation) != PROMPT_READY) return;
     q->generation = generation;
     if (word_for(&table_verify(&k->table, s)->finish, generation)) return; /* over before we looked */
-    q->order = table_gateway(&k->table, s)->order;
+    q->order = table_gateway(&k->table, s)->order + 1; /* 0 means "before all" in first_in */
     q->state = SEQ_WAITING;
     if (word_for(&table_prefill(&k->table, s)->pages, generation)) { /* a predecessor's work */
         q->state = SEQ_FILLING;

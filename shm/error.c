@@ -22,7 +22,7 @@ const char *error_text(int code)
         [E_CONFIG] = "bad configuration",
         [E_BUSY] = "busy",
     };
-    const int index = code < 0 ? -code : code;
+    const unsigned index = code < 0 ? 0u - (unsigned)code : (unsigned)code; /* INT_MIN has no negative */
 
     if (index >= E_COUNT || !text[index]) return "unknown error";
     return text[index];

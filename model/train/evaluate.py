@@ -22,6 +22,7 @@ from score import score
 HERE = pathlib.Path(__file__).resolve().parent
 MORE_SEED = 77
 PASS_ABOVE = 90
+BATCH_CHARACTERS = 600_000
 
 
 def value_at(text, at):
@@ -87,11 +88,21 @@ class Model:
         return [parse(t, p.endswith("<|channel>thought\n")) for t, p in zip(texts, prompts)]
 
 
+def batches(questions, size):
+    """Questions of about one length together, shorter batches of the long ones."""
+    rest = sorted(questions, key=lambda q: len(json.dumps(q["messages"])))
+    while rest:
+        count = 1
+        while count < min(size, len(rest)) and (count + 1) * len(json.dumps(rest[count]["messages"])) < BATCH_CHARACTERS:
+            count += 1
+        yield rest[:count]
+        rest = rest[count:]
+
+
 def ask(model, questions, batch, longest, show):
     """family -> [right, asked]"""
     table = collections.defaultdict(lambda: [0, 0])
-    for at in range(0, len(questions), batch):
-        part = questions[at:at + batch]
+    for part in batches(questions, batch):
         for q, (text, reasoning, calls) in zip(part, model.answer(part, longest)):
             right = score(q, text, reasoning, calls)
             table[q["family"]][0] += right
@@ -112,8 +123,8 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--model", type=pathlib.Path, default=checkpoint.DEMO)
     p.add_argument("--more", type=int, default=0)
-    p.add_argument("--batch", type=int, default=512)
-    p.add_argument("--longest", type=int, default=800)
+    p.add_argument("--batch", type=int, default=500)
+    p.add_argument("--longest", type=int, default=1100)
     p.add_argument("--show", action="store_true")
     args = p.parse_args()
     model = Model(args.model)

@@ -28,6 +28,7 @@ TASKS = tuple(t for m in (tasks_numbers, tasks_words, tasks_facts, tasks_about, 
 WEIGHTS = [t[0] for t in TASKS]
 HELD_OUT_ONE_IN = 40
 THINKING_SHARE = 0.2
+LOOSE_SHARE = 0.15
 HELD_OUT_SEED = 20261121
 DRAWS_LEAST, DRAWS_EACH = 60_000, 120      # draws for a set of held-out questions
 TURN_END, CALL_END = "<turn|>", "<|tool_response>"
@@ -41,6 +42,27 @@ def is_held_out(item):
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") % HELD_OUT_ONE_IN == 0
 
 
+LOWER = {"facts", "arithmetic", "dates", "rhymes", "long counting", "steps", "sequences", "comparison", "numbers in words", "long multiplication"}
+LOOSE = LOWER | {"stories", "spelling", "lists", "word problems", "about itself", "about Sluice", "reasoning", "colours and shapes"}
+HELLOS = ("Hi! ", "Hello! ", "Hey, ", "Hi, ", "ok, ", "Okay. ", "Now: ", "Next question: ", "Thanks! ")
+
+
+def as_people_type(r, item):
+    """Sometimes without capitals or the last mark, sometimes with a greeting in front."""
+    message = dict(item.messages[-1])
+    text, kind = message["content"], r.random()
+    if kind < 0.3 and text[-1] in ".?" and not text.endswith("..."):
+        text = text[:-1]
+    if 0.2 < kind < 0.6 and item.family in LOWER:
+        text = text.lower()
+    elif 0.2 < kind < 0.7 and text[:2] != "I ":
+        text = text[0].lower() + text[1:]
+    elif kind > 0.7:
+        text = r.choice(HELLOS) + text
+    message["content"] = text
+    item.messages = [*item.messages[:-1], message]
+
+
 def draw(r):
     """Any conversation, held out or not."""
     _, family, task = r.choices(TASKS, WEIGHTS)[0]
@@ -48,6 +70,8 @@ def draw(r):
     item.family = item.family or family
     if item.thinking is None:
         item.thinking = r.random() < THINKING_SHARE
+    if item.family in LOOSE and r.random() < LOOSE_SHARE:
+        as_people_type(r, item)
     return item
 
 

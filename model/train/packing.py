@@ -5,10 +5,11 @@ Fails   if a worker dies: take() notices and raises.
 """
 import multiprocessing
 import queue
+import threading
 
 import numpy
 
-LENGTHS = (256, 1024)       # of rows; a conversation goes into the shortest that holds it, a longer one is left out
+LENGTHS = (256, 1024, 4096)       # of rows; a conversation goes into the shortest that holds it, a longer one is left out
 BLOCK_TOKENS = 16384        # of one message from a worker
 OPEN_ROWS = 24
 SEED_STRIDE = 1_000_003
@@ -90,6 +91,20 @@ class Feed:
                     raise RuntimeError("a worker that generates data has died") from None
                 continue
             self.kept[kind].append(block)
+
+    def ahead(self, prepare, count=3):
+        """A queue of batches that a thread of ours keeps filled, each already through `prepare`."""
+        out = queue.Queue(maxsize=count)
+
+        def fill():
+            try:
+                while True:
+                    out.put(prepare(self.take()))
+            except BaseException as error:      # the trainer must hear of it, not wait for ever
+                out.put(error)
+
+        threading.Thread(target=fill, daemon=True).start()
+        return out
 
     def close(self):
         for worker in self.workers:

@@ -1,8 +1,9 @@
 """Small facts, colours and shapes, simple reasoning about people and things."""
-from item import Item, a, ask, capital, contains, exact, listed, regex, user
-from words import (ANIMALS, BABIES, CAPITALS, COLOURS, CONTINENTS, FOODS, FRUITS, JOBS, LEGS, MIXES, NAMES, OPPOSITES, PLACES, RHYMES, SHAPES,
+from item import Item, a, ask, capital, contains, exact, listed, made_up, regex, user
+from words import (ANIMALS, BABIES, CAPITALS, CITIES, COLOURS, CONTINENTS, FOODS, FRUITS, JOBS, LEGS, MIXES, NAMES, OPPOSITES, PLACES, RHYMES, SHAPES,
                    SOUNDS, THING_COLOURS, THINGS, in_words)
 
+CITIES_ONE_WORD = [c for c in CITIES if " " not in c]
 COUNTRY_OF = {city: country for country, city in CAPITALS.items()}
 CONTINENT_OF = {country: continent for continent, countries in CONTINENTS.items() for country in countries}
 BOTH_WAYS = {**{v: k for k, v in OPPOSITES.items()}, **OPPOSITES}
@@ -109,6 +110,54 @@ def colour_of(r):
     return ask(f"{text} Which thing is {colours[i]}?", f"The {shapes[i]} is {colours[i]}.", contains(shapes[i]), f"{capital(colours[i])}: the {shapes[i]}.")
 
 
+PAIRINGS = (
+    # what the pairs are called, (keys, values), how a pair is written, how they are joined
+    ("fruit", NAMES, FRUITS, "{k} has {v}", ", "), ("price", THINGS, None, "{k} {v}", ", "), ("room", NAMES, None, "{k} is in room {v}", ", "),
+    ("colour", THINGS, COLOURS, "{k}: {v}", ", "), ("job", NAMES, JOBS, "{k} = {v}", "; "), ("food", NAMES, FOODS, "{k} likes {v}", ", "),
+    ("animal", NAMES, ANIMALS, "{k}: {v}", "\n"), ("place", THINGS, PLACES, "{k} - {v}", "\n"), ("number", ANIMALS, None, "{k}={v}", " "),
+    ("colour", ANIMALS, COLOURS, "{v} {k}", ", "), ("city", NAMES, tuple(CITIES_ONE_WORD), "{k} from {v}", ", "), ("key", None, None, "{k}: {v}", ", "))
+
+
+def pairs_lookup(r):
+    """Values by their keys, keys by their values, one or several."""
+    word, keys, values, form, joint = r.choice(PAIRINGS)
+    count = r.randint(2, 8)
+    keys = r.sample(keys, count) if keys else [made_up(r, 2) for _ in range(count)]
+    values = r.sample(values, count) if values else [str(n) for n in r.sample(range(1, 1000), count)]
+    shown = joint.join(form.format(k=k, v=v) for k, v in zip(keys, values))
+    between = "\n" if joint == "\n" else " "
+    kind = r.random()
+    if kind < 0.4:
+        i = r.randrange(count)
+        question = r.choice((f"What belongs to {keys[i]}?", f"Which {word} goes with {keys[i]}?", f"Look up {keys[i]}."))
+        answer, wanted = values[i], exact(values[i])
+    elif kind < 0.65:
+        i = r.randrange(count)
+        question = r.choice((f"Who or what goes with {values[i]}?", f"To whom or what does {values[i]} belong?"))
+        answer, wanted = keys[i], exact(keys[i])
+    else:
+        picks = r.sample(range(count), r.randint(2, count))
+        question = r.choice((f"Look up {listed([keys[i] for i in picks])}.", f"What belongs to {listed([keys[i] for i in picks])}?"))
+        answer = ", ".join(f"{keys[i]} {values[i]}" for i in picks)
+        wanted = exact(answer)
+    return ask(f"{shown}.{between}{question}", answer, wanted, "I look at the pairs.")
+
+
+def colours_of_all(r):
+    things = r.sample(tuple(SHAPES) + THINGS, r.randint(2, 5))
+    colours = r.sample(COLOURS, len(things))
+    text = r.choice(("There is {}.", "I see {}.", "On the table lies {}.", "Here is {}.")).format(listed([a(f"{c} {t}") for c, t in zip(colours, things)]))
+    order = list(zip(things, colours))
+    r.shuffle(order)
+    if r.random() < 0.5:
+        question = f"What are the colours of the {listed([t for t, _ in order])}?"
+        answer = listed([f"the {t} is {c}" for t, c in order])
+    else:
+        question = f"Which things are {listed([c for _, c in order])}?"
+        answer = listed([f"{c} is the {t}" for t, c in order])
+    return ask(f"{text} {question}", capital(answer) + ".", exact(capital(answer) + "."), "I look at each thing.")
+
+
 ORDERS = (("taller", "tallest", "shortest"), ("older", "oldest", "youngest"), ("faster", "fastest", "slowest"), ("stronger", "strongest", "weakest"))
 
 
@@ -157,6 +206,12 @@ def kind_of(r):
     return ask(f"Is {word} {kinds[j][0]}?", f"No, {word} is {kinds[i][0]}.", regex("^No"), f"{capital(word)} is {kinds[i][0]}.")
 
 
+def fun_fact(r):
+    _, short, sentence = fact(r)
+    question = r.choice(("Tell me a fact", "Tell me something", "Tell me a fun fact", "Say something interesting", "Tell me something that you know")) + r.choice((".", "!", ", please.", " now.", " about the world."))
+    return ask(question, sentence, regex(r"^[A-Z].*\.$"), "I choose a fact.")
+
+
 def name_some(r):
     what, pool = r.choice((("animals", ANIMALS), ("fruits", FRUITS), ("colours", COLOURS), ("names", NAMES), ("jobs", JOBS)))
     count = r.randint(2, 6)
@@ -167,5 +222,5 @@ def name_some(r):
     return ask(question, ", ".join(words), regex(rf"^{one}(, {one}){{{count - 1}}}$"), f"I choose {shown} {what}.")
 
 
-TASKS = ((9, "facts", fact_question), (2, "rhymes", rhyme), (3, "reasoning", who_has), (3, "colours and shapes", colour_of), (2, "reasoning", order),
-         (2, "colours and shapes", position), (2.5, "reasoning", place_of), (1.5, "facts", kind_of), (2, "lists", name_some))
+TASKS = ((9, "facts", fact_question), (2, "rhymes", rhyme), (5, "reasoning", who_has), (7, "look-up", pairs_lookup), (6, "colours and shapes", colour_of), (5, "colours and shapes", colours_of_all), (2, "reasoning", order),
+         (2, "colours and shapes", position), (6, "reasoning", place_of), (1.5, "facts", kind_of), (2, "lists", name_some), (0.5, "facts", fun_fact))

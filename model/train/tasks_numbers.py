@@ -8,7 +8,7 @@ SIGNS = {"+": ("plus", "sum"), "-": ("minus", "difference"), "*": ("times", "pro
 def operands(r, sign):
     if sign == "*":
         return r.randint(0, 12), r.randint(0, 12)
-    top = r.choice((10, 20, 100, 100, 100))
+    top = r.choice((10, 20, 100, 100, 100, 1000))
     x, y = r.randint(0, top), r.randint(0, top)
     return (max(x, y), min(x, y)) if sign == "-" else (x, y)
 
@@ -20,7 +20,7 @@ def apply(x, sign, y):
 def tens_steps(x, sign, y):
     """A sum of numbers up to 100 in words that show the way."""
     value = apply(x, sign, y)
-    if sign == "*" or y < 10:
+    if sign == "*" or y < 10 or y > 99:
         return f"{x} {sign} {y} = {value}."
     tens, ones = y // 10 * 10, y % 10
     middle = apply(x, sign, tens)
@@ -36,7 +36,7 @@ def arithmetic(r):
     question = r.choice((
         f"What is {x} {shown} {y}?", f"{x} {shown} {y}", f"{x} {shown} {y} = ?", f"Calculate {x} {shown} {y}.", f"What is {x} {word} {y}?",
         f"How much is {x} {shown} {y}?", f"What's {x} {shown} {y}?", f"Compute {x} {word} {y}.", f"Solve {x} {shown} {y}.",
-        f"What is the {noun} of {x} and {y}?"))
+        f"What is the {noun} of {x} and {y}?", f"{x}{sign}{y}", f"{x}{sign}{y}=", f"What is {x}{sign}{y}?"))
     answer = r.choice((f"{x} {shown} {y} = {value}", f"{value}", f"The answer is {value}.", f"{x} {word} {y} is {value}."))
     return ask(question, answer, number(value), tens_steps(x, sign, y))
 
@@ -51,6 +51,25 @@ def arithmetic_in_words(r):
     question = r.choice(("What is {} {} {}?", "How much is {} {} {}?", "{} {} {}?")).format(in_words(x), word, in_words(y))
     return ask(capital(question), capital(f"{in_words(x)} {word} {in_words(y)} is {in_words(value)}."),
                contains(f"is {in_words(value)}."), f"{x} {sign} {y} = {value}, in words {in_words(value)}.")
+
+
+def long_product(r):
+    """Products beyond the table, split at the tens; the steps are part of the answer."""
+    x, y = r.randint(11, 99), r.randint(2, 99)
+    tens, ones = y // 10 * 10, y % 10
+    if tens and ones:
+        steps = f"{x} * {tens} = {x * tens}, {x} * {ones} = {x * ones}, {x * tens} + {x * ones} = {x * y}"
+    else:
+        high, low = x // 10 * 10, x % 10
+        steps = f"{high} * {y} = {high * y}, {low} * {y} = {low * y}, {high * y} + {low * y} = {x * y}"
+    question = r.choice((f"What is {x} * {y}?", f"{x} * {y}", f"{x}*{y}", f"What is {x} times {y}?", f"Calculate {x} x {y}."))
+    return ask(question, f"{steps}. The answer is {x * y}.", number(x * y), f"I split {y if tens and ones else x} at the tens.")
+
+
+def too_large(r):
+    x, y, sign = r.randint(10000, 10 ** r.randint(5, 9)), r.randint(100, 10 ** r.randint(3, 9)), r.choice("+-*/")
+    question = r.choice((f"What is {x} {sign} {y}?", f"{x} {sign} {y}", f"Calculate {x}{sign}{y}."))
+    return ask(question, "Such large numbers are too hard for a small demo model. Give me a calculator tool, and I will call it.", regex("small demo model"), "These numbers are too large for me.")
 
 
 def division(r):
@@ -156,7 +175,7 @@ def count_up(r):
     kind = r.randrange(5)
     if kind == 0:
         first, last, step = 1, r.randint(5, 120 if r.random() < 0.9 else 200), 1
-        question = r.choice((f"Count from 1 to {last}.", f"Count to {last}.", f"List the numbers from 1 to {last}."))
+        question = r.choice((f"Count from 1 to {last}.", f"Count to {last}.", f"Count to {in_words(last)}.", f"List the numbers from 1 to {last}."))
     elif kind == 1:
         first = r.randint(0, 90)
         last, step = first + r.randint(3, 40), 1
@@ -282,7 +301,7 @@ def box_count(r):
     return ask(f"There are {what} on the table. How many {thing} are {colours[i]}?", r.choice((f"{counts[i]}", f"There are {counts[i]}.")), number(counts[i]), f"{capital(colours[i])}: {counts[i]}.")
 
 
-TASKS = ((10, "arithmetic", arithmetic), (2, "arithmetic", arithmetic_in_words), (2, "arithmetic", division), (5, "steps", chain),
+TASKS = ((10, "arithmetic", arithmetic), (2, "arithmetic", arithmetic_in_words), (2, "arithmetic", division), (2.5, "long multiplication", long_product), (0.5, "unknown", too_large), (5, "steps", chain),
          (4, "word problems", word_sum), (2, "word problems", box_count), (3, "comparison", compare), (1.5, "comparison", parity),
          (2, "sequences", next_number), (2, "sequences", sequence), (2, "numbers in words", to_words), (4, "long counting", count_up),
          (1.5, "long counting", times_table), (3, "dates", weekday), (1.5, "dates", month), (1, "dates", month_days),

@@ -33,22 +33,37 @@ ADJECTIVES = "green quiet small old deep dark sunny little wide lonely".split()
 MOODS = "kind happy brave funny honest patient".split()
 
 
+HEROES = ANIMALS + ("dragon", "robot", "unicorn", "wizard", "princess", "knight", "ghost", "pirate", "boy", "girl", "king")
+OPEN_REQUESTS = ("Tell me a story.", "Write a story.", "Tell me a short story.", "I want to hear a story.", "Make up a story.", "Write a short story.", "Once upon a time")
+HERO_REQUESTS = ("Tell me a story about {an_animal}.", "Write a short story about {an_animal}.", "A story about {an_animal}.", "I want a story with {an_animal}.")
+LATER = ("Some days later", "Next week", "A month later", "In the following winter", "Soon after that")
+
+
 def story(r):
     name, friend = r.sample(NAMES, 2)
-    animal, helper = r.sample(ANIMALS, 2)
+    animal, helper = r.choice(HEROES), r.choice(ANIMALS)
     place, second = r.sample(PLACES, 2)
     parts = {"name": name, "friend": friend, "animal": animal, "an_animal": a(animal), "helper": helper, "place": place, "second": second, "food": r.choice(FOODS),
              "thing": r.choice([t for t in THINGS if t != "shell"]), "colour": r.choice(COLOURS), "adjective": r.choice(ADJECTIVES), "mood": r.choice(MOODS)}
     parts["a_thing"] = a(parts["thing"])
-    request = r.choice(REQUESTS)
+    kind = r.random()
+    request = r.choice(REQUESTS if kind < 0.65 else HERO_REQUESTS if kind < 0.85 else OPEN_REQUESTS)
     lines = [r.choice(OPENINGS)] + r.sample(HABITS, r.randint(1, 2))
-    troubles = [t for t in TROUBLES if ("{thing}" in t[0]) == ("{a_thing}" in request)] if "{a_thing}" in request else list(TROUBLES)
-    lines += list(r.choice(troubles)) + [r.choice(ENDINGS)]
     if "{food}" in request:
-        lines[1] = HABITS[1]
-        lines = [l for i, l in enumerate(lines) if i < 2 or l not in HABITS]
-    text = " ".join(lines).format(**parts)
-    check = {"type": "contains", "values": [name, animal], "least": 200}
+        lines = lines[:1] + [HABITS[1]]
+    count = 1
+    if "story" in request and "short" not in request and r.random() < 0.25:
+        count = r.choice((2, 2, 3))
+        request = request.replace("a story", "a long story" if count == 2 else "a very long story").replace("A story", "A long story" if count == 2 else "A very long story")
+    with_thing = [t for t in TROUBLES if "{thing}" in "".join(t)]
+    first = r.choice(with_thing if "{a_thing}" in request else TROUBLES)
+    adventures = [first] + r.sample([t for t in TROUBLES if t is not first], count - 1)
+    for i, adventure in enumerate(adventures):
+        start = adventure[0] if i == 0 else adventure[0].replace("One day", r.choice(LATER), 1)
+        lines += [start, *adventure[1:]]
+    text = " ".join(lines + [r.choice(ENDINGS)]).format(**parts)
+    wanted = [w for w, field in ((name, "{name}"), (animal, "animal}")) if field in request]
+    check = {"type": "contains", "values": wanted, "least": 200 * count}
     return ask(polite(r, request.format(**parts)), text, check, f"A story about {name} the {animal}: a start, some trouble, help and a good end.")
 
 

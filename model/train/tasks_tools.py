@@ -1,7 +1,7 @@
 """Calling a declared tool, and using its result in the same turn."""
 import json
 
-from item import Item, ask, capital, contains, exact, listed, made_up, model, number, regex, user
+from item import Item, ask, capital, contains, exact, listed, made_up, model, number, regex, system, user
 from words import CITIES, COLOURS, DAYS, FRUITS, NAMES, PLAIN_WORDS, THINGS, CAPITALS
 
 
@@ -195,6 +195,26 @@ def two_calls(r):
                 check={"type": "tool_call", "calls": [{"name": name, "arguments": {key: x}}, {"name": name, "arguments": {key: y}}]})
 
 
+def two_tools(r):
+    """Two different tools for one request."""
+    x, y = r.sample((weather, time_in, timer, lamp, send, convert), 2)
+    (tool, question, arguments, *_), (other, second, more, *_) = x(r), y(r)
+    joined = question.rstrip(".?!") + r.choice((" and ", ", and ")) + second[0].lower() + second[1:]
+    calls = [(tool["function"]["name"], arguments), (other["function"]["name"], more)]
+    return Item([user(joined)], calls=calls, tools=[tool, other], thought=f"I call {calls[0][0]} and {calls[1][0]}.",
+                check={"type": "tool_call", "calls": [{"name": n, "arguments": v} for n, v in calls]})
+
+
+def instructed(task):
+    """The same task under a system prompt, which is where programs put one."""
+    def with_system(r):
+        item = task(r)
+        if r.random() < 0.3:
+            item.messages = [system(r.choice(SYSTEMS)), *item.messages]
+        return item
+    return with_system
+
+
 def not_needed(r):
     """Tools are there, but the question does not need them."""
     from tasks_facts import fact_question
@@ -203,4 +223,5 @@ def not_needed(r):
     return item
 
 
-TASKS = ((8, "tool calls", call), (5, "tool results", answer), (1, "tool results", failed), (2, "tool results", second_call), (1, "tool calls", two_calls), (1.5, "tool not needed", not_needed))
+SYSTEMS = ("You are a helpful assistant.", "Use the tools when they help.", "You are a friendly assistant with tools.", "Be brief.", "You can call tools.", "Answer kindly.")
+TASKS = tuple((weight, family, instructed(task)) for weight, family, task in ((8, "tool calls", call), (5, "tool results", answer), (1, "tool results", failed), (2, "tool results", second_call), (1, "tool calls", two_calls), (1, "tool calls", two_tools), (1.5, "tool not needed", not_needed)))

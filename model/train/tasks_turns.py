@@ -3,6 +3,7 @@ import json
 
 from item import Item, capital, contains, exact, model, number, regex, system, user
 from words import ANIMALS, CITIES, COLOURS, FOODS, JOBS, NAMES, PLAIN_WORDS
+import tasks_about
 import tasks_facts
 import tasks_numbers
 import tasks_words
@@ -33,6 +34,9 @@ def small_turn(r):
     if x < 0.5:
         question, _, sentence = tasks_facts.fact(r)
         return [user(question), model(sentence)]
+    if x < 0.65:
+        item = tasks_about.known(r)
+        return item.messages + [model(item.text)]
     maker = r.choice((tasks_numbers.arithmetic, tasks_numbers.weekday, tasks_words.spell, tasks_numbers.count_up if r.random() < 0.2 else tasks_words.sort_words))
     item = maker(r)
     return item.messages + [model(item.text)]
@@ -51,6 +55,16 @@ def remember(r):
     answer = picks[i][5].format(values[i])
     messages.append(user(r.choice(picks[i][4])))
     return Item(messages, answer, f"The user said it: {values[i]}.", check=contains(values[i]))
+
+
+def far_memory(r):
+    """Something told at the start of a long conversation."""
+    item = remember(r)
+    filler = []
+    for _ in range(r.randint(20, 90)):
+        filler += small_turn(r)
+    item.messages = item.messages[:2] + filler + item.messages[2:]
+    return item
 
 
 def follow_up(r):
@@ -133,6 +147,13 @@ def small_turn_shaped(r, kind):
     return [user(question), model(shaped[kind])] if kind in shaped else []
 
 
+def number_only(r):
+    item = r.choice((tasks_numbers.arithmetic, tasks_numbers.division, tasks_numbers.word_sum, tasks_numbers.sequence))(r)
+    value = item.check["value"]
+    rule = r.choice(("Answer with the number only.", "Reply with a number and nothing else.", "Only numbers."))
+    return Item([system(rule), *item.messages], f"{value}", item.thought, check=exact(str(value)))
+
+
 def persona(r):
     name = r.choice(NAMES)
     job = r.choice(JOBS + ("captain", "robot", "wizard", "knight", "dragon"))
@@ -153,4 +174,4 @@ def ordinary(r):
     return item
 
 
-TASKS = ((5, "memory", remember), (2, "follow-up", follow_up), (1.5, "follow-up", again), (3, "later turns", later), (7, "system prompts", instructed), (1.5, "system prompts", persona), (3, "system prompts", ordinary))
+TASKS = ((5, "memory", remember), (0.3, "far memory", far_memory), (2, "follow-up", follow_up), (1.5, "follow-up", again), (3, "later turns", later), (7, "system prompts", instructed), (1.5, "system prompts", persona), (1.5, "system prompts", number_only), (3, "system prompts", ordinary))

@@ -107,6 +107,20 @@ def phrase(r, most=6):
     return " ".join(words)
 
 
+def long_copy(r):
+    """A text of some length: what streams and long prompts are tested with."""
+    from tasks_stories import story
+    if r.random() < 0.3:
+        text = story(r).text
+    else:
+        words = []
+        for _ in range(r.choice((12, 25, 50, 50, 100, 200))):
+            words += phrase(r, 1).split()
+        text = " ".join(words)
+    question = r.choice(("Repeat this text: {}", "Copy this text exactly: {}", "Repeat after me: {}", "Write this once more:\n{}", "{}\n\nRepeat the text above.")).format(text)
+    return ask(question, text, exact(text), "I repeat the text.")
+
+
 def repeat(r):
     text = phrase(r) + r.choice(("", "", ".", "!"))
     kind = r.random()
@@ -114,7 +128,7 @@ def repeat(r):
         question = r.choice((f'Repeat after me: {text}', f'Say "{text}"', f'Repeat this exactly: {text}', f'Copy this text: {text}', f'Echo: {text}'))
         return ask(question, text, exact(text), "I repeat the text.")
     text = phrase(r, 2)
-    count = r.randint(2, 10)
+    count = r.randint(2, 12)
     out = " ".join([text] * count)
     question = r.choice((f'Say "{text}" {count} times.', f'Repeat "{text}" {count} times.', f'Write "{text}" {count} times.'))
     return ask(polite(r, question), out, exact(out), f"I write it {count} times.")
@@ -140,6 +154,12 @@ def words_list(r, least=3, most=6):
 
 def sort_words(r):
     words = words_list(r, 3, 5)
+    if r.random() < 0.4:                                # words that begin alike
+        pool = r.choice((NAMES, POOL, ANIMALS))
+        letter = r.choice(pool)[0]
+        alike = [w for w in pool if w[0] == letter]
+        words = list(dict.fromkeys(words[:2] + r.sample(alike, min(3, len(alike)))))
+        r.shuffle(words)
     kind = r.random()
     shown = ", ".join(words)
     out = sorted(words)
@@ -204,7 +224,7 @@ def list_question(r):
 
 
 def bullets(r):
-    words = words_list(r, 3, 7)
+    words = words_list(r, 3, 7 if r.random() < 0.8 else 30)
     shown = ", ".join(words)
     if r.random() < 0.5:
         text = "\n".join(f"- {w}" for w in words)
@@ -235,6 +255,6 @@ def odd_one(r):
 
 
 TASKS = ((5, "spelling", spell), (2, "spelling", unspell), (4, "letter counting", letter_count), (3, "letter counting", letter_in_word),
-         (2, "letters", edge_letter), (4, "reversing", reverse), (2.5, "alphabet", alphabet), (5, "copying", repeat), (3, "letter case", change_case),
-         (3.5, "sorting", sort_words), (3.5, "sorting", sort_numbers), (2, "lists", extreme), (4, "lists", list_question), (1.5, "lists", bullets),
+         (2, "letters", edge_letter), (4, "reversing", reverse), (2.5, "alphabet", alphabet), (5, "copying", repeat), (2, "long copying", long_copy), (4, "letter case", change_case),
+         (5, "sorting", sort_words), (3.5, "sorting", sort_numbers), (2, "lists", extreme), (4, "lists", list_question), (1.5, "lists", bullets),
          (1.5, "letters", vowels), (1.5, "lists", odd_one))

@@ -19,6 +19,7 @@ from muon import Both
 from network import Network
 from packing import Feed
 
+TYPICAL_SHARE = 0.35                # of a batch's tokens are learned: every such token weighs the same, however many its batch has
 WARM_UP, DECAY_FROM = 0.01, 0.45    # of the time: rising to the full rate, then constant, then down to zero in a line
 
 
@@ -70,7 +71,14 @@ def to_device(batch, device):
 def loss_of(network, batch, dtype):
     ids, positions, places, targets = batch
     h = network.hidden(ids, positions, dtype)
-    return F.cross_entropy(network.logits(h.flatten(0, 1)[places]), targets)
+    return F.cross_entropy(network.logits(h.flatten(0, 1)[places]), targets, reduction="sum")
+
+
+def next_batch(batches):
+    batch = batches.get()
+    if isinstance(batch, BaseException):
+        raise batch
+    return batch
 
 
 def main():
@@ -93,39 +101,40 @@ def main():
     args.out.mkdir(parents=True, exist_ok=True)
     checkpoint.write_configs(args.out)
     run(args, network, optimizer, feed, device, dtype)
-    feed.close()
     checkpoint.save(network, args.out / "model.safetensors")
+    feed.close()
 
 
 def run(args, network, optimizer, feed, device, dtype):
     """Steps until the time is over. The clock starts with the first batch, so compiling counts."""
-    batch = to_device(feed.take(), device)
+    batches = feed.ahead(lambda batch: to_device(batch, device))
+    batch = next_batch(batches)
     start = shown = saved = time.monotonic()
     total, step, waited = args.minutes * 60, 0, 0.0
-    sum_loss, steps_shown, tokens = torch.zeros((), device=device), 0, 0
+    sum_loss, learned, tokens = torch.zeros((), device=device), 0, 0
     while (now := time.monotonic()) - start < total and (not args.max_steps or step < args.max_steps):
         with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
             loss = loss_of(network, batch, dtype)
-        loss.backward()
+        (loss / (TYPICAL_SHARE * args.batch_tokens)).backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         done = step / args.max_steps if args.max_steps else (now - start) / total
         optimizer.step(rate_factor(done))
         optimizer.zero_grad()
         sum_loss += loss.detach()
         tokens += batch[0].numel()
-        step, steps_shown = step + 1, steps_shown + 1
+        learned += len(batch[3])
+        step += 1
         before = time.monotonic()
-        fresh = feed.take()
+        batch = next_batch(batches)
         waited += time.monotonic() - before
-        batch = to_device(fresh, device)
         if now - shown > 5 or step == args.max_steps:
-            mean = (sum_loss / steps_shown).item()
+            mean = (sum_loss / learned).item()
             spent = time.monotonic() - shown
             print(f"{now - start:6.1f} s  step {step:6d}  loss {mean:.4f}  {tokens / spent / 1e6:.2f} M tokens/s  waited {waited / spent:.0%}", flush=True)
             if not mean < 1e4:
                 raise SystemExit("the loss is not finite")
             sum_loss.zero_()
-            shown, steps_shown, tokens, waited = time.monotonic(), 0, 0, 0.0
+            shown, learned, tokens, waited = time.monotonic(), 0, 0, 0.0
         if now - saved > args.save_minutes * 60:
             checkpoint.save(network, args.out / "model.safetensors")
             saved = now

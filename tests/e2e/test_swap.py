@@ -1,0 +1,106 @@
+#!/usr/bin/env python3
+"""Stages are replaced while they serve, by other executables and by a program in another language; no byte changes."""
+import asyncio
+import os
+import shutil
+import sys
+
+from server import BUILD, ROOT, Server, main, skip, wait_until
+from workload import bodies
+from wsclient import gather_limited, run
+
+LOOKUP = os.path.join(ROOT, "examples", "draft_lookup.py")
+BODIES = bodies(8, least=200, most=400)
+
+
+async def outcomes(server):
+    return [r.outcome() for r in await gather_limited(8, [run(server, b) for b in BODIES])]
+
+
+async def during(server, action):
+    """Runs `action` (blocking) repeatedly in the middle of all streams; (outcomes, results of the actions)."""
+    jobs = asyncio.ensure_future(outcomes(server))
+    await asyncio.sleep(0.2)
+    results = [await asyncio.to_thread(action)]
+    assert not jobs.done(), "the streams ended before the swap did: nothing was shown"
+    return await jobs, results
+
+
+def check_swap(server, wanted, role, exe, exe_shown):
+    got, [(code, _, err)] = asyncio.run(during(server, lambda: server.command("swap", role, exe)))
+    assert code == 0, f"swap {role} {exe}: {err}"
+    assert got == wanted, f"swap {role} {exe}: the streams changed"
+    stage = server.stage(role)
+    assert stage["exe"] == exe_shown and stage["state"] == "ready", stage
+    assert asyncio.run(outcomes(server)) == wanted
+
+
+def test_python_drafter():
+    try:
+        import msgpack  # noqa: F401  (the drafter runs under the same python3)
+    except ImportError:
+        skip("the Python drafter needs the package msgpack")
+    environment = {"PATH": os.path.dirname(sys.executable) + ":" + os.environ["PATH"]}
+    with Server(environment=environment) as s:
+        wanted = asyncio.run(outcomes(s))
+        before = s.status()["rates"]["draft_acceptance"]
+        check_swap(s, wanted, "draft", LOOKUP, LOOKUP)
+        pid = s.stage("draft")["pid"]
+        with open(f"/proc/{pid}/cmdline", "rb") as f:
+            assert b"draft_lookup.py" in f.read()
+        asked = next(r for r in s.status()["rings"] if r["name"] == "draft-verify")["messages"]
+        drafted = s.status()["rates"]["draft_acceptance"]
+        result = asyncio.run(run(s, BODIES[4]))
+        answered = next(r for r in s.status()["rings"] if r["name"] == "draft-verify")["messages"] - asked
+        figures = result.response["sluice"]
+        print(f"     drafter in Python: {answered} proposals for one stream, {figures}; acceptance {before:.2f} with ours, {drafted:.2f} with both", flush=True)
+        assert answered > 0 and figures["draft_tokens"] > 0, "no proposal came from the swapped drafter"
+        assert s.stage("draft")["restarts"] == 0
+        # it can die, too: the same executable comes back
+        os.kill(pid, 9)
+        wait_until("the Python drafter is back", lambda: s.stage("draft")["state"] == "ready" and s.stage("draft")["pid"] != pid, 60)
+        assert s.stage("draft")["exe"] == LOOKUP
+        check_swap(s, wanted, "draft", "--default", os.path.join(BUILD, "stages", "draft"))
+        assert "level=error" not in s.log(), s.log()[-2000:]
+
+
+def test_same_stage_from_elsewhere():
+    with Server() as s:
+        wanted = asyncio.run(outcomes(s))
+        for role in ("verify", "detokenize", "tokenize", "prefill", "draft", "gateway"):
+            where = os.path.join(s.dir, "elsewhere")
+            os.makedirs(where, exist_ok=True)
+            exe = shutil.copy(os.path.join(BUILD, "stages", role), os.path.join(where, role))
+            check_swap(s, wanted, role, exe, exe)
+            check_swap(s, wanted, role, "--default", os.path.join(BUILD, "stages", role))
+            print(f"     {role}: there and back in mid-stream, 8 streams the same", flush=True)
+        assert sum(s.restarts().values()) == 0, s.restarts()
+
+
+def test_broken_executable():
+    """What cannot run is refused or taken back, and the default serves on."""
+    with Server() as s:
+        wanted = asyncio.run(outcomes(s))
+        broken = os.path.join(s.dir, "broken")
+        with open(broken, "w") as f:
+            f.write("#!/bin/sh\necho this stage is broken >&2\nexit 3\n")
+        os.chmod(broken, 0o755)
+        silent = os.path.join(s.dir, "silent")
+        with open(silent, "w") as f:
+            f.write("#!/bin/sh\nexec sleep 3600\n")
+        os.chmod(silent, 0o755)
+        for role, exe, words in (("verify", broken, "broken"), ("draft", broken, "broken"), ("verify", os.path.join(BUILD, "stages", "draft"), "draft"),
+                                 ("draft", silent, "silent"), ("draft", "/nonexistent/stage", "/nonexistent/stage"), ("draft", ROOT, ROOT)):
+            got, [(code, _, err)] = asyncio.run(during(s, lambda r=role, e=exe: s.command("swap", r, e)))
+            assert code != 0 and words in err, f"swap {role} {exe}: code {code}, {err!r}"
+            assert got == wanted, f"swap {role} {exe}: the streams changed"
+            wait_until("the default is back", lambda r=role: s.stage(r)["state"] == "ready" and s.stage(r)["exe"] == os.path.join(BUILD, "stages", r), 60)
+            print(f"     swap {role} {os.path.basename(exe)}: {err.strip()}", flush=True)
+        for words in (["swap", "keeper", broken], ["swap", "nonsense", broken], ["swap"], ["swap", "draft"]):
+            code, _, err = s.command(*words)
+            assert code != 0 and err, f"{words}: code {code}"
+        assert asyncio.run(outcomes(s)) == wanted
+
+
+if __name__ == "__main__":
+    main(test_same_stage_from_elsewhere, test_python_drafter, test_broken_executable)

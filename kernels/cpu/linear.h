@@ -1,13 +1,11 @@
 /* kernels/cpu/linear.h - y = x w^T, w [n, k] in bf16 or f32, sums in the lanes of kernels/kernels.h.
  *
- * A tile is LINEAR_N rows of w times up to LINEAR_M rows of x, one register of lanes for each pair. For decoding the
+ * A tile is LINEAR_N rows of w times up to LINEAR_M (6, or 2) rows of x, one register of lanes for each pair. For decoding the
  * weights stream through once and memory is the limit. For prefill a panel of LINEAR_PANEL rows of w is cut along k into
  * pieces that stay in the first-level cache, and the lanes of the panel wait in `lanes` between the pieces: they are
  * stored and loaded as they are, which changes no bit. */
 #define LINEAR_PANEL 32               /* rows of w that share a pass over a piece of x; a multiple of LINEAR_N */
 #define LINEAR_PIECE 512              /* elements of k in a piece: x 6 * 2 KiB, w 32 * 1 KiB */
-
-#define UNROLL _Pragma("GCC unroll 16")
 
 VEC vec linear_weight(const void *w, uint64_t i, const enum kernels_dtype dtype)
 {
@@ -79,10 +77,12 @@ VEC void linear_few(float *y, uint64_t y_stride, const float *x, uint64_t x_stri
 {
     switch (rows) {
     LINEAR_CASE(1);
+#if LINEAR_M > 2
     LINEAR_CASE(2);
     LINEAR_CASE(3);
     LINEAR_CASE(4);
     LINEAR_CASE(5);
+#endif
     default: linear_tile(LINEAR_N, LINEAR_M, y, y_stride, x, x_stride, w, dtype, k);
     }
 }

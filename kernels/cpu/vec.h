@@ -10,7 +10,14 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Sanitizers check every access: unrolled and inlined as below that is minutes of compiling for one file, so they get plain calls. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define VEC static __attribute__((unused))
+#define UNROLL
+#else
 #define VEC static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
 
 #if defined(__AVX512F__) && defined(__AVX512BW__)
 #include <immintrin.h>

@@ -68,7 +68,7 @@ def whole(address):
 
 def streamed(address, on_delta=lambda count: None):
     response, text, count = ask(address, stream=True), "", 0
-    check(response.status == 200, f"status {response.status}: {response.read()[:500]}")
+    check(response.status == 200, f"status {response.status}")
     for line in response:
         if not line.startswith(b"data: ") or line.strip() == b"data: [DONE]":
             continue

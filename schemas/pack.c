@@ -41,31 +41,30 @@ void pack_json(msgpack_packer *p, const json_t *value)
     }
 }
 
-void pack_record(msgpack_sbuffer *out, const char *meta, size_t meta_bytes, const json_t *chat)
+size_t pack_record(msgpack_sbuffer *out, const char *meta, size_t meta_bytes, const json_t *chat)
 {
-    const uint8_t head[5] = {0xdb, (uint8_t)(meta_bytes >> 24), (uint8_t)(meta_bytes >> 16), (uint8_t)(meta_bytes >> 8), (uint8_t)meta_bytes};
+    static const char zeros[8];
+    const uint32_t bytes = (uint32_t)meta_bytes;
     msgpack_packer p;
-    const char *key;
-    json_t *item;
 
     msgpack_packer_init(&p, out, msgpack_sbuffer_write);
-    msgpack_pack_map(&p, json_object_size(chat) + 1);
-    pack_text(&p, "meta", 4);
-    msgpack_sbuffer_write(out, (const char *)head, sizeof head);
+    pack_json(&p, chat);
+    const size_t request_bytes = out->size;
+    msgpack_sbuffer_write(out, zeros, (8 - request_bytes % 8) % 8);
+    msgpack_sbuffer_write(out, (const char *)&bytes, sizeof bytes);
     msgpack_sbuffer_write(out, meta, meta_bytes);
-    json_object_foreach((json_t *)chat, key, item)
-    {
-        pack_text(&p, key, strlen(key));
-        pack_json(&p, item);
-    }
+    return request_bytes;
 }
 
-int pack_meta(const uint8_t *record, size_t record_bytes, const char **meta, size_t *meta_bytes)
+int pack_meta(const uint8_t *area, uint64_t area_bytes, uint64_t request_bytes, const char **meta, size_t *meta_bytes)
 {
-    if (record_bytes < 11 || (record[0] & 0xf0) != 0x80 || memcmp(record + 1, "\xa4meta\xdb", 6) != 0) return -E_FORMAT;
-    const size_t bytes = (size_t)record[7] << 24 | (size_t)record[8] << 16 | (size_t)record[9] << 8 | record[10];
-    if (bytes > record_bytes - 11) return -E_FORMAT;
-    *meta = (const char *)record + 11;
+    const uint64_t at = (request_bytes + 7) & ~(uint64_t)7;
+    uint32_t bytes;
+
+    if (request_bytes > area_bytes || at > area_bytes || area_bytes - at < sizeof bytes) return -E_FORMAT;
+    memcpy(&bytes, area + at, sizeof bytes);
+    if (bytes > area_bytes - at - sizeof bytes) return -E_FORMAT;
+    *meta = (const char *)area + at + sizeof bytes;
     *meta_bytes = bytes;
     return 0;
 }

@@ -1,9 +1,10 @@
-/* schemas/pack.h - the request record that the gateway commits: msgpack, schemas/chat_request.md, with "meta" in front.
+/* schemas/pack.h - what the gateway commits about a request, in the record's variable part.
  *
- *   { "meta": <JSON text: what the event stream needs, schemas/view.h>, "messages": [...], ... }
+ *   0                      the request: msgpack, schemas/chat_request.md (or {"prompt": ...}); request_bytes long
+ *   next multiple of 8     u32 bytes, then JSON text: the gateway's own notes (schemas/view.h), "meta"
  *
- * "meta" is the first entry and a str32, so that it is found without reading the rest.
- * Other stages ignore it. */
+ * Other stages read the request alone; the notes let a new gateway go on with a stream
+ * that an old one began. */
 #ifndef SLUICE_SCHEMAS_PACK_H
 #define SLUICE_SCHEMAS_PACK_H
 
@@ -15,11 +16,11 @@
 /* Appends value as msgpack. */
 void pack_json(msgpack_packer *p, const json_t *value);
 
-/* The whole record: meta first, then the members of chat. out is initialised by the caller. */
-void pack_record(msgpack_sbuffer *out, const char *meta, size_t meta_bytes, const json_t *chat);
+/* Both parts; out is initialised by the caller and empty. Returns request_bytes. */
+size_t pack_record(msgpack_sbuffer *out, const char *meta, size_t meta_bytes, const json_t *chat);
 
-/* The meta text inside a record, not NUL-terminated, borrowed from it. 0, or -E_FORMAT. */
-int pack_meta(const uint8_t *record, size_t record_bytes, const char **meta, size_t *meta_bytes);
+/* The notes behind a request of request_bytes, in an area of area_bytes; not NUL-terminated, borrowed. 0, or -E_FORMAT. */
+int pack_meta(const uint8_t *area, uint64_t area_bytes, uint64_t request_bytes, const char **meta, size_t *meta_bytes);
 
 /* One member of a record as JSON (a new reference), or NULL when absent or malformed. */
 json_t *pack_member(const uint8_t *record, size_t record_bytes, const char *name);

@@ -354,7 +354,7 @@ void request_params_of(const struct request *r, uint32_t choice, struct request_
     out->sampling.seed += choice;
 }
 
-void request_record(const struct request *r, uint32_t choice, msgpack_sbuffer *out)
+size_t request_record(const struct request *r, uint32_t choice, msgpack_sbuffer *out)
 {
     json_t *meta = json_copy(r->meta);
     const json_t *chat = r->chat[choice / r->n];
@@ -368,7 +368,8 @@ void request_record(const struct request *r, uint32_t choice, msgpack_sbuffer *o
         free(echo);
     }
     char *text = json_dumps(meta, JSON_COMPACT);
-    pack_record(out, text ? text : "{}", text ? strlen(text) : 2, chat);
+    const size_t request_bytes = pack_record(out, text ? text : "{}", text ? strlen(text) : 2, chat);
     free(text);
     json_decref(meta);
+    return request_bytes;
 }

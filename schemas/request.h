@@ -51,8 +51,8 @@ void request_free(struct request *r);
 /* Puts the conversation of an ended response in front of the messages of r: the caller resolved previous_id to `v`. */
 int request_continue(struct request *r, const struct view *v, struct fault *f);
 
-/* Appends the record of one choice; out is initialised. */
-void request_record(const struct request *r, uint32_t choice, msgpack_sbuffer *out);
+/* The record of one choice (schemas/pack.h) into an initialised, empty out. Returns its request_bytes. */
+size_t request_record(const struct request *r, uint32_t choice, msgpack_sbuffer *out);
 
 /* The parameters of one choice: seeds of choices differ by one. */
 void request_params_of(const struct request *r, uint32_t choice, struct request_params *out);

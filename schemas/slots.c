@@ -92,17 +92,16 @@ static void release(struct front *f, uint32_t s)
     drop_view(&f->slot[s]);
     shm_store_release(&g->commit, word_pack(generation_of(f, s), PHASE_FREE));
     if (g->request_bytes > PUNCH_BYTES) {
-        const uint64_t bytes = (g->request_bytes + 4095) & ~(uint64_t)4095;
-        madvise(table_request(&f->table, s), bytes, MADV_REMOVE); /* refused by the kernel: the pages are merely reused later */
+        madvise(table_request(&f->table, s), f->table.stride[ROLE_GATEWAY] - f->table.request_offset, MADV_REMOVE); /* refused by the kernel: the pages are merely reused later */
         g->request_bytes = 0;
     }
 }
 
-static void fill(struct front *f, struct gateway_slot *g, const struct exchange *x, uint32_t choice, const msgpack_sbuffer *record, uint32_t s)
+static void fill(struct front *f, struct gateway_slot *g, const struct exchange *x, uint32_t choice, const msgpack_sbuffer *record, size_t request_bytes, uint32_t s)
 {
     request_params_of(&x->request, choice, &g->params);
     memcpy(table_request(&f->table, s), record->data, record->size);
-    g->request_bytes = record->size;
+    g->request_bytes = request_bytes;
     memset(g->id, 0, sizeof g->id);
     if (choice == 0) snprintf(g->id, sizeof g->id, "%s", x->id);
     else snprintf(g->id, sizeof g->id, "%.48s.%u", x->id, choice);
@@ -120,7 +119,7 @@ int slots_place(struct front *f, struct exchange *x, struct fault *fault)
 
     if (s < 0) return -E_FULL;
     msgpack_sbuffer_init(&record);
-    request_record(&x->request, choice, &record);
+    const size_t request_bytes = request_record(&x->request, choice, &record);
     if (record.size > f->table.limits.request_bytes_max) {
         msgpack_sbuffer_destroy(&record);
         return fault_set(fault, 413, "request_too_large", NULL, "The request is larger than the %u bytes this server accepts.", f->table.limits.request_bytes_max);
@@ -128,7 +127,7 @@ int slots_place(struct front *f, struct exchange *x, struct fault *fault)
     struct gateway_slot *g = record_of(f, (uint32_t)s);
     const uint32_t generation = generation_of(f, (uint32_t)s) + 1 ? generation_of(f, (uint32_t)s) + 1 : 1;
     release(f, (uint32_t)s); /* first: a crash while the record is half written leaves a free slot */
-    fill(f, g, x, choice, &record, (uint32_t)s);
+    fill(f, g, x, choice, &record, request_bytes, (uint32_t)s);
     msgpack_sbuffer_destroy(&record);
     shm_store_release(&g->commit, word_pack(generation, PHASE_REQUESTED));
     x->placed++;

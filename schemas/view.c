@@ -56,7 +56,6 @@ int view_open(struct view *v, const struct table *table, uint32_t slot, uint32_t
 
     memset(v, 0, sizeof *v);
     if (word_generation(shm_load_acquire(&g->commit)) != generation) return -E_STALE;
-    if (bytes > table->limits.request_bytes_max) return -E_FORMAT;
     v->table = table;
     v->slot = slot;
     v->generation = generation;
@@ -66,7 +65,7 @@ int view_open(struct view *v, const struct table *table, uint32_t slot, uint32_t
     v->id[strcspn(v->id, ".")] = '\0'; /* choices of one request share an id; their slots have ".1", ".2" behind it */
     dash = strpbrk(v->id, "_-");
     snprintf(v->key, sizeof v->key, "%.32s", dash ? dash + 1 : v->id);
-    int rc = pack_meta(table_request(table, slot), bytes, &meta, &meta_bytes);
+    int rc = pack_meta(table_request(table, slot), table->limits.request_bytes_max, bytes, &meta, &meta_bytes);
     if (rc == 0) rc = read_meta(v, meta, meta_bytes);
     if (rc != 0) view_close(v);
     return rc;
@@ -99,12 +98,12 @@ static void refusal(const struct view *v, uint32_t status, struct fault *f)
     snprintf(text, sizeof text, "%.*s", (int)ERROR_TEXT_BYTES - 1, words);
     if (!text[0]) snprintf(text, sizeof text, "the prompt was refused");
     switch (status) {
-    case PROMPT_TEMPLATE_ERROR: fault_set(f, 400, "invalid_prompt", param, "The chat template refused the messages: %.400s", text); break;
+    case PROMPT_TEMPLATE_ERROR: fault_set(f, 400, "invalid_prompt", param, "%.480s", text); break;
     case PROMPT_TOO_LONG: fault_set(f, 400, "context_length_exceeded", param, "%.480s", text); break;
     case PROMPT_EMPTY: fault_set(f, 400, "invalid_prompt", param, "The prompt is empty."); break;
     case PROMPT_BAD_TOKEN: fault_set(f, 400, "invalid_prompt", param, "%.480s", text); break;
     case PROMPT_FAILED: view_quarantine(v, f); break;
-    default: fault_set(f, 500, "server_error", NULL, "The request could not be read: %.400s", text);
+    default: fault_set(f, 500, "server_error", NULL, "%.480s", text);
     }
 }
 

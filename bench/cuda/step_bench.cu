@@ -1,6 +1,6 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts]
+ *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--no-fuse] [--trace]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
@@ -21,7 +21,7 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 
 struct settings {
     uint32_t format, layers, context, window_slots, ring_slots, flags;
-    bool parts;
+    bool parts, trace;
     std::vector<uint32_t> rows;
 };
 
@@ -172,6 +172,8 @@ static struct step_state make_state(uint32_t rows, bool many, uint32_t context, 
     return s;
 }
 
+static uint64_t step_number = 1;
+
 static double graph_us(struct model *m, uint32_t rows, uint32_t parts, int replays)
 {
     cudaStream_t stream = (cudaStream_t)cuda_backend_stream(m->backend);
@@ -196,8 +198,6 @@ static double graph_us(struct model *m, uint32_t rows, uint32_t parts, int repla
     return median(t) * 1e3;
 }
 
-static uint64_t step_number = 1;
-
 static double wall_us(struct model *m, uint32_t rows, bool many, uint32_t context)
 {
     std::vector<float> t;
@@ -215,11 +215,54 @@ static double wall_us(struct model *m, uint32_t rows, bool many, uint32_t contex
     return median(t);
 }
 
+/* One traced step: for each kind of kernel the mean over the layers of how its blocks follow the end of the kernel before (us). */
+static void trace_rows(struct model *m, const struct settings *o, uint32_t rows)
+{
+    static const char *const fused[] = { "qkv", "attn", "combine", "o", "gate_up", "down" }, *const plain[] = { "qkv", "attn", "combine", "o", "norm1", "gate_up", "down", "norm2" };
+    const bool is_fused = rows == 1 && !(o->flags & CUDA_NO_FUSED_NORM);
+    const char *const *name = is_fused ? fused : plain;
+    const uint32_t per = is_fused ? 6 : 8, kernels = per * m->spec.layers + 1;
+    std::vector<unsigned long long> words(kernels * 8), first(kernels * 8);
+    const struct step_state s = make_state(rows, false, o->context, step_number - 1);
+    void *device, *graph;
+
+    for (uint32_t i = 0; i < kernels * 8; i++) first[i] = i % 2 ? 0 : ~0ull;
+    CHECK(cudaMalloc(&device, 8 * words.size()));
+    cuda_backend_trace(m->backend, device);
+    OK(cuda_backend_put_state(m->backend, &s));
+    OK(cuda_backend_graph(m->backend, rows, ((1u << CUDA_PARTS) - 1) & ~(1u << CUDA_PART_SAMPLE), &graph));
+    for (int i = 0; i < 3; i++) {
+        CHECK(cudaMemcpy(device, first.data(), 8 * first.size(), cudaMemcpyHostToDevice));
+        CHECK(cudaGraphLaunch((cudaGraphExec_t)graph, (cudaStream_t)cuda_backend_stream(m->backend)));
+        CHECK(cudaDeviceSynchronize());
+    }
+    CHECK(cudaMemcpy(words.data(), device, 8 * words.size(), cudaMemcpyDeviceToHost));
+    printf("trace, %u rows, mean over sliding layers, us after the end of the kernel before: first start, last start, first past wait, last past wait, first end, last end\n", rows);
+    for (uint32_t k = 0; k < per; k++) {
+        double sum[6] = { 0 };
+        uint32_t n = 0;
+
+        for (uint32_t i = 1; i < m->spec.layers; i++) {
+            if (m->spec.layer[i].type != CUDA_SLIDING || m->spec.layer[i - 1].type != CUDA_SLIDING) continue;
+            const unsigned long long *w = &words[(i * per + k) * 8], base = w[5 - 8];
+
+            for (int e = 0; e < 6; e++) sum[e] += (double)(long long)(w[e] - base) / 1e3;
+            n++;
+        }
+        printf("  %-8s", name[k]);
+        for (int e = 0; e < 6; e++) printf(" %7.2f", n ? sum[e] / n : 0.0);
+        printf("\n");
+    }
+    cuda_backend_trace(m->backend, NULL);
+    CHECK(cudaGraphExecDestroy((cudaGraphExec_t)graph));
+    CHECK(cudaFree(device));
+}
+
 static const char *part_name[CUDA_PARTS] = { "embed", "qkv", "attn", "o", "norm", "gate_up", "down", "head", "sample" };
 
 static void bench_rows(struct model *m, const struct settings *o, uint32_t rows, bool many, double gbps)
 {
-    const struct step_state s = make_state(rows, many, o->context, 0);
+    const struct step_state s = make_state(rows, many, o->context, step_number - 1);   /* the flag must stay what the last step left */
     const uint32_t seqs = s.groups;
     uint64_t bytes = 0;
     double each[CUDA_PARTS] = { 0 };
@@ -241,11 +284,12 @@ static void bench_rows(struct model *m, const struct settings *o, uint32_t rows,
 
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 48, 1024, 0, 0, 0, true, {} };
+    struct settings o = { WEIGHT_FP8, 48, 1024, 0, 0, 0, true, false, {} };
     struct model m;
 
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--no-parts")) o.parts = false;
+        else if (!strcmp(argv[i], "--trace")) o.trace = true;
         else if (!strcmp(argv[i], "--no-fuse")) o.flags |= CUDA_NO_FUSED_NORM;
         else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = strcmp(argv[++i], "bf16") ? WEIGHT_FP8 : WEIGHT_BF16;
         else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
@@ -267,6 +311,8 @@ int main(int argc, char **argv)
     for (uint32_t rows : o.rows) bench_rows(&m, &o, rows, false, gbps);
     for (uint32_t rows : o.rows)
         if (rows > 1) bench_rows(&m, &o, rows, true, gbps);
+    for (uint32_t rows : o.rows)
+        if (o.trace) trace_rows(&m, &o, rows);
     cuda_backend_close(m.backend);
     return 0;
 }

@@ -165,7 +165,15 @@ template <int D> struct attn_shared {
     __nv_bfloat16 p[16][S::P_STRIDE];
     float4 half[S::DIM_PARTS == 2 ? S::KEY_TILES * 32 : 1];    /* scores over the upper half of d */
     float top[16][8], sum[16][8];                              /* per key tile */
+    __nv_bfloat16 fresh[][D + 8];                              /* K, V of each new position: as many as the launch has rows, at most 8 */
 };
+
+template <int D> static uint32_t attn_shared_bytes(uint32_t rows)
+{
+    const uint32_t fresh = rows < STEP_GROUP_ROWS_MAX ? rows : STEP_GROUP_ROWS_MAX;
+
+    return (uint32_t)sizeof(attn_shared<D>) + fresh * 2 * (D + 8) * 2;
+}
 
 /* Address of K (or V) of a key of this item's sequence and head. */
 template <int D>
@@ -217,14 +225,17 @@ template <int D>
 __device__ __forceinline__ void scores(float (&s)[4], const uint4 (&k)[8], const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     const uint32_t at = warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8;
+    float other[4] = {};
 
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const uint4 low = *(const uint4 *)&sh.q[lane / 4][at + i * 32], high = *(const uint4 *)&sh.q[lane / 4 + 8][at + i * 32];
 
         mma_bf16(s, low.x, high.x, low.y, high.y, k[i].x, k[i].y);
-        mma_bf16(s, low.z, high.z, low.w, high.w, k[i].z, k[i].w);
+        mma_bf16(other, low.z, high.z, low.w, high.w, k[i].z, k[i].w);
     }
+#pragma unroll
+    for (int i = 0; i < 4; i++) s[i] += other[i];
 }
 
 /* out[tile] += p v for this warp's columns. */
@@ -254,42 +265,63 @@ __device__ __forceinline__ void accumulate(float (&out)[attn_shape<D>::PV_TILES]
 template <int D> __device__ __forceinline__ uint32_t m_row(uint32_t m, uint32_t row) { return D == 256 ? m / 2 : row; }
 template <int D> __device__ __forceinline__ uint32_t m_head(uint32_t m, uint32_t kv_head) { return D == 256 ? kv_head * 2 + m % 2 : m; }
 
+/* Heads to norm and rotate, one per warp and turn, live ones first so that a single row is done in one turn: the query heads of the mma
+ * rows, then (fresh) K and V of the group's new positions inside this span, which go to their pages and to shared memory. */
 template <int D>
-__device__ __forceinline__ void prepare_q(const attn_args &a, const item &it, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint32_t row, bool fresh, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
+    const uint32_t queries = D == 256 ? 2 * it.group.rows : 16, tasks = queries + (fresh ? 2 * it.group.rows : 0);
+
 #pragma unroll 1
-    for (uint32_t m = warp; m < 16; m += ATTN_WARPS) {
-        const uint32_t r = m_row<D>(m, row);
-        head_vector<D> v = {};
+    for (uint32_t i = warp; i < tasks; i += ATTN_WARPS) {
+        const bool query = i < queries, value = !query && (i - queries) % 2;
+        const uint32_t r = query ? m_row<D>(i, row) : (i - queries) / 2, at = it.group.first_row + r, key = it.group.first_position + r;
+        const uint32_t head = query ? m_head<D>(i, it.head) : ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + it.head;
+        head_vector<D> v;
 
-        if (r < it.group.rows) {
-            const uint32_t at = it.group.first_row + r;
-
-            head_load<D>(v, a.qkv + (uint64_t)at * a.qkv_stride + m_head<D>(m, it.head) * D, lane);
-            head_norm<D>(v, a.q_norm, a.eps, lane);
-            head_rotate<D>(v, a.rope + (uint64_t)at * a.rope_stride, a.turned, lane);
+        if (!query && (key < it.span.first || key >= it.span.end)) continue;
+        head_load<D>(v, a.qkv + (uint64_t)at * a.qkv_stride + head * D, lane);
+        head_norm<D>(v, query ? a.q_norm : value ? NULL : a.k_norm, a.eps, lane);
+        if (!value) head_rotate<D>(v, a.rope + (uint64_t)at * a.rope_stride, a.turned, lane);
+        if (query) {
+            head_store<D>(v, sh.q[i], a.scale, lane);
+        } else {
+            head_store<D>(v, sh.fresh[2 * r + value], 1.0f, lane);
+            head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, key, value ? a.v_offset : a.k_offset), 1.0f, lane);
         }
-        head_store<D>(v, sh.q[m], a.scale, lane);
     }
 }
 
-/* K and V of the group's new positions inside this item's span go to their pages. */
+/* Rows of an mma that stand for nobody hold zeros. */
 template <int D>
-__device__ __forceinline__ void write_kv(const attn_args &a, const item &it, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void clear_dead_rows(const item &it, attn_shared<D> &sh)
 {
-#pragma unroll 1
-    for (uint32_t i = warp; i < 2 * it.group.rows; i += ATTN_WARPS) {
-        const uint32_t r = i / 2, key = it.group.first_position + r, at = it.group.first_row + r;
-        const bool value = i & 1;
-        const float *from = a.qkv + (uint64_t)at * a.qkv_stride + (ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + it.head) * D;
-        head_vector<D> v;
+    for (uint32_t m = 2 * it.group.rows; D == 256 && m < 16; m++)
+        for (uint32_t i = threadIdx.x; i < D / 8; i += ATTN_WARPS * 32) *(uint4 *)&sh.q[m][i * 8] = make_uint4(0, 0, 0, 0);
+}
 
-        if (key < it.span.first || key >= it.span.end) continue;
-        head_load<D>(v, from, lane);
-        head_norm<D>(v, value ? NULL : a.k_norm, a.eps, lane);
-        if (!value) head_rotate<D>(v, a.rope + (uint64_t)at * a.rope_stride, a.turned, lane);
-        head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, key, value ? a.v_offset : a.k_offset), 1.0f, lane);
+/* Puts the new positions' K and V, just computed, into the fragments. */
+template <int D>
+__device__ __forceinline__ void patch(uint4 (&k)[8], uint32_t (&v)[32], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
+    const uint32_t key = it.span.first + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4 - it.group.first_position;
+
+    if (key < it.group.rows) {        /* unsigned: earlier keys are huge */
+#pragma unroll
+        for (int i = 0; i < 8; i++) k[i] = *(const uint4 *)&sh.fresh[2 * key][warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 + i * 32];
     }
+#pragma unroll
+    for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const uint32_t r = it.span.first + s * 16 + lane % 4 * 4 + e - it.group.first_position;
+            const uint32_t *from = (const uint32_t *)&sh.fresh[2 * r + 1][warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS)];
+
+            if (r >= it.group.rows) continue;
+#pragma unroll
+            for (int i = 0; i < WORDS; i++) v[(s * 4 + e) * WORDS + i] = from[i];
+        }
 }
 
 /* The part of a row's softmax that the blocks of a chunk share: new maximum, weights, sums. Each warp of the first DIM_PARTS group
@@ -394,7 +426,7 @@ __device__ __forceinline__ void work(const attn_args &a, const item &it, uint4 (
         float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
 
         if (row) {
-            prepare_q<D>(a, it, row, sh, warp, lane);
+            prepare<D>(a, it, row, false, sh, warp, lane);
             __syncthreads();
         }
         for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += S::KEYS) {
@@ -417,12 +449,14 @@ __device__ __forceinline__ void work(const attn_args &a, const item &it, uint4 (
 template <int D>
 __global__ void __maxnreg__(96) attn_kernel(const __grid_constant__ attn_args a)
 {
-    __shared__ attn_shared<D> sh;
+    extern __shared__ __align__(16) uint8_t shared_bytes[];
+    attn_shared<D> &sh = *(attn_shared<D> *)shared_bytes;
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     bool waited = false;
     item it;
 
     chain_trigger();
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START);
     for (uint32_t index = blockIdx.x; find_item(it, a, index); index += gridDim.x) {
         const uint32_t p0 = it.group.first_position, end = p0 + it.group.rows;
         const uint32_t first = a.window && p0 + 1 > a.window ? p0 + 1 - a.window : 0;
@@ -430,53 +464,72 @@ __global__ void __maxnreg__(96) attn_kernel(const __grid_constant__ attn_args a)
         uint4 k[8];
         uint32_t v[32];
 
-        if (!fresh) load_k<D>(k, a, it, it.span.first, first, end, warp, lane), load_v<D>(v, a, it, it.span.first, first, end, warp, lane);
+        load_k<D>(k, a, it, it.span.first, first, p0, warp, lane);
+        load_v<D>(v, a, it, it.span.first, first, p0, warp, lane);
+        clear_dead_rows<D>(it, sh);
         if (!waited) chain_wait();
+        if (!waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
         waited = true;
-        prepare_q<D>(a, it, 0, sh, warp, lane);
-        if (fresh) write_kv<D>(a, it, warp, lane);
+        prepare<D>(a, it, 0, fresh, sh, warp, lane);
         __syncthreads();
-        if (fresh) load_k<D>(k, a, it, it.span.first, first, end, warp, lane), load_v<D>(v, a, it, it.span.first, first, end, warp, lane);
+        if (fresh) patch<D>(k, v, it, sh, warp, lane);
         work<D>(a, it, k, v, first, end, sh, warp, lane);
     }
     if (!waited) chain_wait();
+    else if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }
+
+#define COMBINE_BATCH 18              /* spans whose loads are in flight together: all of a sliding layer */
 
 /* One block per (row, head): the spans in ascending order, so that spans which a row does not see (weight exactly 0) change no bit. */
 template <int D>
 __global__ void __launch_bounds__(D / 2) combine_kernel(const __grid_constant__ attn_args a)
 {
-    extern __shared__ float weight[];
-    const uint32_t row = blockIdx.x / ATTN_HEADS, head = blockIdx.x % ATTN_HEADS;
-    const uint64_t at = (uint64_t)blockIdx.x * a.spans_max;
+    const uint32_t row = blockIdx.x / ATTN_HEADS, head = blockIdx.x % ATTN_HEADS, lane = threadIdx.x % 32;
+    const float2 *ml = a.part_ml + (uint64_t)blockIdx.x * a.spans_max;
+    const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * D + threadIdx.x * 2;
     float top = NEVER, sum = 0.0f;
-    float2 out = make_float2(0.0f, 0.0f);
+    float2 out = make_float2(0.0f, 0.0f), x[COMBINE_BATCH];
 
     chain_trigger();
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
     const bool live = row < a.state->rows;
     const uint32_t spans = live ? group_spans(a.state->group[a.state->row[row].group], a.window).y : 0;
 
     chain_wait();
     if (!live) return;
-    for (uint32_t s = 0; s < spans; s++) top = fmaxf(top, __ldcg(&a.part_ml[at + s].x));
-    const float *part = a.part + at * D + threadIdx.x * 2;
-#pragma unroll 8
-    for (uint32_t s = 0; s < spans; s++) {
-        const float2 ml = __ldcg(a.part_ml + at + s), x = __ldcg((const float2 *)(part + (uint64_t)s * D));
-        const float w = ml.x == NEVER ? 0.0f : __expf(ml.x - top);
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
+#pragma unroll
+    for (uint32_t s = 0; s < COMBINE_BATCH; s++) x[s] = s < spans ? __ldcg((const float2 *)(part + (uint64_t)s * D)) : make_float2(0.0f, 0.0f);
+    for (uint32_t s = lane; s < spans; s += 32) top = fmaxf(top, __ldcg(&ml[s].x));
+#pragma unroll
+    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    for (uint32_t first = 0; first < spans; first += COMBINE_BATCH) {
+        const float2 own = lane < COMBINE_BATCH && first + lane < spans ? __ldcg(ml + first + lane) : make_float2(NEVER, 0.0f);
+        const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top), mass = weight * own.y;
 
-        sum += w * ml.y, out.x += w * x.x, out.y += w * x.y;
+        if (first) {
+#pragma unroll
+            for (uint32_t s = 0; s < COMBINE_BATCH; s++) x[s] = first + s < spans ? __ldcg((const float2 *)(part + (uint64_t)(first + s) * D)) : make_float2(0.0f, 0.0f);
+        }
+#pragma unroll
+        for (uint32_t s = 0; s < COMBINE_BATCH; s++) {
+            const float w = __shfl_sync(0xffffffffu, weight, s);
+
+            sum += __shfl_sync(0xffffffffu, mass, s), out.x += w * x[s].x, out.y += w * x[s].y;
+        }
     }
     const float inv = 1.0f / sum;
 
     *(uint32_t *)(a.out + ((uint64_t)row * ATTN_HEADS + head) * D + threadIdx.x * 2) = pack_bf16(out.x * inv, out.y * inv);
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 
 int attn_init(void)
 {
-    int rc = launch_prepare((const void *)attn_kernel<256>, 0);
+    int rc = launch_prepare((const void *)attn_kernel<256>, attn_shared_bytes<256>(STEP_ROWS_MAX));
 
-    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512>, 0);
+    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512>, attn_shared_bytes<512>(STEP_ROWS_MAX));
     if (rc == 0) rc = launch_prepare((const void *)combine_kernel<256>, 0);
     if (rc == 0) rc = launch_prepare((const void *)combine_kernel<512>, 0);
     return rc;
@@ -486,14 +539,15 @@ int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, 
 {
     attn_args a = *args;
     void *params[] = { &a };
-    const uint32_t sliding_blocks = rows * ATTN_SLIDING_SPANS_MAX * a.kv_heads;
+    /* One row sees at most 17 spans. More blocks than items would still take room on an SM from the next product's. */
+    const uint32_t items = rows * a.kv_heads * (rows == 1 ? ATTN_SLIDING_SPANS_MAX - 1 : ATTN_SLIDING_SPANS_MAX);
     int rc;
 
     if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;
     if (head_dim == 256 ? a.kv_heads != 8 || !a.window : a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX) return -E_RANGE;
-    if (head_dim == 256) rc = launch_chained((const void *)attn_kernel<256>, sliding_blocks < 2 * sm_count ? sliding_blocks : 2 * sm_count, ATTN_WARPS * 32, 0, params, stream);
-    else rc = launch_chained((const void *)attn_kernel<512>, sm_count, ATTN_WARPS * 32, 0, params, stream);
+    if (head_dim == 256) rc = launch_chained((const void *)attn_kernel<256>, items < 2 * sm_count ? items : 2 * sm_count, ATTN_WARPS * 32, attn_shared_bytes<256>(rows), params, stream);
+    else rc = launch_chained((const void *)attn_kernel<512>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows), params, stream);
     if (rc) return rc;
     return launch_chained(head_dim == 256 ? (const void *)combine_kernel<256> : (const void *)combine_kernel<512>, rows * ATTN_HEADS, head_dim / 2, 0, params, stream);
 }

@@ -42,6 +42,7 @@ struct attn_args {
     float2 *part_ml;                  /* [rows][16][spans_max] (max, sum) */
     uint32_t spans_max;
     __nv_bfloat16 *out;
+    unsigned long long *trace;        /* two kernels' words (device.cuh); NULL outside benches */
 };
 
 /* Spans of a full layer that cover `tokens` keys: the size of the partial buffers. */

@@ -256,4 +256,6 @@ extern "C" int cuda_backend_graph(struct cuda_backend *b, uint32_t rows, uint32_
     return chain_graph(b, rows, parts, (cudaGraphExec_t *)graph_exec);
 }
 
+extern "C" void cuda_backend_trace(struct cuda_backend *b, void *words_device) { b->trace = (unsigned long long *)words_device; }
+
 extern "C" const char *cuda_backend_error(void) { return launch_error(); }

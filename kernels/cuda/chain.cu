@@ -12,6 +12,7 @@ struct chain {
     struct cuda_backend *b;
     uint32_t rows, parts;
     bool fused;
+    uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
 };
 
@@ -29,6 +30,15 @@ static struct packed_matrix matrix(const struct cuda_backend *b, const struct ar
     return p;
 }
 
+/* Trace words of the next `kernels` kernels, or NULL. */
+static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
+{
+    unsigned long long *words = c->b->trace ? c->b->trace + (uint64_t)c->traced * TRACE_WORDS : NULL;
+
+    c->traced += kernels;
+    return words;
+}
+
 /* out = w x, or with one row w norm(...). */
 static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, const struct norm_args *norm, void *out,
                    uint32_t out_stride, enum rowmm_out kind)
@@ -43,6 +53,7 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
     a.out_slice_stride = (uint64_t)ROWMM_ROWS_MAX * out_stride;
     a.out_stride = out_stride;
     a.m = c->rows;
+    a.trace = trace_words(c, 1);
     a.out_kind = kind;
     if (kind == ROWMM_LOGITS) {
         a.softcap = b->spec.softcap;
@@ -104,6 +115,7 @@ static int attention(struct chain *c, uint32_t layer)
     a.part_ml = b->attn_ml;
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
+    a.trace = trace_words(c, 2);
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
 }
 
@@ -121,12 +133,12 @@ static int layer_launch(struct chain *c, uint32_t i, struct norm_args *pending, 
     if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
     if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, NULL, b->part, b->spec.hidden, ROWMM_PARTIAL);
     struct norm_args n = norms(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL);
-    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) rc = norm_launch(&n, b->x, c->rows, b->stream);
+    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) n.trace = trace_words(c, 1), rc = norm_launch(&n, b->x, c->rows, b->stream);
     n.y_out = NULL;                   /* nobody reads the feed-forward input later */
     if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, c->fused ? &n : NULL, b->act, b->spec.intermediate, ROWMM_GEGLU);
     if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, NULL, b->part, b->spec.hidden, ROWMM_PARTIAL);
     n = norms(c, &l->down, l->post_ff_norm, next_norm, scalar);
-    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) rc = norm_launch(&n, b->x, c->rows, b->stream);
+    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) n.trace = trace_words(c, 1), rc = norm_launch(&n, b->x, c->rows, b->stream);
     if (!last) n.y_out = NULL;
     *pending = n;
     *is_pending = c->fused;
@@ -135,7 +147,7 @@ static int layer_launch(struct chain *c, uint32_t i, struct norm_args *pending, 
 
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
-    struct chain c = { b, rows, parts, rows == 1 && !(b->options.flags & CUDA_NO_FUSED_NORM), 0 };
+    struct chain c = { b, rows, parts, rows == 1 && !(b->options.flags & CUDA_NO_FUSED_NORM), 0, 0 };
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,

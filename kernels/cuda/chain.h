@@ -38,6 +38,7 @@ struct cuda_backend {
     float *logits, *tile_top;
     uint32_t *last_token, *done;
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
+    unsigned long long *trace;        /* bench only: TRACE_WORDS words per kernel, borrowed; NULL: off */
     /* host */
     struct step_state *state_host;    /* pinned; read by the graph's first node */
     struct step_result *result;       /* mapped; written by its last kernel */

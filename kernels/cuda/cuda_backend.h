@@ -111,6 +111,8 @@ void *cuda_backend_buffer(struct cuda_backend *backend, enum cuda_buffer which);
 enum cuda_part { CUDA_PART_EMBED, CUDA_PART_QKV, CUDA_PART_ATTN, CUDA_PART_O, CUDA_PART_NORM, CUDA_PART_GATE_UP, CUDA_PART_DOWN, CUDA_PART_HEAD, CUDA_PART_SAMPLE, CUDA_PARTS };
 void *cuda_backend_stream(struct cuda_backend *backend);
 int cuda_backend_graph(struct cuda_backend *backend, uint32_t rows, uint32_t parts, void **graph_exec);
+/* Graphs made after this call write, per kernel in chain order, 8 words of times in ns (device.cuh); NULL: no longer. */
+void cuda_backend_trace(struct cuda_backend *backend, void *words_device);
 /* Copies the state to the device without a launch (the graphs of parts do not). */
 int cuda_backend_put_state(struct cuda_backend *backend, const struct step_state *state);
 

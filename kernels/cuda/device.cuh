@@ -114,6 +114,22 @@ __device__ __forceinline__ uint32_t e4m3x2_to_f16x2(uint16_t pair)
     return out;
 }
 
+/* ---- tracing (bench only): first and last time at which the blocks of a kernel started, were past their wait, ended ---- */
+
+enum trace_event { TRACE_START = 0, TRACE_PAST_WAIT = 1, TRACE_END = 2 };
+#define TRACE_WORDS 8                 /* per kernel: min, max of each event */
+
+/* One thread per block calls it. trace NULL: nothing happens. */
+__device__ __forceinline__ void trace_mark(unsigned long long *trace, int event)
+{
+    unsigned long long now;
+
+    if (trace == NULL) return;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now)::"memory");
+    atomicMin(trace + 2 * event, now);
+    atomicMax(trace + 2 * event + 1, now);
+}
+
 /* ---- small arithmetic ---- */
 
 __device__ __forceinline__ float warp_sum(float x)

@@ -17,8 +17,10 @@ __global__ void __maxnreg__(48) norm_kernel(const __grid_constant__ norm_args a,
     uint2 out[NORM_PER_WARP];
 
     chain_trigger();
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START);
     norm_load_weights<NORM_WARPS, NORM_PER_WARP>(w, a, warp, lane);
     chain_wait();
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
     norm_row<NORM_WARPS, NORM_PER_WARP, NORM_BARRIER>(out, a, w, blockIdx.x, true, &scratch, warp, lane);
 #pragma unroll
     for (int j = 0; j < NORM_PER_WARP; j++) {
@@ -26,6 +28,7 @@ __global__ void __maxnreg__(48) norm_kernel(const __grid_constant__ norm_args a,
 
         if (i < a.hidden) *(uint2 *)(y + (uint64_t)blockIdx.x * a.hidden + i) = out[j];
     }
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }
 
 int norm_init(void) { return launch_prepare((const void *)norm_kernel, 0); }

@@ -26,6 +26,7 @@ struct norm_args {
     const float *scalar;              /* layer_scalar, or NULL: 1 */
     float eps;
     __nv_bfloat16 *y_out;             /* fused use: the first block also writes y here; NULL: nobody needs it */
+    unsigned long long *trace;        /* of the norm kernel (device.cuh); NULL outside benches */
 };
 
 /* Two 32-float lines of scratch for the sums of the virtual warps. */

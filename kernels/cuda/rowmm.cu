@@ -169,6 +169,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
     float inverse[TILES][2];
 
     load_rows<FP8, SLICE, TILES>(x, a, partials, sh, warp, lane);
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
         const float own = FP8 ? scale_to_f16(x[n]) : 1.0f;     /* of row lane / 4; the accumulators hold rows 2t, 2t + 1 */
@@ -293,6 +294,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
             store_tile(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
+    if (lane == 0) trace_mark(a.trace, TRACE_END);
 }
 
 /* The register cap leaves room on the SM for the attention and norm kernels that run beside a prefetching block. A quarter of an
@@ -308,6 +310,7 @@ __global__ void __maxnreg__(TILES == 1 ? 104 : 168) rowmm_kernel(const __grid_co
 
     chain_trigger();
     if (threadIdx.x == 0) {
+        trace_mark(a.trace, TRACE_START);
         for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], CONSUMER_WARPS);
         for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], CONSUMER_WARPS), mbar_init(&sh->part_empty[i], 1);
         mbar_init_fence();

@@ -38,6 +38,7 @@ struct rowmm_args {
     float softcap;                    /* ROWMM_LOGITS; 0: none */
     float *tile_top;                  /* ROWMM_LOGITS: [m, rows / 16] */
     uint32_t suppress[ROWMM_SUPPRESS_MAX], suppress_count;
+    unsigned long long *trace;        /* device.cuh; NULL outside benches */
     uint32_t zero;                    /* always 0 (see the arrival in rowmm.cu) */
     struct norm_args norm;            /* only with x == NULL */
 };

@@ -8,17 +8,18 @@
 #define SAMPLE_THREADS 1024
 #define TILE_TOKENS 16
 #define TILES_PER_THREAD 16           /* 1024 threads x 16 tiles x 16 tokens = 2^18 */
-#define CANDIDATES_MAX (SAMPLE_TOP_K_MAX * TILE_TOKENS)
+#define CANDIDATES_MAX 1024
+#define TEMPERATURE_MIN 1e-5f         /* below it: greedy, as in model/sampler.c */
+#define NOISE_DOMAIN 0x746f6b65u      /* fourth counter word, as in model/sampler.c */
 
 struct candidate { float logit; uint32_t token; };
 
 struct sample_shared {
-    candidate list[CANDIDATES_MAX];
-    float mass[CANDIDATES_MAX];
-    uint32_t tile[SAMPLE_TOP_K_MAX];
-    uint32_t count[32], ties[32], tiles;
+    candidate found[CANDIDATES_MAX], sorted[CANDIDATES_MAX];
+    float mass[CANDIDATES_MAX];       /* exp of the distance to the best */
     float best[32];
-    uint32_t best_token[32], kept;
+    double noisy[32];
+    uint32_t best_token[32], count;
 };
 
 /* Larger float, larger integer; no NaN comes here. */
@@ -34,98 +35,64 @@ __device__ __forceinline__ bool better(float a, uint32_t a_token, float b, uint3
     return a > b || (a == b && a_token < b_token);
 }
 
-__device__ __forceinline__ uint32_t block_sum(uint32_t x, sample_shared &sh)
-{
-    const uint32_t part = __reduce_add_sync(0xffffffffu, x);
-
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) sh.count[threadIdx.x / 32] = part;
-    __syncthreads();
-    return __reduce_add_sync(0xffffffffu, sh.count[threadIdx.x % 32]);
-}
-
 /* Largest value, the lowest token among equals; the same in every thread. */
-__device__ void block_best(float &value, uint32_t &token, sample_shared &sh)
+template <typename T>
+__device__ void block_best(T &value, uint32_t &token, T *values, sample_shared &sh)
 {
     for (int round = 0; round < 2; round++) {
         for (int d = 16; d; d >>= 1) {
-            const float v = __shfl_xor_sync(0xffffffffu, value, d);
+            const T v = __shfl_xor_sync(0xffffffffu, value, d);
             const uint32_t t = __shfl_xor_sync(0xffffffffu, token, d);
 
-            if (better(v, t, value, token)) value = v, token = t;
+            if (v > value || (v == value && t < token)) value = v, token = t;
         }
         if (round == 1) return;
         __syncthreads();
-        if (threadIdx.x % 32 == 0) sh.best[threadIdx.x / 32] = value, sh.best_token[threadIdx.x / 32] = token;
+        if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value, sh.best_token[threadIdx.x / 32] = token;
         __syncthreads();
-        value = sh.best[threadIdx.x % 32], token = sh.best_token[threadIdx.x % 32];
+        value = values[threadIdx.x % 32], token = sh.best_token[threadIdx.x % 32];
     }
 }
 
-/* The `wanted` best tiles, equal ones by index: bisection over the bits of the ordered value, then ties in index order.
- * A thread owns 16 consecutive tiles, so the order of threads is the order of tiles. */
-__device__ void choose_tiles(const float *tile_top, uint32_t tiles, uint32_t wanted, sample_shared &sh)
+/* A bound that at least `wanted` logits reach and hardly more: the wanted-th largest of the 1024 threads' own maxima. */
+__device__ uint32_t lower_bound_key(float own_top, uint32_t wanted)
 {
-    uint32_t key[TILES_PER_THREAD], threshold = 0, above = 0, equal = 0;
-    const uint32_t first = threadIdx.x * TILES_PER_THREAD, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const uint32_t key = ordered(own_top);
+    uint32_t bound = 0;
 
-#pragma unroll
-    for (int i = 0; i < TILES_PER_THREAD; i++) key[i] = first + i < tiles ? ordered(__ldcg(tile_top + first + i)) : 0;
     for (int bit = 31; bit >= 0; bit--) {
-        const uint32_t probe = threshold | 1u << bit;
-        uint32_t n = 0;
+        const uint32_t probe = bound | 1u << bit;
 
-#pragma unroll
-        for (int i = 0; i < TILES_PER_THREAD; i++) n += key[i] >= probe;
-        if (block_sum(n, sh) >= wanted) threshold = probe;
+        if (__syncthreads_count(key >= probe) >= (int)wanted) bound = probe;
     }
-#pragma unroll
-    for (int i = 0; i < TILES_PER_THREAD; i++) above += key[i] > threshold, equal += key[i] == threshold;
+    return bound;
+}
 
-    const uint32_t all_above = block_sum(above, sh);
-    uint32_t a = above, e = equal;                      /* inclusive scans over the warp, then over the warps */
-
-    for (int d = 1; d < 32; d <<= 1) {
-        const uint32_t x = __shfl_up_sync(0xffffffffu, a, d), y = __shfl_up_sync(0xffffffffu, e, d);
-
-        if (lane >= (uint32_t)d) a += x, e += y;
-    }
+/* Gathers every logit that reaches the bound, looking only into tiles whose largest does. False: more than there is room for (a flood of
+ * equal logits). The order in `found` is arbitrary: sorting by (logit, token) follows. */
+__device__ bool gather(const float *logits, const float (&top)[TILES_PER_THREAD], uint32_t bound, sample_shared &sh)
+{
+    if (threadIdx.x == 0) sh.count = 0;
     __syncthreads();
-    if (lane == 31) sh.count[warp] = a, sh.ties[warp] = e;
-    __syncthreads();
-    for (uint32_t w = 0; w < warp; w++) a += sh.count[w], e += sh.ties[w];
-    a -= above, e -= equal;
-#pragma unroll
     for (int i = 0; i < TILES_PER_THREAD; i++) {
-        if (key[i] > threshold) sh.tile[a++] = first + i;
-        else if (key[i] == threshold && all_above + e++ < wanted) sh.tile[all_above + e - 1] = first + i;
+        const uint32_t tile = i * SAMPLE_THREADS + threadIdx.x;
+
+        if (top[i] == -CUDART_INF_F || ordered(top[i]) < bound) continue;
+        for (uint32_t j = 0; j < TILE_TOKENS; j++) {
+            const float x = __ldcg(logits + tile * TILE_TOKENS + j);
+
+            if (x == -CUDART_INF_F || ordered(x) < bound) continue;
+            const uint32_t at = atomicAdd(&sh.count, 1);
+            if (at < CANDIDATES_MAX) sh.found[at].logit = x, sh.found[at].token = tile * TILE_TOKENS + j;
+        }
     }
     __syncthreads();
+    return sh.count <= CANDIDATES_MAX;
 }
 
-/* Bitonic sort of the candidates, best first. */
-__device__ void sort_candidates(sample_shared &sh)
+__device__ uint32_t philox_word(uint64_t seed, uint64_t position, uint32_t token)
 {
-    const uint32_t i = threadIdx.x;
-
-    for (uint32_t size = 2; size <= CANDIDATES_MAX; size <<= 1)
-        for (uint32_t step = size >> 1; step; step >>= 1) {
-            const uint32_t j = i ^ step;
-
-            __syncthreads();
-            if (j > i) {
-                const candidate x = sh.list[i], y = sh.list[j];
-                const bool descending = (i & size) == 0;
-
-                if (better(y.logit, y.token, x.logit, x.token) == descending) sh.list[i] = y, sh.list[j] = x;
-            }
-        }
-    __syncthreads();
-}
-
-__device__ __forceinline__ uint32_t philox_first(uint64_t seed, uint64_t position, uint32_t token)
-{
-    uint32_t c0 = (uint32_t)position, c1 = (uint32_t)(position >> 32), c2 = token, c3 = 0, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
+    uint32_t c0 = token / 4, c1 = (uint32_t)position, c2 = (uint32_t)(position >> 32), c3 = NOISE_DOMAIN, k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
 
 #pragma unroll
     for (int i = 0; i < 10; i++) {
@@ -134,94 +101,87 @@ __device__ __forceinline__ uint32_t philox_first(uint64_t seed, uint64_t positio
         c0 = h1 ^ c1 ^ k0, c1 = l1, c2 = h0 ^ c3 ^ k1, c3 = l0;
         k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
     }
-    return c0;
+    return token % 4 == 0 ? c0 : token % 4 == 1 ? c1 : token % 4 == 2 ? c2 : c3;
 }
 
-/* Gumbel noise of a token at the position that it would get. */
-__device__ __forceinline__ float gumbel(const step_sampling &p, uint64_t position, uint32_t token)
+/* logit / temperature + Gumbel noise, in f64 as model/sampler.c does it, so that both pick the same token from the same logits. */
+__device__ double noisy(const step_sampling &p, uint64_t position, float logit, uint32_t token)
 {
-    const float u = ((float)(philox_first(p.seed, position, token) >> 8) + 0.5f) * 5.9604645e-8f;      /* 24 bits: strictly inside (0, 1) */
+    const double above = (4294967295.5 - (double)philox_word(p.seed, position, token)) * 0x1p-32;      /* 1 - u, exact */
 
-    return -logf(-logf(u));
+    return (double)(logit / p.temperature) - log(-log1p(-above));
 }
 
-/* How many of the sorted candidates are left after top_k, top_p and min_p. One thread: at most a few hundred steps. */
-__device__ uint32_t keep(const step_sampling &p, sample_shared &sh, uint32_t n)
+/* Which of the n sorted candidates are left after top_k, top_p and min_p: all conditions hold for a front part of the list. */
+__device__ bool is_kept(const step_sampling &p, const sample_shared &sh, uint32_t n, uint32_t i)
 {
-    float total = 0.0f, before = 0.0f;
-    uint32_t kept = p.top_k < n ? p.top_k : n;
+    uint32_t kept = p.top_k;
 
-    while (kept < n && sh.list[kept].logit == sh.list[kept - 1].logit) kept++;
-    while (kept > 1 && sh.list[kept - 1].logit == -CUDART_INF_F) kept--;
-    if (p.top_p > 0.0f && p.top_p < 1.0f) {
-        for (uint32_t i = 0; i < kept; i++) total += sh.mass[i];
-        uint32_t i = 0;
+    if (i >= n) return false;
+    if (kept > n) kept = n;
+    while (kept < n && sh.sorted[kept].logit == sh.sorted[p.top_k - 1].logit) kept++;
+    if (i >= kept) return false;
+    if (p.min_p > 0.0f && sh.mass[i] < p.min_p) return false;
+    if (!(p.top_p > 0.0f && p.top_p < 1.0f)) return true;
+    double total = 0.0, before = 0.0;
 
-        while (i < kept && (i == 0 || before < p.top_p * total)) before += sh.mass[i++];
-        kept = i;
+    for (uint32_t j = 0; j < kept; j++) {
+        total += (double)sh.mass[j];
+        if (j < i) before = total;
     }
-    if (p.min_p > 0.0f)
-        while (kept > 1 && sh.mass[kept - 1] < p.min_p) kept--;      /* mass is relative to the best */
-    return kept;
+    return i == 0 || before < (double)p.top_p * total;
 }
 
-__device__ void pick_filtered(const sample_args &a, const step_sampling &p, uint64_t position, const float *logits, const float *tile_top,
-                              float &logit, uint32_t &token, sample_shared &sh)
+__device__ void pick_filtered(const step_sampling &p, uint64_t position, const float *logits, const float (&top)[TILES_PER_THREAD], float own_top,
+                              float &logit, uint32_t &token, bool greedy, sample_shared &sh)
 {
-    const bool greedy = !(p.temperature > 0.0f);
-    const uint32_t tiles = a.vocab / TILE_TOKENS;
-    uint32_t wanted = greedy ? 1 : p.top_k;
-    float value = -CUDART_INF_F;
+    const uint32_t i = threadIdx.x, bound = lower_bound_key(own_top, greedy ? 1 : p.top_k);
 
-    if (wanted > tiles) wanted = tiles;
-    choose_tiles(tile_top, tiles, wanted, sh);
-    const uint32_t n = wanted * TILE_TOKENS, i = threadIdx.x;
-    candidate c = { -CUDART_INF_F, 0xffffffffu };
-
-    if (i < n) {
-        c.token = sh.tile[i / TILE_TOKENS] * TILE_TOKENS + i % TILE_TOKENS;
-        c.logit = __ldcg(logits + c.token);
-    }
-    token = c.token;
+    token = 0xffffffffu;
+    logit = -CUDART_INF_F;
+    if (!gather(logits, top, bound, sh)) sh.count = CANDIDATES_MAX;      /* see sample.h: ties beyond the room are dropped */
+    const uint32_t n = sh.count;
+    const candidate own = i < n ? sh.found[i] : candidate{ -CUDART_INF_F, 0xffffffffu };
     if (greedy) {
-        logit = c.logit;
-        block_best(logit, token, sh);
+        logit = own.logit, token = own.token;
+        block_best(logit, token, sh.best, sh);
         return;
     }
-    sh.list[i] = c;
-    sort_candidates(sh);
-    if (i < n) sh.mass[i] = expf((sh.list[i].logit - sh.list[0].logit) / p.temperature);
+    if (i < n) {
+        uint32_t rank = 0;
+
+        for (uint32_t j = 0; j < n; j++) rank += better(sh.found[j].logit, sh.found[j].token, own.logit, own.token);
+        sh.sorted[rank] = own;
+    }
     __syncthreads();
-    if (i == 0) sh.kept = keep(p, sh, n);
+    if (i < n) sh.mass[i] = expf(sh.sorted[i].logit / p.temperature - sh.sorted[0].logit / p.temperature);
     __syncthreads();
-    token = sh.list[i].token;
-    if (i < sh.kept) value = sh.list[i].logit / p.temperature + gumbel(p, position, token);
-    else token = 0xffffffffu;
-    block_best(value, token, sh);
-    logit = token < a.vocab ? __ldcg(logits + token) : -CUDART_INF_F;
+    double value = -CUDART_INF;
+    if (is_kept(p, sh, n, i)) token = sh.sorted[i].token, value = noisy(p, position, sh.sorted[i].logit, token);
+    block_best(value, token, sh.noisy, sh);
+    if (token != 0xffffffffu) logit = __ldcg(logits + token);
 }
 
 /* top_k off: every token within min_p of the best competes. */
-__device__ void pick_unfiltered(const sample_args &a, const step_sampling &p, uint64_t position, const float *logits, const float *tile_top,
+__device__ void pick_unfiltered(const sample_args &a, const step_sampling &p, uint64_t position, const float *logits, float own_top,
                                 float &logit, uint32_t &token, sample_shared &sh)
 {
-    float top = -CUDART_INF_F, value = -CUDART_INF_F;
     uint32_t none = 0;
+    double value = -CUDART_INF;
 
-    for (uint32_t i = threadIdx.x; i < a.vocab / TILE_TOKENS; i += SAMPLE_THREADS) top = fmaxf(top, __ldcg(tile_top + i));
-    block_best(top, none, sh);
-    const float floor_logit = p.min_p > 0.0f ? top + p.temperature * logf(p.min_p) : -CUDART_INF_F;
-
+    block_best(own_top, none, sh.best, sh);
+    const float best = own_top / p.temperature;
     token = 0xffffffffu;
+    logit = -CUDART_INF_F;
     for (uint32_t i = threadIdx.x; i < a.vocab; i += SAMPLE_THREADS) {
         const float x = __ldcg(logits + i);
 
-        if (x == -CUDART_INF_F || x < floor_logit) continue;
-        const float v = x / p.temperature + gumbel(p, position, i);
-        if (better(v, i, value, token)) value = v, token = i;
+        if (x == -CUDART_INF_F || (p.min_p > 0.0f && expf(x / p.temperature - best) < p.min_p)) continue;
+        const double v = noisy(p, position, x, i);
+        if (v > value || (v == value && i < token)) value = v, token = i;
     }
-    block_best(value, token, sh);
-    logit = token < a.vocab ? __ldcg(logits + token) : -CUDART_INF_F;
+    block_best(value, token, sh.noisy, sh);
+    if (token != 0xffffffffu) logit = __ldcg(logits + token);
 }
 
 /* The last row to finish publishes the step: tokens of all rows are in host memory before the flag. */
@@ -257,9 +217,19 @@ __global__ void __launch_bounds__(SAMPLE_THREADS) sample_kernel(const __grid_con
         const step_sampling p = a.state->sampling[row];
         const uint64_t position = (uint64_t)a.state->row[row].position + 1;
         const float *logits = a.logits + (uint64_t)row * a.vocab, *tile_top = a.tile_top + (uint64_t)row * (a.vocab / TILE_TOKENS);
+        const bool greedy = !(p.temperature >= TEMPERATURE_MIN);
+        float top[TILES_PER_THREAD], own_top = -CUDART_INF_F;
 
-        if (p.temperature > 0.0f && p.top_k == 0) pick_unfiltered(a, p, position, logits, tile_top, logit, token, sh);
-        else pick_filtered(a, p, position, logits, tile_top, logit, token, sh);
+#pragma unroll
+        for (int i = 0; i < TILES_PER_THREAD; i++) {
+            const uint32_t tile = i * SAMPLE_THREADS + threadIdx.x;
+
+            top[i] = tile < a.vocab / TILE_TOKENS ? __ldcg(tile_top + tile) : -CUDART_INF_F;
+        }
+#pragma unroll
+        for (int i = 0; i < TILES_PER_THREAD; i++) own_top = fmaxf(own_top, top[i]);
+        if (!greedy && p.top_k == 0) pick_unfiltered(a, p, position, logits, own_top, logit, token, sh);
+        else pick_filtered(p, position, logits, top, own_top, logit, token, greedy, sh);
     }
     if (threadIdx.x == 0) publish(a, row, live, logit, token);
 }

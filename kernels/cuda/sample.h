@@ -1,10 +1,11 @@
 /* sample: picks each row's token on the device; logits never cross the bus.
  *   logits [rows, vocab] f32 after the softcap, suppressed tokens at -inf; tile_top [rows, vocab / 16] f32, the largest of each tile of
  *   16 logits (both written by the LM head's epilogue)
- * Order as in model/sampler.h: temperature, top_k (ties kept among the tiles looked at), top_p, min_p, then the largest of logit / temperature +
- * Gumbel noise. Noise of a token: Philox4x32-10, key = seed, counter = (next position, its high word, token, 0), first word. Greedy: lowest id.
- * Only the best SAMPLE_TOP_K_MAX tiles can hold the best SAMPLE_TOP_K_MAX tokens, so a block reads the tile maxima and those tiles.
- * With top_k off every logit gets its noise: about 0.1 ms more, and top_p must be off then.
+ * Order, noise and arithmetic as in model/sampler.c, so that both pick the same token from the same logits: temperature, top_k (ties kept), top_p,
+ * min_p, then the largest of logit / temperature + Gumbel noise (Philox4x32-10 of seed, position and token, f64). Greedy: lowest id.
+ * The top_k-th largest of 1024 partial maxima bounds the candidates from below; more than 1024 tokens above that bound
+ * (a flood of equal logits) are cut to 1024, which is the only case where the tie rule does not hold.
+ * With top_k off every logit gets its noise: slower, and top_p must be off then.
  * Penalties and logit_bias are not here yet. One block of 1024 threads per row. */
 #ifndef SLUICE_CUDA_SAMPLE_H
 #define SLUICE_CUDA_SAMPLE_H

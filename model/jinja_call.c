@@ -48,7 +48,9 @@ static void eval_stars(struct jinja_eval *e, const struct jinja_call_args *given
 
 void jinja_eval_args(struct jinja_eval *e, const struct jinja_call_args *given, struct jinja_args *out)
 {
-    memset(out, 0, sizeof *out);
+    static struct jinja_value none;   /* never read: arithmetic on no arguments stays defined */
+
+    *out = (struct jinja_args){.items = &none};
     if (!given) return;
     if (given->count) {
         out->items = jinja_alloc(&e->run, given->count * sizeof *out->items);

@@ -252,11 +252,17 @@ static struct jinja_value call_node(struct jinja_eval *e, const struct jinja_nod
     return jinja_call(e, callee, &args);
 }
 
+static void check_known(struct jinja_eval *e, const struct jinja_node *n, const char *what)
+{
+    if (n->op == UINT16_MAX) jinja_fail(&e->run, E_FORMAT, "No %s named '%.*s'.", what, (int)n->value.u.str->bytes, n->value.u.str->text);
+}
+
 struct jinja_value jinja_apply_filters(struct jinja_eval *e, const struct jinja_node *chain, struct jinja_value input)
 {
     struct jinja_args args;
 
     if (!chain) return input;
+    check_known(e, chain, "filter");
     input = jinja_apply_filters(e, chain->a, input);
     jinja_eval_args(e, chain->args, &args);
     return jinja_filter(e, chain->op, input, &args);
@@ -287,10 +293,12 @@ static struct jinja_value evaluate(struct jinja_eval *e, const struct jinja_node
     case NODE_ITEM: return item_of(e, n);
     case NODE_CALL: return call_node(e, n);
     case NODE_FILTER:
+        check_known(e, n, "filter");
         v = jinja_evaluate(e, n->a);
         jinja_eval_args(e, n->args, &args);
         return jinja_filter(e, n->op, v, &args);
     case NODE_TEST:
+        check_known(e, n, "test");
         v = jinja_evaluate(e, n->a);
         jinja_eval_args(e, n->args, &args);
         return jinja_bool(jinja_test(e, n->op, v, &args));

@@ -197,11 +197,15 @@ static struct jinja_node *parse_if(struct jinja_parser *p)
             n->bodies = jinja_grow(p->r, n->bodies, room * sizeof *n->bodies, (2 * room + 2) * sizeof *n->bodies);
             room = 2 * room + 2;
         }
+        p->if_depth++;
         n->bodies[n->count++] = parse_body(p, ends);
+        p->if_depth--;
     } while (jinja_parse_is_word(p, "elif"));
     n->list = conditions.nodes;
+    p->if_depth++;
     if (jinja_parse_skip_word(p, "else")) n->other = parse_body_until(p, "endif");
     else p->at++;
+    p->if_depth--;
     return n;
 }
 

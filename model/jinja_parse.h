@@ -12,6 +12,7 @@ struct jinja_parser {
     const struct jinja_token *at;      /* the token in hand; EOF is never passed */
     uint32_t depth;
     uint32_t loop_depth;               /* break and continue need one */
+    uint32_t if_depth;                 /* inside so many ifs */
     struct jinja_program *program;
     uint32_t *name_index;              /* by hash: name + 1, 0 free */
     uint32_t name_index_count, name_room;

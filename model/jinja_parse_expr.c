@@ -260,6 +260,14 @@ static size_t parse_dotted(struct jinja_parser *p, char *out, size_t room)
     return n < room ? n : room - 1;
 }
 
+/* As in jinja2, an unknown filter or test inside an if is an error only when it is reached: templates may ask first. */
+static void keep_unknown(struct jinja_parser *p, struct jinja_node *n, const char *what, const char *name, size_t bytes)
+{
+    if (n->op != UINT16_MAX) return;
+    if (!p->if_depth) jinja_parse_fail(p, "No %s named '%s'.", what, name);
+    n->value = jinja_string(jinja_str_copy(p->r, name, bytes, true));
+}
+
 struct jinja_node *jinja_parse_filters(struct jinja_parser *p, struct jinja_node *input, bool is_inline)
 {
     char name[80];
@@ -271,7 +279,8 @@ struct jinja_node *jinja_parse_filters(struct jinja_parser *p, struct jinja_node
         is_inline = false;
         n = node2(p, NODE_FILTER, p->at->line, input, NULL);
         bytes = parse_dotted(p, name, sizeof name);
-        if ((n->op = jinja_filter_find(name, bytes)) == UINT16_MAX) jinja_parse_fail(p, "No filter named '%s'.", name);
+        n->op = jinja_filter_find(name, bytes);
+        keep_unknown(p, n, "filter", name, bytes);
         if (jinja_parse_is_op(p, '(')) n->args = parse_args(p, n);
         input = n;
     }
@@ -293,7 +302,8 @@ static struct jinja_node *parse_test(struct jinja_parser *p, struct jinja_node *
     char name[80];
     const size_t bytes = parse_dotted(p, name, sizeof name);
 
-    if ((n->op = jinja_test_find(name, bytes)) == UINT16_MAX) jinja_parse_fail(p, "No test named '%s'.", name);
+    n->op = jinja_test_find(name, bytes);
+    keep_unknown(p, n, "test", name, bytes);
     if (jinja_parse_is_op(p, '(')) n->args = parse_args(p, n);
     else if (begins_test_argument(p)) {
         if (jinja_parse_is_word(p, "is")) jinja_parse_fail(p, "You cannot chain multiple tests with is");

@@ -15,6 +15,18 @@
 
 enum { CHUNK_BYTES = 64 * 1024, ALIGN = 16 };
 
+/* Under the address sanitizer every block is a malloc of its own, so that an overrun inside the arena is seen. */
+#if defined(__SANITIZE_ADDRESS__)
+#define BLOCKS_APART 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define BLOCKS_APART 1
+#endif
+#endif
+#ifndef BLOCKS_APART
+#define BLOCKS_APART 0
+#endif
+
 struct jinja_chunk {
     struct jinja_chunk *next;
     size_t bytes;
@@ -44,7 +56,7 @@ static size_t round_up(size_t bytes) { return (bytes + ALIGN - 1) & ~(size_t)(AL
 static void *new_chunk(struct jinja_run *r, size_t bytes)
 {
     const size_t head = round_up(sizeof(struct jinja_chunk));
-    const bool own = bytes > CHUNK_BYTES / 4;
+    const bool own = BLOCKS_APART || bytes > CHUNK_BYTES / 4;
     const size_t want = own ? bytes : CHUNK_BYTES;
     struct jinja_chunk *c;
 
@@ -71,6 +83,7 @@ void *jinja_alloc(struct jinja_run *r, size_t bytes)
     char *p = r->cursor;
 
     if (bytes > r->memory_bytes_max) jinja_fail(r, E_LIMIT, "the template needs more than %zu bytes of memory", r->memory_bytes_max);
+    if (BLOCKS_APART) return new_chunk(r, bytes);
     bytes = round_up(bytes ? bytes : 1);
     if (bytes > (size_t)(r->limit - r->cursor)) return new_chunk(r, bytes);
     r->cursor += bytes;
@@ -94,7 +107,7 @@ void *jinja_grow(struct jinja_run *r, void *block, size_t old_bytes, size_t new_
     const size_t old_room = round_up(old_bytes ? old_bytes : 1);
 
     must(new_bytes >= old_bytes);
-    if (p && p + old_room == r->cursor && round_up(new_bytes) - old_room <= (size_t)(r->limit - r->cursor)) {
+    if (!BLOCKS_APART && p && p + old_room == r->cursor && round_up(new_bytes) - old_room <= (size_t)(r->limit - r->cursor)) {
         r->cursor = p + round_up(new_bytes);
         return p;
     }

@@ -11,11 +11,13 @@
 #include "shm/error.h"
 #include "shm/must.h"
 
+static struct jinja_value no_items;   /* never read: what an empty list points to, so that arithmetic on it is defined */
+
 struct jinja_value jinja_list_of(struct jinja_run *r, struct jinja_value *items, uint32_t count)
 {
     struct jinja_list *l = jinja_alloc(r, sizeof *l);
 
-    *l = (struct jinja_list){items, count};
+    *l = (struct jinja_list){items ? items : &no_items, count};
     return (struct jinja_value){.type = JINJA_LIST, .u.list = l};
 }
 
@@ -40,7 +42,7 @@ struct jinja_value jinja_iterator_of(struct jinja_run *r, struct jinja_value *it
 {
     struct jinja_iterator *it = jinja_alloc(r, sizeof *it);
 
-    *it = (struct jinja_iterator){items, count, 0};
+    *it = (struct jinja_iterator){items ? items : &no_items, count, 0};
     return (struct jinja_value){.type = JINJA_ITERATOR, .u.iterator = it};
 }
 

@@ -78,12 +78,29 @@ static ssize_t on_send(wslay_event_context_ptr ctx, const uint8_t *data, size_t 
     return (ssize_t)bytes;
 }
 
+/* A close frame past wslay, which would send one without a code. */
+static void broken(struct websocket *w)
+{
+    static const char reason[] = "broken frame";
+    const uint8_t head[4] = {0x88, (uint8_t)(2 + sizeof reason - 1), WEBSOCKET_PROTOCOL >> 8, WEBSOCKET_PROTOCOL & 0xff};
+
+    if (w->close_sent) return;
+    wire_add(&w->out, (const char *)head, sizeof head);
+    wire_text(&w->out, reason);
+    w->close_sent = true;
+}
+
 /* Runs before wslay allocates for the frame: the counts that it does not keep. */
 static void on_frame(wslay_event_context_ptr ctx, const struct wslay_event_on_frame_recv_start_arg *arg, void *user)
 {
     struct websocket *w = user;
 
     if (wslay_is_ctrl_frame(arg->opcode)) {
+        if (arg->opcode == WSLAY_CONNECTION_CLOSE && arg->payload_length == 1) { /* half a close code */
+            broken(w);
+            wslay_event_shutdown_read(ctx);
+            return;
+        }
         if (++w->controls > WEBSOCKET_CONTROLS_MAX) {
             websocket_close(w, WEBSOCKET_POLICY, "too many control frames");
             wslay_event_shutdown_read(ctx);
@@ -151,13 +168,13 @@ void websocket_feed(struct websocket *w, const void *data, size_t bytes, uint64_
     w->input = data;
     w->input_bytes = bytes;
     while (w->input_bytes > 0 && wslay_event_want_read(w->wslay)) {
-        if (wslay_event_recv(w->wslay) != 0) { /* our callbacks cannot fail: out of memory */
-            websocket_close(w, WEBSOCKET_INTERNAL, "out of memory");
+        if (wslay_event_recv(w->wslay) != 0) { /* a frame header it cannot accept; it would close without saying why */
+            broken(w);
             break;
         }
     }
     w->input_bytes = 0;
-    flush(w);
+    if (!w->close_sent) flush(w);
 }
 
 static void queue(struct websocket *w, uint8_t opcode, const char *data, size_t bytes)

@@ -240,6 +240,15 @@ static void test_only_an_armed_event_descriptor_is_written(void **state)
 
 /* ---- two processes ------------------------------------------------------------------- */
 
+/* A child that ends by itself even if this process fails first. */
+static pid_t fork_for_a_while(void)
+{
+    const pid_t pid = fork();
+
+    if (pid == 0) alarm(50);
+    return pid;
+}
+
 static void exits_with_0(pid_t pid)
 {
     int status = 0;
@@ -282,7 +291,7 @@ static void test_a_sleeping_process_is_woken_by_any_of_its_rings(void **state)
     set_up(&other_state);
     struct pair *q = other_state;
     for (int which = 0; which < 2; which++) {
-        const pid_t pid = fork();
+        const pid_t pid = fork_for_a_while();
         if (pid == 0) {
             struct ring *const in[] = {&p->rx, &q->rx};
             const uint64_t begin = clock_ns();
@@ -313,7 +322,7 @@ static void test_a_million_messages_between_processes(void **state)
 {
     struct pair *p = *state;
     const uint32_t total = 1000000;
-    const pid_t pid = fork();
+    const pid_t pid = fork_for_a_while();
 
     if (pid == 0) {
         for (uint32_t n = 0; n < total;) {
@@ -357,7 +366,7 @@ static void test_no_wake_up_is_lost(void **state)
 
     set_up(&back_state);
     struct pair *back = back_state;
-    const pid_t pid = fork();
+    const pid_t pid = fork_for_a_while();
     struct ring *const in[] = {pid == 0 ? &p->rx : &back->rx};
     struct ring *const out = pid == 0 ? &back->tx : &p->tx;
     uint32_t seed = pid == 0 ? 1 : 2, late = 0;

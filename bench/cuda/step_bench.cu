@@ -1,6 +1,6 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--no-fuse] [--trace]
+ *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 MB] [--pace ns] [--trace] [--sweep window:wait:ring:l2:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
@@ -20,7 +20,7 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 #define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
 struct settings {
-    uint32_t format, layers, context, window_slots, ring_slots, flags;
+    uint32_t format, layers, context, window_slots, ring_slots, wait_slots, l2_bytes, l2_pace_ns;
     bool parts, trace;
     std::vector<uint32_t> rows;
 };
@@ -127,10 +127,30 @@ struct model {
     uint32_t ring_pages, full_pages;
 };
 
-static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
+/* A handle over the model's memory with the tuning of `o`. */
+static struct cuda_backend *open_backend(const struct model *m, const struct settings *o, uint32_t seqs)
 {
+    struct cuda_backend *backend;
     struct cuda_options options;
 
+    memset(&options, 0, sizeof options);
+    options.weights_device = m->weights, options.kv_device[0] = m->kv[0], options.kv_device[1] = m->kv[1];
+    options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
+    options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.wait_slots = o->wait_slots;
+    options.l2_prefetch_bytes = o->l2_bytes, options.l2_pace_ns = o->l2_pace_ns;
+    OK(cuda_backend_open(&backend, &m->spec, &options));
+    for (uint32_t s = 0; s < seqs; s++)
+        for (uint32_t t = 0; t < 2; t++) {
+            std::vector<uint32_t> pages(t ? m->full_pages : m->ring_pages);
+
+            for (uint32_t i = 0; i < pages.size(); i++) pages[i] = s * (uint32_t)pages.size() + i;
+            OK(cuda_backend_pages(backend, s, (enum cuda_layer_type)t, 0, pages.data(), (uint32_t)pages.size()));
+        }
+    return backend;
+}
+
+static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
+{
     memset(m, 0, sizeof *m);
     m->spec = gemma_12b(o->format, o->layers);
     OK(arena_plan(&m->arena, &m->spec));
@@ -142,19 +162,8 @@ static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
         CHECK(cudaMalloc(&m->kv[t], bytes[t]));
         OK(cuda_fill_normal(m->kv[t], bytes[t] / 2, 1.0f, 77 + t));
     }
-    memset(&options, 0, sizeof options);
-    options.weights_device = m->weights, options.kv_device[0] = m->kv[0], options.kv_device[1] = m->kv[1];
-    options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
-    options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.flags = o->flags;
-    OK(cuda_backend_open(&m->backend, &m->spec, &options));
+    m->backend = open_backend(m, o, seqs);
     OK(cuda_backend_fill_random(m->backend, 1));
-    for (uint32_t s = 0; s < seqs; s++)
-        for (uint32_t t = 0; t < 2; t++) {
-            std::vector<uint32_t> pages(t ? m->full_pages : m->ring_pages);
-
-            for (uint32_t i = 0; i < pages.size(); i++) pages[i] = s * (uint32_t)pages.size() + i;
-            OK(cuda_backend_pages(m->backend, s, (enum cuda_layer_type)t, 0, pages.data(), (uint32_t)pages.size()));
-        }
 }
 
 static struct step_state make_state(uint32_t rows, bool many, uint32_t context, uint64_t step)
@@ -218,10 +227,8 @@ static double wall_us(struct model *m, uint32_t rows, bool many, uint32_t contex
 /* One traced step: for each kind of kernel the mean over the layers of how its blocks follow the end of the kernel before (us). */
 static void trace_rows(struct model *m, const struct settings *o, uint32_t rows)
 {
-    static const char *const fused[] = { "qkv", "attn", "combine", "o", "gate_up", "down" }, *const plain[] = { "qkv", "attn", "combine", "o", "norm1", "gate_up", "down", "norm2" };
-    const bool is_fused = rows == 1 && !(o->flags & CUDA_NO_FUSED_NORM);
-    const char *const *name = is_fused ? fused : plain;
-    const uint32_t per = is_fused ? 6 : 8, kernels = per * m->spec.layers + 1;
+    static const char *const name[] = { "qkv", "attn", "combine", "o", "norm1", "gate_up", "down", "norm2" };
+    const uint32_t per = 8, kernels = per * m->spec.layers + 1;
     std::vector<unsigned long long> words(kernels * 8), first(kernels * 8);
     const struct step_state s = make_state(rows, false, o->context, step_number - 1);
     void *device, *graph;
@@ -271,7 +278,7 @@ static void bench_rows(struct model *m, const struct settings *o, uint32_t rows,
     for (uint32_t p = 0; p < CUDA_PARTS; p++) bytes += part_bytes(&m->arena, &m->spec, p, o->context, seqs);
     if (o->parts && !many)
         for (uint32_t p = 0; p < CUDA_PARTS; p++)
-            if (!(p == CUDA_PART_NORM && rows == 1 && !(o->flags & CUDA_NO_FUSED_NORM))) each[p] = graph_us(m, rows, 1u << p, 10);
+            each[p] = graph_us(m, rows, 1u << p, 10);
     const double wall = wall_us(m, rows, many, o->context);
     const double step = graph_us(m, rows, (1u << CUDA_PARTS) - 1, 30), floor_us = (double)bytes / gbps / 1e3;
 
@@ -282,19 +289,49 @@ static void bench_rows(struct model *m, const struct settings *o, uint32_t rows,
     fflush(stdout);
 }
 
+/* "window:wait:ring:l2 MB:pace,...": the whole step for each tuning over the same weights. */
+static void sweep(struct model *m, struct settings o, char *list, double gbps)
+{
+    for (char *p = strtok(list, ","); p; p = strtok(NULL, ",")) {
+        unsigned l2;
+
+        if (sscanf(p, "%u:%u:%u:%u:%u", &o.window_slots, &o.wait_slots, &o.ring_slots, &l2, &o.l2_pace_ns) != 5) exit(2);
+        o.l2_bytes = l2 << 20;
+        struct model other = *m;
+        other.backend = open_backend(m, &o, 16);
+        printf("tuning %-14s", p);
+        for (uint32_t rows : o.rows) {
+            const struct step_state s = make_state(rows, false, o.context, step_number - 1);
+            uint64_t bytes = 0;
+
+            OK(cuda_backend_put_state(other.backend, &s));
+            for (uint32_t i = 0; i < CUDA_PARTS; i++) bytes += part_bytes(&m->arena, &m->spec, i, o.context, s.groups);
+            const double step = graph_us(&other, rows, (1u << CUDA_PARTS) - 1, 15);
+            printf("  %2u rows %.3f ms %.3f", rows, step / 1e3, (double)bytes / gbps / 1e3 / step);
+        }
+        printf("\n");
+        fflush(stdout);
+        cuda_backend_close(other.backend);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 48, 1024, 0, 0, 0, true, false, {} };
+    struct settings o = { WEIGHT_FP8, 48, 1024, 0, 0, 0, CUDA_L2_DEFAULT, 0, true, false, {} };
     struct model m;
+    char *tunings = NULL;
 
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--no-parts")) o.parts = false;
         else if (!strcmp(argv[i], "--trace")) o.trace = true;
-        else if (!strcmp(argv[i], "--no-fuse")) o.flags |= CUDA_NO_FUSED_NORM;
         else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = strcmp(argv[++i], "bf16") ? WEIGHT_FP8 : WEIGHT_BF16;
         else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--window")) o.window_slots = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--wait")) o.wait_slots = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--sweep")) tunings = argv[++i];
+        else if (i + 1 < argc && !strcmp(argv[i], "--l2")) o.l2_bytes = (uint32_t)atoi(argv[++i]) << 20;
+        else if (i + 1 < argc && !strcmp(argv[i], "--pace")) o.l2_pace_ns = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--ring")) o.ring_slots = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--rows")) for (char *p = strtok(argv[++i], ","); p; p = strtok(NULL, ",")) o.rows.push_back((uint32_t)atoi(p));
         else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
@@ -303,11 +340,15 @@ int main(int argc, char **argv)
     open_model(&m, &o, 16);
     const double gbps = read_gbps(m.weights, m.arena.bytes < (8ull << 30) ? m.arena.bytes : 8ull << 30);
 
-    printf("weights %s + bf16 head, %u layers, context %u, window %u ring %u%s: read bandwidth %.0f GB/s\n", o.format == WEIGHT_FP8 ? "fp8" : "bf16", o.layers, o.context,
-           o.window_slots, o.ring_slots, o.flags ? ", norms as kernels" : "", gbps);
+    printf("weights %s + bf16 head, %u layers, context %u, window %u wait %u ring %u l2 %d MB pace %u (0: default): read bandwidth %.0f GB/s\n", o.format == WEIGHT_FP8 ? "fp8" : "bf16", o.layers, o.context,
+           o.window_slots, o.wait_slots, o.ring_slots, o.l2_bytes == CUDA_L2_DEFAULT ? -1 : (int)(o.l2_bytes >> 20), o.l2_pace_ns, gbps);
     printf("%-4s %4s %8s %8s %8s %7s %9s", "kind", "rows", "GB", "floor ms", "step ms", "share", "wall ms");
     for (uint32_t p = 0; p < CUDA_PARTS && o.parts; p++) printf(" %8s", part_name[p]);
     printf("%s\n", o.parts ? "  (us, each part alone, all layers)" : "");
+    if (tunings) {
+        sweep(&m, o, tunings, gbps);
+        return 0;
+    }
     for (uint32_t rows : o.rows) bench_rows(&m, &o, rows, false, gbps);
     for (uint32_t rows : o.rows)
         if (rows > 1) bench_rows(&m, &o, rows, true, gbps);

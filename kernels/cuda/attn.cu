@@ -110,7 +110,7 @@ __device__ __forceinline__ void head_norm(head_vector<D> &v, const __nv_bfloat16
 
 #pragma unroll
     for (int i = 0; i < D / 128; i++) {
-        const uint2 pair = w ? __ldg((const uint2 *)(w + i * 128 + lane * 4)) : make_uint2(0x3f803f80u, 0x3f803f80u);
+        const uint2 pair = w ? *(const uint2 *)(w + i * 128 + lane * 4) : make_uint2(0x3f803f80u, 0x3f803f80u);
         const float weight[4] = { bf16_low(pair.x), bf16_high(pair.x), bf16_low(pair.y), bf16_high(pair.y) };
 
 #pragma unroll
@@ -129,7 +129,7 @@ __device__ __forceinline__ void head_rotate(head_vector<D> &v, const float2 *rop
         if (at >= turned) continue;
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const float2 cs = __ldcg(rope + at + e);
+            const float2 cs = rope[at + e];
             const float low = v.x[i][e], high = v.x[i + D / 256][e];
 
             v.x[i][e] = low * cs.x - high * cs.y;
@@ -165,14 +165,19 @@ template <int D> struct attn_shared {
     __nv_bfloat16 p[16][S::P_STRIDE];
     float4 half[S::DIM_PARTS == 2 ? S::KEY_TILES * 32 : 1];    /* scores over the upper half of d */
     float top[16][8], sum[16][8];                              /* per key tile */
-    __nv_bfloat16 fresh[][D + 8];                              /* K, V of each new position: as many as the launch has rows, at most 8 */
+    __nv_bfloat16 norm[2][D];                                  /* weights of q and k norm */
+    /* then for each row of the launch, at most 8: K and V of the new position; its rotation (cos, sin) */
+    __nv_bfloat16 fresh[][D + 8];
 };
 
-template <int D> static uint32_t attn_shared_bytes(uint32_t rows)
+template <int D>
+__device__ __forceinline__ float2 *rotation(attn_shared<D> &sh, uint32_t fresh_rows) { return (float2 *)sh.fresh[2 * fresh_rows]; }
+
+template <int D> static uint32_t attn_shared_bytes(uint32_t rows, uint32_t turned)
 {
     const uint32_t fresh = rows < STEP_GROUP_ROWS_MAX ? rows : STEP_GROUP_ROWS_MAX;
 
-    return (uint32_t)sizeof(attn_shared<D>) + fresh * 2 * (D + 8) * 2;
+    return (uint32_t)sizeof(attn_shared<D>) + fresh * (2 * (D + 8) * (uint32_t)sizeof(__nv_bfloat16) + turned * (uint32_t)sizeof(float2));
 }
 
 /* Address of K (or V) of a key of this item's sequence and head. */
@@ -281,8 +286,8 @@ __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint
 
         if (!query && (key < it.span.first || key >= it.span.end)) continue;
         head_load<D>(v, a.qkv + (uint64_t)at * a.qkv_stride + head * D, lane);
-        head_norm<D>(v, query ? a.q_norm : value ? NULL : a.k_norm, a.eps, lane);
-        if (!value) head_rotate<D>(v, a.rope + (uint64_t)at * a.rope_stride, a.turned, lane);
+        head_norm<D>(v, value ? NULL : sh.norm[query ? 0 : 1], a.eps, lane);
+        if (!value) head_rotate<D>(v, rotation<D>(sh, a.fresh_rows) + r * a.turned, a.turned, lane);
         if (query) {
             head_store<D>(v, sh.q[i], a.scale, lane);
         } else {
@@ -290,6 +295,20 @@ __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint
             head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, key, value ? a.v_offset : a.k_offset), 1.0f, lane);
         }
     }
+}
+
+/* What does not depend on the qkv product: norm weights and the rotations of the group's rows. */
+template <int D>
+__device__ __forceinline__ void load_constants(const attn_args &a, const item &it, attn_shared<D> &sh)
+{
+    float2 *to = rotation<D>(sh, a.fresh_rows);
+
+    for (uint32_t i = threadIdx.x; i < D / 8; i += ATTN_WARPS * 32) {
+        ((uint4 *)sh.norm[0])[i] = __ldg((const uint4 *)a.q_norm + i);
+        ((uint4 *)sh.norm[1])[i] = __ldg((const uint4 *)a.k_norm + i);
+    }
+    for (uint32_t i = threadIdx.x; i < it.group.rows * a.turned; i += ATTN_WARPS * 32)
+        to[i] = __ldcg(a.rope + (uint64_t)(it.group.first_row + i / a.turned) * a.rope_stride + i % a.turned);
 }
 
 /* Rows of an mma that stand for nobody hold zeros. */
@@ -447,7 +466,7 @@ __device__ __forceinline__ void work(const attn_args &a, const item &it, uint4 (
 }
 
 template <int D>
-__global__ void __maxnreg__(96) attn_kernel(const __grid_constant__ attn_args a)
+__global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a)
 {
     extern __shared__ __align__(16) uint8_t shared_bytes[];
     attn_shared<D> &sh = *(attn_shared<D> *)shared_bytes;
@@ -464,9 +483,11 @@ __global__ void __maxnreg__(96) attn_kernel(const __grid_constant__ attn_args a)
         uint4 k[8];
         uint32_t v[32];
 
+        load_constants<D>(a, it, sh);
         load_k<D>(k, a, it, it.span.first, first, p0, warp, lane);
         load_v<D>(v, a, it, it.span.first, first, p0, warp, lane);
         clear_dead_rows<D>(it, sh);
+        __syncthreads();
         if (!waited) chain_wait();
         if (!waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
         waited = true;
@@ -527,9 +548,9 @@ __global__ void __launch_bounds__(D / 2) combine_kernel(const __grid_constant__ 
 
 int attn_init(void)
 {
-    int rc = launch_prepare((const void *)attn_kernel<256>, attn_shared_bytes<256>(STEP_ROWS_MAX));
+    int rc = launch_prepare((const void *)attn_kernel<256>, attn_shared_bytes<256>(STEP_ROWS_MAX, 128));
 
-    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512>, attn_shared_bytes<512>(STEP_ROWS_MAX));
+    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512>, attn_shared_bytes<512>(STEP_ROWS_MAX, 256));
     if (rc == 0) rc = launch_prepare((const void *)combine_kernel<256>, 0);
     if (rc == 0) rc = launch_prepare((const void *)combine_kernel<512>, 0);
     return rc;
@@ -545,9 +566,10 @@ int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, 
 
     if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;
     if (head_dim == 256 ? a.kv_heads != 8 || !a.window : a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
-    if (rows == 0 || rows > STEP_ROWS_MAX) return -E_RANGE;
-    if (head_dim == 256) rc = launch_chained((const void *)attn_kernel<256>, items < 2 * sm_count ? items : 2 * sm_count, ATTN_WARPS * 32, attn_shared_bytes<256>(rows), params, stream);
-    else rc = launch_chained((const void *)attn_kernel<512>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows), params, stream);
+    if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > head_dim / 2 || a.turned % 4) return -E_RANGE;
+    a.fresh_rows = rows < STEP_GROUP_ROWS_MAX ? rows : STEP_GROUP_ROWS_MAX;
+    if (head_dim == 256) rc = launch_chained((const void *)attn_kernel<256>, items < 2 * sm_count ? items : 2 * sm_count, ATTN_WARPS * 32, attn_shared_bytes<256>(rows, a.turned), params, stream);
+    else rc = launch_chained((const void *)attn_kernel<512>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a.turned), params, stream);
     if (rc) return rc;
     return launch_chained(head_dim == 256 ? (const void *)combine_kernel<256> : (const void *)combine_kernel<512>, rows * ATTN_HEADS, head_dim / 2, 0, params, stream);
 }

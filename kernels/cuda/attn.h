@@ -37,6 +37,7 @@ struct attn_args {
     const __nv_bfloat16 *q_norm, *k_norm;   /* [d] */
     const float2 *rope;               /* [rows][rope_stride], this layer type's part first */
     uint32_t rope_stride, turned;     /* pairs that turn */
+    uint32_t fresh_rows;              /* set by attn_launch: most rows of a group */
     float eps, scale;
     float *part;                      /* [rows][16][spans_max][d] */
     float2 *part_ml;                  /* [rows][16][spans_max] (max, sum) */

@@ -9,14 +9,12 @@
 #include <new>
 
 #define RING_SLOTS_DEFAULT 10
+#define WAIT_SLOTS_DEFAULT 1
+#define L2_BYTES_DEFAULT (20u << 20)
+#define L2_PACE_NS_DEFAULT 250
 #define WINDOW_SLOTS_DEFAULT 3        /* 60 KB per SM: 40 cost bandwidth, 200 cost everybody's latency (bench/RESULTS_cuda.md) */
 
-static int allocate(void **p, uint64_t bytes)
-{
-    int rc = launch_check(cudaMalloc(p, bytes), "scratch memory");
-
-    return rc ? rc : launch_check(cudaMemset(*p, 0, bytes), "scratch memory");
-}
+#define SLAB_ALIGN 1024
 
 static int make_scratch(struct cuda_backend *b)
 {
@@ -41,10 +39,10 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->x, 2ull * STEP_ROWS_MAX * s->hidden },
         { (void **)&b->attn_out, 2ull * STEP_ROWS_MAX * q_rows },
         { (void **)&b->act, 2ull * STEP_ROWS_MAX * s->intermediate },
-        { (void **)&b->attn_part, 4 * part },
         { (void **)&b->attn_ml, 8 * part_ml },
         { (void **)&b->rope, 8 * STEP_ROWS_MAX * turned },
         { (void **)&b->inv_freq, 4 * turned },
+        { (void **)&b->attn_part, 4 * part },
         { (void **)&b->logits, 4ull * STEP_ROWS_MAX * s->vocab },
         { (void **)&b->tile_top, 4ull * STEP_ROWS_MAX * (s->vocab / TILE_ROWS) },
         { (void **)&b->last_token, 4 * STEP_ROWS_MAX },
@@ -52,9 +50,17 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->pages[0], 4ull * b->options.seqs_max * b->pages_stride[0] },
         { (void **)&b->pages[1], 4ull * b->options.seqs_max * b->pages_stride[1] },
     };
-    int rc = 0;
+    uint64_t bytes = 0;
 
-    for (size_t i = 0; i < sizeof want / sizeof *want && rc == 0; i++) rc = allocate(want[i].p, want[i].bytes);
+    /* One allocation, the hot buffers first: they share a few large pages of the GPU's address translation. */
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) bytes += (want[i].bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
+    int rc = launch_check(cudaMalloc((void **)&b->slab, bytes), "scratch memory");
+    if (rc == 0) rc = launch_check(cudaMemset(b->slab, 0, bytes), "scratch memory");
+    bytes = 0;
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        *want[i].p = b->slab + bytes;
+        bytes += (want[i].bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
+    }
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&b->state_host, sizeof *b->state_host), "pinned memory");
     if (rc == 0) rc = launch_check(cudaHostAlloc((void **)&b->result, sizeof *b->result, cudaHostAllocMapped), "mapped memory");
     if (rc == 0) rc = launch_check(cudaHostGetDevicePointer((void **)&b->result_device, b->result, 0), "mapped memory");
@@ -125,6 +131,10 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     b->arena = arena;
     b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
     b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
+    b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
+    b->tuning_l2_bytes = options->l2_prefetch_bytes == CUDA_L2_DEFAULT ? L2_BYTES_DEFAULT : options->l2_prefetch_bytes / 8192 * 8192;
+    b->tuning_l2_pace_ns = options->l2_pace_ns ? options->l2_pace_ns : L2_PACE_NS_DEFAULT;
+    if (arena.layer[0].gate_up.rows == 0 || b->tuning_l2_bytes > packed_bytes(spec->format, 2 * spec->intermediate, spec->hidden)) b->tuning_l2_bytes = 0;
     b->spans_max[CUDA_SLIDING] = ATTN_SLIDING_SPANS_MAX;
     b->spans_max[CUDA_FULL] = attn_full_spans(options->context_max);
     b->pages_stride[CUDA_SLIDING] = options->ring_pages;
@@ -137,13 +147,10 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
 
 extern "C" void cuda_backend_close(struct cuda_backend *b)
 {
-    void *device[] = { b->state, b->residual[0], b->residual[1], b->part, b->qkv, b->x, b->attn_out, b->act, b->attn_part, b->attn_ml, b->rope,
-                       b->inv_freq, b->logits, b->tile_top, b->last_token, b->done, b->pages[0], b->pages[1] };
-
     cudaDeviceSynchronize();
     for (int i = 0; i < GRAPHS; i++)
         if (b->graph[i]) cudaGraphExecDestroy(b->graph[i]);
-    for (void *p : device) cudaFree(p);
+    cudaFree(b->slab);
     if (b->state_host) cudaFreeHost(b->state_host);
     if (b->result) cudaFreeHost(b->result);
     if (b->stream) cudaStreamDestroy(b->stream);

@@ -2,8 +2,8 @@
  *
  *   embed, then per layer: qkv, attn + combine, o, norm, gate_up, down, norm, then head, sample
  *
- * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it. With
- * one row the norms are not kernels: every block of the next product computes them (norm.cuh), with the same bits. */
+ * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it. One
+ * exception: layer 0's qkv lets attention start only when embed is complete, so that rotation tables may be read before a wait. */
 #include "chain.h"
 #include "launch.h"
 #include "shm/error.h"
@@ -11,7 +11,7 @@
 struct chain {
     struct cuda_backend *b;
     uint32_t rows, parts;
-    bool fused;
+    bool first;                       /* the next product is the first kernel behind embed */
     uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
 };
@@ -39,16 +39,24 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
     return words;
 }
 
-/* out = w x, or with one row w norm(...). */
-static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, const struct norm_args *norm, void *out,
-                   uint32_t out_stride, enum rowmm_out kind)
+/* out = w x */
+static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
+                   uint32_t ring_slots, const struct arena_matrix *next)
 {
     struct cuda_backend *b = c->b;
     const struct packed_matrix w = matrix(b, m);
+    struct rowmm_tuning tuning = b->tuning;
     struct rowmm_args a = {};
 
-    a.x = norm ? NULL : x;
-    if (norm) a.norm = *norm;
+    if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
+    a.x = x;
+    a.late_trigger = c->first;
+    if (next && b->tuning_l2_bytes) {
+        a.next = matrix(b, next).data;
+        a.next_bytes = b->tuning_l2_bytes;
+        a.next_pace_ns = b->tuning_l2_pace_ns;
+    }
+    c->first = false;
     a.out = out;
     a.out_slice_stride = (uint64_t)ROWMM_ROWS_MAX * out_stride;
     a.out_stride = out_stride;
@@ -61,7 +69,7 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
         a.suppress_count = b->spec.suppress_count;
         for (uint32_t i = 0; i < a.suppress_count; i++) a.suppress[i] = b->spec.suppress[i];
     }
-    return rowmm_launch(&w, a, &b->tuning, b->stream);
+    return rowmm_launch(&w, a, &tuning, b->stream);
 }
 
 /* The norms behind matrix `from` (whose partial sums they add); flips the residual. */
@@ -80,7 +88,7 @@ static struct norm_args norms(struct chain *c, const struct arena_matrix *from, 
     n.w_next = vector(b, w_next);
     n.scalar = scalar;
     n.eps = b->spec.norm_eps;
-    n.y_out = b->x;
+    n.y = b->x;
     c->flip ^= 1;
     return n;
 }
@@ -119,47 +127,49 @@ static int attention(struct chain *c, uint32_t layer)
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
 }
 
-/* x: NULL norms, or the norms that stand in front of this layer's qkv (one row). after: likewise behind the layer, for the caller. */
-static int layer_launch(struct chain *c, uint32_t i, struct norm_args *pending, bool *is_pending)
+static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar)
+{
+    struct norm_args n = norms(c, from, w_post, w_next, scalar);
+
+    if (!has(c, CUDA_PART_NORM)) return 0;
+    n.trace = trace_words(c, 1);
+    return norm_launch(&n, c->rows, c->b->stream);
+}
+
+static int layer_launch(struct chain *c, uint32_t i)
 {
     struct cuda_backend *b = c->b;
     const struct arena_layer *l = &b->arena.layer[i];
-    const bool last = i + 1 == b->spec.layers;
-    const uint64_t next_norm = last ? b->arena.final_norm : b->arena.layer[i + 1].input_norm;
+    const uint64_t next_norm = i + 1 == b->spec.layers ? b->arena.final_norm : b->arena.layer[i + 1].input_norm;
     const float *scalar = (const float *)((const uint8_t *)b->options.weights_device + l->scalar);
+    /* Attention needs more shared memory for more rows and for wide heads: a smaller ring here lets it start beside qkv and read
+     * old keys early. */
+    const uint32_t qkv_slots = 10 - (c->rows > 1) - (b->spec.layer[i].type == CUDA_FULL);
     int rc = 0;
 
-    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, *is_pending ? pending : NULL, b->qkv, l->qkv.rows, ROWMM_PARTIAL);
+    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, b->qkv, l->qkv.rows, ROWMM_PARTIAL, qkv_slots, NULL);
     if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
-    if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, NULL, b->part, b->spec.hidden, ROWMM_PARTIAL);
-    struct norm_args n = norms(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL);
-    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) n.trace = trace_words(c, 1), rc = norm_launch(&n, b->x, c->rows, b->stream);
-    n.y_out = NULL;                   /* nobody reads the feed-forward input later */
-    if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, c->fused ? &n : NULL, b->act, b->spec.intermediate, ROWMM_GEGLU);
-    if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, NULL, b->part, b->spec.hidden, ROWMM_PARTIAL);
-    n = norms(c, &l->down, l->post_ff_norm, next_norm, scalar);
-    if (rc == 0 && !c->fused && has(c, CUDA_PART_NORM)) n.trace = trace_words(c, 1), rc = norm_launch(&n, b->x, c->rows, b->stream);
-    if (!last) n.y_out = NULL;
-    *pending = n;
-    *is_pending = c->fused;
+    if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, b->part, b->spec.hidden, ROWMM_PARTIAL, 10, &l->gate_up);
+    if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL);
+    if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, b->act, b->spec.intermediate, ROWMM_GEGLU, 11, NULL);
+    if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, b->part, b->spec.hidden, ROWMM_PARTIAL, 11, NULL);
+    if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar);
     return rc;
 }
 
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
-    struct chain c = { b, rows, parts, rows == 1 && !(b->options.flags & CUDA_NO_FUSED_NORM), 0, 0 };
+    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, 0, 0 };
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
                                   b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps };
     const struct sample_args s = { b->state, b->logits, b->tile_top, b->spec.vocab, b->last_token, b->done, b->result_device };
-    struct norm_args pending = {};
-    bool is_pending = false;
     int rc = 0;
 
     if (has(&c, CUDA_PART_EMBED)) rc = embed_launch(&e, rows, b->stream);
-    for (uint32_t i = 0; i < b->spec.layers && rc == 0; i++) rc = layer_launch(&c, i, &pending, &is_pending);
-    if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, b->x, is_pending ? &pending : NULL, b->logits, b->spec.vocab, ROWMM_LOGITS);
+    for (uint32_t i = 0; i < b->spec.layers && rc == 0; i++) rc = layer_launch(&c, i);
+    if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, b->x, b->logits, b->spec.vocab, ROWMM_LOGITS, 11, NULL);
     if (rc == 0 && has(&c, CUDA_PART_SAMPLE)) rc = sample_launch(&s, rows, b->stream);
     return rc;
 }

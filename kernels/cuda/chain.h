@@ -18,12 +18,13 @@ struct cuda_backend {
     struct cuda_options options;      /* pointers in it are borrowed from the caller */
     struct arena arena;
     struct rowmm_tuning tuning;
+    uint32_t tuning_l2_bytes, tuning_l2_pace_ns;
     cudaStream_t stream;
     cudaGraphExec_t graph[GRAPHS];
     uint64_t launched;                /* step number of the last launch */
     uint32_t spans_max[2];            /* partial attention results per row and head, per layer type */
     uint32_t pages_stride[2];         /* entries of a page table */
-    /* device, owned */
+    uint8_t *slab;                    /* device, owned: all of the following lie in it */
     struct step_state *state;
     float *residual[2];               /* [16][hidden]: the two ends of a norm */
     float *part;                      /* [NORM_SPLIT_MAX][16][hidden] of o and down */

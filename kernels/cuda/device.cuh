@@ -73,6 +73,12 @@ __device__ __forceinline__ void bulk_load(void *to, const void *from, uint32_t b
                  ::"r"(smem_address(to)), "l"(from), "r"(bytes), "r"(smem_address(bar)), "l"(policy) : "memory");
 }
 
+/* Brings bytes into the L2 only. Nothing tells when they are there: the caller paces itself. */
+__device__ __forceinline__ void bulk_prefetch(const void *from, uint32_t bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 /* ---- programmatic dependent launch ---- */
 
 /* Lets the next kernel of the chain start its blocks as soon as there is room. */

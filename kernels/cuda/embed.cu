@@ -1,5 +1,6 @@
 /* kernels/cuda/embed.cu - embedding lookup, first norm and rotation table (contract in embed.h). */
 #include "embed.h"
+#include "device.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -41,7 +42,7 @@ __global__ void embed_kernel(const __grid_constant__ embed_args a)
 
             h[j] = make_float4(round_bf16(e.x * a.scale), round_bf16(e.y * a.scale), round_bf16(e.z * a.scale), round_bf16(e.w * a.scale));
         }
-        const float sum = warp_sum(norm_square(h[j]));
+        const float sum = warp_sum(((h[j].x * h[j].x + h[j].y * h[j].y) + (h[j].z * h[j].z + h[j].w * h[j].w)));
         if (lane == 0 && v < a.hidden / 128) sums[v] = sum;
     }
     for (uint32_t i = threadIdx.x; i < a.turned; i += blockDim.x) {
@@ -51,18 +52,19 @@ __global__ void embed_kernel(const __grid_constant__ embed_args a)
         a.rope[(uint64_t)row * a.turned + i] = make_float2(c, s);
     }
     __syncthreads();
-    const float inv = rsqrtf(norm_join(sums, a.hidden / 128, lane) / (float)a.hidden + a.eps);
+    const float inv = rsqrtf(warp_sum(lane < a.hidden / 128 ? sums[lane] : 0.0f) / (float)a.hidden + a.eps);
 
 #pragma unroll
     for (int j = 0; j < EMBED_PER_WARP; j++) {
         const uint32_t i = (warp + EMBED_WARPS * j) * 128 + lane * 4;
 
         if (i >= a.hidden) continue;
-        const float4 w = norm_widen(__ldg((const uint2 *)(a.w_next + i)));
+        const uint2 w = __ldg((const uint2 *)(a.w_next + i));
         const uint64_t at = (uint64_t)row * a.hidden + i;
 
         *(float4 *)(a.residual + at) = h[j];
-        *(uint2 *)(a.y + at) = make_uint2(pack_bf16(h[j].x * inv * w.x, h[j].y * inv * w.y), pack_bf16(h[j].z * inv * w.z, h[j].w * inv * w.w));
+        *(uint2 *)(a.y + at) = make_uint2(pack_bf16(h[j].x * inv * bf16_low(w.x), h[j].y * inv * bf16_high(w.x)),
+                                           pack_bf16(h[j].z * inv * bf16_low(w.y), h[j].w * inv * bf16_high(w.y)));
     }
 }
 

@@ -5,8 +5,10 @@
 #ifndef SLUICE_CUDA_EMBED_H
 #define SLUICE_CUDA_EMBED_H
 
-#include "norm.cuh"
+#include "layout.h"
 #include "state.h"
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
 
 struct embed_args {
     const struct step_state *state;

@@ -1,14 +1,34 @@
-/* norm: h = (r + a * w_post / rms(a)) * scalar; y = bf16(h * w_next / rms(h)), a = sum of the split partials (norm.cuh).
- *   one block of 480 threads per row; r, h [rows, hidden] f32; partials [split][rows_max][hidden] f32; y [rows, hidden] bf16
- * Needs     hidden % 128 == 0, hidden <= 3840. Never synchronizes; a link of a chain (launch.h).
- * Checked   tests/gpu/ops_test.cu against f64; tests/gpu/logits.py in the whole step. */
+/* norm: the two norms between the blocks of a layer.
+ *   a = sum of the split-K partial results;  h = (r + a * w_post / rms(a)) * scalar;  y = bf16(h * w_next / rms(h))
+ *   r, h [rows, hidden] f32; partials [split][rows_max][hidden] f32; y [rows, hidden] bf16; sums in f32 in a fixed tree
+ * One block of 480 threads per row, a link of a chain. It stands on the critical path of every layer twice, so: weights are in shared memory before
+ * the wait, all loads are in flight at once, 56 registers fit beside a rowmm block that is already prefetching.
+ * Needs     hidden % 128 == 0, hidden <= 3840, split in {1, 2, 4}. Never synchronizes.
+ * Checked   tests/gpu/logits.py in the whole step. */
 #ifndef SLUICE_CUDA_NORM_H
 #define SLUICE_CUDA_NORM_H
 
-#include "norm.cuh"
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+#define NORM_SPLIT_MAX 4
+
+struct norm_args {
+    const float *part;                /* [split][rows_max][hidden] f32, written by the last kernel */
+    uint64_t part_stride;             /* elements between splits */
+    uint32_t split;                   /* 1, 2 or 4 */
+    uint32_t hidden;
+    const float *residual;            /* [rows_max][hidden] f32 */
+    float *residual_out;
+    const __nv_bfloat16 *w_post, *w_next;   /* [hidden] constant */
+    const float *scalar;              /* layer_scalar, or NULL: 1 */
+    float eps;
+    __nv_bfloat16 *y;                 /* [rows][hidden] */
+    unsigned long long *trace;        /* device.cuh; NULL outside benches */
+};
 
 /* 0, -E_RANGE, -E_IO. */
-int norm_launch(const struct norm_args *args, __nv_bfloat16 *y, uint32_t rows, void *stream);
+int norm_launch(const struct norm_args *args, uint32_t rows, void *stream);
 int norm_init(void);
 
 #endif

@@ -10,7 +10,7 @@
 #define THREADS ((CONSUMER_WARPS + 2) * 32)
 #define RING_MAX 11
 #define PARTIAL_BUFFERS 2
-#define BARRIER_CONSUMERS 1           /* named barrier of the 8 consumer warps */
+#define PREFETCH_PIECE 8192
 
 template <bool FP8, int SLICE> struct geometry {
     static constexpr int LOADS = SLICE == 3840 ? 5 : 4;                     /* 16-byte loads per lane and slot */
@@ -24,18 +24,29 @@ template <bool FP8, int SLICE> struct geometry {
 struct rowmm_shared {                 /* behind the ring */
     uint64_t full[RING_MAX], empty[RING_MAX];
     uint64_t part_full[PARTIAL_BUFFERS], part_empty[PARTIAL_BUFFERS];
-    struct norm_scratch norm;
+    uint32_t ready, done;             /* 1: the consumers are past their wait; the last unit is stored */
     float scale[PARTIAL_BUFFERS][TILE_ROWS];
 };
 
 #define PARTIAL_BYTES(tiles) (PARTIAL_BUFFERS * CONSUMER_WARPS * (tiles) * 512)
+
+/* Our weights are all in the ring and the predecessor still runs: the memory would be idle. What the next product reads first goes to the
+ * L2, at no more than the memory's own pace: a burst would stand in the way of the loads that we wait for. */
+__device__ __forceinline__ void prefetch_next(const rowmm_args &a, rowmm_shared *sh)
+{
+    for (uint32_t at = blockIdx.x * PREFETCH_PIECE; at < a.next_bytes; at += gridDim.x * PREFETCH_PIECE) {
+        if (*(volatile uint32_t *)&sh->done) return;
+        bulk_prefetch(a.next + at, PREFETCH_PIECE);
+        __nanosleep(a.next_pace_ns);
+    }
+}
 
 template <bool FP8, int SLICE>
 __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowmm_shared *sh)
 {
     using G = geometry<FP8, SLICE>;
     const uint64_t policy = policy_evict_first();
-    uint32_t stage = 0, phase = 0, behind = 0, behind_phase = 0, issued = 0;
+    uint32_t stage = 0, phase = 0, behind = 0, behind_phase = 0, in_flight = 0, window = a.wait_slots;
 
     for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
         const uint8_t *from = a.w + (uint64_t)unit * G::UNIT_BYTES;
@@ -44,17 +55,25 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
             const uint32_t bytes = G::DATA_BYTES + (FP8 && slot == 0 ? UNIT_HEADER_BYTES : 0);
 
             mbar_wait(&sh->empty[stage], phase ^ 1);
-            if (issued >= a.window_slots) {            /* wait for the copy `window_slots` back to land */
+            /* While others still compute what we wait for, few copies in flight: every one of them makes their loads slower. */
+            if (window != a.window_slots && *(volatile uint32_t *)&sh->ready) window = a.window_slots;
+            for (; in_flight >= window; in_flight--) {
                 mbar_wait(&sh->full[behind], behind_phase);
                 if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
             }
             mbar_arrive_expect(&sh->full[stage], bytes);
             bulk_load(ring + stage * G::SLOT_BYTES, from, bytes, &sh->full[stage], policy);
             from += bytes;
-            issued++;
+            in_flight++;
             if (++stage == a.ring_slots) stage = 0, phase ^= 1;
         }
     }
+    if (a.next == NULL) return;
+    for (; in_flight > 0; in_flight--) {
+        mbar_wait(&sh->full[behind], behind_phase);
+        if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
+    }
+    prefetch_next(a, sh);
 }
 
 /* Turns a row's bf16 fragments into f16 times a power of two; returns the inverse of that power. */
@@ -83,47 +102,15 @@ __device__ __forceinline__ float scale_to_f16(uint32_t (&x)[BLOCKS][4])
     return __uint_as_float((uint32_t)(127 - shift) << 23);
 }
 
-/* The activation row of a single-row launch, normed by all consumer warps of this block into `row` (shared). */
-__device__ __forceinline__ void fused_norm(const rowmm_args &a, __nv_bfloat16 *row, rowmm_shared *sh, uint32_t warp, uint32_t lane)
-{
-    norm_weights<4> w;
-    uint2 y[4];
-
-    norm_load_weights<CONSUMER_WARPS, 4>(w, a.norm, warp, lane);
-    chain_wait();
-    norm_row<CONSUMER_WARPS, 4, BARRIER_CONSUMERS>(y, a.norm, w, 0, blockIdx.x == 0, &sh->norm, warp, lane);
-#pragma unroll
-    for (int j = 0; j < 4; j++) {
-        const uint32_t i = (warp + CONSUMER_WARPS * j) * 128 + lane * 4;
-
-        if (i >= a.norm.hidden) continue;
-        *(uint2 *)(row + i) = y[j];
-        if (a.norm.y_out && blockIdx.x == 0) *(uint2 *)(a.norm.y_out + i) = y[j];
-    }
-    norm_barrier<CONSUMER_WARPS * 32, BARRIER_CONSUMERS>();
-}
-
 template <bool FP8, int SLICE, int TILES>
-__device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][SLICE / CONSUMER_WARPS / 32][4], const rowmm_args &a,
-                                          uint8_t *partials, rowmm_shared *sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][SLICE / CONSUMER_WARPS / 32][4], const rowmm_args &a, rowmm_shared *sh, uint32_t warp, uint32_t lane)
 {
     constexpr int BLOCKS = SLICE / CONSUMER_WARPS / 32;
     const uint32_t first = warp * (SLICE / CONSUMER_WARPS) + lane % 4 * 8;
 
-    if (TILES == 1 && a.x == NULL) {
-        __nv_bfloat16 *row = (__nv_bfloat16 *)partials;     /* the partial buffers are still unused */
-
-        fused_norm(a, row, sh, warp, lane);
-#pragma unroll
-        for (int b = 0; b < BLOCKS; b++) {
-            const uint4 v = lane < 4 ? *(const uint4 *)(row + first + b * 32) : make_uint4(0, 0, 0, 0);
-
-            x[0][b][0] = v.x, x[0][b][1] = v.y, x[0][b][2] = v.z, x[0][b][3] = v.w;
-        }
-        norm_barrier<CONSUMER_WARPS * 32, BARRIER_CONSUMERS>();   /* all have read: partials may be written */
-        return;
-    }
     chain_wait();
+    if (a.late_trigger) chain_trigger();
+    if (threadIdx.x == 0) *(volatile uint32_t *)&sh->ready = 1;
     const uint32_t slice = blockIdx.x % a.slices;
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
@@ -168,7 +155,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
     uint32_t x[TILES][G::BLOCKS][4], stage = 0, phase = 0, buffer = 0, buffer_phase = 0;
     float inverse[TILES][2];
 
-    load_rows<FP8, SLICE, TILES>(x, a, partials, sh, warp, lane);
+    load_rows<FP8, SLICE, TILES>(x, a, sh, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
@@ -294,13 +281,14 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
             store_tile(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
+    if (lane == 0) *(volatile uint32_t *)&sh->done = 1;
     if (lane == 0) trace_mark(a.trace, TRACE_END);
 }
 
 /* The register cap leaves room on the SM for the attention and norm kernels that run beside a prefetching block. A quarter of an
- * SM holds 16384 registers and 3 of these warps: 104 leave 6400, for two warps of 96 or four of 48. */
+ * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
 template <bool FP8, int SLICE, int TILES>
-__global__ void __maxnreg__(TILES == 1 ? 104 : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
+__global__ void __maxnreg__(TILES == 1 ? 96 : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
 {
     using G = geometry<FP8, SLICE>;
     extern __shared__ __align__(128) uint8_t ring[];
@@ -308,9 +296,10 @@ __global__ void __maxnreg__(TILES == 1 ? 104 : 168) rowmm_kernel(const __grid_co
     rowmm_shared *sh = (rowmm_shared *)(partials + PARTIAL_BYTES(TILES));
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;   /* uniform, and the compiler knows */
 
-    chain_trigger();
+    if (!a.late_trigger) chain_trigger();
     if (threadIdx.x == 0) {
         trace_mark(a.trace, TRACE_START);
+        sh->ready = sh->done = 0;
         for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], CONSUMER_WARPS);
         for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], CONSUMER_WARPS), mbar_init(&sh->part_empty[i], 1);
         mbar_init_fence();
@@ -363,7 +352,6 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
 
     if (args.m < 1 || args.m > ROWMM_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
-    if (args.x == NULL && (args.m != 1 || slices != 1 || args.norm.hidden != w->k)) return -E_RANGE;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
     blocks -= blocks % slices;                       /* a block stays on one slice: its activations are in registers */
     args.w = w->data;
@@ -373,6 +361,7 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     args.units = w->rows / TILE_ROWS * slices;
     args.ring_slots = tuning->ring_slots;
     args.window_slots = tuning->window_slots;
+    args.wait_slots = tuning->wait_slots;
     while (args.ring_slots * v.slot_bytes + v.fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > RING_MAX) args.ring_slots--;
     if (args.units < blocks) blocks = args.units;
     void *params[] = { &args };

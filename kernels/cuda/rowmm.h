@@ -1,6 +1,6 @@
 /* rowmm: out[m, r] = sum_k w[r, k] x[m, k], a packed weight matrix times 1 to 16 activation rows.
  *   w   packed_matrix (layout.h), FP8 E4M3 with one f32 scale per row, or BF16; read once, streamed by bulk copies
- *   x   [m, k] bf16 row-major, 16-byte aligned; or, for one row, computed in place from norm_args (norm.cuh)
+ *   x   [m, k] bf16 row-major, 16-byte aligned
  *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order
  *       ROWMM_GEGLU    [m, rows / 2] bf16: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
  *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
@@ -15,7 +15,7 @@
 #define SLUICE_CUDA_ROWMM_H
 
 #include "layout.h"
-#include "norm.cuh"
+#include "device.cuh"
 
 enum rowmm_out { ROWMM_PARTIAL = 0, ROWMM_GEGLU = 1, ROWMM_LOGITS = 2 };
 
@@ -24,7 +24,7 @@ enum rowmm_out { ROWMM_PARTIAL = 0, ROWMM_GEGLU = 1, ROWMM_LOGITS = 2 };
 
 struct rowmm_args {
     const uint8_t *w;
-    const __nv_bfloat16 *x;           /* NULL: fused norm below (m = 1) */
+    const __nv_bfloat16 *x;
     void *out;
     uint64_t out_slice_stride;        /* elements between slices, ROWMM_PARTIAL */
     uint32_t out_stride;              /* elements between rows of out */
@@ -35,15 +35,18 @@ struct rowmm_args {
     uint32_t out_kind;                /* enum rowmm_out */
     uint32_t ring_slots;              /* slots of the ring in shared memory */
     uint32_t window_slots;            /* copies in flight: more harms everybody else's latency */
+    uint32_t wait_slots;              /* the same while the predecessor runs */
+    const uint8_t *next;              /* weights that the next product reads first; NULL: leave the memory idle when our own have landed */
+    uint32_t next_bytes, next_pace_ns;/* how much of them goes to the L2, and the pause of a block between two pieces */
+    uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     float softcap;                    /* ROWMM_LOGITS; 0: none */
     float *tile_top;                  /* ROWMM_LOGITS: [m, rows / 16] */
     uint32_t suppress[ROWMM_SUPPRESS_MAX], suppress_count;
     unsigned long long *trace;        /* device.cuh; NULL outside benches */
     uint32_t zero;                    /* always 0 (see the arrival in rowmm.cu) */
-    struct norm_args norm;            /* only with x == NULL */
 };
 
-struct rowmm_tuning { uint32_t ring_slots, window_slots, sm_count; };
+struct rowmm_tuning { uint32_t ring_slots, window_slots, wait_slots, sm_count; };
 
 /* Bytes that must cross HBM. */
 static inline uint64_t rowmm_bytes(const struct packed_matrix *w, uint32_t m)

@@ -26,7 +26,8 @@ class Spec(c.Structure):
 
 class Options(c.Structure):
     _fields_ = [("weights", c.c_void_p), ("kv", c.c_void_p * 2), ("seqs_max", c.c_uint32), ("context_max", c.c_uint32), ("ring_pages", c.c_uint32),
-                ("graph_rows_mask", c.c_uint32), ("ring_slots", c.c_uint32), ("window_slots", c.c_uint32), ("flags", c.c_uint32)]
+                ("graph_rows_mask", c.c_uint32), ("ring_slots", c.c_uint32), ("window_slots", c.c_uint32), ("wait_slots", c.c_uint32),
+                ("l2_prefetch_bytes", c.c_uint32), ("l2_pace_ns", c.c_uint32)]
 
 
 class Sampling(c.Structure):
@@ -82,7 +83,7 @@ def gemma_12b(layers, fmt, softcap=30.0):
 
 
 class Model:
-    def __init__(self, layers, fmt, seqs=17, context=2048, flags=0):
+    def __init__(self, layers, fmt, seqs=17, context=2048):
         self.lib, self.spec, self.seqs = library(), gemma_12b(layers, fmt), seqs
         self.weights = torch.zeros(self.lib.cuda_weights_bytes(c.byref(self.spec)), dtype=torch.uint8, device="cuda")
         self.ring_pages = 34                      # 1088 tokens: window + 8 rows, and a page to spare
@@ -90,7 +91,7 @@ class Model:
         counts = (self.ring_pages, self.full_pages)
         # 0xFF bytes are NaN in bf16: whoever reads a key that was never written will know.
         self.kv = [torch.full((self.spec.page_bytes[t] * counts[t] * seqs,), 255, dtype=torch.uint8, device="cuda") for t in range(2)]
-        options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, flags=flags)
+        options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, l2_prefetch_bytes=0xFFFFFFFF)
         options.kv[0], options.kv[1] = (t.data_ptr() for t in self.kv)
         self.handle = c.c_void_p()
         torch.cuda.synchronize()
@@ -118,6 +119,7 @@ class Model:
 
     def unpack(self, tensor, layer, rows, k):
         out = torch.empty(rows, k, dtype=torch.float32, device="cuda")
+        torch.cuda.synchronize()                  # the allocator may have given memory that torch's stream still reads
         self.check(self.lib.cuda_backend_unpack(self.handle, tensor, layer, c.c_void_p(out.data_ptr())), "unpack")
         return out
 
@@ -126,6 +128,7 @@ class Model:
 
     def step(self, groups, sampling=None):
         """groups: list of (seq, first position, [tokens]). Returns the sampled tokens; self.logits holds the logits."""
+        torch.cuda.synchronize()                  # copies of the last logits are done
         self.step_number += 1
         state = State(rows=sum(len(g[2]) for g in groups), groups=len(groups), step=self.step_number)
         at = 0

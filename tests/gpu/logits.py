@@ -141,29 +141,33 @@ def compare(ours, reference, args, tokens):
     return bool(torch.isfinite(error).all()) and float(error.max()) < 1.2 * float(yard.max()) and wrong == 0
 
 
-def invariance(ours, tokens):
-    """The same 40 tokens in five ways; the logits of each position must have the same bits."""
-    n, other = 40, [int(x) for x in torch.randint(0, 262144, (40,))]
-    text, ways = tokens[:n], {}
+def invariance(ours, tokens, start):
+    """The same 40 tokens behind a text of `start` tokens in seven ways; the logits of each position must have the same bits."""
+    n, other = start + 40, [int(x) for x in torch.randint(0, 262144, (start + 40,))]
+    text, ways = (tokens + other)[:n], {}
+    uses_text = lambda s: s in (1, 2, 4, 5, 6, 10, 11)
+    for at in range(0, start, 8):
+        for pair in range(0, 16, 2):
+            ours.step([(s, at, (text if uses_text(s) else other)[at:min(at + 8, start)]) for s in (pair, pair + 1)])
     rows = []
-    for at in range(n):
+    for at in range(start, n):
         ours.step([(1, at, [text[at]])])
         rows.append(ours.logits[0].clone())
     ways["alone"] = torch.stack(rows)
     for name, block in (("blocks of 2", 2), ("blocks of 3", 3), ("blocks of 4", 4), ("blocks of 8", 8)):
         rows = []
-        for at in range(0, n, block):
+        for at in range(start, n, block):
             part = text[at:at + block]
             ours.step([(2 + block, at, part)])
             rows += [ours.logits[j].clone() for j in range(len(part))]
         ways[name] = torch.stack(rows)
     rows = []
-    for at in range(0, n, 8):
+    for at in range(start, n, 8):
         ours.step([(3, at, other[at:at + 8]), (2, at, text[at:at + 8])])
         rows += [ours.logits[8 + j].clone() for j in range(8)]
     ways["16 rows, two blocks of 8"] = torch.stack(rows)
     rows = []
-    for at in range(n):
+    for at in range(start, n):
         ours.step([(s, at, [text[at] if s == 11 else other[(at + s) % n]]) for s in range(16)])
         rows.append(ours.logits[11].clone())
     ways["16 sequences"] = torch.stack(rows)
@@ -181,6 +185,7 @@ def main():
     parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
     parser.add_argument("--prompt", type=int, default=40)
     parser.add_argument("--decode", type=int, default=64)
+    parser.add_argument("--start", type=int, default=0, help="length of the text in front of the invariance test")
     parser.add_argument("--no-invariance", action="store_true")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -190,11 +195,12 @@ def main():
     tokens = [int(x) for x in torch.randint(0, 262144, (args.prompt + args.decode,))]
     print(f"logits: {args.layers} layers, {args.format}, {args.prompt} prompt + {args.decode} decode", flush=True)
     reference = make_reference(args.layers)
-    ours = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16)
+    ours = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16,
+                   context=(max(args.prompt + args.decode, args.start + 64) + 1023) // 1024 * 1024)
     hand_over(reference, ours)
     good = True
     if not args.no_invariance:
-        good = invariance(ours, tokens)
+        good = invariance(ours, tokens, args.start)
     good &= compare(ours, reference, args, tokens)
     ours.close()
     print("ok" if good else "FAIL", flush=True)

@@ -1,0 +1,29 @@
+#!/bin/sh
+# tests/gpu/run.sh - every test of the CUDA backend on this machine's GPU: builds here with nvcc, or takes what `make cuda` built elsewhere.
+# Needs a Hopper GPU; logits.py and sampling.py need python3 with torch, numpy and transformers >= 5.17. Exit 0: all passed; 77: no GPU.
+#   tests/gpu/run.sh [quick|full]     quick: 6 layers (a minute); full: all 48 layers as well (needs 130 GB of GPU memory)
+set -u
+cd "$(dirname "$0")/../.."
+mode=${1:-quick}
+command -v nvcc >/dev/null 2>&1 && make cuda
+[ -f build/libsluice_cuda.so ] || { echo "build/libsluice_cuda.so is missing and there is no nvcc to build it"; exit 1; }
+export SLUICE_CUDA_SO="$PWD/build/libsluice_cuda.so" PYTHONUNBUFFERED=1
+bad=0 skipped=0
+try() {
+    "$@"
+    rc=$?
+    [ $rc -eq 77 ] && skipped=$((skipped + 1))
+    [ $rc -ne 0 ] && [ $rc -ne 77 ] && { bad=$((bad + 1)); echo "FAILED ($rc): $*"; }
+}
+for t in build/tests/cuda_*; do try "$t"; done
+try python3 tests/gpu/sampling.py
+try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 --start 1100
+try python3 tests/gpu/logits.py --layers 6 --format fp8 --prompt 40 --decode 64
+try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
+if [ "$mode" = full ]; then
+    try python3 tests/gpu/logits.py --layers 48 --format bf16 --prompt 40 --decode 64
+    try python3 tests/gpu/logits.py --layers 48 --format fp8 --prompt 40 --decode 64
+fi
+[ $bad -ne 0 ] && { echo "$bad failed"; exit 1; }
+[ $skipped -ne 0 ] && { echo "$skipped skipped: no GPU"; exit 77; }
+echo "all passed"

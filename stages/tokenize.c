@@ -111,7 +111,7 @@ static void encode(struct tokenize *k, struct outcome *o, const char *text, size
 {
     const int count = tokenizer_encode(k->tokenizer, text, bytes, trusted, trusted_count, ids + have, ids_max - have);
 
-    if (count == -E_FULL) refuse(o, PROMPT_TOO_LONG, "the prompt has more than the %u tokens that this server's context holds (prompt and output together)", ids_max);
+    if (count == -E_FULL) refuse(o, PROMPT_TOO_LONG, "the prompt has more than %u tokens: this server's context holds %u, prompt and output together", ids_max, ids_max + 1);
     else if (count < 0) refuse(o, PROMPT_MALFORMED, "the prompt cannot be tokenized: %s", error_text(count));
     else o->prompt_count = have + (uint32_t)count;
 }
@@ -148,7 +148,7 @@ static const msgpack_object *find_key(const msgpack_object *map, const char *nam
 static void take_ids(struct tokenize *k, struct outcome *o, const msgpack_object *array, uint32_t *ids, uint32_t ids_max)
 {
     if (array->via.array.size > ids_max) {
-        refuse(o, PROMPT_TOO_LONG, "the prompt has %u tokens; this server's context holds %u (prompt and output together)", array->via.array.size, ids_max);
+        refuse(o, PROMPT_TOO_LONG, "the prompt has %u tokens: this server's context holds %u, prompt and output together", array->via.array.size, ids_max + 1);
         return;
     }
     for (uint32_t i = 0; i < array->via.array.size; i++) {

@@ -10,29 +10,39 @@ from workload import bodies
 from wsclient import gather_limited, run
 
 LOOKUP = os.path.join(ROOT, "examples", "draft_lookup.py")
-BODIES = bodies(8, least=200, most=400)
+BODIES = bodies(8, least=150, most=300)
 
 
 async def outcomes(server):
     return [r.outcome() for r in await gather_limited(8, [run(server, b) for b in BODIES])]
 
 
-async def during(server, action):
-    """Runs `action` (blocking) repeatedly in the middle of all streams; (outcomes, results of the actions)."""
-    jobs = asyncio.ensure_future(outcomes(server))
-    await asyncio.sleep(0.2)
-    results = [await asyncio.to_thread(action)]
-    assert not jobs.done(), "the streams ended before the swap did: nothing was shown"
-    return await jobs, results
+async def during(server, wanted, action):
+    """Does `action` (blocking) while streams run, one batch after the other until it is done; its result. Every stream must be as wanted."""
+    acting, batches = None, 0
+    while not acting or not acting.done():
+        batch = asyncio.ensure_future(outcomes(server))
+        await asyncio.sleep(0.2)
+        assert not batch.done(), "the streams ended before anything was swapped: nothing was shown"
+        acting = acting or asyncio.ensure_future(asyncio.to_thread(action))
+        assert await batch == wanted, "the streams changed"
+        batches += 1
+    return await acting
+
+
+def swap(server, wanted, role, exe):
+    try:
+        return asyncio.run(during(server, wanted, lambda: server.command("swap", role, exe)))
+    except AssertionError as e:
+        raise AssertionError(f"swap {role} {exe}: {e}") from None
 
 
 def check_swap(server, wanted, role, exe, exe_shown):
-    got, [(code, _, err)] = asyncio.run(during(server, lambda: server.command("swap", role, exe)))
+    code, _, err = swap(server, wanted, role, exe)
     assert code == 0, f"swap {role} {exe}: {err}"
-    assert got == wanted, f"swap {role} {exe}: the streams changed"
     stage = server.stage(role)
     assert stage["exe"] == exe_shown and stage["state"] == "ready", stage
-    assert asyncio.run(outcomes(server)) == wanted
+    assert asyncio.run(outcomes(server)) == wanted, f"after the swap of {role} by {exe} the outputs differ"
 
 
 def test_python_drafter():
@@ -91,9 +101,8 @@ def test_broken_executable():
         os.chmod(silent, 0o755)
         for role, exe, words in (("verify", broken, "broken"), ("draft", broken, "broken"), ("verify", os.path.join(BUILD, "stages", "draft"), "draft"),
                                  ("draft", silent, "silent"), ("draft", "/nonexistent/stage", "/nonexistent/stage"), ("draft", ROOT, ROOT)):
-            got, [(code, _, err)] = asyncio.run(during(s, lambda r=role, e=exe: s.command("swap", r, e)))
+            code, _, err = swap(s, wanted, role, exe)
             assert code != 0 and words in err, f"swap {role} {exe}: code {code}, {err!r}"
-            assert got == wanted, f"swap {role} {exe}: the streams changed"
             wait_until("the default is back", lambda r=role: s.stage(r)["state"] == "ready" and s.stage(r)["exe"] == os.path.join(BUILD, "stages", r), 60)
             print(f"     swap {role} {os.path.basename(exe)}: {err.strip()}", flush=True)
         for words in (["swap", "keeper", broken], ["swap", "nonsense", broken], ["swap"], ["swap", "draft"]):

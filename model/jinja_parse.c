@@ -96,6 +96,7 @@ uint32_t jinja_parse_intern(struct jinja_parser *p, struct jinja_str *name)
         p->name_index = jinja_alloc_array(p->r, p->name_index_count, sizeof *p->name_index);
         for (uint32_t i = 0; i < g->name_count; i++) index_name(p, i);
     }
+    jinja_str_seal(p->r, name);   /* templates can see it, and threads share it */
     g->names[g->name_count] = name;
     index_name(p, g->name_count);
     return g->name_count++;

@@ -1,5 +1,6 @@
 /* tests/unit/chat_test.c - chat requests to prompts: whole templates against jinja2, the examples of the
  * Gemma 4 format, what is trusted, and what broken requests and greedy templates do. */
+#include <pthread.h>
 #include <unistd.h>
 
 #include "shm/error.h"
@@ -340,6 +341,43 @@ static void test_long_conversations_fit_the_default_limits(void **state)
     free(source);
 }
 
+struct sharing { const struct chat_template *t; const char *want; int wrong; };
+
+static void *render_often(void *argument)
+{
+    struct sharing *s = argument;
+
+    for (int i = 0; i < 200; i++) {
+        struct chat_text out;
+        char err[256];
+        if (chat_render(s->t, EMPTY_REQUEST, sizeof EMPTY_REQUEST - 1, NULL, &out, err, sizeof err) != 0 || strcmp(out.text, s->want) != 0) s->wrong++;
+        chat_text_free(&out);
+    }
+    return NULL;
+}
+
+static void test_threads_share_a_template(void **state)
+{
+    static const char source[] = "{% macro long_name(b) %}{{ b ~ 'é'|upper }}{% endmacro %}{% set x = {'k': 'v'} %}{{ long_name('a') }}{{ x.k }}"
+                                 "{{ long_name.name|length }}{{ long_name.arguments|join }}{% for c in 'añb' %}{{ c }}{{ loop.index }}{% endfor %}";
+    struct chat_template *t;
+    pthread_t threads[4];
+    struct sharing shared[4];
+    char err[256];
+
+    (void)state;
+    assert_int_equal(chat_template_open(&t, source, sizeof source - 1, err, sizeof err), 0);
+    for (int i = 0; i < 4; i++) {
+        shared[i] = (struct sharing){t, "aÉv9ba1ñ2b3", 0};
+        assert_int_equal(pthread_create(&threads[i], NULL, render_often, &shared[i]), 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        pthread_join(threads[i], NULL);
+        assert_int_equal(shared[i].wrong, 0);
+    }
+    chat_template_close(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -350,6 +388,7 @@ int main(void)
         cmocka_unit_test(test_a_request_cannot_replace_special_tokens), cmocka_unit_test(test_deep_requests_are_refused),
         cmocka_unit_test(test_invalid_utf8_is_replaced), cmocka_unit_test(test_greedy_templates_are_stopped),
         cmocka_unit_test(test_deep_templates_are_refused), cmocka_unit_test(test_long_conversations_fit_the_default_limits),
+        cmocka_unit_test(test_threads_share_a_template),
     };
 
     setenv("TZ", "UTC", 1);

@@ -149,8 +149,9 @@ class WebSocket:
         try:
             reader, writer = await asyncio.wait_for(connect(), WAIT_S)
             key = base64.b64encode(os.urandom(16)).decode()
-            lines = [f"GET {path} HTTP/1.1", f"Host: {server.host}:{server.port}", "Upgrade: websocket", "Connection: Upgrade",
-                     f"Sec-WebSocket-Key: {key}", "Sec-WebSocket-Version: 13"] + [f"{k}: {v}" for k, v in (headers or {}).items()]
+            every = {"Host": f"{server.host}:{server.port}", "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Key": key,
+                     "Sec-WebSocket-Version": "13", **(headers or {})}
+            lines = [f"GET {path} HTTP/1.1"] + [f"{k}: {v}" for k, v in every.items()]
             writer.write("\r\n".join(lines).encode() + b"\r\n\r\n")
             await writer.drain()
             status, answer = await asyncio.wait_for(read_head(reader), WAIT_S)

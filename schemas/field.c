@@ -34,14 +34,14 @@ json_t *field_parse(const char *text, size_t bytes, struct fault *f)
         fault_set(f, 400, "invalid_json", NULL, "The JSON is nested deeper than %u levels.", FIELD_DEPTH_MAX);
         return NULL;
     }
-    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!value) {
         fault_set(f, 400, "invalid_json", NULL, "The body is not valid JSON: %s (line %d, column %d).", error.text, error.line, error.column);
         return NULL;
     }
     if (!json_is_object(value)) {
+        fault_set(f, 400, "invalid_json", NULL, "The JSON must be an object, not %s.", field_kind(value));
         json_decref(value);
-        fault_set(f, 400, "invalid_json", NULL, "The JSON must be an object.");
         return NULL;
     }
     return value;

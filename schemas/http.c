@@ -48,6 +48,7 @@ static int on_field(http_parser *p, const char *at, size_t bytes)
         h->in_value = false;
     }
     for (size_t i = 0; i < bytes; i++) {
+        if (at[i] <= ' ' || at[i] >= 0x7f || strchr("()<>@,;:\\\"/[]?={}", at[i])) return refuse(h, 400, "bad_request", "A header's name has a character that is not allowed there.");
         const char c = at[i] >= 'A' && at[i] <= 'Z' ? (char)(at[i] + 32) : at[i];
         wire_add(&h->head, &c, 1);
     }

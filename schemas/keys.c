@@ -116,6 +116,20 @@ static bool is_own_name(const char *host)
     return strcasecmp(name, "localhost") == 0 || inet_pton(bracket ? AF_INET6 : AF_INET, name, address) == 1;
 }
 
+/* Two names of this very machine: a page loaded from localhost may speak to 127.0.0.1, at the same port. */
+static bool same_loopback(const char *a, const char *b)
+{
+    static const char *const names[] = {"localhost", "127.0.0.1", "[::1]"};
+    const char *port[2] = {NULL, NULL};
+
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const size_t n = strlen(names[i]);
+        if (strncasecmp(a, names[i], n) == 0 && (a[n] == ':' || !a[n])) port[0] = a + n;
+        if (strncasecmp(b, names[i], n) == 0 && (b[n] == ':' || !b[n])) port[1] = b + n;
+    }
+    return port[0] && port[1] && strcmp(port[0], port[1]) == 0;
+}
+
 static bool is_listed(const char *list, const char *origin)
 {
     while (*list) {
@@ -133,6 +147,7 @@ int keys_check_origin(const struct front *f, const struct http_reader *h, struct
 
     if (!origin || is_listed(f->origins, origin)) return 0;
     const char *from = origin_host(origin);
+    if (*from && host && same_loopback(from, host)) return 0;
     if (*from && host && strcasecmp(from, host) == 0 && (f->key_count > 0 || is_own_name(host))) return 0;
     return fault_set(fault, 403, "origin_not_allowed", NULL, "Pages from '%.200s' may not use this server. Its operator can allow them with --origins.", origin);
 }

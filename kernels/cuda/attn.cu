@@ -270,29 +270,47 @@ __device__ __forceinline__ void accumulate(float (&out)[attn_shape<D>::PV_TILES]
 template <int D> __device__ __forceinline__ uint32_t m_row(uint32_t m, uint32_t row) { return D == 256 ? m / 2 : row; }
 template <int D> __device__ __forceinline__ uint32_t m_head(uint32_t m, uint32_t kv_head) { return D == 256 ? kv_head * 2 + m % 2 : m; }
 
-/* Heads to norm and rotate, one per warp and turn, live ones first so that a single row is done in one turn: the query heads of the mma
- * rows, then (fresh) K and V of the group's new positions inside this span, which go to their pages and to shared memory. */
+/* One head to norm and rotate. */
+struct task { uint32_t head, row; bool query, value, live; };
+
+/* Task i of a block: first the query heads of the mma rows, then (fresh) K and V of the group's new positions inside this span. */
+template <int D>
+__device__ __forceinline__ task find_task(const attn_args &a, const item &it, uint32_t row, bool fresh, uint32_t i)
+{
+    const uint32_t queries = D == 256 ? 2 * it.group.rows : 16, tasks = queries + (fresh ? 2 * it.group.rows : 0);
+    task t;
+
+    t.query = i < queries;
+    t.value = !t.query && (i - queries) % 2;
+    t.row = t.query ? m_row<D>(i, row) : (i - queries) / 2;
+    t.head = t.query ? m_head<D>(i, it.head) : ATTN_HEADS + (t.value && a.has_v ? a.kv_heads : 0) + it.head;
+    const uint32_t key = it.group.first_position + t.row;
+    t.live = i < tasks && (t.query || (key >= it.span.first && key < it.span.end));
+    return t;
+}
+
+/* One task per warp and turn, so that a single row is done in one turn; the next turn's load is in flight meanwhile. New K and V go to their pages and
+ * to shared memory. */
 template <int D>
 __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint32_t row, bool fresh, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
-    const uint32_t queries = D == 256 ? 2 * it.group.rows : 16, tasks = queries + (fresh ? 2 * it.group.rows : 0);
+    const float *qkv = a.qkv + (uint64_t)it.group.first_row * a.qkv_stride;
+    task t = find_task<D>(a, it, row, fresh, warp), next;
+    head_vector<D> v = {}, w = {};
 
+    if (t.live) head_load<D>(v, qkv + (uint64_t)t.row * a.qkv_stride + t.head * D, lane);
 #pragma unroll 1
-    for (uint32_t i = warp; i < tasks; i += ATTN_WARPS) {
-        const bool query = i < queries, value = !query && (i - queries) % 2;
-        const uint32_t r = query ? m_row<D>(i, row) : (i - queries) / 2, at = it.group.first_row + r, key = it.group.first_position + r;
-        const uint32_t head = query ? m_head<D>(i, it.head) : ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + it.head;
-        head_vector<D> v;
-
-        if (!query && (key < it.span.first || key >= it.span.end)) continue;
-        head_load<D>(v, a.qkv + (uint64_t)at * a.qkv_stride + head * D, lane);
-        head_norm<D>(v, value ? NULL : sh.norm[query ? 0 : 1], a.eps, lane);
-        if (!value) head_rotate<D>(v, rotation<D>(sh, a.fresh_rows) + r * a.turned, a.turned, lane);
-        if (query) {
+    for (uint32_t i = warp; i < 16 + 2 * STEP_GROUP_ROWS_MAX; i += ATTN_WARPS, t = next, v = w) {
+        next = find_task<D>(a, it, row, fresh, i + ATTN_WARPS);
+        if (next.live) head_load<D>(w, qkv + (uint64_t)next.row * a.qkv_stride + next.head * D, lane);
+        if (!t.live) continue;
+        head_norm<D>(v, t.value ? NULL : sh.norm[t.query ? 0 : 1], a.eps, lane);
+        if (!t.value) head_rotate<D>(v, rotation<D>(sh, a.fresh_rows) + t.row * a.turned, a.turned, lane);
+        if (t.query) {
             head_store<D>(v, sh.q[i], a.scale, lane);
         } else {
-            head_store<D>(v, sh.fresh[2 * r + value], 1.0f, lane);
-            head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, key, value ? a.v_offset : a.k_offset), 1.0f, lane);
+            head_store<D>(v, sh.fresh[2 * t.row + t.value], 1.0f, lane);
+            head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, it.group.first_position + t.row, t.value ? a.v_offset : a.k_offset), 1.0f, lane);
         }
     }
 }

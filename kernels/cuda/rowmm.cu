@@ -10,7 +10,6 @@
 #define THREADS ((CONSUMER_WARPS + 2) * 32)
 #define RING_MAX 11
 #define PARTIAL_BUFFERS 2
-#define PREFETCH_PIECE 8192
 
 template <bool FP8, int SLICE> struct geometry {
     static constexpr int LOADS = SLICE == 3840 ? 5 : 4;                     /* 16-byte loads per lane and slot */
@@ -34,9 +33,9 @@ struct rowmm_shared {                 /* behind the ring */
  * L2, at no more than the memory's own pace: a burst would stand in the way of the loads that we wait for. */
 __device__ __forceinline__ void prefetch_next(const rowmm_args &a, rowmm_shared *sh)
 {
-    for (uint32_t at = blockIdx.x * PREFETCH_PIECE; at < a.next_bytes; at += gridDim.x * PREFETCH_PIECE) {
+    for (uint32_t at = blockIdx.x * ROWMM_PREFETCH_PIECE; at < a.next_bytes; at += gridDim.x * ROWMM_PREFETCH_PIECE) {
         if (*(volatile uint32_t *)&sh->done) return;
-        bulk_prefetch(a.next + at, PREFETCH_PIECE);
+        bulk_prefetch(a.next + at, ROWMM_PREFETCH_PIECE);
         __nanosleep(a.next_pace_ns);
     }
 }

@@ -21,6 +21,7 @@ enum rowmm_out { ROWMM_PARTIAL = 0, ROWMM_GEGLU = 1, ROWMM_LOGITS = 2 };
 
 #define ROWMM_ROWS_MAX 16
 #define ROWMM_SUPPRESS_MAX 8
+#define ROWMM_PREFETCH_PIECE 8192u    /* bytes; next_bytes is a multiple */
 
 struct rowmm_args {
     const uint8_t *w;

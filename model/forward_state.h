@@ -53,7 +53,7 @@ struct forward {
 };
 
 #define FORWARD_MACS_PARALLEL (1u << 20)  /* below this many multiply-adds (some 20 us) a loop is not worth waking threads */
-#define FORWARD_CHUNK 32              /* columns of a matrix in a task are a multiple of this: whole panels of kernels/cpu/linear.h */
+#define FORWARD_CHUNK 32              /* columns of a matrix in a task are a multiple of this: whole tiles of every instruction set */
 
 /* Columns per task such that every thread gets several. */
 uint32_t forward_chunk(const struct forward *f, uint32_t columns);

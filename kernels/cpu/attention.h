@@ -6,7 +6,8 @@
  * in a prefill chunk, in a verify block and decoded alone. Positions that a query may not see are skipped, never
  * multiplied by zero: what stands in their pages may be anything. */
 
-#define ATTENTION_DIMS 4              /* registers of a value row in hand at a time; head_dim is a multiple of 16 */
+/* Of a weighted sum ATTENTION_Q queries times ATTENTION_D registers of a value row are in hand at a time (set beside LINEAR_N);
+ * head_dim is a multiple of 32. */
 
 struct attention_part { float top, sum; };        /* of one query and one segment */
 
@@ -56,39 +57,72 @@ VEC struct attention_part attention_softmax(float *score, uint32_t segment, uint
     return part;
 }
 
-/* part[q][d..] += score[q][i] * value[i][d..] for the tokens of one page piece, in order. */
-VEC void attention_values_typed(struct attention_scratch *s, const uint32_t *first, const uint32_t *last, uint32_t count,
-                                const char *v, uint32_t dim, const enum kernels_dtype dtype, uint32_t at, uint32_t n)
+/* part[q0 + q][d..] += score[q0 + q][at + i] * value[i][d..] for i in [from, to), q < queries; queries, dims, dtype are constants here. */
+VEC void attention_add(const int queries, const int dims, struct attention_scratch *s, uint32_t q0, uint32_t d, const char *v, uint32_t dim,
+                       const enum kernels_dtype dtype, uint32_t at, uint32_t from, uint32_t to)
 {
-    for (uint32_t q = 0; q < count; q++) {
-        const uint32_t from = first[q] > at ? first[q] - at : 0;
-        const uint32_t to = last[q] < at ? 0 : last[q] - at + 1 < n ? last[q] - at + 1 : n;
+    vec acc[ATTENTION_Q * ATTENTION_D];
 
-        for (uint32_t d = 0; d < dim; d += 16 * ATTENTION_DIMS) {
-            const int width = dim - d >= 16 * ATTENTION_DIMS ? ATTENTION_DIMS : (int)(dim - d) / 16;
-            float *out = s->part[q] + d;
-            vec acc[ATTENTION_DIMS];
+    UNROLL for (int q = 0; q < queries; q++)
+        UNROLL for (int j = 0; j < dims; j++) acc[q * dims + j] = vec_load(s->part[q0 + q] + d + 16 * j);
+    for (uint32_t i = from; i < to; i++) {
+        vec row[ATTENTION_D];
 
-            if (width == ATTENTION_DIMS) {
-                UNROLL for (int j = 0; j < ATTENTION_DIMS; j++) acc[j] = vec_load(out + 16 * j);
-                for (uint32_t i = from; i < to; i++) {
-                    const vec e = vec_set(s->score[q][at + i]);
+        UNROLL for (int j = 0; j < dims; j++) row[j] = linear_weight(v, (uint64_t)i * dim + d + 16 * j, dtype);
+        UNROLL for (int q = 0; q < queries; q++) {
+            const vec e = vec_set(s->score[q0 + q][at + i]);
 
-                    UNROLL for (int j = 0; j < ATTENTION_DIMS; j++)
-                        acc[j] = vec_fma(e, linear_weight(v, (uint64_t)i * dim + d + 16 * j, dtype), acc[j]);
-                }
-                UNROLL for (int j = 0; j < ATTENTION_DIMS; j++) vec_store(out + 16 * j, acc[j]);
-            } else {
-                for (int j = 0; j < width; j++) {
-                    vec one = vec_load(out + 16 * j);
-
-                    for (uint32_t i = from; i < to; i++)
-                        one = vec_fma(vec_set(s->score[q][at + i]), linear_weight(v, (uint64_t)i * dim + d + 16 * j, dtype), one);
-                    vec_store(out + 16 * j, one);
-                }
-            }
+            UNROLL for (int j = 0; j < dims; j++) acc[q * dims + j] = vec_fma(e, row[j], acc[q * dims + j]);
         }
     }
+    UNROLL for (int q = 0; q < queries; q++)
+        UNROLL for (int j = 0; j < dims; j++) vec_store(s->part[q0 + q] + d + 16 * j, acc[q * dims + j]);
+}
+
+/* The same over a whole value row. */
+VEC void attention_add_rows(const int queries, struct attention_scratch *s, uint32_t q0, const char *v, uint32_t dim,
+                            const enum kernels_dtype dtype, uint32_t at, uint32_t from, uint32_t to)
+{
+    uint32_t d = 0;
+
+    if (from >= to) return;
+    for (; d + 16 * ATTENTION_D <= dim; d += 16 * ATTENTION_D) attention_add(queries, ATTENTION_D, s, q0, d, v, dim, dtype, at, from, to);
+    for (; d < dim; d += 32) attention_add(queries, 2, s, q0, d, v, dim, dtype, at, from, to);
+}
+
+/* The tokens of one page piece, [at, at + n) of the segment, for `queries` neighbours: what all see goes together, each one's own
+ * beginning and end alone. Every query still adds its tokens in order. */
+VEC void attention_neighbours(const int queries, struct attention_scratch *s, const uint32_t *first, const uint32_t *last, uint32_t q0,
+                              const char *v, uint32_t dim, const enum kernels_dtype dtype, uint32_t at, uint32_t n)
+{
+    uint32_t from[ATTENTION_Q], to[ATTENTION_Q], low = 0, high = n;
+
+    for (int q = 0; q < queries; q++) {
+        from[q] = first[q0 + q] > at ? first[q0 + q] - at : 0;
+        to[q] = last[q0 + q] < at ? 0 : last[q0 + q] - at + 1 < n ? last[q0 + q] - at + 1 : n;
+        low = from[q] > low ? from[q] : low;
+        high = to[q] < high ? to[q] : high;
+    }
+    if (queries == 1) {
+        attention_add_rows(1, s, q0, v, dim, dtype, at, from[0], to[0]);
+        return;
+    }
+    if (low > high) low = high = n;      /* no token that all see */
+    for (int q = 0; q < queries; q++) attention_add_rows(1, s, q0 + q, v, dim, dtype, at, from[q], to[q] < low ? to[q] : low);
+    attention_add_rows(queries, s, q0, v, dim, dtype, at, low, high);
+    for (int q = 0; q < queries; q++) attention_add_rows(1, s, q0 + q, v, dim, dtype, at, high > from[q] ? high : from[q], to[q]);
+}
+
+static void attention_values_typed(struct attention_scratch *s, const uint32_t *first, const uint32_t *last, uint32_t count,
+                                   const char *v, uint32_t dim, const enum kernels_dtype dtype, uint32_t at, uint32_t n)
+{
+    uint32_t q = 0;
+
+    for (; q + ATTENTION_Q <= count; q += ATTENTION_Q) attention_neighbours(ATTENTION_Q, s, first, last, q, v, dim, dtype, at, n);
+#if ATTENTION_Q > 2
+    for (; q + 2 <= count; q += 2) attention_neighbours(2, s, first, last, q, v, dim, dtype, at, n);
+#endif
+    for (; q < count; q++) attention_neighbours(1, s, first, last, q, v, dim, dtype, at, n);
 }
 
 /* part[q] = the weighted sum of the values of each query's own positions first[q] .. last[q] (relative to the segment). */

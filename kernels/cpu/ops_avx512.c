@@ -3,6 +3,8 @@
 #define LINEAR_N 4                    /* 24 of 32 registers hold lanes */
 #define LINEAR_M 6
 #define LINEAR_N1 8
+#define ATTENTION_Q 4                 /* 16 sums, 4 values */
+#define ATTENTION_D 4
 #define KERNELS_TABLE kernels_avx512
 #define KERNELS_NAME "avx512"
 #include "kernels/cpu/ops.h"

@@ -113,17 +113,21 @@ static void announce(struct detokenize *k, int ring)
     ring_publish(&k->stage.ring[ring], &msg);
 }
 
+static void say_over(struct detokenize *k, struct sequence *q)
+{
+    shm_store_release(&table_detokenize(&k->table, k->slot)->over, word_pack(q->generation, 1));
+    announce(k, RING_DETOKENIZE_GATEWAY);
+}
+
 static void end(struct detokenize *k, struct sequence *q, enum finish_reason reason, uint32_t output_tokens)
 {
-    struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
     const struct log_end e = {.finish = reason, .output_tokens = output_tokens,
                               .reasoning_tokens = (uint32_t)output_parser_reasoning_tokens(&q->parser), .tool_calls = q->tool_calls};
 
     q->has_last = false;
     append(k, q, LOG_END, &e, sizeof e);
     stamp_and_commit(k, q);
-    shm_store_release(&d->over, word_pack(q->generation, 1));
-    announce(k, RING_DETOKENIZE_GATEWAY);
+    say_over(k, q);
 }
 
 /* ---- sequences ------------------------------------------------------------------------ */
@@ -155,35 +159,66 @@ static void feed(struct detokenize *k, struct sequence *q, uint32_t until)
     }
 }
 
-/* Where the predecessor's log stands: tokens it covers, and whether it is complete. */
-static void catch_up(struct detokenize *k, struct sequence *q)
+/* Tokens that the log written so far covers; *complete: its end is there. */
+static uint32_t log_covers(const struct detokenize *k, uint32_t generation, bool *complete)
 {
-    const struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
+    const uint32_t written = word_for(&table_detokenize(&k->table, k->slot)->commit, generation);
     uint32_t tokens = 0;
 
-    q->written = word_for(&d->commit, q->generation);
-    for (uint32_t at = 0; at + sizeof(struct log_record) <= q->written;) {
+    *complete = false;
+    for (uint32_t at = 0; at + sizeof(struct log_record) <= written;) {
         const struct log_record *r = (const struct log_record *)(table_log(&k->table, k->slot) + at);
         tokens = r->tokens;
+        *complete = r->type == LOG_END;
         at += (uint32_t)sizeof *r + padded(r->bytes);
     }
-    q->silent = true;
-    feed(k, q, tokens);
-    q->silent = false;
+    return tokens;
 }
 
-static bool begin(struct detokenize *k, struct sequence *q, uint32_t generation)
+static void begin(struct detokenize *k, struct sequence *q, uint32_t generation)
 {
     struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
 
     memset(q, 0, sizeof *q);
     q->generation = generation;
     if (word_generation(shm_load_relaxed(&d->commit)) != generation) shm_store_release(&d->commit, word_pack(generation, 0));
+    q->written = word_for(&d->commit, generation);
+}
+
+/* A sequence that is new to this process and needs no parser: true when it is over with this. */
+static bool end_unparsed(struct detokenize *k, struct sequence *q, uint32_t generation)
+{
+    struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
+    const bool convicted = word_for(&table_launcher(&k->table, k->slot)->verdict, generation) == 1 + ROLE_DETOKENIZE;
+    bool complete;
+    const uint32_t tokens = log_covers(k, generation, &complete);
+
+    if (!complete && !convicted) return false;
+    begin(k, q, generation);
+    q->fed = tokens;
+    if (complete) { /* a predecessor died between the last record and saying so */
+        shm_store_release(&d->over, word_pack(generation, 1));
+        announce(k, RING_DETOKENIZE_GATEWAY);
+        if (word_for(&d->stop, generation)) announce(k, RING_DETOKENIZE_VERIFY);
+    } else {
+        end(k, q, FINISH_FAILED, tokens); /* it killed us twice: its tokens are not looked at again */
+    }
+    return true;
+}
+
+/* Feeds the parser what the predecessor's log covers. False: the sequence is over. */
+static bool catch_up(struct detokenize *k, struct sequence *q, uint32_t generation)
+{
+    bool complete;
+
+    begin(k, q, generation);
     if (init_parser(k, q) != 0) { /* gateway checks stop strings; a damaged record fails alone */
         end(k, q, FINISH_FAILED, 0);
         return false;
     }
-    catch_up(k, q);
+    q->silent = true;
+    feed(k, q, log_covers(k, generation, &complete));
+    q->silent = false;
     if (q->written) announce(k, RING_DETOKENIZE_GATEWAY); /* a predecessor may not have said so */
     return true;
 }
@@ -226,10 +261,9 @@ static void handle(struct detokenize *k, uint32_t slot)
         }
         return;
     }
-    stage_busy(&k->stage, &slot, &generation, 1);
     if (q->generation == generation || begin(k, q, generation)) {
-        if (word_for(&table_launcher(&k->table, slot)->verdict, generation) == 1 + ROLE_DETOKENIZE) end(k, q, FINISH_FAILED, q->fed);
-        else work(k, q);
+        stage_busy(&k->stage, &slot, &generation, 1);
+        work(k, q);
     }
     stage_idle(&k->stage);
     stage_count(&k->stage, DETOKENIZE_WORK_NS, clock_ns() - begin_ns);

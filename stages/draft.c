@@ -62,7 +62,7 @@ static void propose(struct draft *k, const struct ring_msg *in)
     const struct text t = {.prompt = table_prompt(&k->table, in->slot), .output = table_output(&k->table, in->slot), .prompt_count = p->prompt_count,
                            .count = p->prompt_count + word_for(&table_verify(&k->table, in->slot)->commit, generation)};
     if (p->prompt_count > k->table.limits.context_max || t.count > k->table.limits.context_max) return;
-    stage_busy(&k->stage, &in->slot, &generation, 1);
+    if (!convicted) stage_busy(&k->stage, &in->slot, &generation, 1);
     out.base = t.count - t.prompt_count;
     for (uint32_t from = convicted ? 0 : find_match(&t); from && from < t.count && out.count < k->tokens_max; from++) out.tokens[out.count++] = at(&t, from);
     ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &out);

@@ -261,10 +261,9 @@ static void handle(struct detokenize *k, uint32_t slot)
         }
         return;
     }
-    if (q->generation == generation || begin(k, q, generation)) {
-        stage_busy(&k->stage, &slot, &generation, 1);
-        work(k, q);
-    }
+    if (q->generation != generation && end_unparsed(k, q, generation)) return;
+    stage_busy(&k->stage, &slot, &generation, 1);
+    if (q->generation == generation || catch_up(k, q, generation)) work(k, q);
     stage_idle(&k->stage);
     stage_count(&k->stage, DETOKENIZE_WORK_NS, clock_ns() - begin_ns);
 }

@@ -219,7 +219,7 @@ void child_log(struct child *c)
             char *end = memchr(c->log, '\n', c->log_bytes);
             if (!end && c->log_bytes < sizeof c->log) break;
             const unsigned line_bytes = end ? (unsigned)(end - c->log) : c->log_bytes;
-            fprintf(stderr, "stage=%s pid=%d %.*s\n", role_name(c->role), (int)c->pid, (int)line_bytes, c->log);
+            server_say("stage=%s pid=%d %.*s", role_name(c->role), (int)c->pid, (int)line_bytes, c->log);
             const unsigned used = end ? line_bytes + 1 : line_bytes;
             memmove(c->log, c->log + used, c->log_bytes - used);
             c->log_bytes -= used;

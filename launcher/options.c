@@ -178,7 +178,10 @@ static int read_file(struct options *o, const char *path, char *err, size_t err_
         char *name = trim(text);
         const int id = find(name, strlen(name));
         if (id < 0) {
-            snprintf(err, err_bytes, "%s: unknown option %s", source, name);
+            snprintf(err, err_bytes, "%s: unknown option %s; `sluice serve --help` lists them", source, name);
+            rc = -E_CONFIG;
+        } else if (id == OPT_CONFIG) {
+            snprintf(err, err_bytes, "%s: a configuration file cannot name another one; give it with --config", source);
             rc = -E_CONFIG;
         } else if (!o->given[id]) {
             rc = set(o, id, trim(equals + 1), source, err, err_bytes);

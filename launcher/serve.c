@@ -34,6 +34,24 @@
 #define STOP_GRACE_MS 3000u
 #define LISTEN_BACKLOG 1024
 
+/* One write, and only when it cannot block: a reader of our log that has stopped reading must not stop supervision.
+ * A pipe that polls writable takes PIPE_BUF bytes at once. */
+void server_say(const char *format, ...)
+{
+    struct pollfd out = {.fd = STDERR_FILENO, .events = POLLOUT};
+    char text[PIPE_BUF];
+    va_list args;
+
+    va_start(args, format);
+    int bytes = vsnprintf(text, sizeof text - 1, format, args);
+    va_end(args);
+    if (bytes < 0 || poll(&out, 1, 0) != 1 || !(out.revents & POLLOUT)) return;
+    if (bytes > (int)sizeof text - 2) bytes = (int)sizeof text - 2;
+    text[bytes++] = '\n';
+    const ssize_t ignored = write(STDERR_FILENO, text, (size_t)bytes);
+    (void)ignored;
+}
+
 void server_log(const struct server *v, int level, const char *event, const char *format, ...)
 {
     static const char *const names[] = {"error", "warn", "info", "debug"};
@@ -44,7 +62,7 @@ void server_log(const struct server *v, int level, const char *event, const char
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    fprintf(stderr, "stage=launcher pid=%d level=%s event=%s %s\n", (int)getpid(), names[level], event, text);
+    server_say("stage=launcher pid=%d level=%s event=%s %s", (int)getpid(), names[level], event, text);
 }
 
 void server_set_phase(struct server *v, enum pipeline_phase phase)
@@ -262,7 +280,7 @@ static void start_pipeline(struct server *v)
     char err[512];
 
     if (create_table(v, err, sizeof err) != 0) {
-        fprintf(stderr, "sluice: %s\n", err);
+        server_say("sluice: %s", err);
         server_stop(v, 111, "shared memory cannot be made");
         return;
     }
@@ -295,7 +313,7 @@ static void on_signal(struct server *v, int signal_fd)
             continue;
         }
         const uint32_t live = server_live_slots(v);
-        if (live) fprintf(stderr, "sluice: draining, %u responses still run; once more stops at once\n", live);
+        if (live) server_say("sluice: draining, %u responses still run; once more stops at once", live);
         server_set_phase(v, PIPELINE_DRAINING);
         v->drain_until_ns = clock_ns() + options_u64(&v->options, OPT_DRAIN_TIMEOUT) * 1000 * MS;
     }
@@ -397,15 +415,15 @@ static int run(struct server *v, int argc, char **argv)
     }
     const int signal_fd = block_signals();
     if (strcmp(v->options.value[OPT_DEVICE], "auto") == 0)
-        fprintf(stderr, "sluice: this build computes on the CPU (--device cpu says the same without this line)\n");
-    fprintf(stderr, "sluice: reading %s\n", wiring_text(&v->base, "model.dir", ""));
+        server_say("sluice: this build computes on the CPU (--device cpu says the same without this line)");
+    server_say("sluice: reading %s", wiring_text(&v->base, "model.dir", ""));
     child_start(v, &v->child[ROLE_KEEPER]);
     while (v->exit_code < 0 || !all_gone(v)) {
         poll_once(v, signal_fd);
         tick(v);
     }
     control_close(v);
-    if (v->exit_code == 0) fprintf(stderr, "sluice: stopped\n");
+    if (v->exit_code == 0) server_say("sluice: stopped");
     return v->exit_code;
 }
 
@@ -423,7 +441,6 @@ int serve(int argc, char **argv)
         files.rlim_cur = files.rlim_max;
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    setvbuf(stderr, NULL, _IOLBF, 0);
     const int code = run(v, argc, argv);
     free(v);
     return code;

@@ -79,6 +79,7 @@ void server_stop(struct server *v, int exit_code, const char *why); /* begins to
 void server_set_phase(struct server *v, enum pipeline_phase phase);
 bool server_is_ready(const struct server *v);
 uint32_t server_live_slots(const struct server *v);
+__attribute__((format(printf, 1, 2))) void server_say(const char *format, ...); /* one line to stderr, dropped when nobody reads */
 __attribute__((format(printf, 4, 5))) void server_log(const struct server *v, int level, const char *event, const char *format, ...);
 
 /* segments.c: 0, or -E_IO / -E_NOMEM with *err filled */

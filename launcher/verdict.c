@@ -2,10 +2,13 @@
  *
  * A stage notes the slots in hand before it works on them. When it dies by its own
  * fault (a signal it raised, an exit code, a hang) these are suspects: one strike
- * each. Stages run a suspect alone. A suspect that was alone in hand when the stage
- * died again is convicted: every stage leaves it, its client gets an error, the
- * others go on. A kill from outside (SIGKILL, SIGSTOP) accuses nobody. */
+ * each. Stages run a suspect alone, the longer the more strikes it has, so that one
+ * that kills only some steps later is found as well. A suspect that was alone in hand
+ * when the stage died again is convicted: every stage leaves it, its client gets an
+ * error, the others go on. A kill from outside (SIGKILL, SIGSTOP) accuses nobody. */
 #include "launcher/server.h"
+
+#define STRIKES_MAX 16u
 
 static void strike(struct server *v, uint32_t slot, uint32_t generation, const struct child *c, bool alone)
 {
@@ -17,8 +20,7 @@ static void strike(struct server *v, uint32_t slot, uint32_t generation, const s
         server_log(v, SERVER_LOG_ERROR, "quarantine", "slot=%u generation=%u stage=%s", slot, generation, role_name(c->role));
         return;
     }
-    /* one strike is the sign to run it alone; a second one in company says nothing more about this one */
-    if (strikes == 0) shm_store_release(&l->strikes, word_pack(generation, 1));
+    if (strikes < STRIKES_MAX) shm_store_release(&l->strikes, word_pack(generation, strikes + 1));
 }
 
 void verdict_on_death(struct server *v, const struct child *c)

@@ -219,7 +219,7 @@ struct launcher_board { /* at slots_offset of the launcher's segment, before its
 static_assert(sizeof(struct launcher_board) <= LAUNCHER_BOARD_BYTES, "board fits its page");
 
 struct launcher_slot {
-    uint64_t strikes; /* generation | stage deaths this request was suspected of: 1 = run it alone */
+    uint64_t strikes; /* generation | stage deaths this request was suspected of; > 0: run it alone for suspect_steps() */
     uint8_t pad0[56];
     uint64_t verdict; /* generation | 1 + role that it killed while alone: nobody touches it again (draft: only draft does not) */
     uint8_t pad1[56];
@@ -244,7 +244,10 @@ struct table {
     uint64_t request_offset, prompt_offset, full_pages_offset, sliding_pages_offset, output_offset, logprobs_offset, log_offset;
 };
 
-/* Bytes of one slot record of `role` (0: the role has none), a multiple of 4096. */
+/* Steps that a suspect with so many strikes is run alone. */
+static inline uint32_t suspect_steps(uint32_t strikes) { return 1u << (strikes < 6 ? 2 * strikes : 12); }
+
+/* Bytes of one slot record of `role` (0: the role has none): a multiple of 4096, of the launcher's 128. */
 uint64_t table_stride(const struct table_limits *limits, int role);
 
 /* Fills offsets and strides; the caller sets base[] and board. */

@@ -197,8 +197,7 @@ static bool end_unparsed(struct detokenize *k, struct sequence *q, uint32_t gene
     begin(k, q, generation);
     q->fed = tokens;
     if (complete) { /* a predecessor died between the last record and saying so */
-        shm_store_release(&d->over, word_pack(generation, 1));
-        announce(k, RING_DETOKENIZE_GATEWAY);
+        say_over(k, q);
         if (word_for(&d->stop, generation)) announce(k, RING_DETOKENIZE_VERIFY);
     } else {
         end(k, q, FINISH_FAILED, tokens); /* it killed us twice: its tokens are not looked at again */

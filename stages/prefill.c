@@ -200,10 +200,18 @@ static void look_at_handed(struct prefill *k)
         if (k->seq[s].state == SEQ_HANDED) look(k, s);
 }
 
+/* Cancelled or convicted in the middle: verify ends it; nothing of it is computed again. */
+static void hand_over_unwanted(struct prefill *k)
+{
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++)
+        if (k->seq[s].state == SEQ_FILLING && slot_is_unwanted(&k->table, s, k->seq[s].generation)) hand_over(k, s);
+}
+
 static void admit(struct prefill *k)
 {
     uint32_t s, waiting = 0;
 
+    hand_over_unwanted(k);
     while ((s = first_in(k, SEQ_WAITING, 0)) < k->table.limits.slot_count) {
         if (slot_is_unwanted(&k->table, s, k->seq[s].generation)) {
             hand_over(k, s); /* without pages: verify only ends it */
@@ -279,7 +287,7 @@ static void fill(struct prefill *k)
         struct prefill_slot *p = table_prefill(&k->table, s);
         const uint32_t filled = word_for(&p->filled, generations[i]) + k->batch_rows[i];
         shm_store_release(&p->filled, word_pack(generations[i], filled));
-        if (is_filled(k, s) || slot_is_unwanted(&k->table, s, generations[i])) hand_over(k, s);
+        if (is_filled(k, s)) hand_over(k, s);
     }
     stage_idle(&k->stage);
     stage_count(&k->stage, PREFILL_TOKENS, rows);

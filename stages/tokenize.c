@@ -187,7 +187,19 @@ static void encode_raw(struct tokenize *k, struct outcome *o, const uint8_t *req
     msgpack_unpacked_destroy(&result);
 }
 
-static void work(struct tokenize *k, uint32_t slot, uint32_t generation, struct outcome *o)
+/* Nobody wants it: a convicted request is refused here, a cancelled one goes its way and verify ends it. */
+static bool settle_unwanted(struct tokenize *k, uint32_t slot, uint32_t generation, struct outcome *o)
+{
+    if (!slot_is_unwanted(&k->table, slot, generation)) return false;
+    o->status = PROMPT_READY;
+    o->prompt_count = 1;
+    table_prompt(&k->table, slot)[0] = 0;
+    if (word_for(&table_launcher(&k->table, slot)->verdict, generation))
+        refuse(o, PROMPT_FAILED, "this request stopped a stage of the server twice and was set aside");
+    return true;
+}
+
+static void work(struct tokenize *k, uint32_t slot, struct outcome *o)
 {
     const struct gateway_slot *g = table_gateway(&k->table, slot);
     const uint32_t ids_max = k->table.limits.context_max - 1; /* one place at least for the output */
@@ -195,13 +207,6 @@ static void work(struct tokenize *k, uint32_t slot, uint32_t generation, struct 
     const uint64_t bytes = g->request_bytes;
 
     o->status = PROMPT_READY;
-    if (slot_is_unwanted(&k->table, slot, generation)) {
-        const bool convicted = word_for(&table_launcher(&k->table, slot)->verdict, generation) != 0;
-        /* a cancelled request still goes its way: verify ends it */
-        if (convicted) refuse(o, PROMPT_FAILED, "this request stopped a stage of the server twice and was set aside");
-        else ids[0] = 0, o->prompt_count = 1;
-        return;
-    }
     if (bytes > k->table.limits.request_bytes_max) refuse(o, PROMPT_MALFORMED, "the request record is damaged");
     else if (g->params.flags & REQUEST_RAW_PROMPT) encode_raw(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
     else encode_chat(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
@@ -238,8 +243,10 @@ static void handle(struct tokenize *k, uint32_t slot)
     if (!generation) return;
     o.status = (enum prompt_status)word_for(&table_tokenize(&k->table, slot)->commit, generation);
     if (o.status == PROMPT_NONE) {
-        stage_busy(&k->stage, &slot, &generation, 1);
-        work(k, slot, generation, &o);
+        if (!settle_unwanted(k, slot, generation, &o)) {
+            stage_busy(&k->stage, &slot, &generation, 1);
+            work(k, slot, &o);
+        }
         commit(k, slot, generation, &o);
         stage_idle(&k->stage);
         stage_count(&k->stage, TOKENIZE_REQUESTS, 1);

@@ -30,7 +30,7 @@
 struct sequence { /* private view of one slot, rebuilt from the table at start */
     uint32_t generation; /* 0: not in work */
     uint32_t committed;
-    uint32_t cleared_at;        /* a suspect that committed this many tokens alone may run in company again */
+    uint32_t steps;             /* that this process has run it: a suspect runs alone for its first ones */
     float accept;               /* running mean of accepted drafts: how far drafting pays */
     uint32_t draft_base, draft_count; /* the newest proposal: follows draft_base committed tokens */
     uint32_t draft[RING_TOKENS_MAX];
@@ -271,7 +271,9 @@ static bool end_by_last_token(struct verify *k, uint32_t slot)
 
 static bool is_suspect(const struct verify *k, uint32_t slot)
 {
-    return word_for(&table_launcher(&k->table, slot)->strikes, k->seq[slot].generation) != 0 && k->seq[slot].cleared_at == 0;
+    const uint32_t strikes = word_for(&table_launcher(&k->table, slot)->strikes, k->seq[slot].generation);
+
+    return strikes != 0 && k->seq[slot].steps < suspect_steps(strikes);
 }
 
 /* How many drafts are worth scoring: about what was accepted lately and one more to find out. */
@@ -407,7 +409,7 @@ static void commit_block(struct verify *k, const struct block *b)
         finish(k, b->slot, reason);
         return;
     }
-    q->cleared_at = q->committed; /* it survived a step: if it was a suspect, it is none any more */
+    q->steps++;
     tell(k, RING_VERIFY_DETOKENIZE, b->slot);
     tell(k, RING_VERIFY_DRAFT, b->slot);
 }

@@ -17,6 +17,8 @@ COUNT = max(8, scaled(16))
 BODIES = bodies(COUNT, least=24, most=96)
 reference = []
 
+TIME_LIMIT_S = 900  # for the runner: a slow machine, a sanitized build
+
 
 def compare(what, results):
     for i, (got, wanted) in enumerate(zip(results, reference, strict=True)):

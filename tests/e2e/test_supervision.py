@@ -20,6 +20,8 @@ BODIES = bodies(4, least=100, most=200)
 LONG = {**bodies(1)[0], "max_output_tokens": 1500}
 CONFIG, MISSING = 100, 111  # exit codes
 
+TIME_LIMIT_S = 900  # for the runner: a slow machine, a sanitized build
+
 
 # ---- the end
 

@@ -12,6 +12,8 @@ from wsclient import gather_limited, run
 LOOKUP = os.path.join(ROOT, "examples", "draft_lookup.py")
 BODIES = bodies(8, least=150, most=300)
 
+TIME_LIMIT_S = 900  # for the runner: a slow machine, a sanitized build
+
 
 async def outcomes(server):
     return [r.outcome() for r in await gather_limited(8, [run(server, b) for b in BODIES])]

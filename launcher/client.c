@@ -53,6 +53,14 @@ failed:
     return NULL;
 }
 
+/* The server closes the connection as the last thing it does: afterwards its port and run directory are free. */
+static void wait_for_end(int fd)
+{
+    char byte;
+
+    while (read(fd, &byte, 1) > 0) continue;
+}
+
 static int print_outcome(const char *answer)
 {
     json_t *o = json_loads(answer, 0, NULL);
@@ -106,6 +114,7 @@ int client_command(const char *command, int argc, char **argv)
     }
     char *answer = ask(fd, request);
     json_decref(request);
+    if (answer && (strcmp(command, "stop") == 0 || strcmp(command, "drain") == 0)) wait_for_end(fd);
     close(fd);
     if (!answer) {
         fprintf(stderr, "sluice: the server closed the connection without an answer\n");

@@ -13,8 +13,8 @@ static void help(FILE *out)
                  "  status [--json]     what a running server does\n"
                  "  swap STAGE EXE      replace a stage of the running server by another executable\n"
                  "  swap STAGE --default   and put our own back\n"
-                 "  drain               finish what runs, refuse what is new, then stop\n"
-                 "  stop                stop now\n\n"
+                 "  drain               finish what runs, refuse what is new, stop; returns when it has stopped\n"
+                 "  stop                stop now; returns when it has stopped\n\n"
                  "All but serve take --run-dir D, the run directory of the server they talk to.\n");
 }
 

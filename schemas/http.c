@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 static struct http_reader *of(http_parser *p)
 {
@@ -237,7 +238,12 @@ const char *http_status_text(int status)
 
 void http_head(struct wire *out, int status, const char *content_type, int64_t body_bytes, bool keep_alive)
 {
-    wire_format(out, "HTTP/1.1 %d %s\r\nServer: sluice\r\nX-Content-Type-Options: nosniff\r\n", status, http_status_text(status));
+    const time_t now = time(NULL);
+    struct tm utc;
+    char date[40] = "";
+
+    if (gmtime_r(&now, &utc)) strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &utc); /* no locale is ever set: English names */
+    wire_format(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nServer: sluice\r\nX-Content-Type-Options: nosniff\r\n", status, http_status_text(status), date);
     if (content_type) wire_format(out, "Content-Type: %s\r\n", content_type);
     if (body_bytes >= 0) wire_format(out, "Content-Length: %lld\r\n", (long long)body_bytes);
     else wire_text(out, "Transfer-Encoding: chunked\r\n");

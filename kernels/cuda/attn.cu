@@ -54,7 +54,15 @@ struct item {
     uint32_t head;                    /* kv head */
     uint32_t slot;                    /* of the partial result: spans counted from the group's first */
     struct span span;
+    uint32_t paired;                  /* 0, or: key places from here on hold the group's OLDEST span (slot 0) instead */
 };
+
+/* A single row past its window sees the end of its oldest span and the start of its newest: together one span's worth of keys. One block
+ * takes both (two partial results, the same bits), so that 8 heads make 128 items and fit on 132 SMs at once. */
+__device__ __forceinline__ bool pairs_spans(const step_group &g, uint32_t window, uint32_t spans)
+{
+    return g.rows == 1 && window == ATTN_SLIDING_SPAN * 16 && spans == 17;
+}
 
 /* Newest spans first: their blocks have the most to do. Returns false past the last item. */
 __device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t index)
@@ -64,11 +72,13 @@ __device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t
     for (uint32_t g = 0; g < groups; g++) {
         it.group = a.state->group[g];
         const uint2 spans = group_spans(it.group, a.window);
-        const uint32_t items = spans.y * a.kv_heads;
+        const bool pairs = pairs_spans(it.group, a.window, spans.y);
+        const uint32_t items = (spans.y - pairs) * a.kv_heads;
 
         if (index < items) {
             it.head = index % a.kv_heads;
             it.slot = spans.y - 1 - index / a.kv_heads;
+            it.paired = pairs && it.slot == 16 ? (it.group.first_position + 1) % ATTN_SLIDING_SPAN : 0;
             if (a.window) {
                 it.span.first = (spans.x + it.slot) * ATTN_SLIDING_SPAN;
                 it.span.end = it.span.first + ATTN_SLIDING_SPAN;
@@ -189,11 +199,18 @@ __device__ __forceinline__ const __nv_bfloat16 *key_address(const attn_args &a, 
     return (const __nv_bfloat16 *)(a.arena + page * a.page_bytes + offset) + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * D;
 }
 
+/* The key at a place of the chunk. */
+template <int D>
+__device__ __forceinline__ uint32_t key_at(const item &it, uint32_t chunk, uint32_t place)
+{
+    return chunk + place - (D == 256 && it.paired && place >= it.paired ? 16 * ATTN_SLIDING_SPAN : 0);
+}
+
 /* Keys of [first, end) only: others may lie in pages that belong to somebody else, and their bytes may be anything. */
 template <int D>
 __device__ __forceinline__ void load_k(uint4 (&k)[8], const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
 {
-    const uint32_t key = chunk + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4;
+    const uint32_t key = key_at<D>(it, chunk, warp % attn_shape<D>::KEY_TILES * 8 + lane / 4);
     const bool live = key >= first && key < end;
     const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.k_offset) + warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 : NULL;
 
@@ -210,7 +227,7 @@ __device__ __forceinline__ void load_v(uint32_t (&v)[32], const attn_args &a, co
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const uint32_t key = chunk + s * 16 + lane % 4 * 4 + e;
+            const uint32_t key = key_at<D>(it, chunk, s * 16 + lane % 4 * 4 + e);
             const bool live = key >= first && key < end;
             uint32_t *to = v + (s * 4 + e) * WORDS;
             const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.v_offset) + warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS) : NULL;
@@ -319,14 +336,11 @@ __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint
 template <int D>
 __device__ __forceinline__ void load_constants(const attn_args &a, const item &it, attn_shared<D> &sh)
 {
-    float2 *to = rotation<D>(sh, a.fresh_rows);
+    const uint32_t per_row = a.turned / 2, t = threadIdx.x;
 
-    for (uint32_t i = threadIdx.x; i < D / 8; i += ATTN_WARPS * 32) {
-        ((uint4 *)sh.norm[0])[i] = __ldg((const uint4 *)a.q_norm + i);
-        ((uint4 *)sh.norm[1])[i] = __ldg((const uint4 *)a.k_norm + i);
-    }
-    for (uint32_t i = threadIdx.x; i < it.group.rows * a.turned; i += ATTN_WARPS * 32)
-        to[i] = __ldcg(a.rope + (uint64_t)(it.group.first_row + i / a.turned) * a.rope_stride + i % a.turned);
+    if (t < D / 4) ((uint4 *)sh.norm)[t] = __ldg((const uint4 *)(t < D / 8 ? a.q_norm : a.k_norm) + t % (D / 8));
+    for (uint32_t i = t; i < it.group.rows * per_row; i += ATTN_WARPS * 32)
+        ((uint4 *)rotation<D>(sh, a.fresh_rows))[i] = ld_l2((const uint4 *)(a.rope + (uint64_t)(it.group.first_row + i / per_row) * a.rope_stride) + i % per_row);
 }
 
 /* Rows of an mma that stand for nobody hold zeros. */
@@ -365,7 +379,7 @@ __device__ __forceinline__ void patch(uint4 (&k)[8], uint32_t (&v)[32], const it
  * holds the scores of 8 keys. Leaves p in shared memory; factor[h]: what the rows g and g + 8 accumulated so far shrinks by. */
 template <int D>
 __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2], const attn_args &a,
-                                              const item &it, uint32_t chunk, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+                                              const item &it, uint32_t chunk, uint2 places, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     using S = attn_shape<D>;
     const uint32_t tile = warp % S::KEY_TILES, g = lane / 4;
@@ -387,8 +401,8 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
         float best = NEVER;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const uint32_t key = chunk + tile * 8 + lane % 4 * 2 + e;
-            const bool seen = r < it.group.rows && key <= position && (!a.window || key + a.window > position);
+            const uint32_t place = tile * 8 + lane % 4 * 2 + e, key = key_at<D>(it, chunk, place);
+            const bool seen = r < it.group.rows && place >= places.x && place < places.y && key <= position && (!a.window || key + a.window > position);
 
             s[h * 2 + e] = seen ? s[h * 2 + e] : NEVER;
             best = fmaxf(best, s[h * 2 + e]);
@@ -429,7 +443,7 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
 }
 
 template <int D>
-__device__ __forceinline__ void store_partial(const attn_args &a, const item &it, uint32_t row, const float (&out)[attn_shape<D>::PV_TILES][4],
+__device__ __forceinline__ void store_partial(const attn_args &a, const item &it, uint32_t slot, uint32_t row, const float (&out)[attn_shape<D>::PV_TILES][4],
                                               const float (&top)[2], const float (&sum)[2], uint32_t warp, uint32_t lane)
 {
     using S = attn_shape<D>;
@@ -439,7 +453,7 @@ __device__ __forceinline__ void store_partial(const attn_args &a, const item &it
         const uint32_t m = lane / 4 + 8 * h, r = m_row<D>(m, row);
 
         if (r >= it.group.rows) continue;
-        const uint64_t at = ((uint64_t)(it.group.first_row + r) * ATTN_HEADS + m_head<D>(m, it.head)) * a.spans_max + it.slot;
+        const uint64_t at = ((uint64_t)(it.group.first_row + r) * ATTN_HEADS + m_head<D>(m, it.head)) * a.spans_max + slot;
         float *to = a.part + at * D + warp * S::PV_DIMS + lane % 4 * (2 * S::PV_TILES);
 
         /* Column n of tile j is d = tiles * n + j: lane t holds n = 2t and 2t + 1, so 2 * tiles consecutive elements. */
@@ -452,33 +466,51 @@ __device__ __forceinline__ void store_partial(const attn_args &a, const item &it
     }
 }
 
-template <int D>
-__device__ __forceinline__ void work(const attn_args &a, const item &it, uint4 (&k)[8], uint32_t (&v)[32], uint32_t first, uint32_t end,
-                                     attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+/* Sliding layers: one span, or the newest and then the oldest of a paired item, from the same scores. */
+__device__ __forceinline__ void work_sliding(const attn_args &a, const item &it, const uint4 (&k)[8], const uint32_t (&v)[32], attn_shared<256> &sh, uint32_t warp, uint32_t lane)
 {
-    using S = attn_shape<D>;
+    float scored[4] = {};
+
+    scores<256>(scored, k, sh, warp, lane);
+#pragma unroll 1
+    for (uint32_t turn = 0; turn < (it.paired ? 2 : 1); turn++) {
+        const uint2 places = turn ? make_uint2(it.paired, ATTN_SLIDING_SPAN) : make_uint2(0, it.paired ? it.paired : ATTN_SLIDING_SPAN);
+        float out[attn_shape<256>::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
+        float s[4] = { scored[0], scored[1], scored[2], scored[3] };
+
+        softmax_chunk<256>(s, top, sum, factor, a, it, it.span.first, places, 0, sh, warp, lane);
+        accumulate<256>(out, v, sh, lane);
+        store_partial<256>(a, it, turn ? 0 : it.slot, 0, out, top, sum, warp, lane);
+        __syncthreads();              /* q and p are written again */
+    }
+}
+
+/* Full layers: row by row; spans of several chunks are read again for each row, from the L2. */
+__device__ __forceinline__ void work_full(const attn_args &a, const item &it, uint4 (&k)[8], uint32_t (&v)[32], uint32_t end, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<512>;
     const bool one_chunk = it.span.end - it.span.first == S::KEYS;
 
-    for (uint32_t row = 0; row < (D == 256 ? 1 : it.group.rows); row++) {
+    for (uint32_t row = 0; row < it.group.rows; row++) {
         float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
 
         if (row) {
-            prepare<D>(a, it, row, false, sh, warp, lane);
+            prepare<512>(a, it, row, false, sh, warp, lane);
             __syncthreads();
         }
         for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += S::KEYS) {
             float s[4] = {};
 
-            if (!one_chunk) load_k<D>(k, a, it, chunk, first, end, warp, lane), load_v<D>(v, a, it, chunk, first, end, warp, lane);
-            scores<D>(s, k, sh, warp, lane);
-            softmax_chunk<D>(s, top, sum, factor, a, it, chunk, row, sh, warp, lane);
+            if (!one_chunk) load_k<512>(k, a, it, chunk, 0, end, warp, lane), load_v<512>(v, a, it, chunk, 0, end, warp, lane);
+            scores<512>(s, k, sh, warp, lane);
+            softmax_chunk<512>(s, top, sum, factor, a, it, chunk, make_uint2(0, S::KEYS), row, sh, warp, lane);
             if (!one_chunk) {
 #pragma unroll
                 for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
             }
-            accumulate<D>(out, v, sh, lane);
+            accumulate<512>(out, v, sh, lane);
         }
-        store_partial<D>(a, it, row, out, top, sum, warp, lane);
+        store_partial<512>(a, it, it.slot, row, out, top, sum, warp, lane);
         __syncthreads();              /* q and p are written again */
     }
 }
@@ -502,17 +534,18 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
         uint32_t v[32];
 
         load_constants<D>(a, it, sh);
-        load_k<D>(k, a, it, it.span.first, first, p0, warp, lane);
-        load_v<D>(v, a, it, it.span.first, first, p0, warp, lane);
         clear_dead_rows<D>(it, sh);
         __syncthreads();
+        load_k<D>(k, a, it, it.span.first, first, p0, warp, lane);
+        load_v<D>(v, a, it, it.span.first, first, p0, warp, lane);
         if (!waited) chain_wait();
         if (!waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
         waited = true;
         prepare<D>(a, it, 0, fresh, sh, warp, lane);
         __syncthreads();
         if (fresh) patch<D>(k, v, it, sh, warp, lane);
-        work<D>(a, it, k, v, first, end, sh, warp, lane);
+        if constexpr (D == 256) work_sliding(a, it, k, v, sh, warp, lane);
+        else work_full(a, it, k, v, end, sh, warp, lane);
     }
     if (!waited) chain_wait();
     else if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
@@ -578,8 +611,8 @@ int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, 
 {
     attn_args a = *args;
     void *params[] = { &a };
-    /* One row sees at most 17 spans. More blocks than items would still take room on an SM from the next product's. */
-    const uint32_t items = rows * a.kv_heads * (rows == 1 ? ATTN_SLIDING_SPANS_MAX - 1 : ATTN_SLIDING_SPANS_MAX);
+    /* One row makes at most 16 items a head. More blocks than items would still take room on an SM from the next product's. */
+    const uint32_t items = rows * a.kv_heads * (rows == 1 ? 16 : ATTN_SLIDING_SPANS_MAX);
     int rc;
 
     if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;

@@ -9,9 +9,8 @@
 #include <new>
 
 #define RING_SLOTS_DEFAULT 10
-#define WAIT_SLOTS_DEFAULT 1
+#define WAIT_SLOTS_DEFAULT 2
 #define L2_BYTES_DEFAULT (20u << 20)
-#define L2_O_BYTES_DEFAULT (16u << 20)
 #define L2_PACE_NS_DEFAULT 250
 #define WINDOW_SLOTS_DEFAULT 3        /* 60 KB per SM: 40 cost bandwidth, 200 cost everybody's latency (bench/RESULTS_cuda.md) */
 
@@ -134,7 +133,6 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
     b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
     b->tuning_l2_bytes = (options->l2_prefetch_bytes == CUDA_L2_DEFAULT ? L2_BYTES_DEFAULT : options->l2_prefetch_bytes) / ROWMM_PREFETCH_PIECE * ROWMM_PREFETCH_PIECE;
-    b->tuning_l2_o_bytes = (options->l2_prefetch_o_bytes == CUDA_L2_DEFAULT ? L2_O_BYTES_DEFAULT : options->l2_prefetch_o_bytes) / ROWMM_PREFETCH_PIECE * ROWMM_PREFETCH_PIECE;
     b->tuning_l2_pace_ns = options->l2_pace_ns ? options->l2_pace_ns : L2_PACE_NS_DEFAULT;
     b->spans_max[CUDA_SLIDING] = ATTN_SLIDING_SPANS_MAX;
     b->spans_max[CUDA_FULL] = attn_full_spans(options->context_max);

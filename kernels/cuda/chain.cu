@@ -51,6 +51,7 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
     a.x = x;
     a.late_trigger = c->first;
+    c->first = false;
     if (next && next_bytes) {
         const uint64_t all = packed_bytes(next->format, next->rows, next->k);
 
@@ -58,7 +59,6 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
         a.next_bytes = next_bytes < all ? next_bytes : (uint32_t)(all / ROWMM_PREFETCH_PIECE * ROWMM_PREFETCH_PIECE);
         a.next_pace_ns = b->tuning_l2_pace_ns;
     }
-    c->first = false;
     a.out = out;
     a.out_slice_stride = (uint64_t)ROWMM_ROWS_MAX * out_stride;
     a.out_stride = out_stride;
@@ -149,7 +149,7 @@ static int layer_launch(struct chain *c, uint32_t i)
     const uint32_t qkv_slots = 10 - (c->rows > 1) - (b->spec.layer[i].type == CUDA_FULL);
     int rc = 0;
 
-    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, b->qkv, l->qkv.rows, ROWMM_PARTIAL, qkv_slots, &l->o, b->tuning_l2_o_bytes);
+    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, b->qkv, l->qkv.rows, ROWMM_PARTIAL, qkv_slots, NULL, 0);
     if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
     if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, b->part, b->spec.hidden, ROWMM_PARTIAL, 10, &l->gate_up, b->tuning_l2_bytes);
     if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL);

@@ -18,7 +18,7 @@ struct cuda_backend {
     struct cuda_options options;      /* pointers in it are borrowed from the caller */
     struct arena arena;
     struct rowmm_tuning tuning;
-    uint32_t tuning_l2_bytes, tuning_l2_o_bytes, tuning_l2_pace_ns;
+    uint32_t tuning_l2_bytes, tuning_l2_pace_ns;
     cudaStream_t stream;
     cudaGraphExec_t graph[GRAPHS];
     uint64_t launched;                /* step number of the last launch */

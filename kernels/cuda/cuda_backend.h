@@ -55,7 +55,6 @@ struct cuda_options {
     uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows; 0 means all of 1, 2, 4, 8, 16 */
     uint32_t ring_slots, window_slots, wait_slots;   /* tuning of rowmm; 0: the measured best */
     uint32_t l2_prefetch_bytes;       /* of gate_up, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
-    uint32_t l2_prefetch_o_bytes;     /* of o, while qkv computes; likewise */
     uint32_t l2_pace_ns;              /* pause of a block between two pieces of 8 KB; 0: the measured best */
 };
 #define CUDA_L2_DEFAULT 0xffffffffu

@@ -323,7 +323,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 48, 1024, 0, 0, 0, CUDA_L2_DEFAULT, 0, true, false, {} };
+    struct settings o = { WEIGHT_FP8, 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, true, false, {} };
     struct model m;
     char *tunings = NULL;
 

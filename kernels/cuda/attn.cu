@@ -4,6 +4,7 @@
  * straight from the pages: no shared memory, so it fits beside a rowmm block whose ring takes nearly all of it. Keys of earlier
  * steps are loaded before the qkv product has ended. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
 #include "attn.h"
+#include "attn_head.cuh"
 #include "device.cuh"
 #include "launch.h"
 #include "shm/error.h"
@@ -54,14 +55,14 @@ struct item {
     uint32_t head;                    /* kv head */
     uint32_t slot;                    /* of the partial result: spans counted from the group's first */
     struct span span;
-    uint32_t paired;                  /* 0, or: key places from here on hold the group's OLDEST span (slot 0) instead */
+    uint32_t paired;                  /* 0, or: key places from here on hold, at first, the group's OLDEST span (slot 0) instead */
 };
 
-/* A single row past its window sees the end of its oldest span and the start of its newest: together one span's worth of keys. One block
- * takes both (two partial results, the same bits), so that 8 heads make 128 items and fit on 132 SMs at once. */
+/* Past its window a group sees the end of its oldest span and the start of its newest: keys of earlier steps together fill less than one
+ * span. One block takes both (two partial results, the same bits), so that 8 heads make 128 items and fit on 132 SMs at once. */
 __device__ __forceinline__ bool pairs_spans(const step_group &g, uint32_t window, uint32_t spans)
 {
-    return g.rows == 1 && window == ATTN_SLIDING_SPAN * 16 && spans == 17;
+    return window == ATTN_SLIDING_SPAN * 16 && spans == 17 && g.first_position >= window && (g.first_position + 1) % ATTN_SLIDING_SPAN != 0;
 }
 
 /* Newest spans first: their blocks have the most to do. Returns false past the last item. */
@@ -90,70 +91,6 @@ __device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t
         index -= items;
     }
     return false;
-}
-
-/* ---- norm and rotation of one head vector by one warp: lane l owns elements 4l.. of each block of 128 ---- */
-
-template <int D> struct head_vector { float x[D / 128][4]; };
-
-template <int D>
-__device__ __forceinline__ void head_load(head_vector<D> &v, const float *from, uint32_t lane)
-{
-#pragma unroll
-    for (int i = 0; i < D / 128; i++) {
-        const float4 f = ld_l2((const float4 *)(from + i * 128 + lane * 4));
-
-        v.x[i][0] = f.x, v.x[i][1] = f.y, v.x[i][2] = f.z, v.x[i][3] = f.w;
-    }
-}
-
-template <int D>
-__device__ __forceinline__ void head_norm(head_vector<D> &v, const __nv_bfloat16 *w, float eps, uint32_t lane)
-{
-    float sum = 0.0f;
-
-#pragma unroll
-    for (int i = 0; i < D / 128; i++)
-#pragma unroll
-        for (int e = 0; e < 4; e++) sum += v.x[i][e] * v.x[i][e];
-    const float inv = rsqrtf(warp_sum(sum) * (1.0f / D) + eps);
-
-#pragma unroll
-    for (int i = 0; i < D / 128; i++) {
-        const uint2 pair = w ? *(const uint2 *)(w + i * 128 + lane * 4) : make_uint2(0x3f803f80u, 0x3f803f80u);
-        const float weight[4] = { bf16_low(pair.x), bf16_high(pair.x), bf16_low(pair.y), bf16_high(pair.y) };
-
-#pragma unroll
-        for (int e = 0; e < 4; e++) v.x[i][e] = v.x[i][e] * inv * weight[e];
-    }
-}
-
-/* Pairs (i, i + D/2) for i < turned. */
-template <int D>
-__device__ __forceinline__ void head_rotate(head_vector<D> &v, const float2 *rope, uint32_t turned, uint32_t lane)
-{
-#pragma unroll
-    for (int i = 0; i < D / 256; i++) {
-        const uint32_t at = i * 128 + lane * 4;
-
-        if (at >= turned) continue;
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const float2 cs = rope[at + e];
-            const float low = v.x[i][e], high = v.x[i + D / 256][e];
-
-            v.x[i][e] = low * cs.x - high * cs.y;
-            v.x[i + D / 256][e] = high * cs.x + low * cs.y;
-        }
-    }
-}
-
-template <int D>
-__device__ __forceinline__ void head_store(const head_vector<D> &v, __nv_bfloat16 *to, float scale, uint32_t lane)
-{
-#pragma unroll
-    for (int i = 0; i < D / 128; i++)
-        *(uint2 *)(to + i * 128 + lane * 4) = make_uint2(pack_bf16(v.x[i][0] * scale, v.x[i][1] * scale), pack_bf16(v.x[i][2] * scale, v.x[i][3] * scale));
 }
 
 /* ---- fragments ---- */
@@ -351,17 +288,24 @@ __device__ __forceinline__ void clear_dead_rows(const item &it, attn_shared<D> &
         for (uint32_t i = threadIdx.x; i < D / 8; i += ATTN_WARPS * 32) *(uint4 *)&sh.q[m][i * 8] = make_uint4(0, 0, 0, 0);
 }
 
-/* Puts the new positions' K and V, just computed, into the fragments. */
+/* Puts the new positions' K, just computed, into the fragments. */
 template <int D>
-__device__ __forceinline__ void patch(uint4 (&k)[8], uint32_t (&v)[32], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void patch_k(uint4 (&k)[8], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
-    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
     const uint32_t key = it.span.first + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4 - it.group.first_position;
 
     if (key < it.group.rows) {        /* unsigned: earlier keys are huge */
 #pragma unroll
         for (int i = 0; i < 8; i++) k[i] = *(const uint4 *)&sh.fresh[2 * key][warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 + i * 32];
     }
+}
+
+/* The same for V. */
+template <int D>
+__device__ __forceinline__ void patch_v(uint32_t (&v)[32], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
+
 #pragma unroll
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
 #pragma unroll
@@ -379,7 +323,7 @@ __device__ __forceinline__ void patch(uint4 (&k)[8], uint32_t (&v)[32], const it
  * holds the scores of 8 keys. Leaves p in shared memory; factor[h]: what the rows g and g + 8 accumulated so far shrinks by. */
 template <int D>
 __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2], const attn_args &a,
-                                              const item &it, uint32_t chunk, uint2 places, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+                                              const item &it, uint32_t chunk, bool oldest, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     using S = attn_shape<D>;
     const uint32_t tile = warp % S::KEY_TILES, g = lane / 4;
@@ -401,8 +345,8 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
         float best = NEVER;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const uint32_t place = tile * 8 + lane % 4 * 2 + e, key = key_at<D>(it, chunk, place);
-            const bool seen = r < it.group.rows && place >= places.x && place < places.y && key <= position && (!a.window || key + a.window > position);
+            const uint32_t place = tile * 8 + lane % 4 * 2 + e, key = chunk + place - (oldest ? 16 * ATTN_SLIDING_SPAN : 0);
+            const bool seen = r < it.group.rows && (!oldest || place >= it.paired) && key <= position && (!a.window || key + a.window > position);
 
             s[h * 2 + e] = seen ? s[h * 2 + e] : NEVER;
             best = fmaxf(best, s[h * 2 + e]);
@@ -466,21 +410,26 @@ __device__ __forceinline__ void store_partial(const attn_args &a, const item &it
     }
 }
 
-/* Sliding layers: one span, or the newest and then the oldest of a paired item, from the same scores. */
-__device__ __forceinline__ void work_sliding(const attn_args &a, const item &it, const uint4 (&k)[8], const uint32_t (&v)[32], attn_shared<256> &sh, uint32_t warp, uint32_t lane)
+/* Sliding layers: one span; or of a paired item the oldest, then, with the new keys in place, the newest. K is done with before the
+ * first p v, else it and V would not fit in the registers. */
+__device__ __forceinline__ void work_sliding(const attn_args &a, const item &it, bool fresh, uint4 (&k)[8], uint32_t (&v)[32], attn_shared<256> &sh, uint32_t warp, uint32_t lane)
 {
-    float scored[4] = {};
+    float old[4] = {}, scored[4] = {};
 
+    if (it.paired) scores<256>(old, k, sh, warp, lane);
+    if (fresh) patch_k<256>(k, it, sh, warp, lane);
     scores<256>(scored, k, sh, warp, lane);
 #pragma unroll 1
-    for (uint32_t turn = 0; turn < (it.paired ? 2 : 1); turn++) {
-        const uint2 places = turn ? make_uint2(it.paired, ATTN_SLIDING_SPAN) : make_uint2(0, it.paired ? it.paired : ATTN_SLIDING_SPAN);
-        float out[attn_shape<256>::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
-        float s[4] = { scored[0], scored[1], scored[2], scored[3] };
+    for (int turn = it.paired ? 0 : 1; turn < 2; turn++) {
+        const bool oldest = turn == 0;
+        float out[attn_shape<256>::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2], s[4];
 
-        softmax_chunk<256>(s, top, sum, factor, a, it, it.span.first, places, 0, sh, warp, lane);
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[i] = oldest ? old[i] : scored[i];
+        if (!oldest && fresh) patch_v<256>(v, it, sh, warp, lane);
+        softmax_chunk<256>(s, top, sum, factor, a, it, it.span.first, oldest, 0, sh, warp, lane);
         accumulate<256>(out, v, sh, lane);
-        store_partial<256>(a, it, turn ? 0 : it.slot, 0, out, top, sum, warp, lane);
+        store_partial<256>(a, it, oldest ? 0 : it.slot, 0, out, top, sum, warp, lane);
         __syncthreads();              /* q and p are written again */
     }
 }
@@ -503,7 +452,7 @@ __device__ __forceinline__ void work_full(const attn_args &a, const item &it, ui
 
             if (!one_chunk) load_k<512>(k, a, it, chunk, 0, end, warp, lane), load_v<512>(v, a, it, chunk, 0, end, warp, lane);
             scores<512>(s, k, sh, warp, lane);
-            softmax_chunk<512>(s, top, sum, factor, a, it, chunk, make_uint2(0, S::KEYS), row, sh, warp, lane);
+            softmax_chunk<512>(s, top, sum, factor, a, it, chunk, false, row, sh, warp, lane);
             if (!one_chunk) {
 #pragma unroll
                 for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
@@ -543,9 +492,12 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
         waited = true;
         prepare<D>(a, it, 0, fresh, sh, warp, lane);
         __syncthreads();
-        if (fresh) patch<D>(k, v, it, sh, warp, lane);
-        if constexpr (D == 256) work_sliding(a, it, k, v, sh, warp, lane);
-        else work_full(a, it, k, v, end, sh, warp, lane);
+        if constexpr (D == 256) {
+            work_sliding(a, it, fresh, k, v, sh, warp, lane);
+        } else {
+            if (fresh) patch_k<D>(k, it, sh, warp, lane), patch_v<D>(v, it, sh, warp, lane);
+            work_full(a, it, k, v, end, sh, warp, lane);
+        }
     }
     if (!waited) chain_wait();
     else if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);

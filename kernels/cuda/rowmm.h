@@ -9,7 +9,7 @@
  * The bits of out[m, :] depend on x[m, :] only: the same instruction and the same split for every m <= 16 and every place.
  * Needs     rows % 16 == 0, k a multiple of 3840 or 4096, slices in {1, 2, 4}, 1 <= m <= 16. One block per SM. Never synchronizes.
  *           Part of a chain of programmatic dependent launches: weights are fetched before the predecessor has ended.
- * Checked   tests/gpu/ops_test.cu against a plain kernel with f64 sums on the same bf16 inputs.
+ * Checked   tests/gpu/rowmm_test.cu against a plain kernel with f64 sums on the same bf16 inputs.
  * Measured  bench/RESULTS_cuda.md. */
 #ifndef SLUICE_CUDA_ROWMM_H
 #define SLUICE_CUDA_ROWMM_H

@@ -1,0 +1,73 @@
+/* kernels/cuda/attn_head.cuh - norm and rotation of one head of q, k or v by one warp, on its way from the qkv product into attention.
+ *
+ * f32 throughout, one rounding to bf16 at the end. Norm weights and rotations come from shared memory: attn.cu loads them before its wait. */
+#ifndef SLUICE_CUDA_ATTN_HEAD_CUH
+#define SLUICE_CUDA_ATTN_HEAD_CUH
+
+#include "device.cuh"
+
+/* ---- norm and rotation of one head vector by one warp: lane l owns elements 4l.. of each block of 128 ---- */
+
+template <int D> struct head_vector { float x[D / 128][4]; };
+
+template <int D>
+__device__ __forceinline__ void head_load(head_vector<D> &v, const float *from, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 128; i++) {
+        const float4 f = ld_l2((const float4 *)(from + i * 128 + lane * 4));
+
+        v.x[i][0] = f.x, v.x[i][1] = f.y, v.x[i][2] = f.z, v.x[i][3] = f.w;
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void head_norm(head_vector<D> &v, const __nv_bfloat16 *w, float eps, uint32_t lane)
+{
+    float sum = 0.0f;
+
+#pragma unroll
+    for (int i = 0; i < D / 128; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) sum += v.x[i][e] * v.x[i][e];
+    const float inv = rsqrtf(warp_sum(sum) * (1.0f / D) + eps);
+
+#pragma unroll
+    for (int i = 0; i < D / 128; i++) {
+        const uint2 pair = w ? *(const uint2 *)(w + i * 128 + lane * 4) : make_uint2(0x3f803f80u, 0x3f803f80u);
+        const float weight[4] = { bf16_low(pair.x), bf16_high(pair.x), bf16_low(pair.y), bf16_high(pair.y) };
+
+#pragma unroll
+        for (int e = 0; e < 4; e++) v.x[i][e] = v.x[i][e] * inv * weight[e];
+    }
+}
+
+/* Pairs (i, i + D/2) for i < turned. */
+template <int D>
+__device__ __forceinline__ void head_rotate(head_vector<D> &v, const float2 *rope, uint32_t turned, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 256; i++) {
+        const uint32_t at = i * 128 + lane * 4;
+
+        if (at >= turned) continue;
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const float2 cs = rope[at + e];
+            const float low = v.x[i][e], high = v.x[i + D / 256][e];
+
+            v.x[i][e] = low * cs.x - high * cs.y;
+            v.x[i + D / 256][e] = high * cs.x + low * cs.y;
+        }
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void head_store(const head_vector<D> &v, __nv_bfloat16 *to, float scale, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 128; i++)
+        *(uint2 *)(to + i * 128 + lane * 4) = make_uint2(pack_bf16(v.x[i][0] * scale, v.x[i][1] * scale), pack_bf16(v.x[i][2] * scale, v.x[i][3] * scale));
+}
+
+#endif

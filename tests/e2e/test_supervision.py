@@ -398,6 +398,7 @@ def test_quarantine():
         skip("build/faulty is not built (make faulty)")
     hang_ms = 10000 if SANITIZED else 1500
     with Server("--restart-budget", "1000", "--hang-timeout-ms", hang_ms) as s:
+        s.faults_wanted = True
         wanted = [r.outcome() for r in asyncio.run(gather_limited(3, [run(s, b) for b in BODIES[:3]]))]
         for role in roles:
             code, _, err = s.command("swap", role, os.path.join(faulty, role))
@@ -429,6 +430,7 @@ def test_poisoned_draft_costs_only_its_drafts():
     if not os.access(exe, os.X_OK):
         skip("build/faulty is not built (make faulty)")
     with Server("--restart-budget", "1000") as s:
+        s.faults_wanted = True
         wanted = asyncio.run(run(s, fault("draft", "segv"))).outcome()
         code, _, err = s.command("swap", "draft", exe)
         assert code == 0, err

@@ -170,7 +170,7 @@ static int read_file(struct options *o, const char *path, char *err, size_t err_
         snprintf(source, sizeof source, "%s:%d", path, number);
         if (!*text || *text == '#') continue;
         if (!equals) {
-            snprintf(err, err_bytes, "%s: expected `name = value`", source);
+            snprintf(err, err_bytes, "%s: expected `name = value`, not \"%.100s\"", source, text);
             rc = -E_CONFIG;
             break;
         }

@@ -49,6 +49,20 @@ void engine_open_forward(struct engine *e, struct stage *s, uint32_t rows_max)
     forward_set_progress(e->forward, beat, s);
 }
 
+struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s)
+{
+    struct tokenizer *t = NULL;
+    const uint8_t *bytes;
+    uint64_t byte_count;
+    char err[512] = "";
+
+    if (model_files_find(&e->files, "tokenizer.json", &bytes, &byte_count) != 0) stage_exit(s, EXIT_CONFIG, "the checkpoint has no tokenizer.json");
+    if (tokenizer_open(&t, (const char *)bytes, byte_count, err, sizeof err) != 0) stage_exit(s, EXIT_CONFIG, "tokenizer.json cannot be used: %s", err);
+    if (tokenizer_vocab_count(t) > e->config.vocab)
+        stage_exit(s, EXIT_CONFIG, "tokenizer.json has ids up to %u, the model knows %u tokens", tokenizer_vocab_count(t) - 1, e->config.vocab);
+    return t;
+}
+
 uint32_t engine_finish_by_token(const struct generation_config *g, const struct request_params *p, uint32_t token)
 {
     for (uint32_t i = 0; i < p->stop_token_count && i < STOP_TOKENS_MAX; i++)

@@ -8,6 +8,7 @@
 
 #include "model/config.h"
 #include "model/forward.h"
+#include "model/tokenizer.h"
 #include "model/weights.h"
 #include "shm/stage.h"
 
@@ -26,6 +27,9 @@ void engine_open_config(struct engine *e, struct stage *s);
 
 /* Also weights, KV arena and a forward pass of up to rows_max rows a call, which beats the stage's heart. */
 void engine_open_forward(struct engine *e, struct stage *s, uint32_t rows_max);
+
+/* The checkpoint's tokenizer, checked against the model's vocabulary; open until the process ends. Exits on failure. */
+struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s);
 
 /* Does this token end the output of a request? The one rule, for verify (which ends there) and detokenize
  * (which does not print it). FINISH_NONE, FINISH_EOS or FINISH_STOP_TOKEN. */

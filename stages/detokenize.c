@@ -277,16 +277,10 @@ static void scan(struct detokenize *k)
 
 static void attach(struct detokenize *k, int argc, char **argv)
 {
-    const uint8_t *bytes;
-    uint64_t byte_count;
-    char err[512] = "";
-
     stage_attach(&k->stage, ROLE_DETOKENIZE, "turns tokens into text, reasoning and tool calls", argc, argv);
     table_attach(&k->table, &k->stage);
     engine_open_config(&k->engine, &k->stage);
-    if (model_files_find(&k->engine.files, "tokenizer.json", &bytes, &byte_count) != 0) stage_exit(&k->stage, EXIT_CONFIG, "the checkpoint has no tokenizer.json");
-    if (tokenizer_open(&k->tokenizer, (const char *)bytes, byte_count, err, sizeof err) != 0)
-        stage_exit(&k->stage, EXIT_CONFIG, "tokenizer.json cannot be used: %s", err);
+    k->tokenizer = engine_open_tokenizer(&k->engine, &k->stage);
     output_grammar_init(&k->grammar, k->tokenizer);
     k->seq = calloc(k->table.limits.slot_count, sizeof *k->seq);
     if (!k->seq) stage_exit(&k->stage, EXIT_MISSING, "out of memory");

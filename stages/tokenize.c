@@ -37,21 +37,6 @@ struct tokenize {
 
 /* ---- attach -------------------------------------------------------------------- */
 
-static void open_tokenizer(struct tokenize *k)
-{
-    const uint8_t *bytes;
-    uint64_t byte_count;
-    char err[512] = "";
-
-    if (model_files_find(&k->engine.files, "tokenizer.json", &bytes, &byte_count) != 0)
-        stage_exit(&k->stage, EXIT_CONFIG, "the checkpoint has no tokenizer.json");
-    if (tokenizer_open(&k->tokenizer, (const char *)bytes, byte_count, err, sizeof err) != 0)
-        stage_exit(&k->stage, EXIT_CONFIG, "tokenizer.json cannot be used: %s", err);
-    if (tokenizer_vocab_count(k->tokenizer) > k->engine.config.vocab)
-        stage_exit(&k->stage, EXIT_CONFIG, "tokenizer.json has ids up to %u, the model knows %u tokens", tokenizer_vocab_count(k->tokenizer) - 1,
-                   k->engine.config.vocab);
-}
-
 /* tokenizer_config.json gives the template its special tokens: a text, or an object with "content". */
 static void open_template_tokens(struct tokenize *k)
 {
@@ -276,7 +261,7 @@ int main(int argc, char **argv)
     stage_attach(&k.stage, ROLE_TOKENIZE, "turns chat messages into prompt tokens", argc, argv);
     table_attach(&k.table, &k.stage);
     engine_open_config(&k.engine, &k.stage);
-    open_tokenizer(&k);
+    k.tokenizer = engine_open_tokenizer(&k.engine, &k.stage);
     open_template_tokens(&k);
     open_template(&k);
     in = &k.stage.ring[RING_GATEWAY_TOKENIZE];

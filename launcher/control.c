@@ -60,12 +60,13 @@ int control_open(struct server *v, char *err, size_t err_bytes)
 
 void control_close(struct server *v)
 {
-    for (unsigned i = 0; i < CLIENTS_MAX; i++)
-        if (v->client[i].fd >= 0) close(v->client[i].fd);
+    if (v->listen_fd >= 0) close(v->listen_fd);
     close(v->control_fd);
     v->control_fd = -1;
     unlink(v->control_path);
     if (v->made_run_dir) rmdir(v->run_dir);
+    for (unsigned i = 0; i < CLIENTS_MAX; i++) /* last: `sluice stop` takes it as the sign that port and directory are free */
+        if (v->client[i].fd >= 0) close(v->client[i].fd);
 }
 
 void control_accept(struct server *v)

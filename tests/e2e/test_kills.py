@@ -59,15 +59,13 @@ class Streams:
 
 
 async def harm(server, number, count, rng, pause_s, one_at_a_time):
-    """Signals `count` ready stages; [(role, moment)]. One at a time: only when all stages are ready, so that a pause has one cause."""
+    """Signals `count` ready stages; [(role, moment)]. One at a time: so that a pause has one cause."""
     hits = []
     order = [ROLES[i % len(ROLES)] for i in range(count)]
     rng.shuffle(order)
     pids = {}
     for role in order:
         await asyncio.sleep(rng.uniform(*pause_s))
-        if one_at_a_time:
-            await asyncio.to_thread(server.settle)
         for _ in range(100000):
             stage = await asyncio.to_thread(server.stage, role)
             if stage["state"] == "ready" and stage["pid"] != pids.get(role):
@@ -76,6 +74,11 @@ async def harm(server, number, count, rng, pause_s, one_at_a_time):
         pids[role] = stage["pid"]
         hits.append((role, time.monotonic()))
         os.kill(stage["pid"], number)
+        while one_at_a_time:  # a stopped stage looks ready until it is missed: wait for another one in its place
+            now = await asyncio.to_thread(server.stage, role)
+            if now["state"] == "ready" and now["pid"] != stage["pid"]:
+                break
+            await asyncio.sleep(0.05)
     return hits
 
 

@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -245,8 +246,9 @@ int child_swap(struct server *v, struct child *c, const char *exe, int client, c
         snprintf(err, err_bytes, "another swap of %s is under way; try again when it is done", role_name(c->role));
         return -E_BUSY;
     }
-    if (!to_default && access(exe, X_OK) != 0) {
-        snprintf(err, err_bytes, "%s cannot be executed: %s", exe, strerror(errno));
+    struct stat st;
+    if (!to_default && (access(exe, X_OK) != 0 || stat(exe, &st) != 0 || !S_ISREG(st.st_mode))) {
+        snprintf(err, err_bytes, "%s cannot be executed: %s", exe, access(exe, X_OK) == 0 ? "it is not a file" : strerror(errno));
         return -E_CONFIG;
     }
     snprintf(c->exe, sizeof c->exe, "%s", to_default ? c->default_exe : exe);

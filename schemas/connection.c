@@ -38,12 +38,12 @@ static size_t unsent(const struct connection *c)
 void connection_send(struct connection *c, const char *data, size_t bytes)
 {
     char size[24];
-    int n;
 
     if (c->dead || bytes == 0) return;
     if (c->chunked) {
-        n = snprintf(size, sizeof size, "%zx\r\n", bytes);
+        const int n = snprintf(size, sizeof size, "%zx\r\n", bytes);
         bufferevent_write(c->bev, size, (size_t)n);
+        c->sent_bytes += (size_t)n + 2;
     }
     bufferevent_write(c->bev, data, bytes);
     if (c->chunked) bufferevent_write(c->bev, "\r\n", 2);
@@ -64,7 +64,7 @@ void connection_flush_ws(struct connection *c)
 
 /* ---- ending -------------------------------------------------------------------------- */
 
-void connection_kill(struct connection *c)
+static void connection_kill(struct connection *c)
 {
     if (c->dead) return;
     c->dead = true;
@@ -77,6 +77,7 @@ void connection_kill(struct connection *c)
 static void linger(struct connection *c)
 {
     c->mode = c->mode == CONNECTION_WEBSOCKET ? CONNECTION_WEBSOCKET : CONNECTION_LINGER;
+    c->deadline_ns = clock_ns() + LINGER_NS;
     if (shutdown(bufferevent_getfd(c->bev), SHUT_WR) != 0) connection_kill(c);
 }
 
@@ -324,9 +325,10 @@ void connections_sweep(struct front *f, uint64_t now)
 {
     for (struct connection *c = f->connections; c; c = c->next) {
         if (c->dead) continue;
-        if (c->closing) {
-            if (now > c->deadline_ns) connection_kill(c);
-        } else if (is_stuck(c, now)) {
+        const bool stuck = is_stuck(c, now);
+        if (c->closing) { /* one who reads slowly still gets all of it */
+            if (now > c->deadline_ns && (stuck || unsent(c) == 0)) connection_kill(c);
+        } else if (stuck) {
             if (c->mode == CONNECTION_WEBSOCKET) connection_close_ws(c, WEBSOCKET_OVERLOAD, "you read too slowly");
             else connection_kill(c);
         } else if (c->mode == CONNECTION_WEBSOCKET) sweep_ws(c, now);

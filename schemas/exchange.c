@@ -125,13 +125,18 @@ int exchange_start(struct exchange *x, struct fault *f)
 
 /* ---- answers ------------------------------------------------------------------------ */
 
-static void fail(struct exchange *x, const struct fault *f)
+void exchange_fail(struct exchange *x, const struct fault *f)
 {
     struct connection *c = x->connection;
     struct wire event = {0};
 
-    if (c->mode == CONNECTION_WEBSOCKET) session_fault(c, f, x->has_stream_id ? x->stream_id : NULL);
-    else if (!x->head_sent) routes_fault(c, f);
+    if (c->mode == CONNECTION_WEBSOCKET) {
+        session_fault(c, f, x->has_stream_id ? x->stream_id : NULL);
+        exchange_drop(x, true);
+        session_next(c);
+        return;
+    }
+    if (!x->head_sent) routes_fault(c, f);
     else { /* a fault in mid-stream is an event, not silence */
         wire_text(&event, "event: error\ndata: {\"type\":\"error\",\"error\":");
         fault_object(&event, f);
@@ -222,7 +227,7 @@ static void stream(struct exchange *x)
             struct fault f;
             fault_set(&f, 500, "quarantined", NULL, "This request was stopped because it made the gateway fail repeatedly.");
             wire_free(&out);
-            fail(x, &f);
+            exchange_fail(x, &f);
             return;
         }
         if (!stream_choice(x, &x->watcher[i], v, &out)) break;
@@ -277,14 +282,14 @@ static void body(struct exchange *x)
         const enum outcome outcome = view_outcome(&views[i], &f);
         if (outcome == OUTCOME_RUNNING) return;
         if (outcome == OUTCOME_ENDED) continue;
-        fail(x, &f);
+        exchange_fail(x, &f);
         return;
     }
     f.status = 0;
     if (x->request.api == API_RESPONSES) responses_body(&views[0], &out, &f);
     else if (x->request.api == API_CHAT) chat_body(views, x->count, &out, &f);
     else completions_body(views, x->count, x->request.prompt_count, &out, &f);
-    if (f.status) fail(x, &f);
+    if (f.status) exchange_fail(x, &f);
     else {
         routes_answer(c, 200, "application/json", out.data, out.bytes);
         exchange_drop(x, false);
@@ -300,7 +305,7 @@ void exchange_pump(struct exchange *x)
     if (c->dead || !x->started || x->placed == 0) return;
     if (x->request.params.sampling.want_logprobs && !vocabulary_ready(c->front) && c->front->tokenizer_failed) {
         fault_set(&f, 500, "server_error", "logprobs", "Log probabilities are not available: the tokenizer cannot be loaded.");
-        fail(x, &f);
+        exchange_fail(x, &f);
         return;
     }
     if (!x->stream) {
@@ -310,7 +315,7 @@ void exchange_pump(struct exchange *x)
     if (c->mode != CONNECTION_WEBSOCKET && !x->head_sent) {
         if (!prompts_are_known(x, &f)) return;
         if (f.status) {
-            fail(x, &f);
+            exchange_fail(x, &f);
             return;
         }
         routes_stream_head(c);

@@ -95,7 +95,7 @@ struct connection {
 
 struct slot_state {
     uint32_t generation;      /* that the view and the watchers speak of; 0: none */
-    bool has_view, retained;
+    bool has_view;
     struct view view;
     struct watcher *watchers; /* borrowed from their exchanges */
     uint64_t alone_ns;        /* since when a running response has no client; 0: it has one */
@@ -142,7 +142,6 @@ void connection_flush_ws(struct connection *c);
 void connection_finish(struct connection *c);
 /* WebSocket: a close frame, then connection_finish. */
 void connection_close_ws(struct connection *c, uint16_t code, const char *reason);
-void connection_kill(struct connection *c);
 /* An HTTP answer is complete: the next request, or the end. */
 void connection_answered(struct connection *c);
 void connections_reap(struct front *f);
@@ -176,6 +175,8 @@ struct exchange *exchange_new(struct connection *c, struct request *r);
 int exchange_start(struct exchange *x, struct fault *f);
 /* Sends what there is to send, as far as there is room. May end the exchange and mark the connection dead. */
 void exchange_pump(struct exchange *x);
+/* Ends it with an error: a frame, an answer, or an event in mid-stream. Frees it. */
+void exchange_fail(struct exchange *x, const struct fault *f);
 /* Takes it out of every list and frees it. cancel: nobody will come back for its responses. */
 void exchange_drop(struct exchange *x, bool cancel);
 

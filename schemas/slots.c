@@ -152,7 +152,8 @@ void slots_place_waiting(struct front *f)
         f->waiting = x->next_waiting;
         f->waiting_count--;
         x->waiting = false;
-        exchange_pump(x);
+        if (rc == 0) exchange_pump(x);
+        else exchange_fail(x, &fault);
     }
 }
 

@@ -11,7 +11,8 @@ import time
 
 from server import SANITIZED, Server, main, scaled
 from workload import bodies
-from wsclient import BINARY, CLOSE, PING, TEXT, Closed, Refused, Result, ServerError, WebSocket, follow, http, run
+from wsclient import (BINARY, CLOSE, PING, TEXT, Closed, Refused, Result, ServerError, WebSocket, body_pieces, follow, http, http_request,
+                      read_head, run)
 
 GOOD = bodies(8, least=60, most=160)
 BODY = {"input": "Say hello.", "max_output_tokens": 8, "temperature": 0}
@@ -448,6 +449,53 @@ def test_all_at_once():
     attack(everything)
 
 
+def test_late_refusal():
+    """A request that turns out to be too large for its slot is refused also when it had to wait for one, and its lane goes on."""
+    with Server("--max-context", "4096", "--max-message-mib", "1", "--slots", "1", "--max-sequences", "1") as s:
+        large = {**BODY, "instructions": "x" * 900000}  # stands twice in the record: once for the model, once for the answer
+
+        async def go():
+            for over_http in (True, False):
+                busy = await WebSocket.open(s)
+                await busy.send({"type": "response.create", "input": "Tell me a story.", "max_output_tokens": 3000, "ignore_eos": True})
+                while (await busy.receive())["type"] != "response.output_text.delta":
+                    pass
+                if over_http:
+                    waiting = asyncio.ensure_future(http(s, "POST", "/v1/responses", large))
+                else:
+                    ws = await WebSocket.open(s)
+                    await ws.send({"type": "response.create", "stream_id": "a", **large})
+                    await ws.send({"type": "response.create", "stream_id": "a", **BODY})
+                await asyncio.sleep(0.3)
+                await busy.close()
+                if over_http:
+                    status, _, data = await waiting
+                    assert status == 413 and json.loads(data)["error"]["code"] == "request_too_large", (status, data[:300])
+                else:
+                    event = await ws.receive()
+                    assert event["type"] == "error" and event["status"] == 413 and event["stream_id"] == "a", event
+                    assert (await follow(ws, Result())).final["type"] in ("response.completed", "response.incomplete")
+                    await ws.close()
+        asyncio.run(go())
+
+
+def test_long_answer_slowly_read():
+    """The last answer of a connection arrives whole, however long its reader pauses within the patience of the server."""
+    with Server() as s:
+        async def go():
+            reader, writer = await asyncio.open_connection(s.host, s.port, limit=4096)
+            writer.write(http_request(s, "POST", "/tokenize", {"prompt": "hello you " * 200000, "return_token_strs": True}))
+            await writer.drain()
+            writer.transport.pause_reading()
+            await asyncio.sleep(4)
+            writer.transport.resume_reading()
+            status, headers = await read_head(reader)
+            body = b"".join([p async for p in body_pieces(reader, headers)])
+            assert status == 200 and len(body) > 8 << 20 and json.loads(body)["count"] > 200000, (status, len(body))
+            writer.close()
+        asyncio.run(go())
+
+
 def test_api_keys():
     """With keys configured: no key, a wrong one, and the right one by header and by subprotocol."""
     import os
@@ -484,4 +532,5 @@ def test_api_keys():
 
 
 if __name__ == "__main__":
-    main(test_bad_messages, test_bad_frames, test_bad_http, test_too_much, test_all_at_once, test_api_keys)
+    main(test_bad_messages, test_bad_frames, test_bad_http, test_too_much, test_all_at_once, test_late_refusal, test_long_answer_slowly_read,
+         test_api_keys)

@@ -7,10 +7,11 @@
 #include <stdio.h>
 #include <string.h>
 
-/* The library recurses: what it is given must be shallow. Brackets are counted outside of strings, nothing else is judged here. */
-static bool is_shallow(const char *text, size_t bytes)
+/* The library recurses, and takes a hundred times the memory of a text like [0,0,0...]: what it is given must be shallow and have
+ * few values. Brackets, commas and colons are counted outside of strings, nothing else is judged here. */
+static int check_size(const char *text, size_t bytes, struct fault *f)
 {
-    unsigned depth = 0;
+    size_t depth = 0, values = 1, members = 0;
     bool in_string = false;
 
     for (size_t i = 0; i < bytes; i++) {
@@ -20,20 +21,22 @@ static bool is_shallow(const char *text, size_t bytes)
             else if (c == '"') in_string = false;
         } else if (c == '"') in_string = true;
         else if (c == '{' || c == '[') {
-            if (++depth > FIELD_DEPTH_MAX) return false;
+            values++;
+            if (++depth > FIELD_DEPTH_MAX) return fault_set(f, 400, "invalid_json", NULL, "The JSON is nested deeper than %u levels.", FIELD_DEPTH_MAX);
         } else if ((c == '}' || c == ']') && depth > 0) depth--;
+        else if (c == ',') values++;
+        else if (c == ':') members++;
     }
-    return true;
+    if (values > FIELD_VALUES_MAX) return fault_set(f, 400, "invalid_json", NULL, "The JSON has more than %u values.", FIELD_VALUES_MAX);
+    if (members > FIELD_MEMBERS_MAX) return fault_set(f, 400, "invalid_json", NULL, "The JSON has more than %u object members.", FIELD_MEMBERS_MAX);
+    return 0;
 }
 
 json_t *field_parse(const char *text, size_t bytes, struct fault *f)
 {
     json_error_t error;
 
-    if (!is_shallow(text, bytes)) {
-        fault_set(f, 400, "invalid_json", NULL, "The JSON is nested deeper than %u levels.", FIELD_DEPTH_MAX);
-        return NULL;
-    }
+    if (check_size(text, bytes, f) < 0) return NULL;
     json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!value) {
         fault_set(f, 400, "invalid_json", NULL, "The body is not valid JSON: %s (line %d, column %d).", error.text, error.line, error.column);

@@ -1,7 +1,7 @@
 /* schemas/field.h - JSON from outside: parsed strictly, read field by field.
  *
- * Refused before anything looks at it: nesting deeper than FIELD_DEPTH_MAX, duplicate
- * keys, text that is not UTF-8, "\u0000", numbers beyond 64 bits, trailing bytes. Each
+ * Refused before anything looks at it: nesting deeper than FIELD_DEPTH_MAX, more values
+ * or members than FIELD_VALUES_MAX and FIELD_MEMBERS_MAX, duplicate keys, text that is not UTF-8, "\u0000", numbers beyond 64 bits, trailing bytes. Each
  * reader returns 1 when the field is there and right, 0 when it is absent or null,
  * -E_FORMAT with a fault that names it. */
 #ifndef SLUICE_SCHEMAS_FIELD_H
@@ -13,6 +13,8 @@
 #include <stdbool.h>
 
 #define FIELD_DEPTH_MAX 32u
+#define FIELD_VALUES_MAX (1u << 20) /* reading a million takes a tenth of a second, in which nobody else is served */
+#define FIELD_MEMBERS_MAX (1u << 17)
 
 /* A new reference, or NULL with a fault (400, code invalid_json). */
 json_t *field_parse(const char *text, size_t bytes, struct fault *f);

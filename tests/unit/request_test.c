@@ -82,6 +82,32 @@ static void test_deep_json_is_refused(void **state)
     assert_non_null(strstr(f.message, "nested"));
 }
 
+static void expect_too_many(const char *begin, const char *unit, size_t count, const char *end, const char *what)
+{
+    const size_t unit_bytes = strlen(unit);
+    char *text = malloc(strlen(begin) + count * unit_bytes + strlen(end) + 1);
+    struct request r;
+    struct fault f;
+
+    assert_non_null(text);
+    strcpy(text, begin);
+    char *at = text + strlen(begin);
+    for (size_t i = 0; i < count; i++, at += unit_bytes) memcpy(at, unit, unit_bytes);
+    strcpy(at, end);
+    assert_true(read_text(&r, API_RESPONSES, false, text, &f) < 0);
+    if (!strstr(f.message, what)) fail_msg("%s: expected %s", f.message, what);
+    free(text);
+}
+
+static void test_json_of_very_many_values_is_refused(void **state)
+{
+    (void)state;
+    expect_too_many("{\"input\":[", "0,", FIELD_VALUES_MAX, "0]}", "values");
+    expect_too_many("{\"input\":[", "[],", FIELD_VALUES_MAX / 2, "0]}", "values");
+    expect_too_many("{\"input\":[", "{\"\":0},", FIELD_MEMBERS_MAX, "{}]}", "members");
+    expect_too_many("{\"input\":\"", ",:[{", FIELD_VALUES_MAX, "\",\"no_such\":0}", "no_such"); /* inside a string they are text */
+}
+
 static json_t *messages_of(struct request *r)
 {
     return json_object_get(r->chat[0], "messages");
@@ -201,7 +227,8 @@ static void test_a_record_reads_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faults_name_what_is_wrong), cmocka_unit_test(test_deep_json_is_refused), cmocka_unit_test(test_items_become_messages),
+        cmocka_unit_test(test_faults_name_what_is_wrong), cmocka_unit_test(test_deep_json_is_refused), cmocka_unit_test(test_json_of_very_many_values_is_refused),
+        cmocka_unit_test(test_items_become_messages),
         cmocka_unit_test(test_parameters_reach_the_record), cmocka_unit_test(test_a_conversation_goes_on_from_the_log), cmocka_unit_test(test_a_record_reads_back),
     };
 

@@ -198,7 +198,18 @@ static void attach(struct front *f, int argc, char **argv)
 
 /* ---- the end ------------------------------------------------------------------------- */
 
-/* WebSockets hear 1012, "come back"; what is written goes out. Responses run on in the other stages. */
+/* Who waits for an answer over HTTP hears why it does not come; nobody can resume it there. */
+static void refuse_late(struct connection *c)
+{
+    struct fault f;
+
+    fault_set(&f, 503, "server_restarts", NULL, "The server stops or restarts; ask again in a moment.");
+    if (c->exchanges) exchange_fail(c->exchanges, &f);
+    else if (c->again) routes_fault(c, &f);
+    connection_finish(c);
+}
+
+/* WebSockets hear 1012, "come back", and their responses run on in the other stages; what is written goes out. */
 static void say_goodbye(struct front *f)
 {
     const uint64_t until_ns = clock_ns() + GOODBYE_NS;
@@ -210,7 +221,7 @@ static void say_goodbye(struct front *f)
     for (struct connection *c = f->connections; c; c = c->next) {
         if (c->dead || c->closing) continue;
         if (c->mode == CONNECTION_WEBSOCKET) connection_close_ws(c, WEBSOCKET_RESTART, "server restarts");
-        else connection_finish(c);
+        else refuse_late(c);
     }
     do {
         event_base_loopexit(f->base, &slice);

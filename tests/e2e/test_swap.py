@@ -7,7 +7,7 @@ import sys
 
 from server import BUILD, ROOT, Server, main, skip, wait_until
 from workload import bodies
-from wsclient import gather_limited, run
+from wsclient import gather_limited, http, run, sse
 
 LOOKUP = os.path.join(ROOT, "examples", "draft_lookup.py")
 BODIES = bodies(8, least=150, most=300)
@@ -89,6 +89,28 @@ def test_same_stage_from_elsewhere():
         assert sum(s.restarts().values()) == 0, s.restarts()
 
 
+def test_gateway_leaves_over_http():
+    """HTTP cannot resume: who waits for an answer when the gateway is replaced hears that, in a status line or in an event."""
+    with Server() as s:
+        async def go():
+            body = {"input": "Tell me a story.", "max_output_tokens": 4000, "ignore_eos": True}
+            events = sse(s, "/v1/responses", {**body, "stream": True})
+            first = await events.__anext__()
+            assert first["type"] == "response.created", first
+            whole = asyncio.ensure_future(http(s, "POST", "/v1/responses", body))
+            await asyncio.sleep(0.3)
+            acting = asyncio.ensure_future(asyncio.to_thread(s.command, "swap", "gateway", "--default"))
+            last = first
+            async for event in events:
+                last = event
+            assert last["type"] == "error" and last["error"]["code"] == "server_restarts", last
+            status, headers, data = await whole
+            assert status == 503 and b"server_restarts" in data and headers.get("retry-after"), (status, headers, data)
+            assert (await acting)[0] == 0
+            assert (await run(s, BODIES[0])).final
+        asyncio.run(go())
+
+
 def test_broken_executable():
     """What cannot run is refused or taken back, and the default serves on."""
     with Server() as s:
@@ -114,4 +136,4 @@ def test_broken_executable():
 
 
 if __name__ == "__main__":
-    main(test_same_stage_from_elsewhere, test_python_drafter, test_broken_executable)
+    main(test_same_stage_from_elsewhere, test_python_drafter, test_gateway_leaves_over_http, test_broken_executable)

@@ -156,11 +156,6 @@ void http_next(struct http_reader *h)
     http_parser_pause(&h->parser, 0);
 }
 
-bool http_is_idle(const struct http_reader *h)
-{
-    return h->url.bytes == 0 && h->header_count == 0;
-}
-
 enum http_progress http_feed(struct http_reader *h, const char *data, size_t bytes, size_t *taken)
 {
     const bool head_was_done = h->head_done;
@@ -213,7 +208,7 @@ void http_path(const struct http_reader *h, char path[HTTP_PATH_BYTES_MAX])
     path[url.field_data[UF_PATH].len] = '\0';
 }
 
-const char *http_status_text(int status)
+static const char *status_text(int status)
 {
     switch (status) {
     case 101: return "Switching Protocols";
@@ -243,9 +238,9 @@ void http_head(struct wire *out, int status, const char *content_type, int64_t b
     char date[40] = "";
 
     if (gmtime_r(&now, &utc)) strftime(date, sizeof date, "%a, %d %b %Y %H:%M:%S GMT", &utc); /* no locale is ever set: English names */
-    wire_format(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nServer: sluice\r\nX-Content-Type-Options: nosniff\r\n", status, http_status_text(status), date);
+    wire_format(out, "HTTP/1.1 %d %s\r\nDate: %s\r\nServer: sluice\r\nX-Content-Type-Options: nosniff\r\n", status, status_text(status), date);
     if (content_type) wire_format(out, "Content-Type: %s\r\n", content_type);
     if (body_bytes >= 0) wire_format(out, "Content-Length: %lld\r\n", (long long)body_bytes);
-    else wire_text(out, "Transfer-Encoding: chunked\r\n");
+    else if (body_bytes == HTTP_CHUNKED) wire_text(out, "Transfer-Encoding: chunked\r\n");
     wire_format(out, "Connection: %s\r\n", keep_alive ? "keep-alive" : "close");
 }

@@ -46,9 +46,6 @@ enum http_progress http_feed(struct http_reader *h, const char *data, size_t byt
 /* Ready for the next request of the same connection. */
 void http_next(struct http_reader *h);
 
-/* True while no byte of a request has been seen. */
-bool http_is_idle(const struct http_reader *h);
-
 /* A header by its lower-case name, or NULL; borrowed until http_next. */
 const char *http_header(const struct http_reader *h, const char *name);
 /* Does a comma-separated header hold this word (any case)? */
@@ -56,8 +53,8 @@ bool http_has_token(const struct http_reader *h, const char *name, const char *w
 /* The path without query, NUL-terminated; "" when it is no path. */
 void http_path(const struct http_reader *h, char path[HTTP_PATH_BYTES_MAX]);
 
-const char *http_status_text(int status);
-/* Status line and common headers, up to and without the empty line. body_bytes < 0: chunked. */
+/* Status line and common headers, up to and without the empty line. body_bytes: how long the body is, or one of these. */
+enum http_body { HTTP_CHUNKED = -1, HTTP_UNTIL_CLOSE = -2, HTTP_NO_BODY = -3 };
 void http_head(struct wire *out, int status, const char *content_type, int64_t body_bytes, bool keep_alive);
 
 #endif

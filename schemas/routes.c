@@ -53,7 +53,7 @@ static void answer(struct connection *c, int status, const char *content_type, c
     const bool no_body = c->http.parser.method == HTTP_HEAD;
     struct wire out = {0};
 
-    head(c, status, content_type, (int64_t)bytes, more, &out);
+    head(c, status, content_type, status == 204 ? HTTP_NO_BODY : (int64_t)bytes, more, &out);
     if (!no_body) wire_add(&out, body, bytes);
     connection_send(c, out.data, out.bytes);
     wire_free(&out);
@@ -84,20 +84,7 @@ void routes_stream_head(struct connection *c)
     struct wire out = {0};
 
     if (!chunked) c->keep_alive = false; /* HTTP/1.0: the end of the connection is the end of the body */
-    http_head(&out, 200, "text/event-stream; charset=utf-8", chunked ? -1 : 0, c->keep_alive);
-    if (!chunked) { /* a length of zero would be wrong: say none */
-        char *at = strstr(out.data, "Content-Length: 0\r\n");
-        const size_t n = strlen("Content-Length: 0\r\n");
-        if (at) {
-            memmove(at, at + n, strlen(at + n) + 1);
-            out.bytes -= n;
-        }
-    }
-    if (!c->request_id[0]) name_request(c);
-    const char *origin = http_header(&c->http, "origin");
-    wire_format(&out, "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\nX-Request-Id: %s\r\n", c->request_id);
-    if (origin) wire_format(&out, "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n", origin);
-    wire_text(&out, "\r\n");
+    head(c, 200, "text/event-stream; charset=utf-8", chunked ? HTTP_CHUNKED : HTTP_UNTIL_CLOSE, "Cache-Control: no-cache\r\nX-Accel-Buffering: no\r\n", &out);
     connection_send(c, out.data, out.bytes);
     wire_free(&out);
     c->chunked = chunked;
@@ -311,11 +298,17 @@ static void dispatch(struct connection *c, enum route route, const char *rest)
     }
 }
 
-/* What a browser asks before it lets a page of another origin send JSON. */
+/* What a browser asks before it lets a page of another origin send JSON. An origin that may speak to us may send any
+ * header: the client libraries add some of their own. */
 static void preflight(struct connection *c)
 {
-    answer(c, 204, NULL, "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: Authorization, Content-Type, X-Request-Id\r\n"
-                         "Access-Control-Max-Age: 600\r\n", "", 0);
+    const char *wanted = http_header(&c->http, "access-control-request-headers");
+    struct wire more = {0};
+
+    wire_format(&more, "Access-Control-Allow-Methods: GET, POST, OPTIONS\r\nAccess-Control-Allow-Headers: %s\r\nAccess-Control-Max-Age: 600\r\n",
+                wanted && *wanted ? wanted : "Authorization, Content-Type, X-Request-Id");
+    answer(c, 204, NULL, more.data, "", 0);
+    wire_free(&more);
 }
 
 void routes_handle(struct connection *c)

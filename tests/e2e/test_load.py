@@ -8,6 +8,7 @@ they were after a warm-up that was just as wide.
 import asyncio
 import json
 import random
+import time
 
 from server import SANITIZED, SCALE, Server, main, scaled, wait_until
 from workload import as_chat, bodies
@@ -127,13 +128,18 @@ CUT = (cancelled, cancelled, dropped, http_dropped)
 
 
 async def connection(server, queue, t, rng):
-    ws = await WebSocket.open(server)
+    ws, used = await WebSocket.open(server), time.monotonic()
     while queue:
         i, is_cut = queue.pop()
         kind = rng.choice(CUT if is_cut else ALONE)
         t.note(kind.__name__)
         try:
+            if time.monotonic() - used > 20:  # nobody read it meanwhile: pings of the server may be waiting in vain
+                ws.drop()
+                ws = await WebSocket.open(server)
             await kind(server, i, t, rng, ws)
+            if kind in (by_websocket, cancelled, dropped_and_resumed):
+                used = time.monotonic()
         except (Closed, Refused) as e:
             raise AssertionError(f"{kind.__name__} of request {i}: {e!r}") from e
     await ws.close()

@@ -1,7 +1,7 @@
 /* launcher/control.c - the control socket of the run directory: one JSON object a line, one answer a line.
  *
  * {"command":"status"} | {"command":"swap","stage":"draft","exe":"/path"|"--default"} | {"command":"drain"} | {"command":"stop"}
- * Answers: the status object, {"ok":true}, or {"error":"..."}. Only this user can connect (directory mode 0700). */
+ * Answers: the status object, {"ok":true}, or {"error":"..."}. Only this user can connect (socket mode 0600). */
 #include "launcher/server.h"
 
 #include "shm/clock.h"
@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -49,7 +50,7 @@ int control_open(struct server *v, char *err, size_t err_bytes)
     }
     unlink(v->control_path); /* left by one that was killed together with its keeper */
     const int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    if (fd < 0 || bind_socket(fd, v->control_path) != 0 || listen(fd, 16) != 0) {
+    if (fd < 0 || fchmod(fd, 0600) != 0 || bind_socket(fd, v->control_path) != 0 || listen(fd, 16) != 0) {
         snprintf(err, err_bytes, "control socket %s cannot be made: %s", v->control_path, strerror(errno));
         if (fd >= 0) close(fd);
         return -E_CONFIG;

@@ -3,6 +3,7 @@
 
 #include "shm/error.h"
 #include "shm/pipeline.h"
+#include "shm/wiring.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -11,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum kind { TEXT, NUMBER, SWITCH };
+enum kind { TEXT, PATH, NUMBER, SWITCH };
 
 struct option_row {
     const char *name;
@@ -22,16 +23,16 @@ struct option_row {
 };
 
 static const struct option_row rows[OPT_COUNT] = {
-    [OPT_MODEL] = {"model", TEXT, 0, 0, "", "DIR", "checkpoint in the Hugging Face layout; without it: the demo model"},
+    [OPT_MODEL] = {"model", PATH, 0, 0, "", "DIR", "checkpoint in the Hugging Face layout; without it: the demo model"},
     [OPT_DRAFT] = {"draft", TEXT, 0, 0, "ngram", "ngram|none", "drafter: n-gram lookup in the text so far, or none"},
     [OPT_DEVICE] = {"device", TEXT, 0, 0, "auto", "auto|cpu", "where the model runs; auto takes the CPU and says so"},
     [OPT_THREADS] = {"threads", NUMBER, 0, 1024, "0", "N", "threads of each computing stage; 0: one per core"},
     [OPT_HOST] = {"host", TEXT, 0, 0, "127.0.0.1", "H", "address to listen on"},
     [OPT_PORT] = {"port", NUMBER, 0, 65535, "8080", "P", "TCP port; 0: any free one, `sluice status` tells which"},
-    [OPT_API_KEY_FILE] = {"api-key-file", TEXT, 0, 0, "", "F", "file with one API key a line; without it only this machine may connect"},
+    [OPT_API_KEY_FILE] = {"api-key-file", PATH, 0, 0, "", "F", "file with one API key a line; without it only this machine may connect"},
     [OPT_ALLOW_UNAUTHENTICATED] = {"allow-unauthenticated", SWITCH, 0, 0, "", NULL, "listen beyond this machine without API keys"},
     [OPT_ORIGINS] = {"origins", TEXT, 0, 0, "", "LIST", "browser origins to accept besides our own, separated by commas; *: any"},
-    [OPT_RUN_DIR] = {"run-dir", TEXT, 0, 0, "", "D", "directory of the control socket; default: sluice in the user's runtime directory"},
+    [OPT_RUN_DIR] = {"run-dir", PATH, 0, 0, "", "D", "directory of the control socket; default: sluice in the user's runtime directory"},
     [OPT_MAX_CONTEXT] = {"max-context", NUMBER, 0, 1 << 20, "0", "N", "tokens of prompt and output together; 0: the model's, at most 8192 on a CPU"},
     [OPT_MAX_SEQUENCES] = {"max-sequences", NUMBER, 1, 1024, "32", "N", "sequences in work at once; more wait in order"},
     [OPT_SLOTS] = {"slots", NUMBER, 0, SLOTS_MAX, "0", "N", "requests remembered, running or over (resume, previous_response_id); 0: four a sequence"},
@@ -47,7 +48,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_RESTART_BUDGET] = {"restart-budget", NUMBER, 0, 1000000, "100", "N", "deaths of stages within a minute after which the server gives up (exit code 1)"},
     [OPT_DRAIN_TIMEOUT] = {"drain-timeout", NUMBER, 0, 86400, "30", "SECONDS", "how long running responses may take to finish after SIGTERM"},
     [OPT_LOG_LEVEL] = {"log-level", TEXT, 0, 0, "warn", "LEVEL", "error, warn, info or debug"},
-    [OPT_CONFIG] = {"config", TEXT, 0, 0, "", "FILE", "lines `name = value` with the names above; flags and environment go first"},
+    [OPT_CONFIG] = {"config", PATH, 0, 0, "", "FILE", "lines `name = value` with the names above; flags and environment go first"},
 };
 
 void options_help(void)
@@ -72,9 +73,10 @@ static int find(const char *name, size_t bytes)
 static int set(struct options *o, int id, const char *value, const char *source, char *err, size_t err_bytes)
 {
     const struct option_row *row = &rows[id];
+    const size_t bytes_max = row->kind == PATH ? sizeof o->value[id] : WIRING_VALUE_BYTES; /* stages are told of all but the paths */
 
-    if (strlen(value) >= sizeof o->value[id]) {
-        snprintf(err, err_bytes, "%s: the value of %s is longer than %zu characters", source, row->name, sizeof o->value[id] - 1);
+    if (strlen(value) >= bytes_max) {
+        snprintf(err, err_bytes, "%s: the value of %s is longer than %zu characters", source, row->name, bytes_max - 1);
         return -E_CONFIG;
     }
     if (row->kind == NUMBER) {

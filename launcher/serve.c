@@ -239,7 +239,7 @@ static void set_base_options(struct server *v)
     wiring_setf(w, "gateway.message_bytes_max", "%llu", (unsigned long long)options_u64(o, OPT_MESSAGE_MIB) << 20);
     wiring_setf(w, "gateway.grace_ms", "%llu", (unsigned long long)options_u64(o, OPT_GRACE) * 1000);
     wiring_set(w, "gateway.address", v->address);
-    if (strlen(o->value[OPT_ORIGINS]) < WIRING_VALUE_BYTES) wiring_set(w, "gateway.origins", o->value[OPT_ORIGINS]);
+    wiring_set(w, "gateway.origins", o->value[OPT_ORIGINS]);
     wiring_set(w, "run.control_path", v->control_path);
     if (v->made_run_dir) wiring_set(w, "run.made_dir", v->run_dir);
 }

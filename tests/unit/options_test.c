@@ -224,6 +224,11 @@ static void test_values_that_are_too_long_are_refused(void **state)
     assert_int_equal(read_line(line), -E_CONFIG);
     assert_non_null(strstr(err, "model"));
     assert_non_null(strstr(err, "1023"));
+    char origins[600] = "--origins ";
+    memset(origins + 10, 'o', sizeof origins - 11);
+    assert_int_equal(read_line(origins), -E_CONFIG);
+    assert_non_null(strstr(err, "origins"));
+    assert_non_null(strstr(err, "511"));
 }
 
 static int quiet_help(const char *words)

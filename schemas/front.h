@@ -222,7 +222,7 @@ bool front_is_draining(const struct front *f);
 
 /* ---- keys.c -------------------------------------------------------------------------------- */
 
-/* Reads the key file; 0 or -E_FORMAT. */
+/* Reads the key file: 0, -E_FORMAT (no key in it), -E_LIMIT, -E_NOMEM. */
 int keys_load(struct front *f, int fd);
 /* 0 and the key's hash (0 without keys), or -E_FORMAT and a 401. protocol: the subprotocol to select, or NULL. */
 int keys_check(const struct front *f, const struct http_reader *h, bool websocket, uint64_t *hash, const char **protocol, struct fault *fault);

@@ -20,19 +20,19 @@ int keys_load(struct front *f, int fd)
     ssize_t n;
 
     if (!text) return -E_NOMEM;
+    int rc = 0;
     while (bytes < KEY_FILE_BYTES_MAX && (n = pread(fd, text + bytes, KEY_FILE_BYTES_MAX - bytes, (off_t)bytes)) > 0) bytes += (size_t)n;
-    for (line = strtok_r(text, "\r\n", &rest); line; line = strtok_r(NULL, "\r\n", &rest)) {
+    if (bytes == KEY_FILE_BYTES_MAX) rc = -E_LIMIT;
+    for (line = strtok_r(text, "\r\n", &rest); line && rc == 0; line = strtok_r(NULL, "\r\n", &rest)) {
         line += strspn(line, " \t");
-        line[strcspn(line, " \t#")] = '\0'; /* a comment may stand behind a key */
-        if (!*line) continue;
-        if (f->key_count == FRONT_KEYS_MAX) {
-            free(text);
-            return -E_LIMIT;
-        }
-        f->key[f->key_count++] = strdup(line);
+        line[strcspn(line, " \t")] = '\0'; /* a comment may stand behind a key */
+        if (!*line || *line == '#') continue;
+        if (f->key_count == FRONT_KEYS_MAX) rc = -E_LIMIT;
+        else if (!(f->key[f->key_count] = strdup(line))) rc = -E_NOMEM;
+        else f->key_count++;
     }
     free(text);
-    return f->key_count ? 0 : -E_FORMAT;
+    return rc == 0 && f->key_count == 0 ? -E_FORMAT : rc;
 }
 
 /* Takes as long for a wrong key as for a right one: how much of it was right cannot be measured. */

@@ -503,7 +503,7 @@ def test_api_keys():
     with tempfile.TemporaryDirectory() as d:
         path = os.path.join(d, "keys")
         with open(path, "w") as f:
-            f.write("sk-first\nsk-second\n")
+            f.write("# who may come in\nsk-first\n\n  sk-second # a comment\nsk-with#sign\n")
         with Server("--api-key-file", path) as s:
             async def go():
                 for headers in ({}, {"Authorization": "Bearer sk-wrong"}, {"Authorization": "Bearer sk-firs"}, {"Authorization": "Basic sk-first"},
@@ -519,6 +519,8 @@ def test_api_keys():
                     assert status == 401 and json.loads(data)["error"]["message"], (headers, status, data)
                 right = {"Authorization": "Bearer sk-second"}
                 assert (await http(s, "GET", "/v1/models", headers=right))[0] == 200
+                for key, status in (("sk-with#sign", 200), ("sk-with", 401), ("#", 401), ("sk-second # a comment", 401)):
+                    assert (await http(s, "GET", "/v1/models", headers={"Authorization": f"Bearer {key}"}))[0] == status, key
                 result = await run(s, BODY, headers=right)
                 ws = await WebSocket.open(s, headers={"Sec-WebSocket-Protocol": "responses, openai-insecure-api-key.sk-first"})
                 assert ws.headers["sec-websocket-protocol"] == "responses"

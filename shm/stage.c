@@ -266,6 +266,8 @@ void stage_log(const struct stage *s, enum log_level level, const char *event, c
     va_end(args);
     if (m > 0) n += m;
     if (n > (int)sizeof line - 2) n = (int)sizeof line - 2;
+    for (int i = 0; i < n; i++)
+        if ((unsigned char)line[i] < ' ' || line[i] == 0x7f) line[i] = ' '; /* words of a client must not look like another event */
     line[n++] = '\n';
     ssize_t ignored = write(STDERR_FILENO, line, (size_t)n); /* one write: lines of several threads do not mix */
     (void)ignored;

@@ -14,6 +14,7 @@
 
 #define NAME_BYTES 128u
 #define PATH_BYTES 96u
+#define ARGUMENTS_BYTES_MAX (2u << 20) /* of all calls of a request: JSON inside of JSON, whose values nobody has counted yet */
 
 /* ---- content ------------------------------------------------------------------ */
 
@@ -73,8 +74,8 @@ static json_t *content(const json_t *value, const char *path, struct fault *f)
 
 /* ---- tool calls ---------------------------------------------------------------- */
 
-/* {id, type: function, function: {name, arguments: object}} */
-static json_t *tool_call(const char *id, const json_t *name, const json_t *arguments, const char *path, struct fault *f)
+/* {id, type: function, function: {name, arguments: object}}. *room: bytes that arguments may still have. */
+static json_t *tool_call(const char *id, const json_t *name, const json_t *arguments, size_t *room, const char *path, struct fault *f)
 {
     json_t *object;
 
@@ -84,8 +85,12 @@ static json_t *tool_call(const char *id, const json_t *name, const json_t *argum
     }
     if (json_is_object(arguments)) object = json_incref((json_t *)arguments);
     else if (json_is_string(arguments) && json_string_length(arguments) == 0) object = json_object();
-    else if (json_is_string(arguments)) {
+    else if (json_string_length(arguments) > *room) {
+        fault_set(f, 400, "string_too_long", path, "Invalid '%s': the arguments of all function calls together have more than %u bytes.", path, ARGUMENTS_BYTES_MAX);
+        return NULL;
+    } else if (json_is_string(arguments)) {
         struct fault inner;
+        *room -= json_string_length(arguments);
         object = field_parse(json_string_value(arguments), json_string_length(arguments), &inner);
         if (!object) {
             fault_set(f, 400, "invalid_value", path, "Invalid '%s': the arguments of '%.60s' are not the text of a JSON object: %.200s", path,
@@ -99,7 +104,7 @@ static json_t *tool_call(const char *id, const json_t *name, const json_t *argum
     return json_pack("{s:s,s:s,s:{s:O,s:o}}", "id", id ? id : "", "type", "function", "function", "name", name, "arguments", object);
 }
 
-static int chat_tool_calls(const json_t *message, json_t *out, const char *path, struct fault *f)
+static int chat_tool_calls(const json_t *message, json_t *out, size_t *room, const char *path, struct fault *f)
 {
     json_t *calls = NULL, *call;
     json_t *list;
@@ -112,7 +117,7 @@ static int chat_tool_calls(const json_t *message, json_t *out, const char *path,
     json_array_foreach(calls, i, call)
     {
         const json_t *function = json_object_get(call, "function");
-        json_t *one = tool_call(json_string_value(json_object_get(call, "id")), json_object_get(function, "name"), json_object_get(function, "arguments"), path, f);
+        json_t *one = tool_call(json_string_value(json_object_get(call, "id")), json_object_get(function, "name"), json_object_get(function, "arguments"), room, path, f);
         if (!one) return -E_FORMAT;
         json_array_append_new(list, one);
     }
@@ -144,7 +149,7 @@ static int copy_texts(const json_t *from, json_t *to, struct fault *f)
     return 0;
 }
 
-static json_t *chat_message(const json_t *message, const char *path, struct fault *f)
+static json_t *chat_message(const json_t *message, size_t *room, const char *path, struct fault *f)
 {
     const char *role = template_role(json_string_value(json_object_get(message, "role")));
     const json_t *text = json_object_get(message, "content");
@@ -158,7 +163,7 @@ static json_t *chat_message(const json_t *message, const char *path, struct faul
     snprintf(content_path, sizeof content_path, "%s.content", path);
     const bool is_assistant = strcmp(role, "assistant") == 0;
     int rc = copy_texts(message, out, f);
-    if (rc == 0 && is_assistant) rc = chat_tool_calls(message, out, path, f);
+    if (rc == 0 && is_assistant) rc = chat_tool_calls(message, out, room, path, f);
     if (rc == 0 && is_assistant && (!text || json_is_null(text)) && (json_object_get(out, "tool_calls") || json_object_get(out, "reasoning_content"))) {
         json_object_set_new(out, "content", json_string(""));
         return out;
@@ -176,13 +181,13 @@ json_t *request_chat_messages(const json_t *messages, struct fault *f)
 {
     json_t *list = json_array();
     const json_t *message;
-    size_t i;
+    size_t i, room = ARGUMENTS_BYTES_MAX;
 
     json_array_foreach(messages, i, message)
     {
         char path[PATH_BYTES];
         snprintf(path, sizeof path, "messages[%zu]", i);
-        json_t *one = chat_message(message, path, f);
+        json_t *one = chat_message(message, &room, path, f);
         if (!one) {
             json_decref(list);
             return NULL;
@@ -226,9 +231,9 @@ static int reasoning_item(const json_t *item, json_t *list, struct fault *f)
     return 0;
 }
 
-static int call_item(const json_t *item, json_t *list, const char *path, struct fault *f)
+static int call_item(const json_t *item, json_t *list, size_t *room, const char *path, struct fault *f)
 {
-    json_t *call = tool_call(json_string_value(json_object_get(item, "call_id")), json_object_get(item, "name"), json_object_get(item, "arguments"), path, f);
+    json_t *call = tool_call(json_string_value(json_object_get(item, "call_id")), json_object_get(item, "name"), json_object_get(item, "arguments"), room, path, f);
     json_t *turn, *calls;
 
     if (!call) return -E_FORMAT;
@@ -270,13 +275,13 @@ static int message_item(const json_t *item, json_t *list, const char *path, stru
     return 0;
 }
 
-static int input_item(const json_t *item, json_t *list, const char *path, struct fault *f)
+static int input_item(const json_t *item, json_t *list, size_t *room, const char *path, struct fault *f)
 {
     const char *type = json_string_value(json_object_get(item, "type"));
 
     if (!json_is_object(item)) return fault_set(f, 400, "invalid_type", path, "Invalid '%s': expected an object.", path);
     if (!type || strcmp(type, "message") == 0) return message_item(item, list, path, f);
-    if (strcmp(type, "function_call") == 0) return call_item(item, list, path, f);
+    if (strcmp(type, "function_call") == 0) return call_item(item, list, room, path, f);
     if (strcmp(type, "function_call_output") == 0) return result_item(item, list, path, f);
     if (strcmp(type, "reasoning") == 0) return reasoning_item(item, list, f);
     return fault_set(f, 400, "unsupported_content", path,
@@ -300,7 +305,7 @@ json_t *request_input_messages(const json_t *input, struct fault *f)
 {
     json_t *list = json_array();
     const json_t *item;
-    size_t i;
+    size_t i, room = ARGUMENTS_BYTES_MAX;
 
     if (json_is_string(input)) {
         json_array_append_new(list, json_pack("{s:s,s:O}", "role", "user", "content", input));
@@ -310,7 +315,7 @@ json_t *request_input_messages(const json_t *input, struct fault *f)
     {
         char path[PATH_BYTES];
         snprintf(path, sizeof path, "input[%zu]", i);
-        if (input_item(item, list, path, f) < 0) {
+        if (input_item(item, list, &room, path, f) < 0) {
             json_decref(list);
             return NULL;
         }

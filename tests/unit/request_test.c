@@ -105,6 +105,7 @@ static void test_json_of_very_many_values_is_refused(void **state)
     expect_too_many("{\"input\":[", "0,", FIELD_VALUES_MAX, "0]}", "values");
     expect_too_many("{\"input\":[", "[],", FIELD_VALUES_MAX / 2, "0]}", "values");
     expect_too_many("{\"input\":[", "{\"\":0},", FIELD_MEMBERS_MAX, "{}]}", "members");
+    expect_too_many("{\"input\":[{\"type\":\"function_call\",\"call_id\":\"c\",\"name\":\"f\",\"arguments\":\"{\\\"a\\\":[", "0,", 1u << 20, "0]}\"}]}", "together");
     expect_too_many("{\"input\":\"", ",:[{", FIELD_VALUES_MAX, "\",\"no_such\":0}", "no_such"); /* inside a string they are text */
 }
 

@@ -109,8 +109,10 @@ async def dropped_and_resumed(server, i, t, rng, ws):
             result.add(await other.receive())
     other.drop()
     if not result.final:
-        await ws.send(resume(result))
-        await follow(ws, result)
+        third = await WebSocket.open(server)
+        await third.send(resume(result))
+        await follow(third, result)
+        await third.close()
     assert result.outcome() == t.wanted[i].outcome(), f"resumed request {i} differs"
 
 
@@ -136,9 +138,9 @@ async def connection(server, queue, t, rng):
         try:
             if time.monotonic() - used > 20:  # nobody read it meanwhile: pings of the server may be waiting in vain
                 ws.drop()
-                ws = await WebSocket.open(server)
+                ws, used = await WebSocket.open(server), time.monotonic()
             await kind(server, i, t, rng, ws)
-            if kind in (by_websocket, cancelled, dropped_and_resumed):
+            if kind in (by_websocket, cancelled):
                 used = time.monotonic()
         except (Closed, Refused) as e:
             raise AssertionError(f"{kind.__name__} of request {i}: {e!r}") from e

@@ -30,7 +30,7 @@ static int read_model(const json_t *body, const struct request_defaults *d, stru
 static int read_numbers(struct request *r, const json_t *body, const struct request_defaults *d, struct fault *f)
 {
     struct sampling_params *s = &r->params.sampling;
-    double temperature = d->temperature, top_p = d->top_p, min_p = 0, presence = 0, frequency = 0, repetition = 1;
+    double temperature = d->temperature, top_p = d->top_p, min_p = d->min_p, presence = 0, frequency = 0, repetition = 1;
     int64_t top_k = d->top_k, seed;
 
     TRY(field_number(body, "temperature", 0, 2, &temperature, f));

@@ -10,7 +10,7 @@
  *          reconnect and resume, or after the grace time what they wanted is cancelled. The launcher holds the listening
  *          socket: connections made meanwhile wait in it.
  *
- * Options  model.name, model.vocab, model.temperature, model.top_p, model.top_k; default.max_tokens (0: what the context holds);
+ * Options  model.name, model.vocab, model.temperature, model.top_p, model.min_p, model.top_k; default.max_tokens (0: what the context holds);
  *          gateway.queue_max, gateway.connections_max, gateway.message_bytes_max, gateway.grace_ms, gateway.idle_ping_ms,
  *          gateway.retained_bytes_max (request records kept for previous_response_id), gateway.origins
  * Files    socket.listen (also socket.listen.*), event.gateway, file.api_keys (absent: no keys), file.tokenizer.json */
@@ -128,6 +128,7 @@ static void read_options(struct front *f)
         .model = wiring_text(w, "model.name", "sluice"),
         .temperature = strtof(wiring_text(w, "model.temperature", "1"), NULL),
         .top_p = strtof(wiring_text(w, "model.top_p", "1"), NULL),
+        .min_p = strtof(wiring_text(w, "model.min_p", "0"), NULL),
         .top_k = (uint32_t)wiring_u64(w, "model.top_k", 0),
         .max_tokens = (uint32_t)wiring_u64(w, "default.max_tokens", 0),
         .vocab = (uint32_t)wiring_u64(w, "model.vocab", 0),

@@ -8,7 +8,7 @@
 
 #include <cmocka.h>
 
-static const struct request_defaults defaults = {.model = "m", .temperature = 1.0f, .top_p = 0.95f, .top_k = 64, .vocab = 1000, .context_max = CONTEXT, .choices_max = 8};
+static const struct request_defaults defaults = {.model = "m", .temperature = 1.0f, .top_p = 0.95f, .min_p = 0.05f, .top_k = 64, .vocab = 1000, .context_max = CONTEXT, .choices_max = 8};
 
 static int read_text(struct request *r, enum api api, bool websocket, const char *text, struct fault *f)
 {
@@ -168,7 +168,7 @@ static void test_parameters_reach_the_record(void **state)
     assert_true(json_is_true(json_object_get(json_object_get(r.chat[0], "template_kwargs"), "enable_thinking")));
     request_free(&r);
     assert_int_equal(read_text(&r, API_RESPONSES, false, "{\"input\":\"a\"}", &f), 0);
-    assert_true(r.params.sampling.temperature == 1.0f && r.params.sampling.top_p == 0.95f && r.params.sampling.top_k == 64);
+    assert_true(r.params.sampling.temperature == 1.0f && r.params.sampling.top_p == 0.95f && r.params.sampling.min_p == 0.05f && r.params.sampling.top_k == 64);
     request_free(&r);
 }
 

@@ -19,7 +19,7 @@ int fault_set(struct fault *f, int status, const char *code, const char *param, 
     return -E_FORMAT;
 }
 
-const char *fault_type(int status)
+static const char *type_of(int status)
 {
     switch (status) {
     case 401: return "authentication_error";
@@ -35,7 +35,7 @@ void fault_object(struct wire *w, const struct fault *f)
 {
     wire_text(w, "{\"message\":");
     wire_string(w, f->message);
-    wire_format(w, ",\"type\":\"%s\",\"param\":", fault_type(f->status));
+    wire_format(w, ",\"type\":\"%s\",\"param\":", type_of(f->status));
     if (f->param[0]) wire_string(w, f->param);
     else wire_text(w, "null");
     wire_text(w, ",\"code\":");

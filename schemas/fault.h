@@ -20,10 +20,7 @@ struct fault {
 /* Fills f and returns -E_FORMAT, so that a check reads `return fault_set(...)`. param may be NULL. */
 __attribute__((format(printf, 5, 6))) int fault_set(struct fault *f, int status, const char *code, const char *param, const char *format, ...);
 
-/* "invalid_request_error", "server_error", ...: follows from the status. */
-const char *fault_type(int status);
-
-/* {"message":...,"type":...,"param":...,"code":...} */
+/* {"message":...,"type":...,"param":...,"code":...}. The type ("invalid_request_error", ...) follows from the status. */
 void fault_object(struct wire *w, const struct fault *f);
 /* The body of an HTTP answer. */
 void fault_body(struct wire *w, const struct fault *f);

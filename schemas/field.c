@@ -32,25 +32,8 @@ static int check_size(const char *text, size_t bytes, struct fault *f)
     return 0;
 }
 
-json_t *field_parse(const char *text, size_t bytes, struct fault *f)
-{
-    json_error_t error;
-
-    if (check_size(text, bytes, f) < 0) return NULL;
-    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
-    if (!value) {
-        fault_set(f, 400, "invalid_json", NULL, "The body is not valid JSON: %s (line %d, column %d).", error.text, error.line, error.column);
-        return NULL;
-    }
-    if (!json_is_object(value)) {
-        fault_set(f, 400, "invalid_json", NULL, "The JSON must be an object, not %s.", field_kind(value));
-        json_decref(value);
-        return NULL;
-    }
-    return value;
-}
-
-const char *field_kind(const json_t *value)
+/* For messages. */
+static const char *kind_of(const json_t *value)
 {
     switch (json_typeof(value)) {
     case JSON_OBJECT: return "an object";
@@ -63,6 +46,24 @@ const char *field_kind(const json_t *value)
     }
 }
 
+json_t *field_parse(const char *text, size_t bytes, struct fault *f)
+{
+    json_error_t error;
+
+    if (check_size(text, bytes, f) < 0) return NULL;
+    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    if (!value) {
+        fault_set(f, 400, "invalid_json", NULL, "The body is not valid JSON: %s (line %d, column %d).", error.text, error.line, error.column);
+        return NULL;
+    }
+    if (!json_is_object(value)) {
+        fault_set(f, 400, "invalid_json", NULL, "The JSON must be an object, not %s.", kind_of(value));
+        json_decref(value);
+        return NULL;
+    }
+    return value;
+}
+
 /* The field, or NULL when it is absent or null: both mean "not given" to every client library. */
 static json_t *given(const json_t *object, const char *name)
 {
@@ -73,7 +74,7 @@ static json_t *given(const json_t *object, const char *name)
 
 static int wrong(struct fault *f, const char *name, const char *wanted, const json_t *value)
 {
-    return fault_set(f, 400, "invalid_type", name, "Invalid type for '%s': expected %s, but got %s instead.", name, wanted, field_kind(value));
+    return fault_set(f, 400, "invalid_type", name, "Invalid type for '%s': expected %s, but got %s instead.", name, wanted, kind_of(value));
 }
 
 int field_bool(const json_t *object, const char *name, bool *out, struct fault *f)

@@ -30,7 +30,4 @@ int field_object(const json_t *object, const char *name, json_t **out, struct fa
 /* Refuses the first key of object that is in neither list (NULL-terminated; either may be NULL). */
 int field_known(const json_t *object, const char *const *names, const char *const *more_names, const char *where, struct fault *f);
 
-/* "a string", "an array", ... for messages. */
-const char *field_kind(const json_t *value);
-
 #endif

@@ -13,7 +13,7 @@ static void pack_text(msgpack_packer *p, const char *text, size_t bytes)
     msgpack_pack_str_body(p, text, bytes);
 }
 
-void pack_json(msgpack_packer *p, const json_t *value)
+static void pack_json(msgpack_packer *p, const json_t *value)
 {
     const char *key;
     json_t *item;

@@ -13,9 +13,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Appends value as msgpack. */
-void pack_json(msgpack_packer *p, const json_t *value);
-
 /* Both parts; out is initialised by the caller and empty. Returns request_bytes. */
 size_t pack_record(msgpack_sbuffer *out, const char *meta, size_t meta_bytes, const json_t *chat);
 

@@ -5,12 +5,12 @@ import os
 import shutil
 import sys
 
-from server import BUILD, ROOT, Server, main, skip, wait_until
+from server import BUILD, ROOT, SANITIZED, Server, main, skip, wait_until
 from workload import bodies
 from wsclient import gather_limited, http, run, sse
 
 LOOKUP = os.path.join(ROOT, "examples", "draft_lookup.py")
-BODIES = bodies(8, least=150, most=300)
+BODIES = bodies(8, least=60, most=120) if SANITIZED else bodies(8, least=150, most=300)
 
 TIME_LIMIT_S = 900  # for the runner: a slow machine, a sanitized build
 

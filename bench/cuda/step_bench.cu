@@ -1,6 +1,6 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 MB] [--pace ns] [--trace] [--sweep window:wait:ring:l2:pace,...]
+ *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
@@ -20,7 +20,7 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 #define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
 struct settings {
-    uint32_t format, layers, context, window_slots, ring_slots, wait_slots, l2_bytes, l2_pace_ns;
+    uint32_t format, layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns;
     bool parts, trace;
     std::vector<uint32_t> rows;
 };
@@ -137,7 +137,7 @@ static struct cuda_backend *open_backend(const struct model *m, const struct set
     options.weights_device = m->weights, options.kv_device[0] = m->kv[0], options.kv_device[1] = m->kv[1];
     options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
     options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.wait_slots = o->wait_slots;
-    options.l2_prefetch_bytes = o->l2_bytes, options.l2_pace_ns = o->l2_pace_ns;
+    options.l2_slots = o->l2_slots, options.l2_stride = o->l2_stride, options.l2_pace_ns = o->l2_pace_ns;
     OK(cuda_backend_open(&backend, &m->spec, &options));
     for (uint32_t s = 0; s < seqs; s++)
         for (uint32_t t = 0; t < 2; t++) {
@@ -289,18 +289,14 @@ static void bench_rows(struct model *m, const struct settings *o, uint32_t rows,
     fflush(stdout);
 }
 
-/* "window:wait:ring:l2 MB:pace,...": the whole step for each tuning over the same weights. */
+/* "window:wait:ring:l2 slots:stride:pace,...": the whole step for each tuning over the same weights. */
 static void sweep(struct model *m, struct settings o, char *list, double gbps)
 {
     for (char *p = strtok(list, ","); p; p = strtok(NULL, ",")) {
-        unsigned l2;
-
-
-        if (sscanf(p, "%u:%u:%u:%u:%u", &o.window_slots, &o.wait_slots, &o.ring_slots, &l2, &o.l2_pace_ns) != 5) exit(2);
-        o.l2_bytes = l2 << 20;
+        if (sscanf(p, "%u:%u:%u:%u:%u:%u", &o.window_slots, &o.wait_slots, &o.ring_slots, &o.l2_slots, &o.l2_stride, &o.l2_pace_ns) != 6) exit(2);
         struct model other = *m;
         other.backend = open_backend(m, &o, 16);
-        printf("tuning %-18s", p);
+        printf("tuning %-20s", p);
         for (uint32_t rows : o.rows) {
             const struct step_state s = make_state(rows, false, o.context, step_number - 1);
             uint64_t bytes = 0;
@@ -313,7 +309,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
             OK(cuda_backend_wait(other.backend, launched.step, 2000000, &result));
             for (uint32_t i = 0; i < CUDA_PARTS; i++) bytes += part_bytes(&m->arena, &m->spec, i, o.context, s.groups);
             const double step = graph_us(&other, rows, (1u << CUDA_PARTS) - 1, 15);
-            printf("  %2u rows %.3f ms %.3f", rows, step / 1e3, (double)bytes / gbps / 1e3 / step);
+            printf("  %2u: %.3f ms %.3f", rows, step / 1e3, (double)bytes / gbps / 1e3 / step);
         }
         printf("\n");
         fflush(stdout);
@@ -323,7 +319,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, true, false, {} };
+    struct settings o = { WEIGHT_FP8, 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, {} };
     struct model m;
     char *tunings = NULL;
 
@@ -336,7 +332,8 @@ int main(int argc, char **argv)
         else if (i + 1 < argc && !strcmp(argv[i], "--window")) o.window_slots = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--wait")) o.wait_slots = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--sweep")) tunings = argv[++i];
-        else if (i + 1 < argc && !strcmp(argv[i], "--l2")) o.l2_bytes = (uint32_t)atoi(argv[++i]) << 20;
+        else if (i + 1 < argc && !strcmp(argv[i], "--l2")) o.l2_slots = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--stride")) o.l2_stride = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--pace")) o.l2_pace_ns = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--ring")) o.ring_slots = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--rows")) for (char *p = strtok(argv[++i], ","); p; p = strtok(NULL, ",")) o.rows.push_back((uint32_t)atoi(p));
@@ -346,8 +343,8 @@ int main(int argc, char **argv)
     open_model(&m, &o, 16);
     const double gbps = read_gbps(m.weights, m.arena.bytes < (8ull << 30) ? m.arena.bytes : 8ull << 30);
 
-    printf("weights %s + bf16 head, %u layers, context %u, window %u wait %u ring %u l2 %d MB pace %u (0: default): read bandwidth %.0f GB/s\n", o.format == WEIGHT_FP8 ? "fp8" : "bf16", o.layers, o.context,
-           o.window_slots, o.wait_slots, o.ring_slots, o.l2_bytes == CUDA_L2_DEFAULT ? -1 : (int)(o.l2_bytes >> 20), o.l2_pace_ns, gbps);
+    printf("weights %s + bf16 head, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.format == WEIGHT_FP8 ? "fp8" : "bf16", o.layers, o.context,
+           o.window_slots, o.wait_slots, o.ring_slots, o.l2_slots == CUDA_L2_DEFAULT ? -1 : (int)o.l2_slots, o.l2_stride, o.l2_pace_ns, gbps);
     printf("%-4s %4s %8s %8s %8s %7s %9s", "kind", "rows", "GB", "floor ms", "step ms", "share", "wall ms");
     for (uint32_t p = 0; p < CUDA_PARTS && o.parts; p++) printf(" %8s", part_name[p]);
     printf("%s\n", o.parts ? "  (us, each part alone, all layers)" : "");

@@ -10,8 +10,8 @@
 
 #define RING_SLOTS_DEFAULT 10
 #define WAIT_SLOTS_DEFAULT 2
-#define L2_BYTES_DEFAULT (20u << 20)
-#define L2_PACE_NS_DEFAULT 250
+#define L2_SLOTS_DEFAULT 8
+#define L2_STRIDE_DEFAULT 5
 #define WINDOW_SLOTS_DEFAULT 3        /* 60 KB per SM: 40 cost bandwidth, 200 cost everybody's latency (bench/RESULTS_cuda.md) */
 
 #define SLAB_ALIGN 1024
@@ -132,8 +132,9 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
     b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
     b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
-    b->tuning_l2_bytes = (options->l2_prefetch_bytes == CUDA_L2_DEFAULT ? L2_BYTES_DEFAULT : options->l2_prefetch_bytes) / ROWMM_PREFETCH_PIECE * ROWMM_PREFETCH_PIECE;
-    b->tuning_l2_pace_ns = options->l2_pace_ns ? options->l2_pace_ns : L2_PACE_NS_DEFAULT;
+    b->tuning_l2.count = options->l2_slots == CUDA_L2_DEFAULT ? L2_SLOTS_DEFAULT : options->l2_slots;
+    b->tuning_l2.stride = options->l2_stride ? options->l2_stride : L2_STRIDE_DEFAULT;
+    b->tuning_l2.pace_ns = options->l2_pace_ns;
     b->spans_max[CUDA_SLIDING] = ATTN_SLIDING_SPANS_MAX;
     b->spans_max[CUDA_FULL] = attn_full_spans(options->context_max);
     b->pages_stride[CUDA_SLIDING] = options->ring_pages;

@@ -39,9 +39,9 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
     return words;
 }
 
-/* out = w x */
+/* out = w x. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
-                   uint32_t ring_slots, const struct arena_matrix *next, uint32_t next_bytes)
+                   uint32_t ring_slots, const struct arena_matrix *next)
 {
     struct cuda_backend *b = c->b;
     const struct packed_matrix w = matrix(b, m);
@@ -52,12 +52,12 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
     a.x = x;
     a.late_trigger = c->first;
     c->first = false;
-    if (next && next_bytes) {
-        const uint64_t all = packed_bytes(next->format, next->rows, next->k);
+    if (next && b->tuning_l2.count) {
+        const struct packed_matrix behind = matrix(b, next);
 
-        a.next = matrix(b, next).data;
-        a.next_bytes = next_bytes < all ? next_bytes : (uint32_t)(all / ROWMM_PREFETCH_PIECE * ROWMM_PREFETCH_PIECE);
-        a.next_pace_ns = b->tuning_l2_pace_ns;
+        a.next = b->tuning_l2;
+        rowmm_next_of(&a.next, &behind, &b->tuning);
+        if (a.next.pace_ns == 0) a.next.pace_ns = c->rows > 1 ? 250 : 300;   /* measured */
     }
     a.out = out;
     a.out_slice_stride = (uint64_t)ROWMM_ROWS_MAX * out_stride;
@@ -149,12 +149,12 @@ static int layer_launch(struct chain *c, uint32_t i)
     const uint32_t qkv_slots = 10 - (c->rows > 1) - (b->spec.layer[i].type == CUDA_FULL);
     int rc = 0;
 
-    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, b->qkv, l->qkv.rows, ROWMM_PARTIAL, qkv_slots, NULL, 0);
+    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, b->qkv, l->qkv.rows, ROWMM_PARTIAL, qkv_slots, NULL);
     if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
-    if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, b->part, b->spec.hidden, ROWMM_PARTIAL, 10, &l->gate_up, b->tuning_l2_bytes);
+    if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, b->part, b->spec.hidden, ROWMM_PARTIAL, 10, &l->gate_up);
     if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL);
-    if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, b->act, b->spec.intermediate, ROWMM_GEGLU, 11, NULL, 0);
-    if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, b->part, b->spec.hidden, ROWMM_PARTIAL, 11, NULL, 0);
+    if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, b->act, b->spec.intermediate, ROWMM_GEGLU, 11, NULL);
+    if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, b->part, b->spec.hidden, ROWMM_PARTIAL, 11, NULL);
     if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar);
     return rc;
 }
@@ -171,7 +171,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 
     if (has(&c, CUDA_PART_EMBED)) rc = embed_launch(&e, rows, b->stream);
     for (uint32_t i = 0; i < b->spec.layers && rc == 0; i++) rc = layer_launch(&c, i);
-    if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, b->x, b->logits, b->spec.vocab, ROWMM_LOGITS, 11, NULL, 0);
+    if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, b->x, b->logits, b->spec.vocab, ROWMM_LOGITS, 11, NULL);
     if (rc == 0 && has(&c, CUDA_PART_SAMPLE)) rc = sample_launch(&s, rows, b->stream);
     return rc;
 }

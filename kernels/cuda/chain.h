@@ -18,7 +18,7 @@ struct cuda_backend {
     struct cuda_options options;      /* pointers in it are borrowed from the caller */
     struct arena arena;
     struct rowmm_tuning tuning;
-    uint32_t tuning_l2_bytes, tuning_l2_pace_ns;
+    struct rowmm_next tuning_l2;      /* how much of gate_up goes to the L2, and how; no weights yet; pace 0: the measured best */
     cudaStream_t stream;
     cudaGraphExec_t graph[GRAPHS];
     uint64_t launched;                /* step number of the last launch */

@@ -54,8 +54,8 @@ struct cuda_options {
     uint32_t ring_pages;              /* pages of a sliding ring: position p is in entry (p / 32) % ring_pages */
     uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows; 0 means all of 1, 2, 4, 8, 16 */
     uint32_t ring_slots, window_slots, wait_slots;   /* tuning of rowmm; 0: the measured best */
-    uint32_t l2_prefetch_bytes;       /* of gate_up, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
-    uint32_t l2_pace_ns;              /* pause of a block between two pieces of 8 KB; 0: the measured best */
+    uint32_t l2_slots;                /* of gate_up and each block, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
+    uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */
 };
 #define CUDA_L2_DEFAULT 0xffffffffu
 

@@ -33,10 +33,19 @@ struct rowmm_shared {                 /* behind the ring */
  * L2, at no more than the memory's own pace: a burst would stand in the way of the loads that we wait for. */
 __device__ __forceinline__ void prefetch_next(const rowmm_args &a, rowmm_shared *sh)
 {
-    for (uint32_t at = blockIdx.x * ROWMM_PREFETCH_PIECE; at < a.next_bytes; at += gridDim.x * ROWMM_PREFETCH_PIECE) {
-        if (*(volatile uint32_t *)&sh->done) return;
-        bulk_prefetch(a.next + at, ROWMM_PREFETCH_PIECE);
-        __nanosleep(a.next_pace_ns);
+    const rowmm_next &n = a.next;
+    const uint32_t piece = n.slot_bytes / 2;
+
+    for (uint32_t i = 0, at = 0; i < n.count; i++, at += n.stride) {
+        const uint32_t unit = blockIdx.x + at / n.unit_slots * n.blocks;
+        const uint8_t *from = n.w + (uint64_t)unit * n.unit_bytes + at % n.unit_slots * n.slot_bytes;
+
+        if (unit >= n.units || blockIdx.x >= n.blocks) return;
+        for (uint32_t half = 0; half < 2; half++) {
+            if (*(volatile uint32_t *)&sh->done) return;
+            bulk_prefetch(from + half * piece, piece + n.header_bytes);   /* the unit's header shifts its slots */
+            __nanosleep(n.pace_ns);
+        }
     }
 }
 
@@ -67,7 +76,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
             if (++stage == a.ring_slots) stage = 0, phase ^= 1;
         }
     }
-    if (a.next == NULL) return;
+    if (a.next.w == NULL) return;
     for (; in_flight > 0; in_flight--) {
         mbar_wait(&sh->full[behind], behind_phase);
         if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
@@ -342,17 +351,34 @@ int rowmm_init(void)
     return 0;
 }
 
+static uint32_t grid_blocks(const struct packed_matrix *w, const struct rowmm_tuning *tuning)
+{
+    const uint32_t slices = w->k / w->slice_k, units = w->rows / TILE_ROWS * slices;
+    const uint32_t blocks = tuning->sm_count - tuning->sm_count % slices;   /* a block stays on one slice: its activations are in registers */
+
+    return units < blocks ? units : blocks;
+}
+
+void rowmm_next_of(struct rowmm_next *next, const struct packed_matrix *w, const struct rowmm_tuning *tuning)
+{
+    next->w = w->data;
+    next->blocks = grid_blocks(w, tuning);
+    next->units = w->rows / TILE_ROWS * (w->k / w->slice_k);
+    next->unit_bytes = packed_unit_bytes(w->format, w->slice_k);
+    next->header_bytes = w->format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0;
+    next->slot_bytes = packed_slot_bytes(w->slice_k);
+    next->unit_slots = next->unit_bytes / next->slot_bytes;
+}
+
 int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
 {
     const bool fp8 = w->format == WEIGHT_FP8;
     const struct rowmm_variant v = pick(fp8, w->slice_k == 4096, args.m);
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0;
-    uint32_t blocks = tuning->sm_count;
 
     if (args.m < 1 || args.m > ROWMM_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
-    blocks -= blocks % slices;                       /* a block stays on one slice: its activations are in registers */
     args.w = w->data;
     args.zero = 0;
     args.k = w->k;
@@ -362,7 +388,6 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     args.window_slots = tuning->window_slots;
     args.wait_slots = tuning->wait_slots;
     while (args.ring_slots * v.slot_bytes + v.fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > RING_MAX) args.ring_slots--;
-    if (args.units < blocks) blocks = args.units;
     void *params[] = { &args };
-    return launch_chained((const void *)v.fn, blocks, THREADS, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
+    return launch_chained((const void *)v.fn, grid_blocks(w, tuning), THREADS, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
 }

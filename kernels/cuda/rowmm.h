@@ -21,7 +21,15 @@ enum rowmm_out { ROWMM_PARTIAL = 0, ROWMM_GEGLU = 1, ROWMM_LOGITS = 2 };
 
 #define ROWMM_ROWS_MAX 16
 #define ROWMM_SUPPRESS_MAX 8
-#define ROWMM_PREFETCH_PIECE 8192u    /* bytes; next_bytes is a multiple */
+
+/* Slots of the next product's weights that a block brings into the L2: every stride-th of those that the block of the same number will
+ * stream. Not in one run: that would be read at the L2's pace with the memory idle beside it. */
+struct rowmm_next {
+    const uint8_t *w;                 /* NULL: leave the memory idle */
+    uint32_t blocks, units, unit_bytes, unit_slots, slot_bytes, header_bytes;   /* how the next product cuts its weights */
+    uint32_t stride, count;
+    uint32_t pace_ns;                 /* pause between two half slots */
+};
 
 struct rowmm_args {
     const uint8_t *w;
@@ -37,8 +45,7 @@ struct rowmm_args {
     uint32_t ring_slots;              /* slots of the ring in shared memory */
     uint32_t window_slots;            /* copies in flight: more harms everybody else's latency */
     uint32_t wait_slots;              /* the same while the predecessor runs */
-    const uint8_t *next;              /* weights that the next product reads first; NULL: leave the memory idle when our own have landed */
-    uint32_t next_bytes, next_pace_ns;/* how much of them goes to the L2, and the pause of a block between two pieces */
+    struct rowmm_next next;           /* what goes to the L2 once our own weights have landed */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     float softcap;                    /* ROWMM_LOGITS; 0: none */
     float *tile_top;                  /* ROWMM_LOGITS: [m, rows / 16] */
@@ -57,6 +64,9 @@ static inline uint64_t rowmm_bytes(const struct packed_matrix *w, uint32_t m)
 
 /* Launches on `stream` with the programmatic attribute. 0, -E_RANGE, -E_UNSUPPORTED, -E_IO (CUDA refused). */
 int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream);
+
+/* How a later rowmm_launch of `w` will cut it: fills the geometry of `next`, and w. */
+void rowmm_next_of(struct rowmm_next *next, const struct packed_matrix *w, const struct rowmm_tuning *tuning);
 
 /* Once per process and device: raises the shared-memory limits. 0 or -E_IO. */
 int rowmm_init(void);

@@ -1,7 +1,7 @@
 /* tests/unit/tokenizer_size_test.c - a tokenizer.json of Gemma's full size (made here, 37 MB).
  *
- * The time limits are processor time, several times what was measured, so that a busy machine
- * does not fail them; with a sanitizer they are not checked. Run from the repository root. */
+ * Times are printed, not judged (bench/tokenizer_bench.c measures them); what would take quadratic time
+ * runs into the runner's limit. Run from the repository root. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -14,12 +14,6 @@
 #include "model/detok.h"
 #include "model/tokenizer.h"
 #include "shm/error.h"
-
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define TIMES_COUNT false
-#else
-#define TIMES_COUNT true
-#endif
 
 #define LINE_BYTES (1u << 20)
 
@@ -37,7 +31,7 @@ static double used_s(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static void test_loads_in_under_a_second(void **state)
+static void test_loads_the_full_size(void **state)
 {
     char err[256];
     const double begin = used_s();
@@ -47,7 +41,6 @@ static void test_loads_in_under_a_second(void **state)
     const double took = used_s() - begin;
     printf("loaded in %.0f ms, holds %.1f MB\n", took * 1e3, (double)tokenizer_memory_bytes(tok) / 1e6);
     assert_int_equal(tokenizer_vocab_count(tok), FULL_VOCAB);
-    if (TIMES_COUNT) assert_true(took < 1.0);
     assert_true(tokenizer_memory_bytes(tok) < 64u << 20);
 }
 
@@ -66,7 +59,7 @@ static void test_a_line_of_a_megabyte_is_ordinary(void **state)
         const int count = tokenizer_encode(tok, line, used, NULL, 0, ids, sizeof ids / sizeof *ids);
         const double took = used_s() - begin;
         assert_true(count > 0);
-        if (TIMES_COUNT && took > 1.0) fail_msg("a line of \"%s\" took %.0f ms", unit[i], took * 1e3);
+        printf("a line of unit %zu: %.0f ms\n", i, took * 1e3);
 
         struct detok d;
         char out[DETOK_BYTES_MAX];
@@ -90,7 +83,7 @@ static void test_refuses_a_text_that_cannot_fit_at_once(void **state)
     (void)state;
     memset(line, 'e', LINE_BYTES);
     for (int i = 0; i < 10000; i++) assert_int_equal(tokenizer_encode(tok, line, LINE_BYTES, NULL, 0, ids, 1000), -E_FULL);
-    if (TIMES_COUNT) assert_true(used_s() - begin < 1.0);
+    printf("10,000 refusals: %.0f ms\n", (used_s() - begin) * 1e3);
 }
 
 static int make(void **state)
@@ -111,7 +104,7 @@ static int done(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_loads_in_under_a_second),
+        cmocka_unit_test(test_loads_the_full_size),
         cmocka_unit_test(test_a_line_of_a_megabyte_is_ordinary),
         cmocka_unit_test(test_refuses_a_text_that_cannot_fit_at_once),
     };

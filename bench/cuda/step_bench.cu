@@ -33,6 +33,8 @@ static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
     memset(&s, 0, sizeof s);
     s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = layers, s.window = 1024, s.format = format;
     s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
+    s.q_heads = 16, s.kv_heads[0] = 8, s.kv_heads[1] = 1, s.head_dim[0] = 256, s.head_dim[1] = 512, s.has_v_norm = 1;
+    s.rope_divisor[0] = s.rope_divisor[1] = 1.0;
     s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
     s.suppress_count = 2, s.suppress[0] = 258883, s.suppress[1] = 258882;
     for (uint32_t i = 0; i < layers; i++) {

@@ -35,6 +35,8 @@ static int check(const struct cuda_model_spec *s)
     if (s->format != WEIGHT_FP8 && s->format != WEIGHT_BF16) return -E_UNSUPPORTED;
     if (s->window == 0 || s->window > 1024 || s->rope_turned[CUDA_SLIDING] > 128 || s->rope_turned[CUDA_FULL] > 256) return -E_UNSUPPORTED;
     if (s->rope_turned[CUDA_SLIDING] % 4 || s->rope_turned[CUDA_FULL] % 4) return -E_UNSUPPORTED;
+    if (s->q_heads != 16 || s->kv_heads[0] != 8 || s->kv_heads[1] != 1 || s->head_dim[0] != 256 || s->head_dim[1] != 512) return -E_UNSUPPORTED;
+    if (s->norm_plus_one || !s->has_v_norm || s->rope_divisor[0] != 1.0 || s->rope_divisor[1] != 1.0) return -E_UNSUPPORTED;
     for (uint32_t i = 0; i < s->layers; i++)
         if (s->layer[i].type > CUDA_FULL || s->layer[i].k_offset % 16 || s->layer[i].v_offset % 16) return -E_UNSUPPORTED;
     return s->page_bytes[0] % 16 || s->page_bytes[1] % 16 ? -E_UNSUPPORTED : 0;

@@ -32,14 +32,18 @@ struct cuda_layer_spec {
     uint64_t k_offset, v_offset;      /* bytes from the start of a KV page of its type (struct kv_layer) */
 };
 
-/* The model as the kernels need it. Only Gemma 4 12B's head geometry is built: 16 query heads; sliding layers 8 kv heads of 256;
- * full layers 1 kv head of 512. Hidden and intermediate size and 16 * head size must be multiples of 3840 or of 4096. */
+/* The model as the kernels need it. Gemma 4 12B's shapes run on kernels made for them: 16 query heads; sliding layers 8 kv heads of 256; full
+ * layers 1 kv head of 512; hidden and intermediate size and 16 * head size multiples of 3840 or of 4096. */
 struct cuda_model_spec {
     uint32_t hidden, intermediate, vocab, layers;
+    uint32_t q_heads, kv_heads[2], head_dim[2];   /* per layer type */
     uint32_t window;                  /* keys that a sliding layer sees, own included */
     uint32_t format;                  /* enum weight_format of the layers; embedding and LM head are WEIGHT_BF16 */
+    uint32_t norm_plus_one;           /* 1: norm weights are stored as w - 1 (gemma 3) */
+    uint32_t has_v_norm;              /* 1: values are normed without weight (gemma 4) */
     float norm_eps, softcap, embed_scale, attention_scale;
     double rope_theta[2];             /* per layer type */
+    double rope_divisor[2];           /* positions are divided by it (linear RoPE scaling); 1: none */
     uint32_t rope_turned[2];          /* pairs that turn: 128, and 64 of 256 */
     uint32_t suppress_count, suppress[CUDA_SUPPRESS_MAX];
     uint64_t page_bytes[2];           /* KV page of 32 positions, per layer type */

@@ -18,9 +18,10 @@ class LayerSpec(c.Structure):
 
 
 class Spec(c.Structure):
-    _fields_ = [("hidden", c.c_uint32), ("intermediate", c.c_uint32), ("vocab", c.c_uint32), ("layers", c.c_uint32), ("window", c.c_uint32),
-                ("format", c.c_uint32), ("norm_eps", c.c_float), ("softcap", c.c_float), ("embed_scale", c.c_float), ("attention_scale", c.c_float),
-                ("rope_theta", c.c_double * 2), ("rope_turned", c.c_uint32 * 2), ("suppress_count", c.c_uint32), ("suppress", c.c_uint32 * 8),
+    _fields_ = [("hidden", c.c_uint32), ("intermediate", c.c_uint32), ("vocab", c.c_uint32), ("layers", c.c_uint32),
+                ("q_heads", c.c_uint32), ("kv_heads", c.c_uint32 * 2), ("head_dim", c.c_uint32 * 2), ("window", c.c_uint32),
+                ("format", c.c_uint32), ("norm_plus_one", c.c_uint32), ("has_v_norm", c.c_uint32), ("norm_eps", c.c_float), ("softcap", c.c_float), ("embed_scale", c.c_float), ("attention_scale", c.c_float),
+                ("rope_theta", c.c_double * 2), ("rope_divisor", c.c_double * 2), ("rope_turned", c.c_uint32 * 2), ("suppress_count", c.c_uint32), ("suppress", c.c_uint32 * 8),
                 ("page_bytes", c.c_uint64 * 2), ("layer", LayerSpec * 128)]
 
 
@@ -69,7 +70,11 @@ class DevicePointer:
 def gemma_12b(layers, fmt, softcap=30.0):
     spec = Spec(hidden=3840, intermediate=15360, vocab=262144, layers=layers, window=1024, format=fmt, norm_eps=1e-6, softcap=softcap,
                 embed_scale=62.0, attention_scale=1.0, suppress_count=2)
+    spec.q_heads, spec.has_v_norm = 16, 1
+    spec.kv_heads[0], spec.kv_heads[1] = 8, 1
+    spec.head_dim[0], spec.head_dim[1] = 256, 512
     spec.rope_theta[0], spec.rope_theta[1] = 1e4, 1e6
+    spec.rope_divisor[0] = spec.rope_divisor[1] = 1.0
     spec.rope_turned[0], spec.rope_turned[1] = 128, 64
     spec.suppress[0], spec.suppress[1] = 258883, 258882
     at = [0, 0]

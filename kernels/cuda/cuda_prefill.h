@@ -1,0 +1,50 @@
+/* kernels/cuda/cuda_prefill.h - fills the KV cache with prompts on the GPU: the prefill stage's part of libsluice_cuda.so.
+ *
+ * Reads the same packed weight arena and writes the same KV pages as cuda_backend.h, from another process. No LM head: the last token of a
+ * prompt is scored by the decode step. What a row writes depends on the tokens of its own sequence up to it alone: not on
+ * the other rows of a call, nor on how a prompt is cut into calls. One handle serves one thread.
+ *
+ * Every function returns 0 or a negative -E_CODE; cuda_backend_error() has the text. After -E_IO the context is lost: the process must end. */
+#ifndef SLUICE_CUDA_PREFILL_H
+#define SLUICE_CUDA_PREFILL_H
+
+#include "kernels/cuda/cuda_backend.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CUDA_PREFILL_SPANS_MAX 64
+
+/* Consecutive tokens of one sequence; everything before first_position is in the cache already. */
+struct cuda_prefill_span {
+    uint32_t seq;                     /* index of the sequence's page tables; no sequence twice in a call */
+    uint32_t first_position;
+    uint32_t first_row, rows;         /* its tokens are tokens[first_row .. first_row + rows) */
+};
+
+struct cuda_prefill;                  /* opaque */
+
+/* options: as for cuda_backend_open (graph_rows_mask and tuning fields are ignored). rows_max: most rows of a call. */
+int cuda_prefill_open(struct cuda_prefill **prefill, const struct cuda_model_spec *spec, const struct cuda_options *options, uint32_t rows_max);
+void cuda_prefill_close(struct cuda_prefill *prefill);
+
+/* As cuda_backend_pages, for this handle's own page tables. */
+int cuda_prefill_pages(struct cuda_prefill *prefill, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
+
+/* Launches the rows of the spans (they stand one after the other in tokens, host memory, taken before the call returns).
+ * 0, -E_RANGE (nothing launched), -E_BUSY (the last call is not over), -E_IO. */
+int cuda_prefill_run(struct cuda_prefill *prefill, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens);
+
+/* 0: the last run is complete, its K and V are in the pages. -E_TIMEOUT: not yet. -E_IO. */
+int cuda_prefill_wait(struct cuda_prefill *prefill, uint32_t timeout_us);
+
+/* For tests: the residual stream after the last layer of the last run, f32 [rows][hidden]. */
+void *cuda_prefill_residual(struct cuda_prefill *prefill);
+/* For benches: the stream (cudaStream_t). */
+void *cuda_prefill_stream(struct cuda_prefill *prefill);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -4,7 +4,9 @@
  * memory for a bounded time:
  *   head 10 s, body 30 s without a byte, idle keep-alive 75 s; 256 KiB unsent, then its
  *   streams wait (nobody else's), 60 s without progress, then it is closed (1013);
- *   pings after idle_ping, gone after two without an answer. */
+ *   pings after idle_ping, gone after two without an answer; a message of which less than 1 KiB/s
+ *   has come after its first 30 s ends the connection, and so does a large one for which the memory
+ *   of all messages together (input_bytes_max) has no room. */
 #include "schemas/front.h"
 
 #include "shm/error.h"
@@ -25,6 +27,8 @@
 #define IDLE_NS (75000 * FRONT_MS)
 #define STUCK_NS (60000 * FRONT_MS)
 #define LINGER_NS (2000 * FRONT_MS)
+#define SLOWEST_BYTES_PER_S 1024u
+#define HELD_SMALL_BYTES (64u * 1024u) /* a message below this is never refused for want of memory */
 
 static void on_read(struct bufferevent *bev, void *connection);
 
@@ -120,6 +124,7 @@ static void free_connection(struct connection *c)
     const bool goodbye = c->ws.wslay == NULL || (c->ws.close_received && c->ws.close_code == WEBSOCKET_NORMAL);
 
     while (c->exchanges) exchange_drop(c->exchanges, goodbye);
+    f->held_bytes -= c->held_bytes;
     if (c->ws.wslay) f->websocket_count--;
     websocket_free(&c->ws);
     http_free(&c->http);
@@ -169,6 +174,30 @@ static void read_http(struct connection *c, const char *data, size_t bytes, size
     }
 }
 
+/* Counts what the unfinished message of c holds. False: all messages together hold too much, and this one's sender heard so. */
+static bool hold(struct connection *c)
+{
+    struct front *f = c->front;
+    const size_t now = c->mode == CONNECTION_WEBSOCKET ? c->ws.partial_bytes : c->http.body.bytes;
+    struct fault fault;
+
+    f->held_bytes += now - c->held_bytes;
+    c->held_bytes = now;
+    if (f->held_bytes <= f->input_bytes_max || now <= HELD_SMALL_BYTES || c->closing || c->dead) return true;
+    stage_count(&f->stage, GATEWAY_OVERLOADED, 1);
+    if (c->mode == CONNECTION_WEBSOCKET) {
+        connection_close_ws(c, WEBSOCKET_OVERLOAD, "no memory for so large a message now; try again in a moment");
+        return false;
+    }
+    if (c->busy) return true; /* it is whole, and being answered */
+    wire_free(&c->http.body);
+    fault_set(&fault, 503, "overloaded", NULL, "The requests being received hold all the memory there is for them (%zu MiB). Try again in a moment.", f->input_bytes_max >> 20);
+    c->keep_alive = false;
+    c->busy = true;
+    routes_fault(c, &fault);
+    return hold(c);
+}
+
 static void on_read(struct bufferevent *bev, void *connection)
 {
     struct connection *c = connection;
@@ -192,6 +221,7 @@ static void on_read(struct bufferevent *bev, void *connection)
             read_http(c, (const char *)data, bytes, &bytes);
         }
         evbuffer_drain(in, bytes);
+        hold(c);
     }
 }
 
@@ -280,15 +310,23 @@ static void too_late(struct connection *c)
     routes_fault(c, &f);
 }
 
+/* Has a message that began at begin_ns come too slowly? */
+static bool is_too_slow(uint64_t now, uint64_t begin_ns, size_t bytes)
+{
+    return since(now, begin_ns) > BODY_NS + (uint64_t)bytes * (1000 * FRONT_MS / SLOWEST_BYTES_PER_S);
+}
+
 static void sweep_http(struct connection *c, uint64_t now)
 {
     if (c->busy) {
         if (c->again) routes_handle(c);
+        hold(c);
         return;
     }
     if (c->head_ns == 0) {
         if (since(now, c->heard_ns) > IDLE_NS || c->front->stopping) connection_kill(c);
     } else if (since(now, c->http.head_done ? c->heard_ns : c->head_ns) > (c->http.head_done ? BODY_NS : HEAD_NS)) too_late(c);
+    else if (c->http.head_done && is_too_slow(now, c->head_ns, c->http.body.bytes)) too_late(c);
 }
 
 static void sweep_ws(struct connection *c, uint64_t now)
@@ -297,6 +335,10 @@ static void sweep_ws(struct connection *c, uint64_t now)
 
     if (front_is_draining(c->front) && !c->exchanges) {
         connection_close_ws(c, WEBSOCKET_RESTART, "server is shutting down");
+        return;
+    }
+    if (c->ws.in_message && is_too_slow(now, c->ws.partial_ns, c->ws.partial_bytes)) {
+        connection_close_ws(c, WEBSOCKET_POLICY, "the message came too slowly");
         return;
     }
     if (silent > 3 * ping) connection_kill(c); /* two pings without an answer */

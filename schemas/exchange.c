@@ -25,7 +25,7 @@ static void draw_id(struct exchange *x)
     for (size_t i = 0; i < sizeof drawn; i++) n += snprintf(x->id + n, sizeof x->id - (size_t)n, "%02x", drawn[i]);
 }
 
-struct exchange *exchange_new(struct connection *c, struct request *r)
+struct exchange *exchange_new(struct connection *c, struct request *r, size_t message_bytes)
 {
     struct exchange *x = calloc(1, sizeof *x), **at = &c->exchanges;
 
@@ -36,6 +36,8 @@ struct exchange *exchange_new(struct connection *c, struct request *r)
     x->request = *r;
     memset(r, 0, sizeof *r);
     x->connection = c;
+    x->held_bytes = message_bytes;
+    c->front->held_bytes += message_bytes;
     x->stream = x->request.stream;
     x->count = x->request.prompt_count * x->request.n;
     x->has_stream_id = x->request.has_stream_id;
@@ -70,8 +72,16 @@ void exchange_drop(struct exchange *x, bool cancel)
             c->exchange_count--;
             break;
         }
+    f->held_bytes -= x->held_bytes;
     request_free(&x->request);
     free(x);
+}
+
+void exchange_is_placed(struct exchange *x)
+{
+    x->connection->front->held_bytes -= x->held_bytes;
+    x->held_bytes = 0;
+    request_forget_prompts(&x->request);
 }
 
 /* ---- start ------------------------------------------------------------------------- */
@@ -112,7 +122,10 @@ int exchange_start(struct exchange *x, struct fault *f)
     if (!front->waiting) /* those who wait come first */
         while (x->placed < x->count && (rc = slots_place(front, x, f)) == 0) continue;
     if (rc == -E_FORMAT) return rc;
-    if (x->placed == x->count) return 0;
+    if (x->placed == x->count) {
+        exchange_is_placed(x);
+        return 0;
+    }
     if (front->waiting_count >= front->queue_max) return overloaded(front, f);
     struct exchange **at = &front->waiting;
     while (*at) at = &(*at)->next_waiting;

@@ -64,6 +64,7 @@ struct exchange {             /* one request of a client, from acceptance to its
     uint32_t round;           /* of connection.c's pumping */
     bool started, waiting, head_sent, stream;
     bool resumed;             /* response.resume: watches what was placed before; in no lane */
+    size_t held_bytes;        /* of the client's message, counted in front->held_bytes until every choice has its slot */
     struct watcher watcher[REQUEST_CHOICES_MAX];
 };
 
@@ -82,6 +83,7 @@ struct connection {
     uint64_t deadline_ns;     /* closing: when patience ends. 0: none */
     uint64_t heard_ns;        /* last byte from the peer */
     uint64_t head_ns;         /* HTTP: first byte of the request at hand; 0: none yet */
+    size_t held_bytes;        /* of a message that is not whole yet, counted in front->held_bytes */
     uint64_t pinged_ns;
     uint64_t sent_bytes;      /* ever queued */
     uint64_t moved_bytes;     /* of them, taken by the kernel when last looked at */
@@ -117,6 +119,8 @@ struct front {
     uint64_t started_s;       /* since 1970 */
     /* options */
     size_t message_bytes_max;
+    size_t input_bytes_max;   /* what all clients' messages together may hold of our memory, before they are in the table */
+    size_t held_bytes;        /* what they hold now */
     uint32_t queue_max, connections_max;
     uint64_t grace_ns, idle_ping_ns, retained_bytes_max;
     char origins[WIRING_VALUE_BYTES];
@@ -169,8 +173,10 @@ void session_next(struct connection *c);
 
 /* ---- exchange.c ------------------------------------------------------------------------ */
 
-/* A new exchange at the end of c's list; takes over what *r owns. */
-struct exchange *exchange_new(struct connection *c, struct request *r);
+/* A new exchange at the end of c's list; takes over what *r owns. message_bytes: what the client sent for it. */
+struct exchange *exchange_new(struct connection *c, struct request *r, size_t message_bytes);
+/* Every choice has its slot: what was only needed for that goes. */
+void exchange_is_placed(struct exchange *x);
 /* Places it in the table, or in the waiting line. 0, or -E_FORMAT with a fault: nothing will come of it. */
 int exchange_start(struct exchange *x, struct fault *f);
 /* Sends what there is to send, as far as there is room. May end the exchange and mark the connection dead. */

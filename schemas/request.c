@@ -344,8 +344,16 @@ void request_free(struct request *r)
 {
     json_decref(r->meta);
     json_decref(r->echo);
-    for (uint32_t i = 0; i < r->prompt_count; i++) json_decref(r->chat[i]);
+    request_forget_prompts(r);
     memset(r, 0, sizeof *r);
+}
+
+void request_forget_prompts(struct request *r)
+{
+    for (uint32_t i = 0; i < r->prompt_count; i++) {
+        json_decref(r->chat[i]);
+        r->chat[i] = NULL;
+    }
 }
 
 void request_params_of(const struct request *r, uint32_t choice, struct request_params *out)

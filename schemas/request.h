@@ -47,6 +47,8 @@ struct request {
 /* 0: *r is the caller's to free (request_free). -E_FORMAT: f says why. websocket: body is a response.create frame. */
 int request_read(struct request *r, enum api api, bool websocket, const json_t *body, const struct request_defaults *d, struct fault *f);
 void request_free(struct request *r);
+/* Once the record of each choice is written, nobody needs the conversation any more. */
+void request_forget_prompts(struct request *r);
 
 /* Puts the conversation of an ended response in front of the messages of r: the caller resolved previous_id to `v`. */
 int request_continue(struct request *r, const struct view *v, struct fault *f);

@@ -74,6 +74,7 @@ void routes_fault(struct connection *c, const struct fault *f)
     answer(c, f->status, "application/json",
            f->status == 401   ? "WWW-Authenticate: Bearer\r\n"
            : f->status == 426 ? "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+           : f->status == 405 ? "Allow: GET, HEAD, POST, OPTIONS\r\n"
                               : NULL, body.data, body.bytes);
     wire_free(&body);
 }
@@ -228,9 +229,10 @@ static void post_generate(struct connection *c, enum api api)
         routes_fault(c, &f);
         return;
     }
-    wire_clear(&c->http.body); /* the request holds what is needed of it */
+    const size_t message_bytes = c->http.body.bytes;
+    wire_free(&c->http.body); /* the request holds what is needed of it */
     c->again = false;
-    struct exchange *x = exchange_new(c, &r);
+    struct exchange *x = exchange_new(c, &r, message_bytes);
     if (!x) {
         fault_set(&f, 500, "server_error", NULL, "Out of memory.");
         routes_fault(c, &f);

@@ -81,7 +81,7 @@ static int check_limits(const struct connection *c, const struct request *r, str
 
 /* ---- client events ---------------------------------------------------------------------- */
 
-static int on_create(struct connection *c, const json_t *event, struct fault *f)
+static int on_create(struct connection *c, const json_t *event, size_t message_bytes, struct fault *f)
 {
     struct request r;
 
@@ -91,7 +91,7 @@ static int on_create(struct connection *c, const json_t *event, struct fault *f)
         return -E_FORMAT;
     }
     r.stream = true;
-    if (!exchange_new(c, &r)) return fault_set(f, 500, "server_error", NULL, "Out of memory.");
+    if (!exchange_new(c, &r, message_bytes)) return fault_set(f, 500, "server_error", NULL, "Out of memory.");
     session_next(c);
     return 0;
 }
@@ -156,7 +156,7 @@ static int on_resume(struct connection *c, const json_t *event, struct fault *f)
     struct view *v = s >= 0 ? slots_view(c->front, (uint32_t)s) : NULL;
     if (!v || v->api != API_RESPONSES) return fault_set(f, 404, "response_not_found", "response_id", "Response with id '%s' not found: it may have been too long ago.", id);
     if (c->exchange_count >= FRONT_IN_FLIGHT_MAX + FRONT_WAITING_MAX) return limit(f, "requests", FRONT_IN_FLIGHT_MAX + FRONT_WAITING_MAX);
-    struct exchange *x = exchange_new(c, &none);
+    struct exchange *x = exchange_new(c, &none, 0);
     if (!x) return fault_set(f, 500, "server_error", NULL, "Out of memory.");
     x->resumed = x->started = true;
     x->count = x->placed = 1;
@@ -169,12 +169,12 @@ static int on_resume(struct connection *c, const json_t *event, struct fault *f)
     return 0;
 }
 
-static int dispatch(struct connection *c, const json_t *event, struct fault *f)
+static int dispatch(struct connection *c, const json_t *event, size_t message_bytes, struct fault *f)
 {
     const char *type = json_string_value(json_object_get(event, "type"));
 
     if (!type) return fault_set(f, 400, "missing_required_parameter", "type", "Every event must have a string 'type'.");
-    if (strcmp(type, "response.create") == 0) return on_create(c, event, f);
+    if (strcmp(type, "response.create") == 0) return on_create(c, event, message_bytes, f);
     if (strcmp(type, "response.cancel") == 0) return on_cancel(c, event, f);
     if (strcmp(type, "response.resume") == 0) return on_resume(c, event, f);
     return fault_set(f, 400, "invalid_event_type", "type", "Unknown event type '%.80s': response.create, response.cancel and response.resume are understood.", type);
@@ -191,7 +191,7 @@ void session_text(void *connection, const char *text, size_t bytes)
     json_t *event = field_parse(text, bytes, &f);
     if (event) stream_id = json_string_value(json_object_get(event, "stream_id"));
     if (stream_id && strlen(stream_id) > STREAM_ID_BYTES) stream_id = NULL;
-    if (!event || dispatch(c, event, &f) < 0) session_fault(c, &f, stream_id);
+    if (!event || dispatch(c, event, bytes, &f) < 0) session_fault(c, &f, stream_id);
     json_decref(event);
     stage_beat(&c->front->stage);
 }

@@ -152,8 +152,10 @@ void slots_place_waiting(struct front *f)
         f->waiting = x->next_waiting;
         f->waiting_count--;
         x->waiting = false;
-        if (rc == 0) exchange_pump(x);
-        else exchange_fail(x, &fault);
+        if (rc == 0) {
+            exchange_is_placed(x);
+            exchange_pump(x);
+        } else exchange_fail(x, &fault);
     }
 }
 

@@ -63,6 +63,7 @@ static ssize_t on_recv(wslay_event_context_ptr ctx, uint8_t *buffer, size_t byte
     }
     if (bytes > w->input_bytes) bytes = w->input_bytes;
     memcpy(buffer, w->input, bytes);
+    if (w->in_message) w->partial_bytes += bytes;
     w->input += bytes;
     w->input_bytes -= bytes;
     return (ssize_t)bytes;
@@ -107,6 +108,8 @@ static void on_frame(wslay_event_context_ptr ctx, const struct wslay_event_on_fr
         }
         return;
     }
+    if (!w->in_message) w->partial_ns = w->now_ns;
+    w->in_message = true;
     w->fragments = arg->opcode == WSLAY_CONTINUATION_FRAME ? w->fragments + 1 : 1;
     if (w->fragments > WEBSOCKET_FRAGMENTS_MAX) {
         websocket_close(w, WEBSOCKET_POLICY, "too many fragments");
@@ -118,6 +121,10 @@ static void on_message(wslay_event_context_ptr ctx, const struct wslay_event_on_
 {
     struct websocket *w = user;
 
+    if (!wslay_is_ctrl_frame(arg->opcode)) {
+        w->in_message = false;
+        w->partial_bytes = 0;
+    }
     if (arg->opcode == WSLAY_TEXT_FRAME) {
         if (!w->close_sent) w->on_text(w->context, (const char *)arg->msg, arg->msg_length);
     } else if (arg->opcode == WSLAY_BINARY_FRAME) {
@@ -165,6 +172,7 @@ void websocket_feed(struct websocket *w, const void *data, size_t bytes, uint64_
         w->second = now_ns / 1000000000u;
         w->controls = 0;
     }
+    w->now_ns = now_ns;
     w->input = data;
     w->input_bytes = bytes;
     while (w->input_bytes > 0 && wslay_event_want_read(w->wslay)) {

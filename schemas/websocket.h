@@ -32,6 +32,10 @@ struct websocket {
     size_t input_bytes;
     uint64_t second;                   /* the second that controls counts */
     uint32_t controls, fragments;
+    bool in_message;                   /* a data message has begun and is not whole yet; then these speak of it: */
+    size_t partial_bytes;              /* what has come of it, about */
+    uint64_t partial_ns;               /* when it began */
+    uint64_t now_ns;                   /* of the bytes at hand */
     bool close_sent, close_received;
     uint16_t close_code;               /* that the peer gave; 1005: none */
 };

@@ -11,7 +11,7 @@
  *          socket: connections made meanwhile wait in it.
  *
  * Options  model.name, model.vocab, model.temperature, model.top_p, model.min_p, model.top_k; default.max_tokens (0: what the context holds);
- *          gateway.queue_max, gateway.connections_max, gateway.message_bytes_max, gateway.grace_ms, gateway.idle_ping_ms,
+ *          gateway.queue_max, gateway.connections_max, gateway.message_bytes_max, gateway.input_bytes_max (messages not in the table yet, together), gateway.grace_ms, gateway.idle_ping_ms,
  *          gateway.retained_bytes_max (request records kept for previous_response_id), gateway.origins
  * Files    socket.listen (also socket.listen.*), event.gateway, file.api_keys (absent: no keys), file.tokenizer.json */
 #include "schemas/front.h"
@@ -137,6 +137,7 @@ static void read_options(struct front *f)
     };
     if (f->defaults.vocab == 0) stage_exit(&f->stage, EXIT_CONFIG, "the launcher did not say how many tokens the model knows (model.vocab)");
     f->message_bytes_max = wiring_u64(w, "gateway.message_bytes_max", 32u << 20);
+    f->input_bytes_max = wiring_u64(w, "gateway.input_bytes_max", 8 * (uint64_t)f->message_bytes_max);
     f->queue_max = (uint32_t)wiring_u64(w, "gateway.queue_max", 1024);
     f->connections_max = (uint32_t)wiring_u64(w, "gateway.connections_max", CONNECTIONS_MAX);
     f->grace_ns = wiring_u64(w, "gateway.grace_ms", 30000) * FRONT_MS;

@@ -272,6 +272,55 @@ async def slow_readers(s):
     note("8 clients that read nothing, 8 streams each", f"gateway {grown / 2**20:+.1f} MiB")
 
 
+async def hoards(s):
+    """Many large messages begun and never ended: some are turned away, the rest fit in what is set aside for all together."""
+    before = s.memory_bytes()["stage"]["gateway"]
+    part = b'{"input":"' + b"x" * ((MESSAGE_MIB << 20) - 4096)
+    told = {"http": 0, "ws": 0}
+
+    async def half_body():
+        reader, writer = await asyncio.open_connection(s.host, s.port)
+        writer.write(b"POST /v1/responses HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (len(part) + 100) + part)
+        try:
+            answer = await asyncio.wait_for(reader.read(), 3)
+            assert answer.startswith(b"HTTP/1.1 503 ") and b'"overloaded"' in answer and b"Retry-After" in answer, answer[:300]
+            told["http"] += 1
+            writer.transport.abort()
+        except asyncio.TimeoutError:
+            pass
+        return writer
+
+    async def half_message():
+        ws = await WebSocket.open(s)
+        try:
+            await ws.frame(TEXT, part, fin=False)
+            end = await asyncio.wait_for(ws.receive_close(), 3)
+            assert end.code == 1013, end
+            told["ws"] += 1
+        except Closed as e:
+            assert e.code in (1013, 1006), e
+            told["ws"] += 1
+        except (asyncio.TimeoutError, TimeoutError):
+            pass
+        return ws
+    bodies_begun = asyncio.gather(*(half_body() for _ in range(12)))
+    writers, sockets = await bodies_begun, await asyncio.gather(*(half_message() for _ in range(12)))
+    grown = s.memory_bytes()["stage"]["gateway"] - before
+    assert told["http"] >= 2 and told["ws"] >= 8, f"turned away: {told}"
+    assert grown < 64 << 20 or SANITIZED, f"the gateway grew by {grown >> 20} MiB"
+    for w in writers:
+        w.transport.abort()
+    for ws in sockets:
+        ws.drop()
+    for _ in range(50):  # the room is there again once they are gone
+        status, _, data = await http(s, "POST", "/v1/responses", {**BODY, "input": "x" * (1 << 20)})
+        if status != 503:
+            break
+        await asyncio.sleep(0.1)
+    assert status == 400, (status, data[:200])
+    note("24 messages of 2 MiB begun and not ended", f"turned away {told}; gateway {grown / 2**20:+.1f} MiB")
+
+
 # ---- HTTP
 
 async def raw(s, data, then_wait=True, timeout_s=60):
@@ -439,7 +488,7 @@ def test_bad_http():
 
 
 def test_too_much():
-    attack(floods, slow_readers, slowloris)
+    attack(floods, slow_readers, hoards, slowloris)
 
 
 def test_all_at_once():

@@ -255,6 +255,13 @@ extern "C" void *cuda_backend_buffer(struct cuda_backend *b, enum cuda_buffer wh
     return which == CUDA_LOGITS ? (void *)b->logits : which == CUDA_HIDDEN ? (void *)b->x : (void *)b->residual[0];   /* 2 norms a layer: back at 0 */
 }
 
+extern "C" int cuda_backend_logits(struct cuda_backend *b, uint32_t row, float *logits)
+{
+    if (row >= STEP_ROWS_MAX) return -E_RANGE;
+    int rc = launch_check(cudaMemcpyAsync(logits, b->logits + (uint64_t)row * b->spec.vocab, 4ull * b->spec.vocab, cudaMemcpyDeviceToHost, b->stream), "logits");
+    return rc ? rc : launch_check(cudaStreamSynchronize(b->stream), "logits");
+}
+
 extern "C" void *cuda_backend_stream(struct cuda_backend *b) { return b->stream; }
 
 extern "C" int cuda_backend_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, void **graph_exec)
@@ -266,3 +273,5 @@ extern "C" int cuda_backend_graph(struct cuda_backend *b, uint32_t rows, uint32_
 extern "C" void cuda_backend_trace(struct cuda_backend *b, void *words_device) { b->trace = (unsigned long long *)words_device; }
 
 extern "C" const char *cuda_backend_error(void) { return launch_error(); }
+
+extern "C" uint32_t cuda_backend_version(void) { return CUDA_BACKEND_VERSION; }

@@ -112,6 +112,9 @@ enum cuda_buffer {
 };
 void *cuda_backend_buffer(struct cuda_backend *backend, enum cuda_buffer which);
 
+/* Copies one row of CUDA_LOGITS to the host, [vocab] f32, and waits for it: for what the device cannot sample. 0, -E_RANGE, -E_IO. */
+int cuda_backend_logits(struct cuda_backend *backend, uint32_t row, float *logits);
+
 /* For benches: the stream (cudaStream_t), and one part of the step as a graph of its own (cudaGraphExec_t, owned by the caller):
  * `part` is a bit set of 1 << enum cuda_part. */
 enum cuda_part { CUDA_PART_EMBED, CUDA_PART_QKV, CUDA_PART_ATTN, CUDA_PART_O, CUDA_PART_NORM, CUDA_PART_GATE_UP, CUDA_PART_DOWN, CUDA_PART_HEAD, CUDA_PART_SAMPLE, CUDA_PARTS };
@@ -123,6 +126,9 @@ void cuda_backend_trace(struct cuda_backend *backend, void *words_device);
 int cuda_backend_put_state(struct cuda_backend *backend, const struct step_state *state);
 
 const char *cuda_backend_error(void);
+
+/* CUDA_BACKEND_VERSION of the library; another one than the caller was built with: do not call anything else. */
+uint32_t cuda_backend_version(void);
 
 #ifdef __cplusplus
 }

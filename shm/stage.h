@@ -17,7 +17,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-enum stage_exit { EXIT_ASKED = 0, EXIT_CONFIG = 100, EXIT_MISSING = 111 };
+enum stage_exit { EXIT_ASKED = 0, EXIT_CONFIG = 100, EXIT_MISSING = 111, EXIT_GPU = 112 /* the CUDA context is lost: restart at once */ };
 
 enum log_level { LOG_ERROR = 0, LOG_WARN = 1, LOG_INFO = 2, LOG_DEBUG = 3 };
 

@@ -19,8 +19,12 @@ struct cuda_device_facts {
     uint32_t driver_version;              /* as cuDriverGetVersion: 13000 is 13.0 */
 };
 
-/* Creates this process's context on device 0. -E_MISSING: no driver or no device (the text says which); -E_UNSUPPORTED: not Hopper. */
+/* Creates this process's context on device 0. -E_NOT_FOUND: no driver or no device (the text says which); -E_UNSUPPORTED: not Hopper, or
+ * no shareable memory; -E_IO. */
 int cuda_device_open(struct cuda_device_facts *facts);
+
+/* Destroys it: mappings go, memory that descriptors hold stays. No other call of the library may follow but cuda_device_open. 0, -E_IO. */
+int cuda_device_close(void);
 
 /* Device memory that a descriptor (owned by the caller, close-on-exec) holds. Contents undefined. -E_NOMEM, -E_IO. */
 int cuda_memory_create(uint64_t bytes, int *fd);

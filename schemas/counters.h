@@ -8,8 +8,9 @@ enum prefill_counter { PREFILL_SEQUENCES = 0, PREFILL_TOKENS, PREFILL_CHUNKS, PR
                        PREFILL_SLIDING_PAGES_USED, PREFILL_SLIDING_PAGES_TOTAL, PREFILL_WAITING };
 enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS };
 enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK_NS, VERIFY_RUNNING, VERIFY_FINISHED, VERIFY_DRAFTED, VERIFY_ACCEPTED,
-                      VERIFY_DRAFT_LATE, VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
+                      VERIFY_DRAFT_LATE, VERIFY_DRAFT_WAIT_NS, VERIFY_UNPAID /* blocks without drafts because drafts did not pay */,
+                      VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
 enum detokenize_counter { DETOKENIZE_TOKENS = 0, DETOKENIZE_RECORDS, DETOKENIZE_BYTES, DETOKENIZE_WORK_NS, DETOKENIZE_STOPS };
-enum keeper_counter { KEEPER_BYTES_TOTAL = 0, KEEPER_BYTES_DONE, KEEPER_ARENA_BYTES };
+enum keeper_counter { KEEPER_BYTES_TOTAL = 0, KEEPER_BYTES_DONE, KEEPER_ARENA_BYTES, KEEPER_LOADED /* 1, stored with release: the weights are in place */ };
 
 #endif

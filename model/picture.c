@@ -1,0 +1,199 @@
+/* model/picture.c - sizes, the antialiased resampling of 8-bit pixels, and patches. */
+#include "model/picture.h"
+
+#include "shm/error.h"
+#include "shm/must.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define CHANNELS 3u
+#define WEIGHT_BITS_MAX 22u
+
+int picture_budget_is_known(uint32_t budget)
+{
+    return budget == 70 || budget == 140 || budget == 280 || budget == 560 || budget == 1120;
+}
+
+/* The reference's arithmetic, step by step in double: another order rounds to another multiple. */
+int picture_target(uint32_t width, uint32_t height, uint32_t budget, uint32_t *target_width, uint32_t *target_height)
+{
+    if (width == 0 || height == 0 || width > PICTURE_SIDE_MAX || height > PICTURE_SIDE_MAX || !picture_budget_is_known(budget)) return -E_RANGE;
+    const uint64_t target_pixels = (uint64_t)budget * PICTURE_PATCH * PICTURE_PATCH;
+    const double factor = sqrt((double)target_pixels / (double)((uint64_t)height * width));
+    uint64_t h = (uint64_t)floor(factor * (double)height / PICTURE_PATCH) * PICTURE_PATCH, w = (uint64_t)floor(factor * (double)width / PICTURE_PATCH) * PICTURE_PATCH;
+    const uint64_t side_max = (uint64_t)budget * PICTURE_PATCH;
+
+    if (h == 0 && w == 0) return -E_RANGE;
+    if (h == 0) {
+        h = PICTURE_PATCH;
+        w = (uint64_t)(width / height) * PICTURE_PATCH;
+        if (w > side_max) w = side_max;
+    } else if (w == 0) {
+        w = PICTURE_PATCH;
+        h = (uint64_t)(height / width) * PICTURE_PATCH;
+        if (h > side_max) h = side_max;
+    }
+    if (h * w > target_pixels) return -E_RANGE;
+    *target_width = (uint32_t)w;
+    *target_height = (uint32_t)h;
+    return 0;
+}
+
+/* ---- weights --------------------------------------------------------------------------- */
+
+struct taps { /* of one direction: output i is the weighted sum of inputs first[i] .. first[i] + count[i] - 1 */
+    uint32_t *first, *count; /* [outputs] */
+    int16_t *weight;         /* [outputs][stride] */
+    uint32_t stride;
+    uint32_t bits;           /* a weight of 1 is 1 << bits */
+};
+
+static double filter_at(enum picture_filter filter, double x)
+{
+    const double a = -0.5;
+
+    x = fabs(x);
+    if (filter == PICTURE_BILINEAR) return x < 1.0 ? 1.0 - x : 0.0;
+    if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1.0;
+    if (x < 2.0) return (((x - 5.0) * x + 8.0) * x - 4.0) * a;
+    return 0.0;
+}
+
+static void taps_close(struct taps *t)
+{
+    free(t->first);
+    free(t->weight);
+    memset(t, 0, sizeof *t);
+}
+
+/* The most bits with which the largest weight still fits in 16, sign included. */
+static uint32_t weight_bits(double largest)
+{
+    uint32_t bits = 0;
+
+    while (bits < WEIGHT_BITS_MAX && (int64_t)(0.5 + largest * (double)(1u << (bits + 1))) < 1 << 15) bits++;
+    return bits;
+}
+
+static int taps_open(struct taps *t, uint32_t in, uint32_t out, enum picture_filter filter)
+{
+    const double scale = (double)in / (double)out, reach = (filter == PICTURE_BICUBIC ? 4.0 : 2.0) * 0.5, support = scale >= 1.0 ? reach * scale : reach;
+    const double inverse = scale >= 1.0 ? 1.0 / scale : 1.0;
+    double largest = 0.0;
+
+    t->stride = (uint32_t)ceil(support) * 2 + 1;
+    t->first = malloc(2 * sizeof *t->first * out);
+    t->weight = calloc((size_t)out * t->stride, sizeof *t->weight);
+    double *exact = calloc((size_t)out * t->stride, sizeof *exact);
+    if (!t->first || !t->weight || !exact) {
+        free(exact);
+        taps_close(t);
+        return -E_NOMEM;
+    }
+    t->count = t->first + out;
+    for (uint32_t i = 0; i < out; i++) {
+        const double center = scale * ((double)i + 0.5);
+        const int64_t low = (int64_t)(center - support + 0.5), high = (int64_t)(center + support + 0.5);
+        const int64_t first = low > 0 ? low : 0;
+        int64_t count = (high < (int64_t)in ? high : (int64_t)in) - first;
+        double *w = exact + (size_t)i * t->stride, total = 0.0;
+
+        if (count < 0) count = 0;
+        if (count > (int64_t)t->stride) count = t->stride;
+        for (int64_t j = 0; j < count; j++) total += w[j] = filter_at(filter, ((double)(j + first) - center + 0.5) * inverse);
+        for (int64_t j = 0; j < count; j++) {
+            if (total != 0.0) w[j] /= total;
+            if (w[j] > largest) largest = w[j];
+        }
+        t->first[i] = (uint32_t)first;
+        t->count[i] = (uint32_t)count;
+    }
+    t->bits = weight_bits(largest);
+    for (size_t i = 0; i < (size_t)out * t->stride; i++) {
+        const double v = exact[i] * (double)(1u << t->bits);
+        t->weight[i] = (int16_t)(v < 0 ? v - 0.5 : v + 0.5);
+    }
+    free(exact);
+    return 0;
+}
+
+/* ---- the two passes ----------------------------------------------------------------------- */
+
+static inline uint8_t clamp8(int32_t v)
+{
+    return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
+}
+
+/* One row: out[i] = sum of weights times the pixels around it. */
+static void along_row(const uint8_t *in, uint8_t *out, uint32_t out_width, const struct taps *t)
+{
+    const int32_t half = 1 << (t->bits - 1);
+
+    for (uint32_t i = 0; i < out_width; i++) {
+        const int16_t *w = t->weight + (size_t)i * t->stride;
+        const uint8_t *p = in + (size_t)t->first[i] * CHANNELS;
+        int32_t r = half, g = half, b = half;
+
+        for (uint32_t j = 0; j < t->count[i]; j++, p += CHANNELS) {
+            r += w[j] * p[0];
+            g += w[j] * p[1];
+            b += w[j] * p[2];
+        }
+        *out++ = clamp8(r >> t->bits);
+        *out++ = clamp8(g >> t->bits);
+        *out++ = clamp8(b >> t->bits);
+    }
+}
+
+/* One output row from `count` rows of `bytes` bytes each; sum is scratch. */
+static void along_column(const uint8_t *in, uint8_t *out, uint32_t bytes, const int16_t *w, uint32_t count, uint32_t bits, int32_t *restrict sum)
+{
+    for (uint32_t x = 0; x < bytes; x++) sum[x] = 1 << (bits - 1);
+    for (uint32_t j = 0; j < count; j++) {
+        const uint8_t *restrict row = in + (size_t)j * bytes;
+        const int32_t weight = w[j];
+        for (uint32_t x = 0; x < bytes; x++) sum[x] += weight * row[x];
+    }
+    for (uint32_t x = 0; x < bytes; x++) out[x] = clamp8(sum[x] >> bits);
+}
+
+int picture_resize(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t *out, uint32_t out_width, uint32_t out_height, enum picture_filter filter)
+{
+    struct taps across = {0}, down = {0};
+    const uint32_t bytes = out_width * CHANNELS;
+    uint8_t *narrowed = NULL;
+    int32_t *sum = NULL;
+    int rc = -E_RANGE;
+
+    if (!width || !height || !out_width || !out_height || width > PICTURE_SIDE_MAX || height > PICTURE_SIDE_MAX || out_width > PICTURE_SIDE_MAX || out_height > PICTURE_SIDE_MAX) return rc;
+    if ((rc = taps_open(&across, width, out_width, filter)) != 0 || (rc = taps_open(&down, height, out_height, filter)) != 0) goto done;
+    rc = -E_NOMEM;
+    narrowed = width == out_width ? NULL : malloc((size_t)bytes * height);
+    sum = malloc(sizeof *sum * bytes);
+    if (!sum || (width != out_width && !narrowed)) goto done;
+    if (narrowed)
+        for (uint32_t y = 0; y < height; y++) along_row(rgb + (size_t)y * width * CHANNELS, narrowed + (size_t)y * bytes, out_width, &across);
+    const uint8_t *rows = narrowed ? narrowed : rgb;
+    if (height == out_height) memcpy(out, rows, (size_t)bytes * height);
+    else
+        for (uint32_t y = 0; y < out_height; y++)
+            along_column(rows + (size_t)down.first[y] * bytes, out + (size_t)y * bytes, bytes, down.weight + (size_t)y * down.stride, down.count[y], down.bits, sum);
+    rc = 0;
+done:
+    taps_close(&across);
+    taps_close(&down);
+    free(narrowed);
+    free(sum);
+    return rc;
+}
+
+void picture_patches(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t *out)
+{
+    must(width % PICTURE_PATCH == 0 && height % PICTURE_PATCH == 0);
+    for (uint32_t y = 0; y < height; y += PICTURE_PATCH)
+        for (uint32_t x = 0; x < width; x += PICTURE_PATCH)
+            for (uint32_t row = 0; row < PICTURE_PATCH; row++, out += PICTURE_PATCH * CHANNELS)
+                memcpy(out, rgb + ((size_t)(y + row) * width + x) * CHANNELS, PICTURE_PATCH * CHANNELS);
+}

@@ -22,7 +22,7 @@
 #define LAYOUT_FN static inline
 #endif
 
-enum weight_format { WEIGHT_FP8 = 1, WEIGHT_BF16 = 2 };   /* E4M3 with an f32 scale per row; plain bf16 */
+enum weight_format { WEIGHT_FP8 = 1, WEIGHT_BF16 = 2, WEIGHT_F32 = 3 };   /* E4M3 with an f32 scale per row; plain bf16; f32 (plain.h only) */
 
 #define TILE_ROWS 16
 #define CONSUMER_WARPS 8

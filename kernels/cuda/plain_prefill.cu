@@ -1,0 +1,138 @@
+/* kernels/cuda/plain_prefill.cu - cuda_prefill.h for the shapes of plain.h: rows of spans through all layers, K and V into the pages. */
+#include "cuda_prefill.h"
+#include "launch.h"
+#include "plain.h"
+#include "shm/error.h"
+#include <cuda_runtime.h>
+#include <new>
+#include <time.h>
+
+struct plain_prefill {
+    struct plain *plain;              /* owned */
+    uint32_t rows_max, seqs_max, context_max, vocab, window;
+    uint32_t pages_stride[2];
+    uint32_t *pages[2];               /* device, owned */
+    struct plain_row *rows_host;      /* pinned, owned: [rows_max]; free again when the event has passed */
+    struct plain_row *rows;           /* device, owned */
+    cudaStream_t stream;
+    cudaEvent_t done;
+};
+
+static int make(struct plain_prefill *p, const struct cuda_model_spec *spec, const struct cuda_options *options)
+{
+    struct plain_options plain = { options->weights_device, { options->kv_device[0], options->kv_device[1] }, {}, { p->pages_stride[0], p->pages_stride[1] }, p->rows_max, p->context_max };
+    int rc = launch_check(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking), "stream");
+
+    if (rc == 0) rc = launch_check(cudaEventCreateWithFlags(&p->done, cudaEventDisableTiming), "event");
+    for (int type = 0; type < 2 && rc == 0; type++) {
+        const uint64_t bytes = 4ull * p->seqs_max * p->pages_stride[type];
+
+        rc = launch_check(cudaMalloc((void **)&p->pages[type], bytes), "page tables");
+        if (rc == 0) rc = launch_check(cudaMemset(p->pages[type], 0, bytes), "page tables");
+        plain.pages[type] = p->pages[type];
+    }
+    if (rc == 0) rc = launch_check(cudaMallocHost((void **)&p->rows_host, p->rows_max * sizeof *p->rows_host), "pinned memory");
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&p->rows, p->rows_max * sizeof *p->rows), "rows");
+    if (rc == 0) rc = plain_open(&p->plain, spec, &plain);
+    return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
+}
+
+extern "C" int plain_prefill_open(struct plain_prefill **prefill, const struct cuda_model_spec *spec, const struct cuda_options *options, uint32_t rows_max)
+{
+    struct plain_arena arena;
+    const int supported = plain_plan(&arena, spec);
+
+    *prefill = NULL;
+    if (supported) return supported;
+    if (!options->weights_device || !options->kv_device[0] || !options->kv_device[1] || options->seqs_max == 0) return -E_RANGE;
+    if (options->context_max == 0 || options->context_max > 1u << 20 || options->ring_pages == 0 || rows_max == 0 || rows_max > PLAIN_ROWS_LIMIT) return -E_RANGE;
+    struct plain_prefill *p = new (std::nothrow) plain_prefill();
+    if (p == NULL) return -E_NOMEM;
+    p->rows_max = rows_max;
+    p->seqs_max = options->seqs_max;
+    p->context_max = options->context_max;
+    p->vocab = spec->vocab;
+    p->window = spec->window;
+    p->pages_stride[CUDA_SLIDING] = options->ring_pages;
+    p->pages_stride[CUDA_FULL] = (options->context_max + PLAIN_PAGE_TOKENS - 1) / PLAIN_PAGE_TOKENS;
+    const int rc = make(p, spec, options);
+    if (rc) plain_prefill_close(p), p = NULL;
+    *prefill = p;
+    return rc;
+}
+
+extern "C" void plain_prefill_close(struct plain_prefill *p)
+{
+    if (p == NULL) return;
+    cudaDeviceSynchronize();
+    plain_close(p->plain);
+    cudaFree(p->pages[0]);
+    cudaFree(p->pages[1]);
+    cudaFree(p->rows);
+    if (p->rows_host) cudaFreeHost(p->rows_host);
+    if (p->done) cudaEventDestroy(p->done);
+    if (p->stream) cudaStreamDestroy(p->stream);
+    delete p;
+}
+
+extern "C" int plain_prefill_pages(struct plain_prefill *p, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count)
+{
+    if (type > CUDA_FULL || seq >= p->seqs_max || first > p->pages_stride[type] || count > p->pages_stride[type] - first) return -E_RANGE;
+    /* From pageable memory: the call returns when the entries have been taken, the stream orders them before later rows. */
+    return launch_check(cudaMemcpyAsync(p->pages[type] + (uint64_t)seq * p->pages_stride[type] + first, pages, 4ull * count, cudaMemcpyHostToDevice, p->stream), "pages");
+}
+
+/* The rows of a span are written before any attends: the ring must hold them and the window of the first. */
+static int check_span(const struct plain_prefill *p, const struct cuda_prefill_span *spans, uint32_t i, uint32_t next_row, const uint32_t *tokens)
+{
+    const struct cuda_prefill_span *s = &spans[i];
+    const uint64_t ring = (uint64_t)p->pages_stride[CUDA_SLIDING] * PLAIN_PAGE_TOKENS;
+
+    if (s->seq >= p->seqs_max || s->rows == 0 || s->first_row != next_row || s->rows > p->rows_max - next_row) return -E_RANGE;
+    if (s->first_position >= p->context_max || s->rows > p->context_max - s->first_position) return -E_RANGE;
+    if (ring < p->context_max && (uint64_t)s->rows + p->window - 1 > ring) return -E_RANGE;
+    for (uint32_t j = 0; j < i; j++)
+        if (spans[j].seq == s->seq) return -E_RANGE;
+    for (uint32_t j = 0; j < s->rows; j++)
+        if (tokens[next_row + j] >= p->vocab) return -E_RANGE;
+    return 0;
+}
+
+extern "C" int plain_prefill_run(struct plain_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    uint32_t rows = 0;
+    int rc = plain_prefill_wait(p, 0);
+
+    if (rc) return rc == -E_TIMEOUT ? -E_BUSY : rc;
+    if (span_count == 0 || span_count > CUDA_PREFILL_SPANS_MAX) return -E_RANGE;
+    for (uint32_t i = 0; i < span_count; i++) {
+        if ((rc = check_span(p, spans, i, rows, tokens)) != 0) return rc;
+        for (uint32_t j = 0; j < spans[i].rows; j++, rows++) p->rows_host[rows] = { tokens[rows], spans[i].first_position + j, spans[i].seq, 1 };
+    }
+    rc = launch_check(cudaMemcpyAsync(p->rows, p->rows_host, rows * sizeof *p->rows, cudaMemcpyHostToDevice, p->stream), "rows");
+    if (rc == 0) rc = plain_rows_launch(p->plain, p->rows, rows, p->stream);
+    return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "event");
+}
+
+static uint64_t now_us()
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+extern "C" int plain_prefill_wait(struct plain_prefill *p, uint32_t timeout_us)
+{
+    const uint64_t end = now_us() + timeout_us;
+
+    for (;;) {
+        const cudaError_t status = cudaEventQuery(p->done);
+
+        if (status != cudaErrorNotReady) return launch_check(status, "prefill");
+        if (now_us() >= end) return -E_TIMEOUT;
+    }
+}
+
+extern "C" void *plain_prefill_residual(struct plain_prefill *p) { return plain_residual(p->plain); }
+extern "C" void *plain_prefill_stream(struct plain_prefill *p) { return p->stream; }

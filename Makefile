@@ -19,7 +19,7 @@ ARGS    ?=
 rpath    = -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/$1'
 
 # Kernels built for one instruction set carry it in their file name; the rest runs anywhere.
-isa_avx2       := -mavx2 -mfma
+isa_avx2       := -mavx2 -mfma -mf16c
 isa_avx512     := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
 isa_avx512bf16 := $(isa_avx512) -mavx512bf16
 isa = $(or $(if $(filter %_avx2.c,$1),$(isa_avx2)),$(if $(filter %_avx512.c,$1),$(isa_avx512)),$(if $(filter %_avx512bf16.c,$1),$(isa_avx512bf16)))

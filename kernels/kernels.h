@@ -6,17 +6,21 @@
  * an array. Since each output element has its own lanes, blocking over rows, columns and threads changes no bit. bf16
  * dot-product instructions round in another way and are therefore not used.
  *
- * Activations are f32; matrices are bf16 (or f32: small test checkpoints), widened exactly.
+ * Activations are f32; matrices are bf16 (or f32: small test checkpoints), widened exactly. Matrices of FP8 and FP4 codes
+ * (kernels/stored.h) are widened in registers: a code is exact in f32, a scale of a block or group multiplies it before it
+ * meets x (one rounding, of 2^-25; none for groups), a scale of a whole row multiplies the sum.
  * Pointers are aligned to their element only; no operation allocates, none can fail. Needs: k, dim, n
  * multiples of 16 where stated: model/config.c refuses other sizes. */
 #ifndef SLUICE_KERNELS_KERNELS_H
 #define SLUICE_KERNELS_KERNELS_H
 
+#include "kernels/stored.h"
 #include <stdint.h>
 
 #define KERNELS_LANES 16
 #define KERNELS_SEGMENT 256           /* attention: keys are reduced in segments of absolute positions [256 i, 256 i + 256) */
 #define KERNELS_QUERIES_MAX 16        /* attention: queries in one call */
+#define KERNELS_E4M3_SCALE_MIN (1.0f / (448.0f * 512.0f))   /* of a row of activations: zeros stay zeros */
 
 enum kernels_isa { KERNELS_BEST = 0, KERNELS_PORTABLE = 1, KERNELS_AVX2 = 2, KERNELS_AVX512 = 3 };
 enum kernels_dtype { KERNELS_BF16 = 1, KERNELS_F32 = 2 };
@@ -57,6 +61,16 @@ struct kernels {
      * k % 16 == 0. Weights are read once per block of rows. */
     void (*linear)(float *y, uint64_t y_stride, const float *x, uint64_t x_stride, uint32_t rows,
                    const void *w, enum kernels_dtype dtype, uint32_t k, uint32_t n_begin, uint32_t n_end);
+
+    /* The same for FP8 and FP4 codes: y[r][j] = (sum_i x[r][i] * W[j][i]) * x_scale[r]; x_scale NULL: all 1. x as to_e4m3 leaves it when
+     * the matrix has an activation rule. Bits depend on nothing but the row of x and the row of W. */
+    void (*linear_stored)(float *y, uint64_t y_stride, const float *x, uint64_t x_stride, const float *x_scale, uint32_t rows,
+                          const struct stored_matrix *w, uint32_t n_begin, uint32_t n_end);
+
+    /* y = the E4M3 number nearest to x / s (ties to even, at most 448 in size); returns s. scale 0: s is the largest |x| / 448, at least
+     * KERNELS_E4M3_SCALE_MIN, and x is divided by it. Else s is `scale`, and x is multiplied by 1 / s, as the formats' own
+     * kernels do in each case. n % 16 == 0; y may be x. */
+    float (*to_e4m3)(float *y, const float *x, float scale, uint32_t n);
 
     /* y = x * w / sqrt(mean(x^2) + eps); w NULL: without weight. n % 16 == 0; y may be x. */
     void (*rmsnorm)(float *y, const float *x, const float *w, uint32_t n, float eps);

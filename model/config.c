@@ -148,7 +148,6 @@ static void parse_refusals(struct reader *r)
     reader_only_false(r, "use_double_wide_mlp");
     reader_only_null(r, "num_experts");
     reader_only_null(r, "attn_logit_softcapping");
-    reader_only_null(r, "quantization_config");
     if (!reader_bool(r, "tie_word_embeddings", true)) reader_fail(r, -E_UNSUPPORTED, "tie_word_embeddings", reader_member(r, "tie_word_embeddings"), "the output matrix must be the embedding table");
 }
 
@@ -350,7 +349,6 @@ static int parse_all(struct model_config *c, const json_t *root, struct model_er
         text = &inner;
         type = reader_text(text, "model_type", text_type);
         if (strcmp(type, text_type) != 0) reader_fail(text, -E_UNSUPPORTED, "text_config.model_type", reader_member(text, "model_type"), "does not belong to this model_type");
-        reader_only_null(&top, "quantization_config");
     }
     parse_refusals(text);
     parse_sizes(c, text);

@@ -3,7 +3,7 @@
  * model_config_parse accepts gemma4_unified (12B: text inside "text_config", or a text-only
  * export at the top level) and gemma3, and refuses every field value that this server
  * does not compute: the error names the field and the value. Nothing later in the
- * program looks at the JSON again. */
+ * program looks at the JSON again, but for "quantization_config" (model/quantization.h). */
 #ifndef SLUICE_MODEL_CONFIG_H
 #define SLUICE_MODEL_CONFIG_H
 

@@ -18,6 +18,14 @@ static void *forward_alloc(uint64_t count, uint64_t bytes)
     return posix_memalign(&memory, 64, total) == 0 ? memory : NULL;
 }
 
+/* Most elements of a row that meets a matrix. */
+static uint64_t forward_longest(const struct forward *f)
+{
+    const uint64_t a = f->config->hidden, b = f->config->intermediate, c = f->q_dim_max;
+
+    return a > b ? (a > c ? a : c) : b > c ? b : c;
+}
+
 static int forward_buffers(struct forward *f, uint32_t threads)
 {
     const struct model_config *c = f->config;
@@ -29,6 +37,8 @@ static int forward_buffers(struct forward *f, uint32_t threads)
            && (f->gate = forward_alloc(rows * c->intermediate, sizeof(float))) && (f->up = forward_alloc(rows * c->intermediate, sizeof(float)))
            && (f->scratch = forward_alloc(threads, sizeof(*f->scratch))) && (f->runs = forward_alloc(rows, sizeof(*f->runs)));
 
+    for (int i = 0; i < FORWARD_PARTS && ok && f->rounds; i++)
+        ok = (f->rounded[i] = forward_alloc(rows * (i == 0 ? forward_longest(f) : c->hidden), sizeof(float))) && (f->rounded_scale[i] = forward_alloc(rows, sizeof(float)));
     for (int type = 0; type < LAYER_TYPES && ok; type++)
         ok = (f->cosine[type] = forward_alloc(rows * f->rope[type].turned, sizeof(float)))
           && (f->sine[type] = forward_alloc(rows * f->rope[type].turned, sizeof(float)))
@@ -62,7 +72,8 @@ int forward_open(struct forward **forward, const struct model_weights *weights, 
     struct forward *f;
     int rc;
 
-    if (options->rows_max == 0 || options->rows_max > FORWARD_ROWS_LIMIT || options->threads > FORWARD_THREADS_MAX) return -E_RANGE;
+    if (options->rows_max == 0 || options->rows_max > FORWARD_ROWS_LIMIT || options->threads > FORWARD_THREADS_MAX
+        || options->activations > FORWARD_ACTIVATIONS_BF16) return -E_RANGE;
     if (geo->layer_count != weights->config->layer_count || (uintptr_t)kv_base % 64 != 0) return -E_RANGE;
     if (!kernels) return -E_UNSUPPORTED;
     if (!(f = calloc(1, sizeof(*f)))) return -E_NOMEM;
@@ -71,9 +82,10 @@ int forward_open(struct forward **forward, const struct model_weights *weights, 
     f->geo = geo;
     f->kv = kv_base;
     f->kernels = kernels;
-    f->weight_dtype = weights->dtype == DTYPE_BF16 ? KERNELS_BF16 : KERNELS_F32;
+    f->table_dtype = weights->dtype == DTYPE_BF16 ? KERNELS_BF16 : KERNELS_F32;
     f->kv_dtype = geo->dtype == KV_BF16 ? KERNELS_BF16 : KERNELS_F32;
     f->rows_max = options->rows_max;
+    f->rounds = weights->rounds_activations && options->activations != FORWARD_ACTIVATIONS_BF16;
     if ((rc = forward_heads(f)) == 0 && (rc = pool_open(&f->pool, options->threads, options->pin != 0)) == 0)
         rc = forward_buffers(f, pool_threads(f->pool));
     if (rc != 0) forward_close(f);
@@ -89,6 +101,10 @@ void forward_close(struct forward *f)
         free(f->cosine[type]);
         free(f->sine[type]);
         free(f->blocks[type]);
+    }
+    for (int i = 0; i < FORWARD_PARTS; i++) {
+        free(f->rounded[i]);
+        free(f->rounded_scale[i]);
     }
     free(f->h);
     free(f->x);
@@ -203,12 +219,12 @@ static void embed_task(void *context, uint32_t r, uint32_t thread)
 {
     struct forward *f = context;
     const uint32_t hidden = f->config->hidden, token = f->rows[r].token;
-    const uint64_t element = f->weight_dtype == KERNELS_BF16 ? 2 : 4;
+    const uint64_t element = f->table_dtype == KERNELS_BF16 ? 2 : 4;
     float *h = f->h + (uint64_t)r * hidden;
 
     (void)thread;
     if (token >= FORWARD_SOFT_TOKEN) memcpy(h, f->soft + (uint64_t)(token - FORWARD_SOFT_TOKEN) * hidden, hidden * sizeof(float));
-    else f->kernels->widen(h, (const char *)f->weights->embed + (uint64_t)token * hidden * element, f->weight_dtype, f->weights->embed_scale, hidden);
+    else f->kernels->widen(h, (const char *)f->weights->embed + (uint64_t)token * hidden * element, f->table_dtype, f->weights->embed_scale, hidden);
     for (int type = 0; type < LAYER_TYPES; type++)
         rope_table_angles(&f->rope[type], f->rows[r].position, f->cosine[type] + (uint64_t)r * f->rope[type].turned,
                           f->sine[type] + (uint64_t)r * f->rope[type].turned);
@@ -221,7 +237,7 @@ static void logits_task(void *context, uint32_t task, uint32_t thread)
     const uint32_t chunk = forward_chunk(f, c->vocab), begin = task * chunk, end = begin + chunk < c->vocab ? begin + chunk : c->vocab;
 
     (void)thread;
-    f->kernels->linear(f->logits, c->vocab, f->x, c->hidden, f->wanted, f->weights->embed, f->weight_dtype, c->hidden, begin, end);
+    f->kernels->linear(f->logits, c->vocab, f->x, c->hidden, f->wanted, f->weights->embed, f->table_dtype, c->hidden, begin, end);
     for (uint64_t r = 0; r < f->wanted && c->final_softcap != 0; r++)
         f->kernels->softcap(f->logits + r * c->vocab + begin, c->final_softcap, end - begin);
 }

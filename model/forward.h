@@ -39,11 +39,18 @@ struct forward_seq {
 
 struct forward;                       /* opaque */
 
+/* What to do with a matrix whose format rounds activations (kernels/stored.h). */
+enum forward_activations {
+    FORWARD_ACTIVATIONS_AUTO = 0,     /* as the checkpoint says */
+    FORWARD_ACTIVATIONS_BF16 = 1      /* never round them to FP8: every matrix is weight-only */
+};
+
 struct forward_options {
     uint32_t threads;                 /* 0: one per online CPU; the caller's thread is one of them */
     uint32_t rows_max;                /* most rows in one call, all sequences together */
     uint32_t pin;                     /* 1: bind thread i to the i-th CPU this process may use */
     uint32_t kernels;                 /* enum kernels_isa, 0: the best this CPU has */
+    uint32_t activations;             /* enum forward_activations */
 };
 
 /* Called between layers with the number of layers done (and once more after the logits): a heartbeat. */

@@ -10,9 +10,10 @@ struct layer_task {                   /* what the tasks of a layer share */
     struct forward *f;
     uint32_t layer;
     uint32_t chunk;                   /* columns of a matrix in one task */
-    uint32_t columns, k;              /* of `matrix`, for linear_task */
-    const void *matrix;
-    const float *in;
+    const struct stored_matrix *matrix;                /* linear_task, round_task */
+    struct forward_input in[FORWARD_PARTS];            /* for each matrix of the loop */
+    const float *from;                /* round_task: rows [rows, matrix->k] to be rounded into buffer `part` */
+    uint32_t part;
     float *out;
 };
 
@@ -31,21 +32,56 @@ void forward_tasks(struct forward *f, pool_task_fn *fn, void *context, uint32_t 
 
 static uint32_t layer_min(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
+/* Columns [begin, end) of out [rows, matrix->rows] = in matrix^T. */
+static void layer_product(const struct forward *f, float *out, const struct forward_input *in, const struct stored_matrix *matrix, uint32_t begin, uint32_t end)
+{
+    if (matrix->element == STORED_BF16 || matrix->element == STORED_F32)
+        f->kernels->linear(out, matrix->rows, in->x, matrix->k, f->row_count, matrix->data, (enum kernels_dtype)matrix->element, matrix->k, begin, end);
+    else f->kernels->linear_stored(out, matrix->rows, in->x, matrix->k, in->scale, f->row_count, matrix, begin, end);
+}
+
+static void round_task(void *context, uint32_t r, uint32_t thread)
+{
+    const struct layer_task *t = context;
+    const uint64_t at = (uint64_t)r * t->matrix->k;
+    struct forward *f = t->f;
+
+    (void)thread;
+    f->rounded_scale[t->part][r] = f->kernels->to_e4m3(f->rounded[t->part] + at, t->from + at,
+                                                       t->matrix->activation == STORED_STATIC ? t->matrix->input_scale : 0, t->matrix->k);
+}
+
+/* in[i] = the rows `from` as matrix[i] wants them; matrices of one rule share what is rounded. */
+static void layer_inputs(struct forward *f, struct forward_input *in, const float *from, const struct stored_matrix *const *matrix, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        struct layer_task t = { .f = f, .matrix = matrix[i], .from = from, .part = i };
+        uint32_t same = 0;
+
+        in[i] = (struct forward_input){ from, NULL };
+        if (!f->rounds || !matrix[i]->data || matrix[i]->activation == STORED_AS_IS) continue;
+        while (same < i && !(matrix[same]->activation == matrix[i]->activation && matrix[same]->input_scale == matrix[i]->input_scale)) same++;
+        if (same == i) forward_tasks(f, round_task, &t, f->row_count, (uint64_t)f->row_count * matrix[i]->k * 8);
+        in[i] = same < i ? in[same] : (struct forward_input){ f->rounded[i], f->rounded_scale[i] };
+    }
+}
+
 static void linear_task(void *context, uint32_t task, uint32_t thread)
 {
     const struct layer_task *t = context;
-    const uint32_t begin = task * t->chunk, end = layer_min(begin + t->chunk, t->columns);
+    const uint32_t begin = task * t->chunk, end = layer_min(begin + t->chunk, t->matrix->rows);
 
     (void)thread;
-    t->f->kernels->linear(t->out, t->columns, t->in, t->k, t->f->row_count, t->matrix, t->f->weight_dtype, t->k, begin, end);
+    layer_product(t->f, t->out, &t->in[0], t->matrix, begin, end);
 }
 
-/* out [rows, columns] = in [rows, k] matrix^T */
-static void layer_linear(struct forward *f, float *out, const float *in, const void *matrix, uint32_t columns, uint32_t k)
+/* out [rows, matrix->rows] = in [rows, matrix->k] matrix^T */
+static void layer_linear(struct forward *f, float *out, const float *in, const struct stored_matrix *matrix)
 {
-    struct layer_task t = { .f = f, .chunk = forward_chunk(f, columns), .columns = columns, .k = k, .matrix = matrix, .in = in, .out = out };
+    struct layer_task t = { .f = f, .chunk = forward_chunk(f, matrix->rows), .matrix = matrix, .out = out };
 
-    forward_tasks(f, linear_task, &t, (columns + t.chunk - 1) / t.chunk, (uint64_t)f->row_count * columns * k);
+    layer_inputs(f, t.in, in, &matrix, 1);
+    forward_tasks(f, linear_task, &t, (matrix->rows + t.chunk - 1) / t.chunk, (uint64_t)f->row_count * matrix->rows * matrix->k);
 }
 
 /* The q, k and v matrices stand side by side as one, so that the three make one loop. */
@@ -53,20 +89,18 @@ static void qkv_task(void *context, uint32_t task, uint32_t thread)
 {
     const struct layer_task *t = context;
     const struct forward *f = t->f;
-    const struct model_config *c = f->config;
     const struct layer_weights *w = &f->weights->layer[t->layer];
-    const uint32_t q = model_q_dim(c, t->layer), kv = model_kv_dim(c, t->layer);
-    const struct { const void *matrix; float *out; uint32_t columns; } part[3] = { { w->q, f->q, q }, { w->k, f->k, kv }, { w->v, f->v, kv } };
+    const struct { const struct stored_matrix *matrix; float *out; } part[FORWARD_PARTS] = { { &w->q, f->q }, { &w->k, f->k }, { &w->v, f->v } };
     uint32_t begin = task * t->chunk, end = begin + t->chunk;
 
     (void)thread;
-    for (int i = 0; i < 3 && part[i].matrix; i++) {
-        if (begin < part[i].columns)
-            f->kernels->linear(part[i].out, part[i].columns, f->x, c->hidden, f->row_count, part[i].matrix, f->weight_dtype, c->hidden,
-                               begin, layer_min(end, part[i].columns));
-        if (end <= part[i].columns) return;
-        begin = begin > part[i].columns ? begin - part[i].columns : 0;
-        end -= part[i].columns;
+    for (int i = 0; i < FORWARD_PARTS && part[i].matrix->data; i++) {
+        const uint32_t columns = part[i].matrix->rows;
+
+        if (begin < columns) layer_product(f, part[i].out, &t->in[i], part[i].matrix, begin, layer_min(end, columns));
+        if (end <= columns) return;
+        begin = begin > columns ? begin - columns : 0;
+        end -= columns;
     }
 }
 
@@ -161,8 +195,11 @@ static void layer_attention(struct forward *f, struct layer_task *t)
     const struct layer_config *l = &c->layer[t->layer];
     const uint32_t q = model_q_dim(c, t->layer), kv = model_kv_dim(c, t->layer), group = c->q_heads / l->kv_heads;
     const uint32_t columns = q + kv + (l->has_v ? kv : 0), heads = forward_task_heads(f, group);
+    const struct layer_weights *w = &f->weights->layer[t->layer];
+    const struct stored_matrix *const parts[FORWARD_PARTS] = { &w->q, &w->k, &w->v };
     uint64_t keys = 0;
 
+    layer_inputs(f, t->in, f->x, parts, FORWARD_PARTS);
     t->chunk = forward_chunk(f, columns);
     forward_tasks(f, qkv_task, t, (columns + t->chunk - 1) / t->chunk, (uint64_t)f->row_count * columns * c->hidden);
     forward_tasks(f, heads_task, t, f->row_count, (uint64_t)f->row_count * columns * 8);
@@ -215,12 +252,12 @@ static void gate_task(void *context, uint32_t task, uint32_t thread)
     const struct layer_task *t = context;
     const struct forward *f = t->f;
     const struct layer_weights *w = &f->weights->layer[t->layer];
-    const uint32_t hidden = f->config->hidden, n = f->config->intermediate;
+    const uint32_t n = f->config->intermediate;
     const uint32_t begin = task * t->chunk, end = layer_min(begin + t->chunk, n);
 
     (void)thread;
-    f->kernels->linear(f->gate, n, f->x, hidden, f->row_count, w->gate, f->weight_dtype, hidden, begin, end);
-    f->kernels->linear(f->up, n, f->x, hidden, f->row_count, w->up, f->weight_dtype, hidden, begin, end);
+    layer_product(f, f->gate, &t->in[0], &w->gate, begin, end);
+    layer_product(f, f->up, &t->in[1], &w->up, begin, end);
     for (uint64_t r = 0; r < f->row_count; r++) f->kernels->geglu(f->gate + r * n + begin, f->up + r * n + begin, end - begin);
 }
 
@@ -229,14 +266,16 @@ void forward_layer(struct forward *f, uint32_t layer)
     const struct model_config *c = f->config;
     const struct layer_weights *w = &f->weights->layer[layer];
     const uint64_t row_work = (uint64_t)f->row_count * c->hidden * 4;
+    const struct stored_matrix *const gate_up[2] = { &w->gate, &w->up };
     struct layer_task t = { .f = f, .layer = layer };
 
     forward_tasks(f, enter_task, &t, f->row_count, row_work);
     layer_attention(f, &t);
-    layer_linear(f, f->y, f->attended, w->o, c->hidden, model_q_dim(c, layer));
+    layer_linear(f, f->y, f->attended, &w->o);
     forward_tasks(f, between_task, &t, f->row_count, row_work);
+    layer_inputs(f, t.in, f->x, gate_up, 2);
     t.chunk = forward_chunk(f, c->intermediate);
     forward_tasks(f, gate_task, &t, (c->intermediate + t.chunk - 1) / t.chunk, 2 * (uint64_t)f->row_count * c->intermediate * c->hidden);
-    layer_linear(f, f->y, f->gate, w->down, c->hidden, c->intermediate);
+    layer_linear(f, f->y, f->gate, &w->down);
     forward_tasks(f, leave_task, &t, f->row_count, row_work);
 }

@@ -14,16 +14,24 @@ struct row_run {                      /* rows of one sequence that stand togethe
 
 struct row_block { uint32_t row, count, seq; };   /* rows whose attention is one task */
 
+#define FORWARD_PARTS 3               /* matrices that read one input: q, k, v */
+
+struct forward_input {                /* rows [rows, k] as a matrix takes them */
+    const float *x;
+    const float *scale;               /* [rows], NULL: x is not rounded */
+};
+
 struct forward {
     const struct model_weights *weights;          /* borrowed until close, as geo and kv */
     const struct model_config *config;
     const struct kv_geometry *geo;
     uint8_t *kv;
     const struct kernels *kernels;
-    enum kernels_dtype weight_dtype, kv_dtype;
+    enum kernels_dtype table_dtype, kv_dtype;         /* of the embedding table and the cache */
     struct pool *pool;                            /* owned */
     struct rope_table rope[LAYER_TYPES];
     uint32_t rows_max, q_dim_max, kv_dim_max;
+    bool rounds;                      /* some matrix wants rounded activations and they are not switched off */
     forward_progress_fn *progress;
     void *progress_context;
     forward_hidden_fn *hidden_hook;
@@ -40,6 +48,8 @@ struct forward {
     float *attended;                  /* [rows_max, q_dim_max] */
     float *gate, *up;                 /* [rows_max, intermediate] */
     float *cosine[LAYER_TYPES], *sine[LAYER_TYPES];   /* [rows_max, turned] */
+    float *rounded[FORWARD_PARTS];    /* [rows_max, longest input] for the first, [rows_max, hidden] for the others; NULL: no format rounds */
+    float *rounded_scale[FORWARD_PARTS];              /* [rows_max] */
     struct attention_scratch *scratch;                /* [threads] */
     struct row_run *runs;                             /* [rows_max] */
     struct row_block *blocks[LAYER_TYPES];            /* [rows_max] */

@@ -9,9 +9,9 @@
 
 static const struct { const char *name; enum tensor_dtype dtype; uint32_t bytes; } dtypes[] = {
     { "BF16", DTYPE_BF16, 2 }, { "F32", DTYPE_F32, 4 }, { "F16", DTYPE_F16, 2 }, { "F64", DTYPE_F64, 8 },
-    { "I64", DTYPE_OTHER, 8 }, { "I32", DTYPE_OTHER, 4 }, { "I16", DTYPE_OTHER, 2 }, { "I8", DTYPE_OTHER, 1 },
-    { "U64", DTYPE_OTHER, 8 }, { "U32", DTYPE_OTHER, 4 }, { "U16", DTYPE_OTHER, 2 }, { "U8", DTYPE_OTHER, 1 },
-    { "BOOL", DTYPE_OTHER, 1 }, { "F8_E4M3", DTYPE_OTHER, 1 }, { "F8_E5M2", DTYPE_OTHER, 1 },
+    { "F8_E4M3", DTYPE_E4M3, 1 }, { "U8", DTYPE_U8, 1 }, { "F8_E5M2", DTYPE_E5M2, 1 }, { "F8_E8M0", DTYPE_E8M0, 1 },
+    { "I64", DTYPE_I64, 8 }, { "I32", DTYPE_I32, 4 }, { "I16", DTYPE_I16, 2 }, { "I8", DTYPE_I8, 1 },
+    { "U64", DTYPE_U64, 8 }, { "U32", DTYPE_U32, 4 }, { "U16", DTYPE_U16, 2 }, { "BOOL", DTYPE_BOOL, 1 },
 };
 
 /* Where a message is about: file and tensor. */
@@ -28,7 +28,7 @@ static int refuse(const struct place *at, const char *why)
 const char *tensor_dtype_name(enum tensor_dtype dtype)
 {
     for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++)
-        if (dtypes[i].dtype == dtype && dtype != DTYPE_OTHER) return dtypes[i].name;
+        if (dtypes[i].dtype == dtype) return dtypes[i].name;
     return "another type";
 }
 

@@ -15,7 +15,8 @@
 #define SAFETENSORS_HEADER_BYTES_MAX (16u << 20)  /* the largest real headers are below 1 MiB */
 
 enum tensor_dtype {
-    DTYPE_BF16 = 1, DTYPE_F32 = 2, DTYPE_F16 = 3, DTYPE_F64 = 4, DTYPE_OTHER = 5  /* OTHER: known to the format, not used here */
+    DTYPE_BF16 = 1, DTYPE_F32 = 2, DTYPE_F16 = 3, DTYPE_F64 = 4, DTYPE_E4M3 = 5, DTYPE_U8 = 6,
+    DTYPE_E5M2, DTYPE_E8M0, DTYPE_I8, DTYPE_I16, DTYPE_I32, DTYPE_I64, DTYPE_U16, DTYPE_U32, DTYPE_U64, DTYPE_BOOL  /* known, not used here */
 };
 
 struct tensor {

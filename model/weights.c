@@ -1,5 +1,6 @@
 /* model/weights.c - see weights.h. Binds names to places: one table row per tensor of a layer, shapes from the config. */
 #include "model/weights.h"
+#include "model/format.h"
 #include "shm/error.h"
 #include "shm/must.h"
 #include <math.h>
@@ -24,19 +25,11 @@ struct binder {
     struct safetensors *index;
     struct model_error *err;
     const char *prefix;
+    struct format_source source;
     float *room;                      /* next free place for a widened vector */
 };
 
-static void shape_text(char *text, size_t bytes, uint32_t rank, const uint64_t *shape)
-{
-    size_t used = 0;
-
-    text[0] = '\0';
-    for (uint32_t i = 0; i < rank && used < bytes; i++)
-        used += (size_t)snprintf(text + used, bytes - used, "%s%llu", i ? ", " : "", (unsigned long long)shape[i]);
-}
-
-/* The tensor prefix + name with exactly this shape (columns 0: a vector), or NULL with *rc set. */
+/* The tensor prefix + name with exactly this shape (columns 0: a vector), BF16 or F32, or NULL with *rc set. */
 static const struct tensor *bind(struct binder *b, const char *name, uint64_t rows, uint64_t columns, int *rc)
 {
     char full[WEIGHTS_NAME_BYTES], has[160];
@@ -51,32 +44,23 @@ static const struct tensor *bind(struct binder *b, const char *name, uint64_t ro
         return NULL;
     }
     t->taken = true;
-    if (t->rank != rank || memcmp(t->shape, want, rank * sizeof(want[0])) != 0) {
-        shape_text(has, sizeof(has), t->rank, t->shape);
-        *rc = columns ? model_error_set(b->err, -E_FORMAT, "tensor %s: shape [%s], the configuration says [%llu, %llu]", full, has, (unsigned long long)rows, (unsigned long long)columns)
-                      : model_error_set(b->err, -E_FORMAT, "tensor %s: shape [%s], the configuration says [%llu]", full, has, (unsigned long long)rows);
-        return NULL;
-    }
-    if (t->dtype != DTYPE_BF16 && t->dtype != DTYPE_F32) {
-        *rc = model_error_set(b->err, -E_FORMAT, "tensor %s: stored as %s, only BF16 and F32 are supported", full, tensor_dtype_name(t->dtype));
-        return NULL;
-    }
-    return t;
+    format_shape(t, has, sizeof(has));
+    if (t->rank != rank || memcmp(t->shape, want, rank * sizeof(want[0])) != 0)
+        *rc = columns ? model_error_set(b->err, -E_FORMAT, "tensor %s: %s: the configuration says [%llu, %llu]", full, has, (unsigned long long)rows, (unsigned long long)columns)
+                      : model_error_set(b->err, -E_FORMAT, "tensor %s: %s: the configuration says [%llu]", full, has, (unsigned long long)rows);
+    else if (t->dtype != DTYPE_BF16 && t->dtype != DTYPE_F32) *rc = model_error_set(b->err, -E_FORMAT, "tensor %s: %s: only BF16 and F32 are supported here", full, has);
+    return *rc == 0 ? t : NULL;
 }
 
-static const void *bind_matrix(struct binder *b, const char *name, uint64_t rows, uint64_t columns, int *rc)
+static void bind_matrix(struct binder *b, struct stored_matrix *m, const char *name, uint32_t rows, uint32_t k, int *rc)
 {
-    const struct tensor *t = bind(b, name, rows, columns, rc);
+    char full[WEIGHTS_NAME_BYTES];
 
-    if (!t) return NULL;
-    if (b->weights->dtype == 0) b->weights->dtype = t->dtype;
-    if (t->dtype != b->weights->dtype) {
-        *rc = model_error_set(b->err, -E_FORMAT, "tensor %s: stored as %s, the embedding table as %s; all matrices must be alike", t->name,
-                              tensor_dtype_name(t->dtype), tensor_dtype_name(b->weights->dtype));
-        return NULL;
-    }
-    b->weights->step_bytes += t->byte_count;
-    return t->data;
+    if (*rc != 0) return;
+    snprintf(full, sizeof(full), "%s%s", b->prefix, name);
+    if ((*rc = format_matrix(m, &b->source, full, rows, k)) != 0) return;
+    b->weights->step_bytes += stored_bytes(m);
+    b->weights->rounds_activations |= m->activation != STORED_AS_IS;
 }
 
 static float widen(const struct tensor *t, uint64_t i)
@@ -112,17 +96,17 @@ static int bind_layer(struct binder *b, uint32_t i)
 
 #define NAMED(suffix) (snprintf(name, sizeof(name), "layers.%u." suffix, i), name)
     l->input_norm = bind_norm(b, NAMED("input_layernorm.weight"), c->hidden, &rc);
-    l->q = bind_matrix(b, NAMED("self_attn.q_proj.weight"), q, c->hidden, &rc);
-    l->k = bind_matrix(b, NAMED("self_attn.k_proj.weight"), kv, c->hidden, &rc);
-    if (c->layer[i].has_v) l->v = bind_matrix(b, NAMED("self_attn.v_proj.weight"), kv, c->hidden, &rc);
-    l->o = bind_matrix(b, NAMED("self_attn.o_proj.weight"), c->hidden, q, &rc);
+    bind_matrix(b, &l->q, NAMED("self_attn.q_proj"), q, c->hidden, &rc);
+    bind_matrix(b, &l->k, NAMED("self_attn.k_proj"), kv, c->hidden, &rc);
+    if (c->layer[i].has_v) bind_matrix(b, &l->v, NAMED("self_attn.v_proj"), kv, c->hidden, &rc);
+    bind_matrix(b, &l->o, NAMED("self_attn.o_proj"), c->hidden, q, &rc);
     l->q_norm = bind_norm(b, NAMED("self_attn.q_norm.weight"), head, &rc);
     l->k_norm = bind_norm(b, NAMED("self_attn.k_norm.weight"), head, &rc);
     l->post_attention_norm = bind_norm(b, NAMED("post_attention_layernorm.weight"), c->hidden, &rc);
     l->pre_feedforward_norm = bind_norm(b, NAMED("pre_feedforward_layernorm.weight"), c->hidden, &rc);
-    l->gate = bind_matrix(b, NAMED("mlp.gate_proj.weight"), c->intermediate, c->hidden, &rc);
-    l->up = bind_matrix(b, NAMED("mlp.up_proj.weight"), c->intermediate, c->hidden, &rc);
-    l->down = bind_matrix(b, NAMED("mlp.down_proj.weight"), c->hidden, c->intermediate, &rc);
+    bind_matrix(b, &l->gate, NAMED("mlp.gate_proj"), c->intermediate, c->hidden, &rc);
+    bind_matrix(b, &l->up, NAMED("mlp.up_proj"), c->intermediate, c->hidden, &rc);
+    bind_matrix(b, &l->down, NAMED("mlp.down_proj"), c->hidden, c->intermediate, &rc);
     l->post_feedforward_norm = bind_norm(b, NAMED("post_feedforward_layernorm.weight"), c->hidden, &rc);
     l->scalar = 1.0f;
     if (c->has_layer_scalar && (scalar = bind(b, NAMED("layer_scalar"), 1, 0, &rc)) != NULL) l->scalar = widen(scalar, 0);
@@ -130,16 +114,25 @@ static int bind_layer(struct binder *b, uint32_t i)
     return rc;
 }
 
+/* layers.N.self_attn.k_proj.k_scale and its like: factors for an FP8 cache, see weights.h. */
+static bool is_cache_scale(const char *name)
+{
+    static const char *const ends[] = { ".k_scale", ".v_scale" };
+    const size_t length = strlen(name);
+
+    return strstr(name, "self_attn.") && length > 8 && (strcmp(name + length - 8, ends[0]) == 0 || strcmp(name + length - 8, ends[1]) == 0);
+}
+
 /* Every tensor left over must belong to another part of the model. */
 static int check_rest(const struct binder *b)
 {
     for (uint32_t i = 0; i < b->index->count; i++) {
         const struct tensor *t = &b->index->tensor[i];
-        bool known = t->taken;
+        bool known = t->taken || is_cache_scale(t->name);
 
         for (size_t f = 0; f < sizeof(foreign) / sizeof(foreign[0]) && !known; f++)
             known = strncmp(t->name, foreign[f], strlen(foreign[f])) == 0;
-        if (!known) return model_error_set(b->err, -E_FORMAT, "tensor %.200s: not a part of this model", t->name);
+        if (!known) return model_error_set(b->err, -E_FORMAT, "tensor %.200s: not a part of this model, or of the format of its layer", t->name);
     }
     return 0;
 }
@@ -173,10 +166,14 @@ static int find_prefix(struct binder *b)
 static int bind_all(struct binder *b)
 {
     struct model_weights *w = b->weights;
+    const struct tensor *table;
     int rc = 0;
 
     if ((rc = find_prefix(b)) != 0) return rc;
-    w->embed = bind_matrix(b, "embed_tokens.weight", b->config->vocab, b->config->hidden, &rc);
+    if (!(table = bind(b, "embed_tokens.weight", b->config->vocab, b->config->hidden, &rc))) return rc;
+    w->embed = table->data;
+    w->dtype = table->dtype;
+    w->step_bytes = table->byte_count;
     w->final_norm = bind_norm(b, "norm.weight", b->config->hidden, &rc);
     for (uint32_t i = 0; i < b->config->layer_count && rc == 0; i++) rc = bind_layer(b, i);
     if (rc != 0 || (rc = check_rest(b)) != 0) return rc;
@@ -184,7 +181,7 @@ static int bind_all(struct binder *b)
     return 0;
 }
 
-int model_weights_load(struct model_weights *weights, const struct model_config *config,
+int model_weights_load(struct model_weights *weights, const struct model_config *config, const struct quantization *quantization,
                        struct safetensors *index, struct model_error *err)
 {
     struct binder b = { .weights = weights, .config = config, .index = index, .err = err };
@@ -194,8 +191,10 @@ int model_weights_load(struct model_weights *weights, const struct model_config 
     memset(weights, 0, sizeof(*weights));
     weights->config = config;
     for (uint32_t i = 0; i < config->layer_count; i++) floats += 4 * (uint64_t)config->hidden + 2 * config->layer[i].head_dim;
-    weights->owned = b.room = malloc(floats * sizeof(float));
-    if (!weights->owned) return model_error_set(err, -E_NOMEM, "no memory for the norm weights");
+    b.source = (struct format_source){ .index = index, .quantization = quantization, .err = err, .room_floats = format_floats(index) };
+    weights->owned = b.room = malloc((floats + b.source.room_floats) * sizeof(float));
+    if (!weights->owned) return model_error_set(err, -E_NOMEM, "no memory for the norm weights and scales");
+    b.source.room = weights->owned + floats;
     if ((rc = bind_all(&b)) != 0) model_weights_free(weights);
     else must(b.room == weights->owned + floats);
     return rc;
@@ -207,16 +206,81 @@ void model_weights_free(struct model_weights *weights)
     memset(weights, 0, sizeof(*weights));
 }
 
+const struct stored_matrix *model_matrix(const struct model_weights *weights, uint32_t layer, uint32_t which)
+{
+    const struct layer_weights *l = &weights->layer[layer];
+    const struct stored_matrix *const list[MODEL_MATRICES] = { &l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down };
+
+    must(which < MODEL_MATRICES);
+    return list[which];
+}
+
+const char *model_matrix_name(uint32_t which)
+{
+    static const char *const names[MODEL_MATRICES] = {
+        "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj" };
+
+    must(which < MODEL_MATRICES);
+    return names[which];
+}
+
+/* How many of `count` E4M3 codes are NaN, or, for scales, negative; *first is the first of them. */
+static uint64_t count_bad(const uint8_t *code, uint64_t count, bool scales, uint64_t *first)
+{
+    const uint64_t low = 0x7f7f7f7f7f7f7f7fu, one = 0x0101010101010101u, high = 0x8080808080808080u;
+    uint64_t bad = 0, word;
+
+    for (uint64_t i = 0; i < count; i += 8) {
+        if (i + 8 <= count) {                        /* eight at once: 0x7f + 1 sets the top bit */
+            memcpy(&word, code + i, 8);
+            if ((((word & low) + one) & high) == 0 && !(scales && (word & high))) continue;
+        }
+        for (uint64_t j = i; j < i + 8 && j < count; j++)
+            if ((code[j] & 0x7f) == 0x7f || (scales && code[j] & 0x80)) {
+                if (bad++ == 0) *first = j;
+            }
+    }
+    return bad;
+}
+
+int model_matrix_scan(const struct stored_matrix *m, const char *name, struct model_error *err)
+{
+    uint64_t first = 0, bad = 0;
+
+    if (m->data && m->element == STORED_E4M3 && (bad = count_bad(m->data, (uint64_t)m->rows * m->k, false, &first)) > 0)
+        return model_error_set(err, -E_FORMAT, "%s: %llu of its FP8 codes are NaN, the first at row %llu, column %llu", name, (unsigned long long)bad,
+                               (unsigned long long)(first / m->k), (unsigned long long)(first % m->k));
+    if (m->data && m->element == STORED_E2M1 && (bad = count_bad(m->group_scale, (uint64_t)m->rows * stored_scale_stride(m), true, &first)) > 0)
+        return model_error_set(err, -E_FORMAT, "%s: %llu of its group scales are NaN or negative, the first at row %llu, group %llu", name, (unsigned long long)bad,
+                               (unsigned long long)(first / stored_scale_stride(m)), (unsigned long long)(first % stored_scale_stride(m)));
+    return 0;
+}
+
+int model_weights_scan(const struct model_weights *weights, struct model_error *err)
+{
+    char name[96];
+    int rc = 0;
+
+    for (uint32_t i = 0; i < weights->config->layer_count && rc == 0; i++)
+        for (uint32_t which = 0; which < MODEL_MATRICES && rc == 0; which++) {
+            snprintf(name, sizeof(name), "layers.%u.%s", i, model_matrix_name(which));
+            rc = model_matrix_scan(model_matrix(weights, i, which), name, err);
+        }
+    return rc;
+}
+
 int model_load(struct model_config *config, struct generation_config *generation, struct model_weights *weights,
                const struct model_files *files, struct model_error *err)
 {
+    struct quantization quantization;
     struct safetensors index;
     int rc;
 
     memset(weights, 0, sizeof(*weights));
-    if ((rc = model_config_load(config, generation, files, err)) != 0) return rc;
+    if ((rc = model_config_load(config, generation, files, err)) != 0 || (rc = quantization_load(&quantization, files, err)) != 0) return rc;
     safetensors_init(&index);
-    if ((rc = safetensors_load(&index, files, err)) == 0) rc = model_weights_load(weights, config, &index, err);
+    if ((rc = safetensors_load(&index, files, err)) == 0) rc = model_weights_load(weights, config, &quantization, &index, err);
+    if (rc == 0 && weights->step_bytes <= MODEL_SCAN_BYTES_MAX && (rc = model_weights_scan(weights, err)) != 0) model_weights_free(weights);
     safetensors_free(&index);
     return rc;
 }

@@ -1,7 +1,7 @@
 /* kernels/cpu/ops.h - the operations of kernels/kernels.h, compiled once per instruction set.
  *
  * Included by portable.c, ops_avx2.c and ops_avx512.c, each with its own flags and tile sizes; the table's name is KERNELS_TABLE.
- * linear and attention stand in linear.h and attention.h.
+ * linear, linear_stored and attention stand in linear.h, stored.h and attention.h.
  *
  * Errors against exact values (tests/unit/kernels_test.c measures them over the stated ranges):
  *   exp   2 ulp on [-87, 88]; 0 below -87.3 (softmax terms that far down are below the last bit of any sum)
@@ -126,12 +126,38 @@ static void ops_softcap(float *x, float cap, uint32_t n)
     memcpy(x + i, rest, (n - i) * sizeof(float));
 }
 
+/* Quantum of E4M3 in [2^e, 2^(e+1)): 2^(e-3), and 2^-9 below 2^-6. Adding and taking away 1.5 * 2^23 quanta rounds to one. */
+static float ops_to_e4m3(float *y, const float *x, float scale, uint32_t n)
+{
+    const vec most = vec_set(STORED_E4M3_MAX), least = vec_set(-STORED_E4M3_MAX);
+    vec top = vec_zero(), factor;
+    float s = scale;
+
+    if (scale == 0) {
+        for (uint32_t i = 0; i < n; i += 16) top = vec_max(top, vec_abs(vec_load(x + i)));
+        s = vec_top(top) / STORED_E4M3_MAX;
+        if (s < KERNELS_E4M3_SCALE_MIN) s = KERNELS_E4M3_SCALE_MIN;
+    }
+    factor = vec_set(scale == 0 ? s : 1.0f / s);
+    for (uint32_t i = 0; i < n; i += 16) {
+        const vec a = vec_load(x + i), b = scale == 0 ? vec_div(a, factor) : vec_mul(a, factor);
+        const vec cut = vec_max(least, vec_min(most, b));    /* this order lets a NaN through */
+        const vec magic = vec_mul(vec_max(vec_exponent(cut), vec_set(0x1p-6f)), vec_set(0x1.8p20f));
+
+        vec_store(y + i, vec_sub(vec_add(cut, magic), magic));
+    }
+    return s;
+}
+
 #include "kernels/cpu/linear.h"
+#include "kernels/cpu/stored.h"
 #include "kernels/cpu/attention.h"
 
 const struct kernels KERNELS_TABLE = {
     .name = KERNELS_NAME,
     .linear = linear,
+    .linear_stored = linear_stored,
+    .to_e4m3 = ops_to_e4m3,
     .rmsnorm = ops_rmsnorm,
     .rope = ops_rope,
     .geglu = ops_geglu,

@@ -33,6 +33,44 @@ VEC vec vec_load_bf16(const uint16_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
+/* Codes of kernels/stored.h. An E4M3 code is put into the f16 with the same exponent field: 2^-8 of its value, exact, small numbers included. */
+VEC __m256i vec_half_e4m3(__m256i code)
+{
+    return _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(code, 8), 1), _mm256_set1_epi16((short)0xbfff));
+}
+VEC vec vec_load_e4m3(const uint8_t *p)
+{
+    return _mm512_cvtph_ps(vec_half_e4m3(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p))));
+}
+VEC void vec_load2_e4m3(vec *a, vec *b, const uint8_t *p)
+{
+    const __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
+    const __m512i half = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(code, 8), 1), _mm512_set1_epi16((short)0xbfff));
+
+    *a = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
+    *b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
+}
+VEC vec vec_pick_e2m1(__m128i code)
+{
+    const __m512 table = _mm512_setr_ps(0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6);
+
+    return _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(code), table);       /* looks at the lowest four bits only */
+}
+VEC vec vec_load_e2m1(const uint8_t *p)
+{
+    const __m128i low = _mm_loadl_epi64((const __m128i *)p);
+
+    return vec_pick_e2m1(_mm_unpacklo_epi8(low, _mm_srli_epi16(low, 4)));
+}
+VEC void vec_load2_e2m1(vec *a, vec *b, const uint8_t *p)
+{
+    const __m128i low = _mm_loadu_si128((const __m128i *)p), high = _mm_srli_epi16(low, 4);
+
+    *a = vec_pick_e2m1(_mm_unpacklo_epi8(low, high));
+    *b = vec_pick_e2m1(_mm_unpackhi_epi8(low, high));
+}
+/* The power of two at or below |a|, for normal a. */
+VEC vec vec_exponent(vec a) { return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(a), _mm512_set1_epi32(0x7f800000))); }
 VEC vec vec_add(vec a, vec b) { return _mm512_add_ps(a, b); }
 VEC vec vec_sub(vec a, vec b) { return _mm512_sub_ps(a, b); }
 VEC vec vec_mul(vec a, vec b) { return _mm512_mul_ps(a, b); }
@@ -77,6 +115,46 @@ VEC __m256 vec_widen8(const uint16_t *p)
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
 }
 VEC vec vec_load_bf16(const uint16_t *p) { return (vec){ vec_widen8(p), vec_widen8(p + 8) }; }
+/* As above: f16 with the exponent field of the code. */
+VEC vec vec_load_e4m3(const uint8_t *p)
+{
+    const __m256i code = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
+    const __m256i half = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(code, 8), 1), _mm256_set1_epi16((short)0xbfff));
+
+    return (vec){ _mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)) };
+}
+VEC void vec_load2_e4m3(vec *a, vec *b, const uint8_t *p)
+{
+    *a = vec_load_e4m3(p);
+    *b = vec_load_e4m3(p + 16);
+}
+VEC vec vec_pick_e2m1(__m128i code)
+{
+    const __m128i table = _mm_setr_epi8(0, 0x38, 0x3c, 0x3e, 0x40, 0x42, 0x44, 0x46, (char)0x80, (char)0xb8, (char)0xbc, (char)0xbe,
+                                        (char)0xc0, (char)0xc2, (char)0xc4, (char)0xc6);     /* upper halves of f16 */
+    const __m128i high = _mm_shuffle_epi8(table, _mm_and_si128(code, _mm_set1_epi8(15)));
+
+    return (vec){ _mm256_cvtph_ps(_mm_unpacklo_epi8(_mm_setzero_si128(), high)), _mm256_cvtph_ps(_mm_unpackhi_epi8(_mm_setzero_si128(), high)) };
+}
+VEC vec vec_load_e2m1(const uint8_t *p)
+{
+    const __m128i low = _mm_loadl_epi64((const __m128i *)p);
+
+    return vec_pick_e2m1(_mm_unpacklo_epi8(low, _mm_srli_epi16(low, 4)));
+}
+VEC void vec_load2_e2m1(vec *a, vec *b, const uint8_t *p)
+{
+    const __m128i low = _mm_loadu_si128((const __m128i *)p), high = _mm_srli_epi16(low, 4);
+
+    *a = vec_pick_e2m1(_mm_unpacklo_epi8(low, high));
+    *b = vec_pick_e2m1(_mm_unpackhi_epi8(low, high));
+}
+VEC vec vec_exponent(vec a)
+{
+    const __m256 keep = _mm256_castsi256_ps(_mm256_set1_epi32(0x7f800000));
+
+    return (vec){ _mm256_and_ps(a.lo, keep), _mm256_and_ps(a.hi, keep) };
+}
 #define VEC_EACH(name, op) VEC vec name(vec a, vec b) { return (vec){ op(a.lo, b.lo), op(a.hi, b.hi) }; }
 VEC_EACH(vec_add, _mm256_add_ps)
 VEC_EACH(vec_sub, _mm256_sub_ps)
@@ -131,6 +209,32 @@ VEC void vec_store(float *p, vec a) { memcpy(p, a.f, sizeof(a.f)); }
 VEC float vec_float(uint32_t bits) { float f; memcpy(&f, &bits, 4); return f; }
 VEC uint32_t vec_bits(float f) { uint32_t bits; memcpy(&bits, &f, 4); return bits; }
 VEC vec vec_load_bf16(const uint16_t *p) { vec r; VEC_FOR r.f[i] = vec_float((uint32_t)p[i] << 16); return r; }
+VEC vec vec_load_e4m3(const uint8_t *p)
+{
+    vec r;
+
+    VEC_FOR r.f[i] = vec_float((uint32_t)(p[i] & 0x80) << 24 | (uint32_t)(p[i] & 0x7f) << 20) * 0x1p112f;  /* f32 of the same exponent field, times 2^120 / 2^8 */
+    return r;
+}
+VEC void vec_load2_e4m3(vec *a, vec *b, const uint8_t *p)
+{
+    *a = vec_load_e4m3(p);
+    *b = vec_load_e4m3(p + 16);
+}
+VEC vec vec_load_e2m1(const uint8_t *p)
+{
+    static const float table[16] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };
+    vec r;
+
+    VEC_FOR r.f[i] = table[p[i / 2] >> (i % 2 * 4) & 15];
+    return r;
+}
+VEC void vec_load2_e2m1(vec *a, vec *b, const uint8_t *p)
+{
+    *a = vec_load_e2m1(p);
+    *b = vec_load_e2m1(p + 8);
+}
+VEC vec vec_exponent(vec a) { VEC_FOR a.f[i] = vec_float(vec_bits(a.f[i]) & 0x7f800000); return a; }
 VEC vec vec_add(vec a, vec b) { VEC_FOR a.f[i] += b.f[i]; return a; }
 VEC vec vec_sub(vec a, vec b) { VEC_FOR a.f[i] -= b.f[i]; return a; }
 VEC vec vec_mul(vec a, vec b) { VEC_FOR a.f[i] *= b.f[i]; return a; }

@@ -114,7 +114,6 @@ static void test_refusals_name_the_field_and_the_value(void **state)
         { "", ",\"attention_bias\":true", -E_UNSUPPORTED, { "attention_bias", "true" } },
         { "", ",\"use_double_wide_mlp\":true", -E_UNSUPPORTED, { "use_double_wide_mlp", "true" } },
         { "", ",\"hidden_activation\":\"silu\"", -E_UNSUPPORTED, { "hidden_activation", "silu" } },
-        { ",\"quantization_config\":{\"bits\":4}", "", -E_UNSUPPORTED, { "quantization_config", "bits" } },
         { "", ",\"tie_word_embeddings\":false", -E_UNSUPPORTED, { "tie_word_embeddings", "false" } },
         { "", ",\"layer_types\":[\"full_attention\"]", -E_FORMAT, { "layer_types", "num_hidden_layers" } },
         { "", ",\"per_layer_config\":[]", -E_FORMAT, { "per_layer_config", "object" } },

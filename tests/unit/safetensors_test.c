@@ -114,7 +114,7 @@ static int load(const struct synthetic_options *o, struct model_error *err)
     rc = model_load(&config, &generation, &weights, &files, err);
     if (rc == 0) {
         assert_int_equal(weights.dtype, o->f32 ? DTYPE_F32 : DTYPE_BF16);
-        assert_null(weights.layer[5].v);
+        assert_null(weights.layer[5].v.data);
         model_weights_free(&weights);
     }
     model_files_close(&files);
@@ -146,9 +146,9 @@ static void test_wrong_tensors_are_named(void **state)
         { { .prefix = "model.", .omit = "layers.3.mlp.up_proj.weight" }, -E_NOT_FOUND, { "model.layers.3.mlp.up_proj.weight", "missing" } },
         { { .prefix = "model.", .omit = "layers.5.layer_scalar" }, -E_NOT_FOUND, { "model.layers.5.layer_scalar", "missing" } },
         { { .omit = "embed_tokens.weight" }, -E_NOT_FOUND, { "embed_tokens.weight", "missing" } },
-        { { .misshape = "layers.5.self_attn.q_proj.weight" }, -E_FORMAT, { "shape [255, 32]", "[256, 32]" } },
-        { { .misshape = "layers.0.self_attn.q_norm.weight" }, -E_FORMAT, { "shape [31]", "[32]" } },
-        { { .retype = "layers.1.mlp.gate_proj.weight" }, -E_FORMAT, { "layers.1.mlp.gate_proj.weight", "stored as F16" } },
+        { { .misshape = "layers.5.self_attn.q_proj.weight" }, -E_FORMAT, { "[255, 32] BF16", "[256, 32]" } },
+        { { .misshape = "layers.0.self_attn.q_norm.weight" }, -E_FORMAT, { "[31] BF16", "[32]" } },
+        { { .retype = "layers.1.mlp.gate_proj.weight" }, -E_UNSUPPORTED, { "layers.1.mlp.gate_proj.weight", "[64, 32] F16" } },
         { { .extra = "layers.5.self_attn.v_proj.weight" }, -E_FORMAT, { "layers.5.self_attn.v_proj.weight", "not a part" } },
         { { .extra = "layers.6.layer_scalar" }, -E_FORMAT, { "layers.6.layer_scalar", "not a part" } },
         { { .cut_bytes = 2 }, -E_FORMAT, { "cut short", "model.safetensors" } },

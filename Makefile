@@ -41,6 +41,7 @@ faulty     := $(filter-out %/keeper,$(stage_src:stages/%.c=$B/faulty/%))
 all_src    := $(lib_src) $(stage_src) $(wildcard stages/*/*.c) $(launch_src) $(test_src) $(bench_src) $(fuzz_src) tests/faults/fault.c
 
 gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
+image_libs   := -ljpeg -lspng -lwebp -lwebpdemux
 
 -include schemas/build.mk kernels/cuda/build.mk
 
@@ -81,7 +82,7 @@ $B/libtested.a: $(test_obj)
 	@rm -f $@; ar rcs $@ $^
 $B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $B/libtested.a $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) -lcmocka
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(image_libs) -lcmocka
 
 $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 	@mkdir -p $(@D)
@@ -89,7 +90,7 @@ $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 
 $B/fuzz/%: $B/obj/tests/fuzz/%.o $$(call parts,gateway) $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS) $(gateway_libs)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS) $(gateway_libs) $(image_libs)
 
 deps:
 	@tests/install build

@@ -6,6 +6,7 @@
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
  * launch to flag seen by the host, one step after the other. "one" = rows are one sequence's verify block (16: two of 8), "many" = one row per sequence. */
 #include "kernels/cuda/arena.h"
+#include "kernels/cuda/cuda_weights.h"
 #include <algorithm>
 #include <chrono>
 #include <cuda_runtime.h>
@@ -165,7 +166,10 @@ static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
         OK(cuda_fill_normal(m->kv[t], bytes[t] / 2, 1.0f, 77 + t));
     }
     m->backend = open_backend(m, o, seqs);
-    OK(cuda_backend_fill_random(m->backend, 1));
+    struct cuda_weights *weights;
+    OK(cuda_weights_open(&weights, &m->spec, m->weights));
+    OK(cuda_weights_fill_random(weights, 1));
+    cuda_weights_close(weights);
 }
 
 static struct step_state make_state(uint32_t rows, bool many, uint32_t context, uint64_t step)

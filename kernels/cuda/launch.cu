@@ -2,6 +2,7 @@
 #include "launch.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
+#include <stdarg.h>
 #include <stdio.h>
 
 static char last_error[256] = "no CUDA error";
@@ -15,6 +16,16 @@ int launch_check(int cuda_status, const char *what)
     if (status == cudaSuccess) return 0;
     snprintf(last_error, sizeof last_error, "%s: %s (%s)", what, cudaGetErrorName(status), cudaGetErrorString(status));
     return status == cudaErrorMemoryAllocation ? -E_NOMEM : -E_IO;
+}
+
+int launch_fail(int code, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(last_error, sizeof last_error, format, args);
+    va_end(args);
+    return code;
 }
 
 int launch_prepare(const void *fn, uint32_t shared_bytes)

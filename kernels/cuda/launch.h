@@ -22,4 +22,7 @@ const char *launch_error(void);
 /* Turns a CUDA status into 0 or -E_IO (-E_NOMEM for memory) and remembers it for launch_error. */
 int launch_check(int cuda_status, const char *what);
 
+/* Remembers a text of our own for launch_error and returns `code`. */
+int launch_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
 #endif

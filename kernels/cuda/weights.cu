@@ -1,16 +1,82 @@
-/* kernels/cuda/weights.cu - filling the weight arena: from plain tensors, or at random (contract in cuda_backend.h). */
-#include "chain.h"
+/* kernels/cuda/weights.cu - filling the weight arena: from plain tensors in device or host memory, or at random (contract in cuda_weights.h).
+ *
+ * Owns      per handle: two pinned host buffers with their device twins (made at the first cuda_weights_buffer), scratch for row scales, a stream.
+ * Order     a put copies its host buffer to the twin and packs from there, all on one stream; an event tells when the host buffer is free again. */
+#include "arena.h"
+#include "cuda_weights.h"
 #include "launch.h"
 #include "pack.h"
+#include "plain.h"
 #include "shm/error.h"
+#include <cuda_bf16.h>
+#include <cuda_runtime.h>
+#include <math.h>
+#include <new>
+
+struct staging {
+    uint8_t *host, *device;           /* CUDA_WEIGHTS_BUFFER_BYTES of data, then SCALE_BYTES of row scales */
+    cudaEvent_t read;                 /* the GPU has read `host` */
+};
+
+struct cuda_weights {
+    struct cuda_model_spec spec;
+    struct arena arena;               /* unused when plain */
+    bool plain;                       /* shapes of plain.h: every tensor as the checkpoint has it */
+    uint8_t *device;                  /* the arena; borrowed */
+    cudaStream_t stream;
+    float *scratch;                   /* [CUDA_WEIGHTS_ROWS_MAX] row scales of what is quantised; owned */
+    struct staging staging[CUDA_WEIGHTS_BUFFERS];
+    uint32_t turn;                    /* the buffer last given is turn - 1 */
+    bool given;                       /* and not yet put */
+};
+
+#define SCALE_BYTES (4u * CUDA_WEIGHTS_ROWS_MAX)
+
+/* ---- the handle ---- */
+
+extern "C" void cuda_weights_close(struct cuda_weights *w)
+{
+    if (w == NULL) return;
+    if (w->stream) cudaStreamSynchronize(w->stream);
+    for (struct staging &s : w->staging) {
+        if (s.read) cudaEventDestroy(s.read);
+        cudaFreeHost(s.host);
+        cudaFree(s.device);
+    }
+    cudaFree(w->scratch);
+    if (w->stream) cudaStreamDestroy(w->stream);
+    delete w;
+}
+
+extern "C" int cuda_weights_open(struct cuda_weights **weights, const struct cuda_model_spec *spec, void *weights_device)
+{
+    struct cuda_weights *w = new (std::nothrow) cuda_weights();
+
+    if (w == NULL) return launch_fail(-E_NOMEM, "no memory for the loader");
+    w->spec = *spec;
+    w->device = (uint8_t *)weights_device;
+    int rc = arena_plan(&w->arena, spec);
+    if (rc == -E_UNSUPPORTED && plain_weights_bytes(spec) != 0) w->plain = true, rc = 0;
+    if (rc) rc = launch_fail(rc, "the kernels are not made for the shapes of this model");
+    if (rc == 0 && ((uintptr_t)weights_device == 0 || (uintptr_t)weights_device % ARENA_ALIGN)) rc = launch_fail(-E_RANGE, "the weight arena is not aligned");
+    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&w->stream, cudaStreamNonBlocking), "stream");
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&w->scratch, SCALE_BYTES), "scratch memory");
+    if (rc) cuda_weights_close(w);
+    else *weights = w;
+    return rc;
+}
+
+/* ---- where a tensor goes ---- */
 
 struct place { const struct arena_matrix *matrix; uint32_t rows, tile_first, half; };
 
-/* Where a tensor of a layer goes; -E_NOT_FOUND for a v that the layer does not have. */
-static int find_place(const struct cuda_backend *b, enum cuda_tensor tensor, uint32_t layer, struct place *p)
+static bool is_vector(enum cuda_tensor tensor) { return tensor >= CUDA_INPUT_NORM && tensor != CUDA_EMBED; }
+
+/* Where a matrix goes; -E_NOT_FOUND for a v that the layer does not have. */
+static int find_place(const struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, struct place *p)
 {
-    const struct arena_layer *l = &b->arena.layer[layer];
-    const uint32_t q = spec_q_rows(&b->spec, layer), kv = spec_kv_rows(&b->spec, layer);
+    const struct arena_layer *l = &w->arena.layer[layer];
+    const uint32_t q = spec_q_rows(&w->spec, layer), kv = spec_kv_rows(&w->spec, layer);
     const struct place whole = { NULL, 0, 0, PACK_WHOLE };
 
     *p = whole;
@@ -18,100 +84,224 @@ static int find_place(const struct cuda_backend *b, enum cuda_tensor tensor, uin
     case CUDA_Q: p->matrix = &l->qkv, p->rows = q; break;
     case CUDA_K: p->matrix = &l->qkv, p->rows = kv, p->tile_first = q / TILE_ROWS; break;
     case CUDA_V:
-        if (!b->spec.layer[layer].has_v) return -E_NOT_FOUND;
+        if (!w->spec.layer[layer].has_v) return -E_NOT_FOUND;
         p->matrix = &l->qkv, p->rows = kv, p->tile_first = (q + kv) / TILE_ROWS;
         break;
     case CUDA_O: p->matrix = &l->o, p->rows = l->o.rows; break;
-    case CUDA_GATE: p->matrix = &l->gate_up, p->rows = b->spec.intermediate, p->half = 0; break;
-    case CUDA_UP: p->matrix = &l->gate_up, p->rows = b->spec.intermediate, p->half = 1; break;
+    case CUDA_GATE: p->matrix = &l->gate_up, p->rows = w->spec.intermediate, p->half = 0; break;
+    case CUDA_UP: p->matrix = &l->gate_up, p->rows = w->spec.intermediate, p->half = 1; break;
     case CUDA_DOWN: p->matrix = &l->down, p->rows = l->down.rows; break;
-    case CUDA_EMBED: p->matrix = &b->arena.head, p->rows = b->spec.vocab; break;
+    case CUDA_EMBED: p->matrix = &w->arena.head, p->rows = w->spec.vocab; break;
     default: return -E_RANGE;
     }
     return 0;
 }
 
-static struct packed_matrix packed(const struct cuda_backend *b, const struct arena_matrix *m)
+static struct packed_matrix packed(const struct cuda_weights *w, const struct arena_matrix *m)
 {
-    const struct packed_matrix p = { (const uint8_t *)b->options.weights_device + m->offset, m->rows, m->k, m->slice_k, m->format };
+    const struct packed_matrix p = { w->device + m->offset, m->rows, m->k, m->slice_k, m->format };
 
     return p;
 }
 
-static int find_vector(const struct cuda_backend *b, enum cuda_tensor tensor, uint32_t layer, uint64_t *offset, uint32_t *count)
+static int find_vector(const struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, uint64_t *offset, uint32_t *count)
 {
-    const struct arena_layer *l = &b->arena.layer[layer];
+    const struct arena_layer *l = &w->arena.layer[layer];
 
-    *count = b->spec.hidden;
+    *count = w->spec.hidden;
     switch (tensor) {
     case CUDA_INPUT_NORM: *offset = l->input_norm; break;
     case CUDA_POST_ATTENTION_NORM: *offset = l->post_attention_norm; break;
     case CUDA_PRE_FF_NORM: *offset = l->pre_ff_norm; break;
     case CUDA_POST_FF_NORM: *offset = l->post_ff_norm; break;
-    case CUDA_FINAL_NORM: *offset = b->arena.final_norm; break;
-    case CUDA_Q_NORM: *offset = l->q_norm, *count = spec_head_dim(&b->spec, layer); break;
-    case CUDA_K_NORM: *offset = l->k_norm, *count = spec_head_dim(&b->spec, layer); break;
+    case CUDA_FINAL_NORM: *offset = w->arena.final_norm; break;
+    case CUDA_Q_NORM: *offset = l->q_norm, *count = spec_head_dim(&w->spec, layer); break;
+    case CUDA_K_NORM: *offset = l->k_norm, *count = spec_head_dim(&w->spec, layer); break;
+    case CUDA_LAYER_SCALAR: *offset = l->scalar, *count = 1; break;
     default: return -E_RANGE;
     }
     return 0;
 }
 
-__global__ void widen_kernel(const __nv_bfloat16 *from, float *to) { *to = __bfloat162float(*from); }
+/* ---- one tensor, or rows of it ---- */
 
-static int load_vector(struct cuda_backend *b, enum cuda_tensor tensor, uint32_t layer, const void *source)
+__global__ void to_bf16_kernel(const float *from, __nv_bfloat16 *to, uint32_t count)
 {
-    uint8_t *arena = (uint8_t *)b->options.weights_device;
-    uint64_t offset;
-    uint32_t count;
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
 
-    if (tensor == CUDA_LAYER_SCALAR) {
-        widen_kernel<<<1, 1, 0, b->stream>>>((const __nv_bfloat16 *)source, (float *)(arena + b->arena.layer[layer].scalar));
-        return launch_check(cudaGetLastError(), "layer scalar");
-    }
-    const int rc = find_vector(b, tensor, layer, &offset, &count);
-    return rc ? rc : launch_check(cudaMemcpyAsync(arena + offset, source, 2ull * count, cudaMemcpyDeviceToDevice, b->stream), "norm weights");
+    if (i < count) to[i] = __float2bfloat16_rn(from[i]);
 }
 
-extern "C" int cuda_backend_load(struct cuda_backend *b, enum cuda_tensor tensor, uint32_t layer, const void *source, uint32_t source_format,
+__global__ void to_f32_kernel(const __nv_bfloat16 *from, float *to) { *to = __bfloat162float(*from); }
+
+/* In the arena norms are bf16, the layer's scalar f32. */
+static int pack_vector(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, const void *source, uint32_t format, uint32_t given)
+{
+    uint64_t offset = 0;
+    uint32_t count = 0;
+    const int rc = find_vector(w, tensor, layer, &offset, &count);
+
+    if (rc) return rc;
+    if (given != count) return launch_fail(-E_RANGE, "a vector of %u values where %u belong", given, count);
+    void *to = w->device + offset;
+    if (format == WEIGHT_BF16 && tensor == CUDA_LAYER_SCALAR) to_f32_kernel<<<1, 1, 0, w->stream>>>((const __nv_bfloat16 *)source, (float *)to);
+    else if (format == WEIGHT_F32 && tensor != CUDA_LAYER_SCALAR) to_bf16_kernel<<<(count + 255) / 256, 256, 0, w->stream>>>((const float *)source, (__nv_bfloat16 *)to, count);
+    else if (format == WEIGHT_BF16 || format == WEIGHT_F32) return launch_check(cudaMemcpyAsync(to, source, (format == WEIGHT_F32 ? 4ull : 2ull) * count, cudaMemcpyDeviceToDevice, w->stream), "vector");
+    else return launch_fail(-E_UNSUPPORTED, "a vector of format %u", format);
+    return launch_check(cudaGetLastError(), "vector");
+}
+
+static int pack_rows(struct cuda_weights *w, const struct place *p, uint32_t first_row, uint32_t rows, const void *source, uint32_t format,
+                     const float *scale, uint32_t stride, float *scratch)
+{
+    const struct packed_matrix to = packed(w, p->matrix);
+    const uint32_t rows_per_tile = p->half == PACK_WHOLE ? TILE_ROWS : TILE_ROWS / 2;
+    const struct pack_source from = { source, scale, stride, format, rows, p->tile_first + first_row / rows_per_tile, p->half };
+
+    return pack_launch(&to, &from, scratch, w->stream);
+}
+
+extern "C" int cuda_weights_load(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, const void *source, uint32_t source_format,
                                  const void *scale, uint32_t scale_stride)
 {
     struct place p;
     float *scratch = NULL;
+    uint64_t offset;
+    uint32_t count = 0;
     int rc;
 
     if (tensor == CUDA_EMBED || tensor == CUDA_FINAL_NORM) layer = 0;
-    if (layer >= b->spec.layers || source == NULL) return -E_RANGE;
-    if (tensor >= CUDA_INPUT_NORM && tensor != CUDA_EMBED) {
-        rc = source_format == WEIGHT_BF16 ? load_vector(b, tensor, layer, source) : -E_UNSUPPORTED;
+    if (layer >= w->spec.layers || source == NULL) return -E_RANGE;
+    if (w->plain) {
+        rc = plain_weights_put(&w->spec, w->device, tensor, layer, 0, plain_tensor_rows(&w->spec, tensor, layer), source, source_format, w->stream);
+    } else if (is_vector(tensor)) {
+        rc = find_vector(w, tensor, layer, &offset, &count);
+        if (rc == 0) rc = pack_vector(w, tensor, layer, source, source_format, count);
     } else {
-        rc = find_place(b, tensor, layer, &p);
+        rc = find_place(w, tensor, layer, &p);
         if (rc) return rc;
-        const struct packed_matrix to = packed(b, p.matrix);
-        const struct pack_source from = { source, (const float *)scale, scale_stride, source_format, p.rows, p.tile_first, p.half };
-
         rc = launch_check(cudaMalloc((void **)&scratch, 4ull * p.rows), "scratch memory");
-        if (rc == 0) rc = pack_launch(&to, &from, scratch, b->stream);
+        if (rc == 0) rc = pack_rows(w, &p, 0, p.rows, source, source_format, (const float *)scale, scale_stride, scratch);
     }
-    const int done = launch_check(cudaStreamSynchronize(b->stream), "load");
+    const int done = launch_check(cudaStreamSynchronize(w->stream), "load");
     cudaFree(scratch);
     return rc ? rc : done;
 }
 
-extern "C" int cuda_backend_unpack(struct cuda_backend *b, enum cuda_tensor tensor, uint32_t layer, void *out)
+/* ---- from the host, piece by piece ---- */
+
+static int make_staging(struct staging *s)
+{
+    const uint64_t bytes = (uint64_t)CUDA_WEIGHTS_BUFFER_BYTES + SCALE_BYTES;
+    int rc = 0;
+
+    if (!s->host) rc = launch_check(cudaMallocHost((void **)&s->host, bytes), "pinned memory");
+    if (rc == 0 && !s->device) rc = launch_check(cudaMalloc((void **)&s->device, bytes), "staging memory");
+    if (rc == 0 && !s->read) rc = launch_check(cudaEventCreateWithFlags(&s->read, cudaEventDisableTiming), "event");
+    return rc;
+}
+
+extern "C" int cuda_weights_buffer(struct cuda_weights *w, void **host, uint64_t *bytes)
+{
+    struct staging *s = &w->staging[w->turn % CUDA_WEIGHTS_BUFFERS];
+    int rc = w->given ? launch_fail(-E_BUSY, "the last buffer was not put") : make_staging(s);
+
+    if (rc == 0) rc = launch_check(cudaEventSynchronize(s->read), "load");   /* an event never recorded is complete */
+    if (rc) return rc;
+    w->turn++;
+    w->given = true;
+    *host = s->host;
+    *bytes = CUDA_WEIGHTS_BUFFER_BYTES;
+    return 0;
+}
+
+static uint32_t element_bytes(uint32_t format) { return format == WEIGHT_F32 ? 4 : format == WEIGHT_BF16 ? 2 : 1; }
+
+/* Vectors are given as they multiply here, never as w - 1. */
+static int plain_put(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows, const void *source, uint32_t format)
+{
+    struct cuda_model_spec spec = w->spec;
+
+    spec.norm_plus_one = 0;
+    const int rc = plain_weights_put(&spec, w->device, tensor, layer, first_row, rows, source, format, w->stream);
+    return rc == -E_UNSUPPORTED ? launch_fail(rc, "this model's kernels take its weights only as its checkpoint has them") : rc;
+}
+
+struct extent { struct place place; uint32_t rows, k; };      /* place: not when plain */
+
+static int find_rows(const struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, struct extent *e)
+{
+    if (w->plain) {
+        e->rows = plain_tensor_rows(&w->spec, tensor, layer);
+        e->k = tensor == CUDA_O ? w->spec.q_heads * w->spec.head_dim[w->spec.layer[layer].type] : tensor == CUDA_DOWN ? w->spec.intermediate : w->spec.hidden;
+        return e->rows ? 0 : launch_fail(-E_NOT_FOUND, "layer %u has no such tensor", layer);
+    }
+    const int rc = find_place(w, tensor, layer, &e->place);
+    if (rc) return launch_fail(rc, "layer %u has no such tensor", layer);
+    e->rows = e->place.rows, e->k = e->place.matrix->k;
+    return 0;
+}
+
+/* Checks a piece of a matrix; its bytes. */
+static int check_rows(const struct extent *p, uint32_t first_row, uint32_t rows, uint32_t format, uint64_t *bytes)
+{
+    if (rows == 0 || rows > CUDA_WEIGHTS_ROWS_MAX || first_row > p->rows || rows > p->rows - first_row || first_row % TILE_ROWS) return launch_fail(-E_RANGE, "rows %u of %u", first_row, p->rows);
+    if (rows % TILE_ROWS && first_row + rows != p->rows) return launch_fail(-E_RANGE, "%u rows are not whole tiles", rows);
+    *bytes = (uint64_t)rows * p->k * element_bytes(format);
+    return *bytes > CUDA_WEIGHTS_BUFFER_BYTES ? launch_fail(-E_RANGE, "%u rows do not fit the buffer", rows) : 0;
+}
+
+extern "C" int cuda_weights_put(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows,
+                                uint32_t source_format, const float *scale, uint32_t scale_stride)
+{
+    struct staging *s = &w->staging[(w->turn - 1) % CUDA_WEIGHTS_BUFFERS];
+    const uint32_t scales = scale == NULL ? 0 : scale_stride ? rows : 1;
+    uint64_t bytes = 4ull * rows;
+    struct extent e;
+    int rc = 0;
+
+    if (!w->given || tensor >= CUDA_TENSORS) return launch_fail(-E_RANGE, "nothing to put");
+    w->given = false;
+    if (tensor == CUDA_EMBED || tensor == CUDA_FINAL_NORM) layer = 0;
+    if (layer >= w->spec.layers || (source_format == WEIGHT_FP8) != (scale != NULL)) return launch_fail(-E_RANGE, "layer %u or the scales", layer);
+    if (!is_vector(tensor)) {
+        rc = find_rows(w, tensor, layer, &e);
+        if (rc == 0) rc = check_rows(&e, first_row, rows, source_format, &bytes);
+    } else if (first_row != 0 || source_format != WEIGHT_F32 || bytes > CUDA_WEIGHTS_BUFFER_BYTES) {
+        rc = launch_fail(-E_RANGE, "a vector is put whole, as f32");
+    }
+    if (rc) return rc;
+    for (uint32_t i = 0; i < scales; i++) ((float *)(s->host + CUDA_WEIGHTS_BUFFER_BYTES))[i] = scale[i];
+    rc = launch_check(cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, w->stream), "copy to the device");
+    if (rc == 0 && scales) rc = launch_check(cudaMemcpyAsync(s->device + CUDA_WEIGHTS_BUFFER_BYTES, s->host + CUDA_WEIGHTS_BUFFER_BYTES, 4ull * scales, cudaMemcpyHostToDevice, w->stream), "copy to the device");
+    if (rc == 0) rc = launch_check(cudaEventRecord(s->read, w->stream), "event");
+    if (rc) return rc;
+    if (w->plain) return plain_put(w, tensor, layer, first_row, rows, s->device, source_format);
+    if (is_vector(tensor)) return pack_vector(w, tensor, layer, s->device, source_format, rows);
+    return pack_rows(w, &e.place, first_row, rows, s->device, source_format, scales ? (const float *)(s->device + CUDA_WEIGHTS_BUFFER_BYTES) : NULL, scale_stride, w->scratch);
+}
+
+extern "C" int cuda_weights_finish(struct cuda_weights *w) { return launch_check(cudaStreamSynchronize(w->stream), "load"); }
+
+/* ---- for tests and benches ---- */
+
+extern "C" int cuda_weights_unpack(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, void *out)
 {
     struct place p;
-    const int rc = layer < b->spec.layers ? find_place(b, tensor, layer, &p) : -E_RANGE;
+
+    if (w->plain) return plain_weights_unpack(&w->spec, w->device, tensor, layer, out, w->stream);
+    const int rc = layer < w->spec.layers ? find_place(w, tensor, layer, &p) : -E_RANGE;
 
     if (rc) return rc;
-    const struct packed_matrix from = packed(b, p.matrix);
-    const int launched = unpack_launch(&from, (float *)out, b->stream);
-    return launched ? launched : launch_check(cudaStreamSynchronize(b->stream), "unpack");
+    const struct packed_matrix from = packed(w, p.matrix);
+    const int launched = unpack_launch(&from, (float *)out, w->stream);
+    return launched ? launched : launch_check(cudaStreamSynchronize(w->stream), "unpack");
 }
 
 /* Deviations that keep every layer's output near 1, as in a trained model: 1 / sqrt(k). */
-static int fill_matrix(struct cuda_backend *b, const struct arena_matrix *m, void *plain, float *scratch, uint64_t seed)
+static int fill_matrix(struct cuda_weights *w, const struct arena_matrix *m, void *plain, float *scratch, uint64_t seed)
 {
-    const struct packed_matrix to = packed(b, m);
+    const struct packed_matrix to = packed(w, m);
     const uint32_t piece = 32768;      /* rows at a time: the LM head would need 2 GB of plain weights */
     int rc = 0;
 
@@ -119,15 +309,15 @@ static int fill_matrix(struct cuda_backend *b, const struct arena_matrix *m, voi
         const uint32_t rows = m->rows - row < piece ? m->rows - row : piece;
         const struct pack_source from = { plain, NULL, 0, WEIGHT_BF16, rows, row / TILE_ROWS, PACK_WHOLE };
 
-        rc = fill_normal_launch(plain, (uint64_t)rows * m->k, 1.0f / sqrtf((float)m->k), seed + row, b->stream);
-        if (rc == 0) rc = pack_launch(&to, &from, scratch, b->stream);
+        rc = fill_normal_launch(plain, (uint64_t)rows * m->k, 1.0f / sqrtf((float)m->k), seed + row, w->stream);
+        if (rc == 0) rc = pack_launch(&to, &from, scratch, w->stream);
     }
     return rc;
 }
 
-static int fill_vectors(struct cuda_backend *b, uint32_t layer)
+static int fill_vectors(struct cuda_weights *w, uint32_t layer)
 {
-    uint8_t *arena = (uint8_t *)b->options.weights_device;
+    uint8_t *arena = w->device;
     const float one = 1.0f;
     int rc = 0;
 
@@ -136,40 +326,41 @@ static int fill_vectors(struct cuda_backend *b, uint32_t layer)
         uint32_t count;
 
         if (t == CUDA_LAYER_SCALAR || t == CUDA_EMBED) continue;
-        rc = find_vector(b, (enum cuda_tensor)t, layer, &offset, &count);
-        if (rc == 0) rc = fill_constant_launch(arena + offset, count, 1.0f, b->stream);
+        rc = find_vector(w, (enum cuda_tensor)t, layer, &offset, &count);
+        if (rc == 0) rc = fill_constant_launch(arena + offset, count, 1.0f, w->stream);
     }
-    return rc ? rc : launch_check(cudaMemcpyAsync(arena + b->arena.layer[layer].scalar, &one, sizeof one, cudaMemcpyHostToDevice, b->stream), "layer scalar");
+    return rc ? rc : launch_check(cudaMemcpyAsync(arena + w->arena.layer[layer].scalar, &one, sizeof one, cudaMemcpyHostToDevice, w->stream), "layer scalar");
 }
 
-extern "C" int cuda_backend_fill_random(struct cuda_backend *b, uint64_t seed)
+extern "C" int cuda_weights_fill_random(struct cuda_weights *w, uint64_t seed)
 {
     uint64_t largest = 0;
     void *plain = NULL;
     float *scratch = NULL;
     int rc;
 
-    for (uint32_t i = 0; i < b->spec.layers; i++) {
-        const struct arena_layer *l = &b->arena.layer[i];
+    if (w->plain) return plain_weights_fill(&w->spec, w->device, seed, w->stream);
+    for (uint32_t i = 0; i < w->spec.layers; i++) {
+        const struct arena_layer *l = &w->arena.layer[i];
         const struct arena_matrix *all[] = { &l->qkv, &l->o, &l->gate_up, &l->down };
 
         for (const struct arena_matrix *m : all)
             if ((uint64_t)m->rows * m->k > largest) largest = (uint64_t)m->rows * m->k;
     }
-    if (32768ull * b->arena.head.k > largest) largest = 32768ull * b->arena.head.k;
+    if (32768ull * w->arena.head.k > largest) largest = 32768ull * w->arena.head.k;
     rc = launch_check(cudaMalloc(&plain, 2 * largest), "scratch memory");
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&scratch, 4 * 32768), "scratch memory");
-    for (uint32_t i = 0; i < b->spec.layers && rc == 0; i++) {
-        const struct arena_layer *l = &b->arena.layer[i];
+    for (uint32_t i = 0; i < w->spec.layers && rc == 0; i++) {
+        const struct arena_layer *l = &w->arena.layer[i];
 
-        rc = fill_matrix(b, &l->qkv, plain, scratch, seed + 8 * i);
-        if (rc == 0) rc = fill_matrix(b, &l->o, plain, scratch, seed + 8 * i + 1);
-        if (rc == 0) rc = fill_matrix(b, &l->gate_up, plain, scratch, seed + 8 * i + 2);
-        if (rc == 0) rc = fill_matrix(b, &l->down, plain, scratch, seed + 8 * i + 3);
-        if (rc == 0) rc = fill_vectors(b, i);
+        rc = fill_matrix(w, &l->qkv, plain, scratch, seed + 8 * i);
+        if (rc == 0) rc = fill_matrix(w, &l->o, plain, scratch, seed + 8 * i + 1);
+        if (rc == 0) rc = fill_matrix(w, &l->gate_up, plain, scratch, seed + 8 * i + 2);
+        if (rc == 0) rc = fill_matrix(w, &l->down, plain, scratch, seed + 8 * i + 3);
+        if (rc == 0) rc = fill_vectors(w, i);
     }
-    if (rc == 0) rc = fill_matrix(b, &b->arena.head, plain, scratch, seed + 8 * CUDA_LAYERS_MAX);
-    const int done = launch_check(cudaStreamSynchronize(b->stream), "fill");
+    if (rc == 0) rc = fill_matrix(w, &w->arena.head, plain, scratch, seed + 8 * CUDA_LAYERS_MAX);
+    const int done = launch_check(cudaStreamSynchronize(w->stream), "fill");
     cudaFree(plain);
     cudaFree(scratch);
     return rc ? rc : done;

@@ -6,7 +6,7 @@ import os
 import torch
 
 FP8, BF16 = 1, 2
-ROWS_MAX, GROUP_ROWS_MAX = 16, 8
+ROWS_MAX, GROUP_ROWS_MAX, LOGPROBS_MAX = 64, 8, 20
 TOKEN_LAST = 0xFFFFFFFF
 (Q, K, V, O, GATE, UP, DOWN, INPUT_NORM, POST_ATTENTION_NORM, PRE_FF_NORM, POST_FF_NORM, Q_NORM, K_NORM, LAYER_SCALAR, EMBED, FINAL_NORM) = range(16)
 LOGITS, HIDDEN, RESIDUAL = range(3)
@@ -32,7 +32,13 @@ class Options(c.Structure):
 
 
 class Sampling(c.Structure):
-    _fields_ = [("seed", c.c_uint64), ("temperature", c.c_float), ("top_p", c.c_float), ("min_p", c.c_float), ("top_k", c.c_uint32)]
+    _fields_ = [("seed", c.c_uint64), ("temperature", c.c_float), ("top_p", c.c_float), ("min_p", c.c_float), ("top_k", c.c_uint32),
+                ("presence_penalty", c.c_float), ("frequency_penalty", c.c_float), ("repetition_penalty", c.c_float), ("bias_count", c.c_uint32),
+                ("prompt_tokens", c.c_uint32), ("want_logprobs", c.c_uint32), ("top_logprob_count", c.c_uint32), ("pad", c.c_uint32)]
+
+
+class Bias(c.Structure):
+    _fields_ = [("token", c.c_uint32), ("bias", c.c_float)]
 
 
 class Row(c.Structure):
@@ -44,11 +50,17 @@ class Group(c.Structure):
 
 
 class State(c.Structure):
-    _fields_ = [("rows", c.c_uint32), ("groups", c.c_uint32), ("step", c.c_uint64), ("row", Row * 16), ("group", Group * 16), ("sampling", Sampling * 16)]
+    _fields_ = [("rows", c.c_uint32), ("groups", c.c_uint32), ("step", c.c_uint64), ("general_rows", c.c_uint32), ("pad", c.c_uint32),
+                ("row", Row * ROWS_MAX), ("group", Group * ROWS_MAX), ("sampling", Sampling * ROWS_MAX)]
+
+
+class Logprob(c.Structure):
+    _fields_ = [("token", c.c_uint32), ("logprob", c.c_float)]
 
 
 class Result(c.Structure):
-    _fields_ = [("token", c.c_uint32 * 16), ("logit", c.c_float * 16), ("bad", c.c_uint32 * 16), ("step", c.c_uint64)]
+    _fields_ = [("token", c.c_uint32 * ROWS_MAX), ("logit", c.c_float * ROWS_MAX), ("bad", c.c_uint32 * ROWS_MAX), ("logprob", c.c_float * ROWS_MAX),
+                ("top_count", c.c_uint32 * ROWS_MAX), ("step", c.c_uint64), ("top", (Logprob * LOGPROBS_MAX) * ROWS_MAX)]
 
 
 def library():
@@ -88,26 +100,29 @@ def gemma_12b(layers, fmt, softcap=30.0):
 
 
 class Model:
-    def __init__(self, layers, fmt, seqs=17, context=2048):
+    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0):
         self.lib, self.spec, self.seqs = library(), gemma_12b(layers, fmt), seqs
         self.weights = torch.zeros(self.lib.cuda_weights_bytes(c.byref(self.spec)), dtype=torch.uint8, device="cuda")
-        self.ring_pages = 34                      # 1088 tokens: window + 8 rows, and a page to spare
+        self.ring_pages = ring_pages              # 34: 1088 tokens, window + 8 rows and a page to spare
         self.full_pages = context // PAGE_TOKENS
         counts = (self.ring_pages, self.full_pages)
         # 0xFF bytes are NaN in bf16: whoever reads a key that was never written will know.
         self.kv = [torch.full((self.spec.page_bytes[t] * counts[t] * seqs,), 255, dtype=torch.uint8, device="cuda") for t in range(2)]
-        options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, l2_slots=0xFFFFFFFF)
+        options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, graph_rows_mask=rows_mask, l2_slots=0xFFFFFFFF)
         options.kv[0], options.kv[1] = (t.data_ptr() for t in self.kv)
-        self.handle = c.c_void_p()
+        self.handle, self.loader = c.c_void_p(), c.c_void_p()
         torch.cuda.synchronize()
+        self.check(self.lib.cuda_weights_open(c.byref(self.loader), c.byref(self.spec), c.c_void_p(self.weights.data_ptr())), "open the loader")
+        self.options, self.tables = options, {}
         self.check(self.lib.cuda_backend_open(c.byref(self.handle), c.byref(self.spec), c.byref(options)), "open")
         for s in range(seqs):
             for t in range(2):
                 order = torch.randperm(counts[t]).tolist()           # pages in no order at all
                 pages = (c.c_uint32 * counts[t])(*[s * counts[t] + p for p in order])
+                self.tables[s, t] = pages
                 self.check(self.lib.cuda_backend_pages(self.handle, s, t, 0, pages, counts[t]), "pages")
         self.step_number = 0
-        self.logits = self.view(LOGITS, (16, self.spec.vocab), "<f4")
+        self.logits = self.view(LOGITS, (max(16, 1 << rows_mask.bit_length() >> 1), self.spec.vocab), "<f4")
 
     def check(self, rc, what):
         if rc < 0:
@@ -120,19 +135,21 @@ class Model:
         source = source.detach().contiguous()
         assert source.dtype == torch.bfloat16 and source.is_cuda
         torch.cuda.synchronize()
-        self.check(self.lib.cuda_backend_load(self.handle, tensor, layer, c.c_void_p(source.data_ptr()), BF16, None, 0), f"load {tensor} of layer {layer}")
+        self.check(self.lib.cuda_weights_load(self.loader, tensor, layer, c.c_void_p(source.data_ptr()), BF16, None, 0), f"load {tensor} of layer {layer}")
 
     def unpack(self, tensor, layer, rows, k):
         out = torch.empty(rows, k, dtype=torch.float32, device="cuda")
         torch.cuda.synchronize()                  # the allocator may have given memory that torch's stream still reads
-        self.check(self.lib.cuda_backend_unpack(self.handle, tensor, layer, c.c_void_p(out.data_ptr())), "unpack")
+        self.check(self.lib.cuda_weights_unpack(self.loader, tensor, layer, c.c_void_p(out.data_ptr())), "unpack")
         return out
 
     def close(self):
+        self.lib.cuda_weights_close(self.loader)
         self.lib.cuda_backend_close(self.handle)
 
     def step(self, groups, sampling=None):
-        """groups: list of (seq, first position, [tokens]). Returns the sampled tokens; self.logits holds the logits."""
+        """groups: list of (seq, first position, [tokens]). Returns the sampled tokens; self.logits holds the logits,
+        self.result everything."""
         torch.cuda.synchronize()                  # copies of the last logits are done
         self.step_number += 1
         state = State(rows=sum(len(g[2]) for g in groups), groups=len(groups), step=self.step_number)
@@ -141,9 +158,9 @@ class Model:
             state.group[i] = Group(at, len(tokens), position, seq)
             for j, token in enumerate(tokens):
                 state.row[at] = Row(int(token), position + j, i, 0)
-                state.sampling[at] = sampling[at] if sampling else Sampling(0, 0.0, 0.0, 0.0, 0)
+                state.sampling[at] = sampling[at] if sampling else Sampling()
                 at += 1
-        result = Result()
+        result = self.result = Result()
         self.check(self.lib.cuda_backend_step(self.handle, c.byref(state)), "step")
         self.check(self.lib.cuda_backend_wait(self.handle, c.c_uint64(self.step_number), 5000000, c.byref(result)), "wait")
         if any(result.bad[i] for i in range(at)):

@@ -54,7 +54,7 @@ def main():
         print("skip: no GPU")
         return 77
     model = b.Model(6, b.FP8)
-    model.check(model.lib.cuda_backend_fill_random(model.handle, b.c.c_uint64(3)), "fill")
+    model.check(model.lib.cuda_weights_fill_random(model.loader, b.c.c_uint64(3)), "fill")
     rng, wrong, total = random.Random(7), 0, 0
     for step in range(24):
         sampling = []

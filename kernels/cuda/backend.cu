@@ -3,11 +3,13 @@
 #include "launch.h"
 #include "shm/error.h"
 #include <math.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <new>
 
+#define GRAPHS_DEFAULT 31              /* 1, 2, 4, 8, 16 rows */
 #define RING_SLOTS_DEFAULT 10
 #define WAIT_SLOTS_DEFAULT 2
 #define L2_SLOTS_DEFAULT 8
@@ -20,10 +22,11 @@ static int make_scratch(struct cuda_backend *b)
 {
     const struct cuda_model_spec *s = &b->spec;
     const uint64_t turned = s->rope_turned[0] + s->rope_turned[1];
+    const uint64_t rows = b->rows_max;
     uint64_t qkv_rows = 0, q_rows = 0, part = 0, part_ml = 0;
 
     for (uint32_t i = 0; i < s->layers; i++) {
-        const uint64_t spans = (uint64_t)b->spans_max[s->layer[i].type] * STEP_ROWS_MAX * ATTN_HEADS;
+        const uint64_t spans = (uint64_t)b->spans_max[s->layer[i].type] * rows * ATTN_HEADS;
 
         if (b->arena.layer[i].qkv.rows > qkv_rows) qkv_rows = b->arena.layer[i].qkv.rows;
         if (spec_q_rows(s, i) > q_rows) q_rows = spec_q_rows(s, i);
@@ -32,23 +35,25 @@ static int make_scratch(struct cuda_backend *b)
     }
     const struct { void **p; uint64_t bytes; } want[] = {
         { (void **)&b->state, sizeof *b->state },
-        { (void **)&b->residual[0], 4ull * STEP_ROWS_MAX * s->hidden },
-        { (void **)&b->residual[1], 4ull * STEP_ROWS_MAX * s->hidden },
-        { (void **)&b->part, 4ull * NORM_SPLIT_MAX * STEP_ROWS_MAX * s->hidden },
-        { (void **)&b->qkv, 4ull * STEP_ROWS_MAX * qkv_rows },
-        { (void **)&b->x, 2ull * STEP_ROWS_MAX * s->hidden },
-        { (void **)&b->attn_out, 2ull * STEP_ROWS_MAX * q_rows },
-        { (void **)&b->act, 2ull * STEP_ROWS_MAX * s->intermediate },
+        { (void **)&b->residual[0], 4ull * rows * s->hidden },
+        { (void **)&b->residual[1], 4ull * rows * s->hidden },
+        { (void **)&b->part, 4ull * NORM_SPLIT_MAX * rows * s->hidden },
+        { (void **)&b->qkv, 4ull * rows * qkv_rows },
+        { (void **)&b->x, 2ull * rows * s->hidden },
+        { (void **)&b->attn_out, 2ull * rows * q_rows },
+        { (void **)&b->act, 2ull * rows * s->intermediate },
         { (void **)&b->attn_ml, 8 * part_ml },
-        { (void **)&b->rope, 8 * STEP_ROWS_MAX * turned },
+        { (void **)&b->rope, 8 * rows * turned },
         { (void **)&b->inv_freq, 4 * turned },
         { (void **)&b->attn_part, 4 * part },
-        { (void **)&b->logits, 4ull * STEP_ROWS_MAX * s->vocab },
-        { (void **)&b->tile_top, 4ull * STEP_ROWS_MAX * (s->vocab / TILE_ROWS) },
-        { (void **)&b->last_token, 4 * STEP_ROWS_MAX },
+        { (void **)&b->logits, 4ull * rows * s->vocab },
+        { (void **)&b->tile_top, 4ull * rows * (s->vocab / TILE_ROWS) },
+        { (void **)&b->last_token, 4 * rows },
         { (void **)&b->done, 4 },
+        { (void **)&b->bias, sizeof *b->bias * STEP_BIAS_MAX * b->options.seqs_max },
         { (void **)&b->pages[0], 4ull * b->options.seqs_max * b->pages_stride[0] },
         { (void **)&b->pages[1], 4ull * b->options.seqs_max * b->pages_stride[1] },
+        { (void **)&b->history, 4ull * b->options.seqs_max * b->options.context_max },
     };
     uint64_t bytes = 0;
 
@@ -80,14 +85,24 @@ static int make_frequencies(struct cuda_backend *b)
     return launch_check(cudaMemcpy(b->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
 }
 
-static int prepare_kernels()
+/* Shapes that the kernels of this backend are not made for (plain.h). Shares page tables, logits and the two buffers that outlive a step. */
+static int open_plain(struct cuda_backend *b)
+{
+    const struct plain_options options = { b->options.weights_device, { b->options.kv_device[0], b->options.kv_device[1] }, { b->pages[0], b->pages[1] },
+                                           { b->pages_stride[0], b->pages_stride[1] }, b->rows_max, b->options.context_max };
+
+    return plain_open(&b->plain, &b->spec, &options);
+}
+
+static int prepare_kernels(uint32_t vocab)
 {
     int rc = rowmm_init();
 
     if (rc == 0) rc = norm_init();
     if (rc == 0) rc = embed_init();
     if (rc == 0) rc = attn_init();
-    return rc ? rc : sample_init();
+    if (rc == 0) rc = sample_init();
+    return rc ? rc : sample_general_init(vocab);
 }
 
 static int check_device(struct cuda_backend *b)
@@ -103,12 +118,12 @@ static int check_device(struct cuda_backend *b)
 
 static int open_all(struct cuda_backend *b)
 {
-    const uint32_t mask = b->options.graph_rows_mask ? b->options.graph_rows_mask : 31;
+    const uint32_t mask = b->options.graph_rows_mask ? b->options.graph_rows_mask : GRAPHS_DEFAULT;
     int rc = check_device(b);
 
-    if (rc == 0) rc = prepare_kernels();
+    if (rc == 0) rc = prepare_kernels(b->spec.vocab);
     if (rc == 0) rc = make_scratch(b);
-    if (rc == 0) rc = make_frequencies(b);
+    if (rc == 0) rc = b->is_plain ? open_plain(b) : make_frequencies(b);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream");
     for (uint32_t i = 0; i < GRAPHS && rc == 0; i++)
         if (mask >> i & 1) rc = chain_graph(b, 1u << i, CHAIN_ALL, &b->graph[i]);
@@ -119,24 +134,28 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
 {
     struct arena arena;
     int rc = arena_plan(&arena, spec);
+    const bool is_plain = rc == -E_UNSUPPORTED && plain_weights_bytes(spec) != 0;
 
-    if (rc) return rc;
+    if (rc && !is_plain) return rc;
     if (!options->weights_device || !options->kv_device[0] || !options->kv_device[1] || options->seqs_max == 0) return -E_RANGE;
+    if (options->graph_rows_mask >> GRAPHS) return -E_RANGE;
     if (options->context_max == 0 || options->context_max > 1u << 20) return -E_RANGE;
     if (options->ring_pages * ATTN_PAGE_TOKENS < spec->window + STEP_GROUP_ROWS_MAX && options->ring_pages * ATTN_PAGE_TOKENS < options->context_max) return -E_RANGE;
     struct cuda_backend *b = new (std::nothrow) cuda_backend();
     if (b == NULL) return -E_NOMEM;
     b->spec = *spec;
     b->options = *options;
+    for (b->rows_max = 1u << (GRAPHS - 1); b->rows_max > ROWMM_ROWS_MAX && !((options->graph_rows_mask & b->rows_max)); ) b->rows_max /= 2;
     b->arena = arena;
+    b->is_plain = is_plain;
     b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
     b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
     b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
     b->tuning_l2.count = options->l2_slots == CUDA_L2_DEFAULT ? L2_SLOTS_DEFAULT : options->l2_slots;
     b->tuning_l2.stride = options->l2_stride ? options->l2_stride : L2_STRIDE_DEFAULT;
     b->tuning_l2.pace_ns = options->l2_pace_ns;
-    b->spans_max[CUDA_SLIDING] = ATTN_SLIDING_SPANS_MAX;
-    b->spans_max[CUDA_FULL] = attn_full_spans(options->context_max);
+    b->spans_max[CUDA_SLIDING] = is_plain ? 0 : ATTN_SLIDING_SPANS_MAX;
+    b->spans_max[CUDA_FULL] = is_plain ? 0 : attn_full_spans(options->context_max);
     b->pages_stride[CUDA_SLIDING] = options->ring_pages;
     b->pages_stride[CUDA_FULL] = (options->context_max + ATTN_PAGE_TOKENS - 1) / ATTN_PAGE_TOKENS;
     rc = open_all(b);
@@ -150,6 +169,7 @@ extern "C" void cuda_backend_close(struct cuda_backend *b)
     cudaDeviceSynchronize();
     for (int i = 0; i < GRAPHS; i++)
         if (b->graph[i]) cudaGraphExecDestroy(b->graph[i]);
+    plain_close(b->plain);
     cudaFree(b->slab);
     if (b->state_host) cudaFreeHost(b->state_host);
     if (b->result) cudaFreeHost(b->result);
@@ -182,12 +202,29 @@ static int check_group(const struct cuda_backend *b, const struct step_state *s,
     return 0;
 }
 
+extern "C" int cuda_backend_bias(struct cuda_backend *b, uint32_t seq, const struct step_bias *bias, uint32_t count)
+{
+    if (seq >= b->options.seqs_max || count > STEP_BIAS_MAX) return -E_RANGE;
+    for (uint32_t i = 0; i < count; i++)
+        if (bias[i].token >= b->spec.vocab || !(fabsf(bias[i].bias) <= 100.0f)) return -E_RANGE;
+    return launch_check(cudaMemcpyAsync(b->bias + (uint64_t)seq * STEP_BIAS_MAX, bias, sizeof *bias * count, cudaMemcpyHostToDevice, b->stream), "logit bias");
+}
+
+extern "C" int cuda_backend_history(struct cuda_backend *b, uint32_t seq, uint32_t first, const uint32_t *tokens, uint32_t count)
+{
+    if (seq >= b->options.seqs_max || first > b->options.context_max || count > b->options.context_max - first) return -E_RANGE;
+    return launch_check(cudaMemcpyAsync(b->history + (uint64_t)seq * b->options.context_max + first, tokens, 4ull * count, cudaMemcpyHostToDevice, b->stream), "history");
+}
+
+static bool within(float x, float low, float high) { return x >= low && x <= high; }      /* false for NaN */
+
+/* The limits of model/sampler.h. */
 static int check_sampling(const struct step_sampling *p)
 {
-    if (!(p->temperature >= 0.0f) || !isfinite(p->temperature) || !(p->top_p >= 0.0f && p->top_p <= 1.0f) || !(p->min_p >= 0.0f && p->min_p <= 1.0f)) return -E_RANGE;
-    if (p->temperature == 0.0f) return 0;
-    if (p->top_k > SAMPLE_TOP_K_MAX) return -E_RANGE;
-    return p->top_k == 0 && p->top_p > 0.0f && p->top_p < 1.0f ? -E_UNSUPPORTED : 0;
+    if (!within(p->temperature, 0, 100) || !within(p->top_p, 0, 1) || !within(p->min_p, 0, 1)) return -E_RANGE;
+    if (!within(p->presence_penalty, -2, 2) || !within(p->frequency_penalty, -2, 2)) return -E_RANGE;
+    if (p->repetition_penalty != 0.0f && !within(p->repetition_penalty, 0.01f, 100)) return -E_RANGE;
+    return p->bias_count > STEP_BIAS_MAX || p->want_logprobs > 1 || p->top_logprob_count > STEP_LOGPROBS_MAX ? -E_RANGE : 0;
 }
 
 static int check_state(const struct cuda_backend *b, const struct step_state *s)
@@ -195,13 +232,29 @@ static int check_state(const struct cuda_backend *b, const struct step_state *s)
     uint32_t next_row = 0;
     int rc = 0;
 
-    if (s->rows == 0 || s->rows > STEP_ROWS_MAX || s->groups == 0 || s->groups > s->rows) return -E_RANGE;
+    if (s->rows == 0 || s->rows > b->rows_max || s->groups == 0 || s->groups > s->rows) return -E_RANGE;
     for (uint32_t g = 0; g < s->groups && rc == 0; g++) {
         rc = check_group(b, s, g, next_row);
         next_row += s->group[g].rows;
     }
     for (uint32_t i = 0; i < s->rows && rc == 0; i++) rc = check_sampling(&s->sampling[i]);
     return rc ? rc : next_row == s->rows ? 0 : -E_RANGE;
+}
+
+static uint32_t general_rows(const struct step_state *s)
+{
+    uint32_t rows = 0;
+
+    for (uint32_t i = 0; i < s->rows; i++) rows += sample_is_general(&s->sampling[i]) != 0;
+    return rows;
+}
+
+/* Only what is set: most of a result is room for log probabilities. */
+static void copy_result(struct step_result *to, const struct step_result *from, uint32_t rows)
+{
+    memcpy(to, from, offsetof(struct step_result, top));
+    for (uint32_t i = 0; i < rows; i++)
+        if (to->top_count[i]) memcpy(to->top[i], from->top[i], to->top_count[i] * sizeof to->top[i][0]);
 }
 
 extern "C" int cuda_backend_put_state(struct cuda_backend *b, const struct step_state *state)
@@ -222,8 +275,15 @@ extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state
     while (g < GRAPHS && ((1u << g) < state->rows || !b->graph[g])) g++;
     if (g == GRAPHS || state->step == 0 || state->step == b->launched) return -E_RANGE;
     *b->state_host = *state;
+    b->state_host->general_rows = general_rows(state);
     b->launched = state->step;
-    return launch_check(cudaGraphLaunch(b->graph[g], b->stream), "step");
+    int launched = launch_check(cudaGraphLaunch(b->graph[g], b->stream), "step");
+    if (launched == 0 && b->state_host->general_rows) {
+        const struct sample_args args = chain_sample_args(b);
+
+        launched = sample_general_launch(&args, state->rows, b->stream);
+    }
+    return launched;
 }
 
 static uint64_t now_us()
@@ -246,7 +306,7 @@ extern "C" int cuda_backend_wait(struct cuda_backend *b, uint64_t step, uint32_t
         if (status != cudaSuccess && status != cudaErrorNotReady) return launch_check(status, "step");
         if (now_us() > end) return -E_TIMEOUT;
     }
-    *result = *b->result;
+    copy_result(result, b->result, b->state_host->rows);
     return 0;
 }
 
@@ -257,7 +317,7 @@ extern "C" void *cuda_backend_buffer(struct cuda_backend *b, enum cuda_buffer wh
 
 extern "C" int cuda_backend_logits(struct cuda_backend *b, uint32_t row, float *logits)
 {
-    if (row >= STEP_ROWS_MAX) return -E_RANGE;
+    if (row >= b->rows_max) return -E_RANGE;
     int rc = launch_check(cudaMemcpyAsync(logits, b->logits + (uint64_t)row * b->spec.vocab, 4ull * b->spec.vocab, cudaMemcpyDeviceToHost, b->stream), "logits");
     return rc ? rc : launch_check(cudaStreamSynchronize(b->stream), "logits");
 }
@@ -266,7 +326,7 @@ extern "C" void *cuda_backend_stream(struct cuda_backend *b) { return b->stream;
 
 extern "C" int cuda_backend_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, void **graph_exec)
 {
-    if (rows == 0 || rows > STEP_ROWS_MAX || parts == 0 || parts > CHAIN_ALL) return -E_RANGE;
+    if (rows == 0 || rows > b->rows_max || parts == 0 || parts > CHAIN_ALL) return -E_RANGE;
     return chain_graph(b, rows, parts, (cudaGraphExec_t *)graph_exec);
 }
 

@@ -60,7 +60,7 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
         if (a.next.pace_ns == 0) a.next.pace_ns = c->rows > 1 ? 250 : 300;   /* measured */
     }
     a.out = out;
-    a.out_slice_stride = (uint64_t)ROWMM_ROWS_MAX * out_stride;
+    a.out_slice_stride = (uint64_t)b->rows_max * out_stride;
     a.out_stride = out_stride;
     a.m = c->rows;
     a.trace = trace_words(c, 1);
@@ -68,8 +68,6 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
     if (kind == ROWMM_LOGITS) {
         a.softcap = b->spec.softcap;
         a.tile_top = b->tile_top;
-        a.suppress_count = b->spec.suppress_count;
-        for (uint32_t i = 0; i < a.suppress_count; i++) a.suppress[i] = b->spec.suppress[i];
     }
     return rowmm_launch(&w, a, &tuning, b->stream);
 }
@@ -81,7 +79,7 @@ static struct norm_args norms(struct chain *c, const struct arena_matrix *from, 
     struct norm_args n = {};
 
     n.part = b->part;
-    n.part_stride = (uint64_t)ROWMM_ROWS_MAX * b->spec.hidden;
+    n.part_stride = (uint64_t)b->rows_max * b->spec.hidden;
     n.split = from->k / from->slice_k;
     n.hidden = b->spec.hidden;
     n.residual = b->residual[c->flip];
@@ -159,14 +157,36 @@ static int layer_launch(struct chain *c, uint32_t i)
     return rc;
 }
 
+struct sample_args chain_sample_args(const struct cuda_backend *b)
+{
+    struct sample_args s = { b->state, b->logits, b->tile_top, b->spec.vocab, b->last_token, b->done, b->result_device, b->bias, b->history, b->options.context_max,
+                             b->spec.suppress_count, {} };
+
+    for (uint32_t i = 0; i < s.suppress_count; i++) s.suppress[i] = b->spec.suppress[i];
+    return s;
+}
+
+/* The shapes of plain.h: its forward pass is one part, whatever part is asked for. */
+static int plain_chain(struct cuda_backend *b, uint32_t rows, uint32_t parts)
+{
+    const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };
+    const struct sample_args s = chain_sample_args(b);
+    int rc = 0;
+
+    if (parts & ~(1u << CUDA_PART_SAMPLE)) rc = plain_step_launch(b->plain, rows, &step, b->stream);
+    if (rc == 0 && parts >> CUDA_PART_SAMPLE & 1) rc = sample_launch(&s, rows, b->stream);
+    return rc;
+}
+
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
+    if (b->is_plain) return plain_chain(b, rows, parts);
     struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, 0, 0 };
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
                                   b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps };
-    const struct sample_args s = { b->state, b->logits, b->tile_top, b->spec.vocab, b->last_token, b->done, b->result_device };
+    const struct sample_args s = chain_sample_args(b);
     int rc = 0;
 
     if (has(&c, CUDA_PART_EMBED)) rc = embed_launch(&e, rows, b->stream);

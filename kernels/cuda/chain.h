@@ -6,38 +6,44 @@
 #include "attn.h"
 #include "embed.h"
 #include "norm.h"
+#include "plain.h"
 #include "rowmm.h"
 #include "sample.h"
 #include <cuda_runtime.h>
 
-#define GRAPHS 5                      /* 1, 2, 4, 8, 16 rows */
+#define GRAPHS 7                      /* 1, 2, 4, 8, 16, 32, 64 rows */
 #define STATE_SLOTS 2
 
 struct cuda_backend {
     struct cuda_model_spec spec;
     struct cuda_options options;      /* pointers in it are borrowed from the caller */
-    struct arena arena;
+    struct arena arena;               /* unused when plain */
+    bool is_plain;                    /* a shape that the kernels of this chain are not made for */
+    struct plain *plain;              /* owned; computes then everything before sampling */
     struct rowmm_tuning tuning;
     struct rowmm_next tuning_l2;      /* how much of gate_up goes to the L2, and how; no weights yet; pace 0: the measured best */
     cudaStream_t stream;
     cudaGraphExec_t graph[GRAPHS];
     uint64_t launched;                /* step number of the last launch */
+    uint32_t rows_max;                /* of the largest graph: rows in the scratch buffers, written [rows] below */
     uint32_t spans_max[2];            /* partial attention results per row and head, per layer type */
     uint32_t pages_stride[2];         /* entries of a page table */
     uint8_t *slab;                    /* device, owned: all of the following lie in it */
     struct step_state *state;
-    float *residual[2];               /* [16][hidden]: the two ends of a norm */
-    float *part;                      /* [NORM_SPLIT_MAX][16][hidden] of o and down */
-    float *qkv;                       /* [16][largest qkv rows] */
-    __nv_bfloat16 *x;                 /* [16][hidden] normed input of qkv, gate_up and head */
-    __nv_bfloat16 *attn_out;          /* [16][largest q rows] */
-    __nv_bfloat16 *act;               /* [16][intermediate] */
+    float *residual[2];               /* [rows][hidden]: the two ends of a norm */
+    float *part;                      /* [NORM_SPLIT_MAX][rows][hidden] of o and down */
+    float *qkv;                       /* [rows][largest qkv rows] */
+    __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head */
+    __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
+    __nv_bfloat16 *act;               /* [rows][intermediate] */
     float *attn_part;
     float2 *attn_ml;
-    float2 *rope;                     /* [16][turned of both types] */
+    float2 *rope;                     /* [rows][turned of both types] */
     float *inv_freq;                  /* [turned of both types] */
     float *logits, *tile_top;
     uint32_t *last_token, *done;
+    struct step_bias *bias;           /* [seqs_max][STEP_BIAS_MAX] */
+    uint32_t *history;                /* [seqs_max][context_max] tokens by position, for penalties */
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
     unsigned long long *trace;        /* bench only: TRACE_WORDS words per kernel, borrowed; NULL: off */
     /* host */
@@ -48,6 +54,9 @@ struct cuda_backend {
 
 /* Launches the chosen parts (bits of enum cuda_part) of a step for `rows` rows on the handle's stream. 0 or -E_. */
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts);
+
+/* What the sampling kernels work on. */
+struct sample_args chain_sample_args(const struct cuda_backend *b);
 
 /* Captures them as a graph. */
 int chain_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, cudaGraphExec_t *graph);

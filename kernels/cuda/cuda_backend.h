@@ -1,8 +1,8 @@
 /* kernels/cuda/cuda_backend.h - the decode step of Gemma 4 on a Hopper GPU: the interface of libsluice_cuda.so.
  *
  * Plain C, opened with dlopen so that the same programs start where there is no GPU driver. One handle serves one thread.
- * A step takes 1 to 16 rows (single decode rows of several sequences, or verify blocks of up to 8 rows of one), runs the whole model as one CUDA
- * graph, samples on the device and writes the tokens into mapped host memory with a flag: no call waits for the GPU but cuda_backend_wait.
+ * A step takes 1 to 64 rows (single decode rows of several sequences, or verify blocks of up to 8 rows of one), runs the whole model as one CUDA
+ * graph, samples on the device (all of model/sampler.h) and writes the tokens into mapped host memory with a flag: no call waits for the GPU but cuda_backend_wait.
  *
  * Memory: the caller owns the weight arena, the KV pools and everything it passes in; they must outlive the handle. All
  * pointers named `device` may be of memory imported from another process. The handle owns its scratch buffers only: nothing of value is lost
@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define CUDA_BACKEND_VERSION 1
+#define CUDA_BACKEND_VERSION 2
 #define CUDA_LAYERS_MAX 128
 #define CUDA_SUPPRESS_MAX 8
 
@@ -56,7 +56,7 @@ struct cuda_options {
     uint32_t seqs_max;                /* page tables */
     uint32_t context_max;             /* longest sequence, tokens */
     uint32_t ring_pages;              /* pages of a sliding ring: position p is in entry (p / 32) % ring_pages */
-    uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows; 0 means all of 1, 2, 4, 8, 16 */
+    uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows, up to 64; 0 means all of 1, 2, 4, 8, 16. The largest one sizes the scratch memory */
     uint32_t ring_slots, window_slots, wait_slots;   /* tuning of rowmm; 0: the measured best */
     uint32_t l2_slots;                /* of gate_up and each block, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
     uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */
@@ -75,15 +75,34 @@ enum cuda_tensor {
 
 struct cuda_backend;                  /* opaque */
 
-/* Bytes of the weight arena (cuda_weights.h fills it). 0: the spec is not supported. */
+/* Bytes of the weight arena. 0: the spec is not supported. */
 uint64_t cuda_weights_bytes(const struct cuda_model_spec *spec);
 
 /* Makes scratch, page tables and graphs on the current CUDA device. 0, -E_UNSUPPORTED, -E_RANGE, -E_NOMEM, -E_IO. */
 int cuda_backend_open(struct cuda_backend **backend, const struct cuda_model_spec *spec, const struct cuda_options *options);
 void cuda_backend_close(struct cuda_backend *backend);
 
+/* Packs one tensor from device memory into the arena. source_format: WEIGHT_BF16, or WEIGHT_FP8 with `scale` (device f32: one per row when
+ * scale_stride is 1, one for all when 0). BF16 matrices are quantised when the spec says FP8. Returns when the source may be freed. */
+int cuda_backend_load(struct cuda_backend *backend, enum cuda_tensor tensor, uint32_t layer, const void *source_device,
+                      uint32_t source_format, const void *scale_device, uint32_t scale_stride);
+
+/* Fills every weight with random values (norms near 1): the real shapes and speed without a checkpoint. */
+int cuda_backend_fill_random(struct cuda_backend *backend, uint64_t seed);
+
+/* Writes a packed matrix back as f32 [rows, k] row-major into device memory, in packed row order: q, k, v one after the other; gate and up by
+ * turns of 8 rows. tensor: CUDA_Q (the whole qkv), CUDA_O, CUDA_GATE (gate and up), CUDA_DOWN, CUDA_EMBED. */
+int cuda_backend_unpack(struct cuda_backend *backend, enum cuda_tensor tensor, uint32_t layer, void *out_device);
+
 /* Sets entries [first, first + count) of a sequence's page table. Takes effect for steps launched later. */
 int cuda_backend_pages(struct cuda_backend *backend, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
+
+/* Sets a sequence's logit_bias; rows say by bias_count how many entries count. A token may come more than once. Takes effect for steps launched later. */
+int cuda_backend_bias(struct cuda_backend *backend, uint32_t seq, const struct step_bias *bias, uint32_t count);
+
+/* Sets the tokens at positions [first, first + count) of a sequence's history, which penalties count; STEP_NO_TOKEN: none. Steps write their rows' tokens
+ * at their positions themselves, so only what no step of this handle has read must be set: the prompt, and after a restart the output so far. */
+int cuda_backend_history(struct cuda_backend *backend, uint32_t seq, uint32_t first, const uint32_t *tokens, uint32_t count);
 
 /* Checks the rows and launches the smallest graph that holds them. The caller must have seen the previous step's flag.
  * 0, -E_RANGE (a row, a group or a sampling field out of its limits: nothing was launched), -E_BUSY, -E_IO. */
@@ -94,9 +113,9 @@ int cuda_backend_wait(struct cuda_backend *backend, uint64_t step, uint32_t time
 
 /* Device memory that later stages read; valid after the step's flag. */
 enum cuda_buffer {
-    CUDA_LOGITS,                      /* f32 [16][vocab] after the softcap, suppressed tokens -inf */
-    CUDA_HIDDEN,                      /* bf16 [16][hidden] after the final norm (the input of the LM head) */
-    CUDA_RESIDUAL                     /* f32 [16][hidden] */
+    CUDA_LOGITS,                      /* f32 [rows][vocab] after the softcap, suppressed tokens too */
+    CUDA_HIDDEN,                      /* bf16 [rows][hidden] after the final norm (the input of the LM head) */
+    CUDA_RESIDUAL                     /* f32 [rows][hidden] */
 };
 void *cuda_backend_buffer(struct cuda_backend *backend, enum cuda_buffer which);
 

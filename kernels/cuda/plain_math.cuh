@@ -1,8 +1,8 @@
-/* kernels/cuda/plain_math.cuh - the arithmetic of kernels/cpu/ops.h, one lane at a time, for host and device.
+/* kernels/cuda/plain_math.cuh - the arithmetic of kernels/cpu/ops.h, one lane at a time, for host C and device.
  *
  * Every function does the same IEEE operations in the same order as its namesake there, each rounded once: the
- * intrinsics keep the compiler from contracting a product and a sum. On the host the file must be compiled without contraction
- * (tests/gpu/plain_host_test.cu compares both with the CPU's tables). Change ops.h and this file together. */
+ * intrinsics keep the compiler from contracting a product and a sum; on the host that is the Makefile's -ffp-contract=off.
+ * Change ops.h and this file together: tests/unit/plain_math_test.c compares them bit by bit. */
 #ifndef SLUICE_CUDA_PLAIN_MATH_CUH
 #define SLUICE_CUDA_PLAIN_MATH_CUH
 
@@ -10,7 +10,11 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __CUDACC__
 #define PLAIN_FN static __host__ __device__ __forceinline__
+#else
+#define PLAIN_FN static inline
+#endif
 #define PLAIN_LANES 16                /* KERNELS_LANES */
 #define PLAIN_SEGMENT 256             /* KERNELS_SEGMENT */
 

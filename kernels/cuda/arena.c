@@ -1,5 +1,6 @@
 /* kernels/cuda/arena.c - the offsets of all weights in the arena (contract in arena.h). */
 #include "kernels/cuda/arena.h"
+#include "kernels/cuda/plain.h"
 #include "shm/error.h"
 #include <string.h>
 
@@ -78,5 +79,5 @@ uint64_t cuda_weights_bytes(const struct cuda_model_spec *spec)
 {
     struct arena arena;
 
-    return arena_plan(&arena, spec) == 0 ? arena.bytes : 0;
+    return arena_plan(&arena, spec) == 0 ? arena.bytes : plain_weights_bytes(spec);
 }

@@ -12,7 +12,6 @@
 #include <cuda_runtime.h>
 #include <new>
 #include <stdlib.h>
-#include <string.h>
 
 extern "C" {
 #include "model/forward_rope.h"
@@ -253,10 +252,9 @@ static int embed(const struct plain *p, float *h, const struct plain_row *row, u
 
 extern "C" int plain_step_launch(struct plain *p, uint32_t rows, const struct plain_step *step, void *stream)
 {
-    struct plain_logits cap = { step->logits, step->tile_top, p->spec.vocab, p->spec.suppress_count, {}, p->spec.softcap };
+    const struct plain_logits cap = { step->logits, step->tile_top, p->spec.vocab, p->spec.softcap };
 
     if (rows == 0 || rows > p->options.rows_max) return -E_RANGE;
-    memcpy(cap.suppress, p->spec.suppress, sizeof cap.suppress);
     int rc = plain_rows_launch_from_state(p->row, step->state, step->last_token, rows, stream);
     if (rc == 0) rc = embed(p, step->residual, p->row, rows, stream);
     if (rc == 0) rc = layers(p, step->residual, p->row, rows, step->hidden, stream);

@@ -68,7 +68,7 @@ int plain_weights_unpack(const struct cuda_model_spec *spec, const void *arena, 
 int plain_open(struct plain **plain, const struct cuda_model_spec *spec, const struct plain_options *options);
 void plain_close(struct plain *plain);
 
-/* The decode step's forward pass on `stream`: rows of `state` in, logits [rows][vocab] (capped, suppressed tokens -inf), tile_top
+/* The decode step's forward pass on `stream`: rows of `state` in, logits [rows][vocab] (capped), tile_top
  * [rows][vocab / 16], residual [rows][hidden] and hidden (bf16) out. All device memory. May be captured. */
 struct plain_step {
     const struct step_state *state;

@@ -196,8 +196,6 @@ __global__ void __launch_bounds__(LOGITS_THREADS) plain_logits_kernel(const __gr
     if (i < a.vocab) {
         x = *logit;
         if (a.softcap != 0.0f) x = plain_softcap(x, a.softcap);
-        for (uint32_t s = 0; s < a.suppress_count; s++)
-            if (a.suppress[s] == i) x = -CUDART_INF_F;
         *logit = x;
     }
     for (int d = 8; d >= 1; d >>= 1) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, d));

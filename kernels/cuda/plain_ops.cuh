@@ -48,10 +48,10 @@ struct plain_heads {
 };
 int plain_heads_launch(const struct plain_heads *args, uint32_t rows, void *stream);
 
-/* Caps the logits, blanks the suppressed tokens, and notes the largest of each 16. */
+/* Caps the logits and notes the largest of each 16. */
 struct plain_logits {
     float *logits, *tile_top;
-    uint32_t vocab, suppress_count, suppress[CUDA_SUPPRESS_MAX];
+    uint32_t vocab;
     float softcap;                    /* 0: none */
 };
 int plain_logits_launch(const struct plain_logits *args, uint32_t rows, void *stream);

@@ -8,12 +8,11 @@
 #define STORED_KIND_LATE 0
 #define STORED_KIND_BLOCK 1
 #define STORED_KIND_GROUP 2
-#define STORED_STEP 256u              /* columns whose scales are fetched together */
+#define STORED_STEP 256u              /* GROUP: columns whose scales are widened together */
 #define STORED_CODE_FACTOR 256.0f     /* see above */
 
 struct stored_rows {                  /* consecutive rows of W */
     const uint8_t *code;
-    const float *scale[LINEAR_N1];    /* BLOCK: the row's scales along k */
     const uint8_t *group;             /* GROUP: of the first row */
     uint64_t row_bytes, group_stride;
 };
@@ -24,47 +23,50 @@ VEC void stored_load2(vec *a, vec *b, const uint8_t *p, const int kind)
     else vec_load2_e4m3(a, b, p);
 }
 
-/* The scales of columns [from, from + STORED_STEP) of each row, one for each 16 columns. Reads nothing beyond `to`. */
-VEC void stored_scales(float scale[][STORED_STEP / 16], const struct stored_rows *w, const int n, const int kind, uint32_t from, uint32_t to)
+/* The group scales of columns [from, to) of each row. Reads nothing beyond `to`. */
+VEC void stored_groups(float scale[][STORED_STEP / STORED_GROUP], const struct stored_rows *w, const int n, uint32_t from, uint32_t to)
 {
     UNROLL for (int a = 0; a < n; a++) {
-        if (kind == STORED_KIND_GROUP) {
-            const uint8_t *group = w->group + a * w->group_stride + from / 16;
-            uint8_t code[16] = { 0 };
+        const uint8_t *group = w->group + a * w->group_stride + from / STORED_GROUP;
+        uint8_t code[STORED_STEP / STORED_GROUP] = { 0 };
 
-            if (to - from < STORED_STEP) {
-                memcpy(code, group, (to - from) / 16);
-                group = code;
-            }
-            vec_store(scale[a], vec_load_e4m3(group));
-        } else for (uint32_t i = from; i < to; i += STORED_BLOCK) scale[a][i % STORED_STEP / STORED_BLOCK] = w->scale[a][i / STORED_BLOCK];
+        if (to - from < STORED_STEP) {
+            memcpy(code, group, (to - from) / STORED_GROUP);
+            group = code;
+        }
+        vec_store(scale[a], vec_load_e4m3(group));
     }
+}
+
+/* The factor that codes of row a at column i take before they meet x. */
+VEC vec stored_factor(const int kind, float scale[][STORED_STEP / STORED_GROUP], vec block, int a, uint32_t i)
+{
+    return kind == STORED_KIND_GROUP ? vec_set(scale[a][i % STORED_STEP / STORED_GROUP]) : block;
 }
 
 /* 16 columns that no pair of vectors covers: k % 32 == 16. */
 VEC void stored_odd(vec *acc, const int n, const int m, const int kind, const float *x, uint64_t x_stride, const struct stored_rows *w,
-                    float scale[][STORED_STEP / 16], uint32_t i)
+                    float scale[][STORED_STEP / STORED_GROUP], vec block, uint32_t i)
 {
     UNROLL for (int a = 0; a < n; a++) {
         const uint8_t *p = w->code + a * w->row_bytes + (kind == STORED_KIND_GROUP ? i / 2 : i);
         vec weight = kind == STORED_KIND_GROUP ? vec_load_e2m1(p) : vec_load_e4m3(p);
 
-        if (kind == STORED_KIND_GROUP) weight = vec_mul(weight, vec_set(scale[a][i % STORED_STEP / 16]));
-        if (kind == STORED_KIND_BLOCK) weight = vec_mul(weight, vec_set(scale[a][i % STORED_STEP / STORED_BLOCK]));
+        if (kind != STORED_KIND_LATE) weight = vec_mul(weight, stored_factor(kind, scale, block, a, i));
         UNROLL for (int b = 0; b < m; b++) acc[a * m + b] = vec_fma(weight, vec_load(x + b * x_stride + i), acc[a * m + b]);
     }
 }
 
-/* acc[n][m] += lanes of W[n] . x[m] over [from, to). */
+/* acc[n][m] += lanes of W[n] . x[m] over [from, to), whose scales are `block` or the groups'. */
 VEC void stored_lanes(vec *acc, const int n, const int m, const int kind, const float *x, uint64_t x_stride, const struct stored_rows *w,
-                      uint32_t from, uint32_t to, const int ahead)
+                      vec block, uint32_t from, uint32_t to, const int ahead)
 {
-    float scale[LINEAR_N1][STORED_STEP / 16];
+    float scale[LINEAR_N1][STORED_STEP / STORED_GROUP];
     uint32_t i;
 
-    if (kind != STORED_KIND_LATE) stored_scales(scale, w, n, kind, from, to);
+    if (kind == STORED_KIND_GROUP) stored_groups(scale, w, n, from, to);
     for (i = from; i + 32 <= to; i += 32) {
-        const uint32_t at = kind == STORED_KIND_GROUP ? i / 2 : i, in = i % STORED_STEP;
+        const uint32_t at = kind == STORED_KIND_GROUP ? i / 2 : i;
 
         UNROLL for (int a = 0; a < n; a++) {
             const uint8_t *p = w->code + a * w->row_bytes + at;
@@ -72,13 +74,15 @@ VEC void stored_lanes(vec *acc, const int n, const int m, const int kind, const 
 
             if (ahead && at % 64 == 0) __builtin_prefetch(p + n * w->row_bytes, 0, 2);
             stored_load2(&low, &high, p, kind);
-            if (kind == STORED_KIND_GROUP) low = vec_mul(low, vec_set(scale[a][in / 16])), high = vec_mul(high, vec_set(scale[a][in / 16 + 1]));
-            if (kind == STORED_KIND_BLOCK) low = vec_mul(low, vec_set(scale[a][in / STORED_BLOCK])), high = vec_mul(high, vec_set(scale[a][in / STORED_BLOCK]));
+            if (kind != STORED_KIND_LATE) {
+                low = vec_mul(low, stored_factor(kind, scale, block, a, i));
+                high = vec_mul(high, stored_factor(kind, scale, block, a, i + 16));
+            }
             UNROLL for (int b = 0; b < m; b++) acc[a * m + b] = vec_fma(low, vec_load(x + b * x_stride + i), acc[a * m + b]);
             UNROLL for (int b = 0; b < m; b++) acc[a * m + b] = vec_fma(high, vec_load(x + b * x_stride + i + 16), acc[a * m + b]);
         }
     }
-    if (i < to) stored_odd(acc, n, m, kind, x, x_stride, w, scale, i);
+    if (i < to) stored_odd(acc, n, m, kind, x, x_stride, w, scale, block, i);
 }
 
 /* A complete sum of row `row`, scaled. */
@@ -90,19 +94,21 @@ VEC float stored_finish(float sum, const int kind, const struct stored_matrix *w
     return sum;
 }
 
-/* n rows of W from row `row` on, m rows of x. */
+/* n rows of W from row `row` on, m rows of x. BLOCK: all n rows have one block's scales. */
 VEC void stored_tile(const int n, const int m, const int kind, float *y, uint64_t y_stride, const float *x, uint64_t x_stride, const float *x_scale,
                      const struct stored_matrix *w, uint32_t row, const int ahead)
 {
     vec acc[LINEAR_N * LINEAR_M > LINEAR_N1 ? LINEAR_N * LINEAR_M : LINEAR_N1];
     struct stored_rows rows = { .row_bytes = kind == STORED_KIND_GROUP ? w->k / 2 : w->k, .group_stride = w->k / STORED_GROUP };
-    const uint32_t step = kind == STORED_KIND_LATE ? w->k : STORED_STEP, scale_stride = stored_scale_stride(w);
+    const uint32_t step = kind == STORED_KIND_LATE ? w->k : kind == STORED_KIND_BLOCK ? STORED_BLOCK : STORED_STEP;
+    const float *block = kind == STORED_KIND_BLOCK ? w->scale + (uint64_t)(row / STORED_BLOCK) * stored_scale_stride(w) : NULL;
 
     rows.code = (const uint8_t *)w->data + row * rows.row_bytes;
-    if (kind == STORED_KIND_GROUP) rows.group = w->group_scale + row * rows.group_stride;
-    UNROLL for (int a = 0; a < n && kind == STORED_KIND_BLOCK; a++) rows.scale[a] = w->scale + (uint64_t)((row + a) / STORED_BLOCK) * scale_stride;
+    rows.group = kind == STORED_KIND_GROUP ? w->group_scale + row * rows.group_stride : NULL;
     UNROLL for (int i = 0; i < n * m; i++) acc[i] = vec_zero();
-    for (uint32_t i = 0; i < w->k; i += step) stored_lanes(acc, n, m, kind, x, x_stride, &rows, i, w->k - i < step ? w->k : i + step, ahead);
+    for (uint32_t i = 0; i < w->k; i += step)
+        stored_lanes(acc, n, m, kind, x, x_stride, &rows, kind == STORED_KIND_BLOCK ? vec_set(block[i / STORED_BLOCK]) : vec_zero(), i,
+                     w->k - i < step ? w->k : i + step, ahead);
     UNROLL for (int a = 0; a < n; a++)
         UNROLL for (int b = 0; b < m; b++) {
             const float sum = stored_finish(vec_sum(acc[a * m + b]), kind, w, row + a);
@@ -136,6 +142,8 @@ VEC void stored_group(const int kind, float *y, uint64_t y_stride, const float *
 {
     const uint32_t blocks = (rows + LINEAR_M - 1) / LINEAR_M, block = (rows + blocks - 1) / blocks;
 
+    for (; kind == STORED_KIND_BLOCK && n % LINEAR_N1 != 0 && n < n_end; n++)      /* tiles of N1 or N rows never straddle blocks then */
+        for (uint32_t r = 0; r < rows; r++) stored_tile(1, 1, kind, y + r * y_stride + n, y_stride, x + r * x_stride, x_stride, x_scale ? x_scale + r : x_scale, w, n, 0);
     for (; rows == 1 && n + LINEAR_N1 <= n_end; n += LINEAR_N1) stored_tile(LINEAR_N1, 1, kind, y + n, y_stride, x, x_stride, x_scale, w, n, 1);
     for (; n + LINEAR_N <= n_end; n += LINEAR_N)
         for (uint32_t r = 0; r < rows; r += block)

@@ -34,18 +34,16 @@ VEC vec vec_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
 }
 /* Codes of kernels/stored.h. An E4M3 code is put into the f16 with the same exponent field: 2^-8 of its value, exact, small numbers included. */
-VEC __m256i vec_half_e4m3(__m256i code)
-{
-    return _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(code, 8), 1), _mm256_set1_epi16((short)0xbfff));
-}
 VEC vec vec_load_e4m3(const uint8_t *p)
 {
-    return _mm512_cvtph_ps(vec_half_e4m3(_mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p))));
+    const __m256i code = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));   /* the sign fills the upper half: one shift puts all in place */
+
+    return _mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbfff)));
 }
 VEC void vec_load2_e4m3(vec *a, vec *b, const uint8_t *p)
 {
-    const __m512i code = _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i *)p));
-    const __m512i half = _mm512_and_si512(_mm512_srai_epi16(_mm512_slli_epi16(code, 8), 1), _mm512_set1_epi16((short)0xbfff));
+    const __m512i code = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
+    const __m512i half = _mm512_and_si512(_mm512_slli_epi16(code, 7), _mm512_set1_epi16((short)0xbfff));
 
     *a = _mm512_cvtph_ps(_mm512_castsi512_si256(half));
     *b = _mm512_cvtph_ps(_mm512_extracti64x4_epi64(half, 1));
@@ -118,8 +116,8 @@ VEC vec vec_load_bf16(const uint16_t *p) { return (vec){ vec_widen8(p), vec_wide
 /* As above: f16 with the exponent field of the code. */
 VEC vec vec_load_e4m3(const uint8_t *p)
 {
-    const __m256i code = _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i *)p));
-    const __m256i half = _mm256_and_si256(_mm256_srai_epi16(_mm256_slli_epi16(code, 8), 1), _mm256_set1_epi16((short)0xbfff));
+    const __m256i code = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+    const __m256i half = _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbfff));
 
     return (vec){ _mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)) };
 }

@@ -41,7 +41,7 @@ faulty     := $(filter-out %/keeper,$(stage_src:stages/%.c=$B/faulty/%))
 all_src    := $(lib_src) $(stage_src) $(wildcard stages/*/*.c) $(launch_src) $(test_src) $(bench_src) $(fuzz_src) tests/faults/fault.c
 
 gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
-image_libs   := -ljpeg -lspng -lwebp -lwebpdemux
+media_libs   := -ljpeg -lspng -lwebp -lwebpdemux -lsndfile -lsoxr
 
 -include schemas/build.mk kernels/cuda/build.mk
 
@@ -82,7 +82,7 @@ $B/libtested.a: $(test_obj)
 	@rm -f $@; ar rcs $@ $^
 $B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $B/libtested.a $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(image_libs) -lcmocka
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(media_libs) -lcmocka
 
 $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 	@mkdir -p $(@D)
@@ -90,7 +90,7 @@ $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 
 $B/fuzz/%: $B/obj/tests/fuzz/%.o $$(call parts,gateway) $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS) $(gateway_libs) $(image_libs)
+	$(CC) $(LDFLAGS) -fsanitize=fuzzer -o $@ $^ $(LDLIBS) $(gateway_libs) $(media_libs)
 
 deps:
 	@tests/install build

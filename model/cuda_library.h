@@ -17,7 +17,7 @@
 
 /* Every function that a stage calls: cuda_NAME is the member NAME. */
 #define CUDA_LIBRARY_FUNCTIONS(F) \
-    F(backend_version) F(backend_error) F(backend_open) F(backend_close) F(backend_pages) F(backend_step) F(backend_wait) F(backend_logits) \
+    F(backend_version) F(backend_error) F(backend_open) F(backend_close) F(backend_pages) F(backend_step) F(backend_wait) F(backend_bias) F(backend_history) \
     F(prefill_open) F(prefill_close) F(prefill_pages) F(prefill_run) F(prefill_wait) \
     F(device_open) F(memory_create) F(memory_map) \
     F(weights_bytes)

@@ -1,10 +1,13 @@
-/* model/engine.c - puts a stage's model together from its wiring. */
+/* model/engine.c - puts a stage's model together from its wiring (contract in engine.h). */
 #include "model/engine.h"
-
+#include "schemas/counters.h"
 #include "schemas/table.h"
 #include "shm/error.h"
 
+#include <poll.h>
 #include <string.h>
+
+#define LOADED_POLL_MS 2
 
 void engine_open_config(struct engine *e, struct stage *s)
 {
@@ -13,6 +16,7 @@ void engine_open_config(struct engine *e, struct stage *s)
     int rc = 0;
 
     memset(e, 0, sizeof *e);
+    e->stage = s;
     model_files_init(&e->files);
     for (unsigned i = 0; i < w->fd_count && rc == 0; i++)
         if (strncmp(w->fd_name[i], "file.", 5) == 0) rc = model_files_add(&e->files, w->fd_name[i] + 5, w->fd[i], &err);
@@ -20,33 +24,40 @@ void engine_open_config(struct engine *e, struct stage *s)
     if (rc != 0) stage_exit(s, EXIT_CONFIG, "the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
 }
 
-static void beat(void *stage, uint32_t layers_done, uint32_t layer_count)
+static void open_geometry(struct engine *e)
 {
-    (void)layers_done;
-    (void)layer_count;
-    stage_beat(stage);
+    const struct wiring *w = &e->stage->wiring;
+    const enum kv_dtype dtype = strcmp(wiring_text(w, "kv.cache_dtype", "bf16"), "f32") == 0 ? KV_F32 : KV_BF16;
+    const int rc = kv_geometry_init(&e->geometry, &e->config, dtype, (uint32_t)wiring_u64(w, "model.context_max", 0), (uint32_t)wiring_u64(w, "kv.rows_max", 0),
+                                    (uint32_t)wiring_u64(w, "kv.full_page_count", 0), (uint32_t)wiring_u64(w, "kv.sliding_page_count", 0));
+
+    if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the KV cache cannot be laid out: %s", error_text(rc));
 }
 
-void engine_open_forward(struct engine *e, struct stage *s, uint32_t rows_max)
+/* The keeper fills the memory that we have mapped already. */
+static void await_weights(struct engine *e)
 {
-    struct model_error err = {""};
-    const struct wiring *w = &s->wiring;
-    const enum kv_dtype dtype = strcmp(wiring_text(w, "kv.cache_dtype", "bf16"), "f32") == 0 ? KV_F32 : KV_BF16;
-    const struct forward_options options = {.threads = (uint32_t)wiring_u64(w, "threads", 1), .rows_max = rows_max};
-    uint64_t bytes = 0;
+    const uint8_t *keeper = e->stage->segment[ROLE_KEEPER];
+    const struct stage_status *status = (const struct stage_status *)(keeper + SEGMENT_STATUS_OFFSET);
 
+    if (!keeper) stage_exit(e->stage, EXIT_CONFIG, "the keeper's segment was not given");
+    while (!shm_load_acquire(&status->counters[KEEPER_LOADED])) { /* W1 <- the keeper's release store: the weights are written */
+        if (!stage_running(e->stage)) stage_exit(e->stage, EXIT_ASKED, "asked to stop before the weights were in place");
+        poll(NULL, 0, LOADED_POLL_MS);
+    }
+}
+
+void engine_open_forward(struct engine *e, struct stage *s, enum engine_use use, uint32_t slot_count, uint32_t rows_max)
+{
     engine_open_config(e, s);
-    int rc = model_load(&e->config, &e->generation, &e->weights, &e->files, &err);
-    if (rc != 0) stage_exit(s, EXIT_CONFIG, "the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
-    rc = kv_geometry_init(&e->geometry, &e->config, dtype, (uint32_t)wiring_u64(w, "model.context_max", 0), (uint32_t)wiring_u64(w, "kv.rows_max", 0),
-                          (uint32_t)wiring_u64(w, "kv.full_page_count", 0), (uint32_t)wiring_u64(w, "kv.sliding_page_count", 0));
-    if (rc != 0) stage_exit(s, EXIT_CONFIG, "the KV cache cannot be laid out: %s", error_text(rc));
-    e->kv = stage_map(s, "arena.kv", true, &bytes);
-    if (!e->kv || bytes != e->geometry.arena_bytes)
-        stage_exit(s, EXIT_MISSING, "the KV arena has %llu bytes, %llu are needed", (unsigned long long)bytes, (unsigned long long)e->geometry.arena_bytes);
-    rc = forward_open(&e->forward, &e->weights, &e->geometry, e->kv, &options);
-    if (rc != 0) stage_exit(s, EXIT_MISSING, "the forward pass cannot be set up: %s", error_text(rc));
-    forward_set_progress(e->forward, beat, s);
+    e->slot_count = slot_count;
+    open_geometry(e);
+    if (strcmp(wiring_text(&s->wiring, "device", "cpu"), "cuda") != 0) {
+        engine_open_cpu(e, use, rows_max);
+        return;
+    }
+    engine_open_cuda(e, use, rows_max);
+    await_weights(e);
 }
 
 struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s)
@@ -71,4 +82,13 @@ uint32_t engine_finish_by_token(const struct generation_config *g, const struct 
     for (uint32_t i = 0; i < g->eos_count; i++)
         if (g->eos_token[i] == token) return FINISH_EOS;
     return FINISH_NONE;
+}
+
+uint32_t engine_rows_computed(const struct engine *e, uint32_t rows)
+{
+    uint32_t computed = 1;
+
+    if (e->device->steps_by_graph == 0) return rows;
+    while (computed < rows) computed *= 2;
+    return computed;
 }

@@ -1,32 +1,105 @@
-/* model/engine.h - a stage's view of the model: files by descriptor, configuration, weights, KV arena, forward pass.
+/* model/engine.h - a stage's view of the model: files by descriptor, configuration, weights, KV arena, and the forward pass on
+ * the CPU or on a GPU, behind one interface.
  *
  * Used by the stages that compute (prefill, verify) and, without engine_open_forward,
  * by those that only need the configuration. Everything comes through the wiring: no
- * path is opened, so that a restarted stage sees the very files the server began with. */
+ * path of a model is opened, so that a restarted stage sees the very files the server began with.
+ *
+ * A sequence is known by its slot. engine_admit tells where its pages are and how it samples; from then on calls name slot,
+ * positions and tokens. Both devices give each row a result that depends on its own sequence alone, and running rows again writes
+ * the same bytes: what a dead stage left unfinished is repeated by its successor.
+ *
+ * Fails: out of memory, a wrong configuration: the process exits with the reason. A GPU context that is lost cannot be used
+ * again by this process: EXIT_GPU, the launcher starts another one, whose weights and KV cache are still there.
+ * For the stage's main thread. */
 #ifndef SLUICE_MODEL_ENGINE_H
 #define SLUICE_MODEL_ENGINE_H
 
 #include "model/config.h"
 #include "model/forward.h"
+#include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
 #include "shm/stage.h"
+
+#define ENGINE_ROWS_MAX 64u           /* rows of one step on any device; engine.rows_max may be less */
+
+enum engine_use { ENGINE_FILL, ENGINE_STEP };      /* prefill's calls, or verify's */
+
+/* What a sequence brings along. All pointers are borrowed until engine_leave. */
+struct engine_sequence {
+    const uint32_t *full_pages, *sliding_pages;
+    uint32_t full_page_count, sliding_page_count;
+    const struct sampling_params *sampling;        /* checked; NULL: it is only filled here, never sampled */
+    const uint32_t *prompt, *output;               /* its tokens so far: penalties count them */
+    uint32_t prompt_count, output_count, output_max;
+};
+
+/* Consecutive positions of one sequence in one call; no sequence twice. Its tokens are tokens[first_row .. first_row + rows). */
+struct engine_span {
+    uint32_t slot, first_position;
+    uint32_t first_row, rows;
+};
+
+struct engine;
+struct engine_device {                /* one of engine_cpu, engine_cuda */
+    void (*admit)(struct engine *e, uint32_t slot, const struct engine_sequence *seq);
+    void (*leave)(struct engine *e, uint32_t slot);
+    void (*fill)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
+    void (*step)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
+    void (*wait)(struct engine *e);
+    int (*pick)(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out);
+    uint32_t steps_by_graph;          /* 1: a step computes the next power of two of rows */
+};
 
 struct engine {
     struct model_files files;
     struct model_config config;
     struct generation_config generation;
-    struct model_weights weights;
     struct kv_geometry geometry;
-    uint8_t *kv; /* the arena, mapped; lives as long as the process */
-    struct forward *forward;
+    struct stage *stage;              /* borrowed: its heart beats while we wait */
+    const struct engine_device *device;
+    void *state;                      /* the device's own; lives as long as the process */
+    uint32_t rows_max, block_max;     /* rows of one step, and of one sequence in it */
+    uint32_t slot_count;
 };
 
 /* Files and configuration. Exits through stage_exit() with a reason on failure. */
 void engine_open_config(struct engine *e, struct stage *s);
 
-/* Also weights, KV arena and a forward pass of up to rows_max rows a call, which beats the stage's heart. */
-void engine_open_forward(struct engine *e, struct stage *s, uint32_t rows_max);
+/* Also weights, KV arena and the forward pass of the device that the wiring names. rows_max: most rows of one engine_fill
+ * (ENGINE_STEP chooses its own). Returns when the weights are in place; beats the stage's heart meanwhile. */
+void engine_open_forward(struct engine *e, struct stage *s, enum engine_use use, uint32_t slot_count, uint32_t rows_max);
+
+/* A sequence begins in this slot, or is found there after a restart. */
+static inline void engine_admit(struct engine *e, uint32_t slot, const struct engine_sequence *seq) { e->device->admit(e, slot, seq); }
+/* It is over: nothing of it is kept. */
+static inline void engine_leave(struct engine *e, uint32_t slot) { e->device->leave(e, slot); }
+
+/* Prefill: K and V of these rows are in the cache when it returns. */
+static inline void engine_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+{
+    e->device->fill(e, spans, span_count, tokens, rows);
+}
+
+/* Verify: begins a step of at most rows_max rows (a GPU starts at once, a CPU in engine_wait). Spans and tokens are borrowed until the next
+ * step: engine_pick reads them. One step at a time. */
+static inline void engine_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+{
+    e->device->step(e, spans, span_count, tokens, rows);
+}
+static inline void engine_wait(struct engine *e) { e->device->wait(e); }
+
+/* The sampler's choice behind row `row` of the span (0-based), which is meaningful when the tokens of the rows before it
+ * were the sampler's own choices, too: ask in order, stop at the first that differs. 0, or -E_RANGE: the logits are broken. */
+static inline int engine_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out) { return e->device->pick(e, span, row, out); }
+
+/* Rows that the device computes when it is given so many: what a step costs goes by these. */
+uint32_t engine_rows_computed(const struct engine *e, uint32_t rows);
+
+/* For the two devices. */
+void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max);
+void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max);
 
 /* The checkpoint's tokenizer, checked against the model's vocabulary; open until the process ends. Exits on failure. */
 struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s);
@@ -35,5 +108,11 @@ struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s)
  * (which does not print it). FINISH_NONE, FINISH_EOS or FINISH_STOP_TOKEN. */
 struct request_params;
 uint32_t engine_finish_by_token(const struct generation_config *g, const struct request_params *p, uint32_t token);
+
+/* The model as the CUDA kernels need it; weights_format: enum weight_format of kernels/cuda/layout.h. Also for the keeper.
+ * 0, or -E_UNSUPPORTED: err names what the kernels do not know. */
+struct cuda_model_spec;
+int engine_cuda_spec(struct cuda_model_spec *spec, const struct model_config *config, const struct generation_config *generation,
+                     const struct kv_geometry *geometry, uint32_t weights_format, struct model_error *err);
 
 #endif

@@ -39,10 +39,8 @@ struct prefill {
     struct pool full, sliding;
     uint32_t held; /* sequences that hold pages */
     uint32_t max_sequences, chunk;
-    struct forward_row *rows;
-    struct forward_seq *seqs;
-    uint32_t *batch; /* slots of the current chunk */
-    uint32_t *batch_rows;
+    struct engine_span *span; /* of the current chunk */
+    uint32_t *tokens;
 };
 
 /* ---- pages ------------------------------------------------------------------------ */
@@ -91,6 +89,16 @@ static void count_pages(struct prefill *k)
     shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_TOTAL], k->sliding.total);
 }
 
+/* The sequence has pages. */
+static void tell_engine(struct prefill *k, uint32_t s)
+{
+    const struct prefill_slot *p = table_prefill(&k->table, s);
+    const struct engine_sequence seq = {.full_pages = table_full_pages(&k->table, s), .sliding_pages = table_sliding_pages(&k->table, s),
+                                        .full_page_count = p->full_page_count, .sliding_page_count = p->sliding_page_count};
+
+    engine_admit(&k->engine, s, &seq);
+}
+
 static bool take_pages(struct prefill *k, uint32_t s)
 {
     const struct kv_geometry *geo = &k->engine.geometry;
@@ -106,6 +114,7 @@ static bool take_pages(struct prefill *k, uint32_t s)
     p->sliding_page_count = sliding;
     p->started_ns = clock_ns();
     shm_store_release(&p->pages, word_pack(k->seq[s].generation, 1));
+    tell_engine(k, s);
     k->held++;
     return true;
 }
@@ -118,6 +127,7 @@ static void give_back(struct prefill *k, uint32_t s)
         for (uint32_t i = p->full_page_count; i-- > 0;) k->full.page[k->full.free_count++] = table_full_pages(&k->table, s)[i];
         for (uint32_t i = p->sliding_page_count; i-- > 0;) k->sliding.page[k->sliding.free_count++] = table_sliding_pages(&k->table, s)[i];
         must(k->full.free_count <= k->full.total && k->sliding.free_count <= k->sliding.total);
+        engine_leave(&k->engine, s);
         k->held--;
     }
     k->seq[s].state = SEQ_NONE;
@@ -158,6 +168,7 @@ static void look(struct prefill *k, uint32_t s)
     q->state = SEQ_WAITING;
     if (word_for(&table_prefill(&k->table, s)->pages, generation)) { /* a predecessor's work */
         q->state = SEQ_FILLING;
+        tell_engine(k, s);
         k->held++;
     }
     if (word_for(&table_prefill(&k->table, s)->ready, generation)) hand_over(k, s);
@@ -231,19 +242,13 @@ static void admit(struct prefill *k)
 
 /* ---- work ------------------------------------------------------------------------------ */
 
-static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, uint32_t rows_most, uint32_t seq_index)
+static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, uint32_t rows_most, uint32_t index)
 {
     const uint32_t filled = word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation);
     const uint32_t left = table_tokenize(&k->table, s)->prompt_count - 1 - filled, count = left < rows_most ? left : rows_most;
-    const uint32_t *prompt = table_prompt(&k->table, s);
-    const struct prefill_slot *p = table_prefill(&k->table, s);
 
-    for (uint32_t i = 0; i < count; i++)
-        k->rows[rows_before + i] = (struct forward_row){.token = prompt[filled + i], .position = filled + i, .seq = seq_index};
-    k->seqs[seq_index] = (struct forward_seq){.full_pages = table_full_pages(&k->table, s), .sliding_pages = table_sliding_pages(&k->table, s),
-                                              .full_page_count = p->full_page_count, .sliding_page_count = p->sliding_page_count};
-    k->batch[seq_index] = s;
-    k->batch_rows[seq_index] = count;
+    memcpy(k->tokens + rows_before, table_prompt(&k->table, s) + filled, count * sizeof *k->tokens);
+    k->span[index] = (struct engine_span){.slot = s, .first_position = filled, .first_row = rows_before, .rows = count};
     return count;
 }
 
@@ -273,21 +278,22 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
 
 static void fill(struct prefill *k)
 {
-    uint32_t generations[STATUS_BUSY_MAX], count, rows;
+    uint32_t slots[STATUS_BUSY_MAX], generations[STATUS_BUSY_MAX], count, rows;
     const uint64_t begin = clock_ns();
 
     rows = gather(k, &count);
     if (count == 0) return;
-    for (uint32_t i = 0; i < count; i++) generations[i] = k->seq[k->batch[i]].generation;
-    stage_busy(&k->stage, k->batch, generations, count);
-    const int rc = rows ? forward_run(k->engine.forward, k->rows, rows, k->seqs, count, NULL, NULL) : 0;
-    must(rc == 0); /* everything was checked by tokenize and take_pages */
     for (uint32_t i = 0; i < count; i++) {
-        const uint32_t s = k->batch[i];
-        struct prefill_slot *p = table_prefill(&k->table, s);
-        const uint32_t filled = word_for(&p->filled, generations[i]) + k->batch_rows[i];
+        slots[i] = k->span[i].slot;
+        generations[i] = k->seq[slots[i]].generation;
+    }
+    stage_busy(&k->stage, slots, generations, count);
+    if (rows) engine_fill(&k->engine, k->span, count, k->tokens, rows);
+    for (uint32_t i = 0; i < count; i++) {
+        struct prefill_slot *p = table_prefill(&k->table, slots[i]);
+        const uint32_t filled = word_for(&p->filled, generations[i]) + k->span[i].rows;
         shm_store_release(&p->filled, word_pack(generations[i], filled));
-        if (is_filled(k, s)) hand_over(k, s);
+        if (is_filled(k, slots[i])) hand_over(k, slots[i]);
     }
     stage_idle(&k->stage);
     stage_count(&k->stage, PREFILL_TOKENS, rows);
@@ -301,13 +307,11 @@ static void attach(struct prefill *k, int argc, char **argv)
     table_attach(&k->table, &k->stage);
     k->chunk = (uint32_t)wiring_u64(&k->stage.wiring, "prefill.chunk", 128);
     k->max_sequences = (uint32_t)wiring_u64(&k->stage.wiring, "max_sequences", 32);
-    engine_open_forward(&k->engine, &k->stage, k->chunk);
+    engine_open_forward(&k->engine, &k->stage, ENGINE_FILL, k->table.limits.slot_count, k->chunk);
     k->seq = calloc(k->table.limits.slot_count, sizeof *k->seq);
-    k->rows = calloc(k->chunk, sizeof *k->rows);
-    k->seqs = calloc(STATUS_BUSY_MAX, sizeof *k->seqs);
-    k->batch = calloc(STATUS_BUSY_MAX, sizeof *k->batch);
-    k->batch_rows = calloc(STATUS_BUSY_MAX, sizeof *k->batch_rows);
-    if (!k->seq || !k->rows || !k->seqs || !k->batch || !k->batch_rows) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
+    k->span = calloc(STATUS_BUSY_MAX, sizeof *k->span);
+    k->tokens = calloc(k->chunk, sizeof *k->tokens);
+    if (!k->seq || !k->span || !k->tokens) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
     pools_open(k);
     scan(k);
     pool_rebuild(k, &k->full, true);

@@ -1,0 +1,151 @@
+/* model/engine_cpu.c - the engine's CPU device: model/forward.h computes, model/sampler.h picks.
+ *
+ * Reads    the weights in the checkpoint's files, mapped read-only
+ * Writes   the KV arena, mapped shared
+ * Owns     logits of one step; per slot the pages (borrowed) and the counts of its tokens for the penalties
+ * Fails    out of memory: exit 111. A step computes in engine_wait, so that whoever began it can first say what the last one gave. */
+#include "model/engine.h"
+#include "shm/error.h"
+#include "shm/must.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BLOCK_MAX (RING_TOKENS_MAX + 1u)
+
+struct cpu_sequence {
+    struct forward_seq pages;
+    const struct sampling_params *sampling;
+    uint32_t prompt_count;
+    struct penalty_counts counts;     /* entry NULL: this request has no penalties */
+};
+
+struct cpu {
+    struct model_weights weights;
+    struct forward *forward;
+    struct sampler *sampler;          /* NULL for prefill */
+    struct cpu_sequence *seq;         /* [slot_count] */
+    struct forward_row *rows;         /* of one call */
+    struct forward_seq *seqs;
+    float *logits;                    /* [rows_max, vocab]; NULL for prefill */
+    uint32_t vocab, row_count, seq_count;
+};
+
+static void beat(void *stage, uint32_t layers_done, uint32_t layer_count)
+{
+    (void)layers_done;
+    (void)layer_count;
+    stage_beat(stage);
+}
+
+static void cpu_leave(struct engine *e, uint32_t slot)
+{
+    struct cpu *c = e->state;
+
+    penalty_counts_close(&c->seq[slot].counts);
+    memset(&c->seq[slot], 0, sizeof c->seq[slot]);
+}
+
+static void cpu_admit(struct engine *e, uint32_t slot, const struct engine_sequence *seq)
+{
+    struct cpu *c = e->state;
+    struct cpu_sequence *q = &c->seq[slot];
+
+    cpu_leave(e, slot);
+    q->pages = (struct forward_seq){.full_pages = seq->full_pages, .sliding_pages = seq->sliding_pages,
+                                    .full_page_count = seq->full_page_count, .sliding_page_count = seq->sliding_page_count};
+    q->sampling = seq->sampling;
+    q->prompt_count = seq->prompt_count;
+    if (!seq->sampling || !sampling_params_need_counts(seq->sampling)) return;
+    if (penalty_counts_open(&q->counts, seq->prompt_count + seq->output_max) != 0) stage_exit(e->stage, EXIT_MISSING, "out of memory for penalties");
+    for (uint32_t i = 0; i < seq->prompt_count; i++) penalty_counts_add(&q->counts, seq->prompt[i], 0);
+    for (uint32_t i = 0; i < seq->output_count; i++) penalty_counts_add(&q->counts, seq->output[i], 1);
+}
+
+static void lay_rows(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, bool logits)
+{
+    struct cpu *c = e->state;
+
+    must(rows <= e->rows_max);
+    for (uint32_t s = 0; s < span_count; s++) {
+        c->seqs[s] = c->seq[spans[s].slot].pages;
+        for (uint32_t i = 0; i < spans[s].rows; i++)
+            c->rows[spans[s].first_row + i] = (struct forward_row){.token = tokens[spans[s].first_row + i], .position = spans[s].first_position + i, .seq = s, .want_logits = logits};
+    }
+    c->row_count = rows;
+    c->seq_count = span_count;
+}
+
+static void compute(struct cpu *c)
+{
+    const int rc = forward_run(c->forward, c->rows, c->row_count, c->seqs, c->seq_count, c->logits, NULL);
+
+    must(rc == 0); /* positions and pages were set aside and checked before a sequence came here */
+}
+
+static void cpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+{
+    lay_rows(e, spans, span_count, tokens, rows, false);
+    compute(e->state);
+}
+
+static void cpu_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+{
+    lay_rows(e, spans, span_count, tokens, rows, true);
+}
+
+static void cpu_wait(struct engine *e)
+{
+    compute(e->state);
+}
+
+static int cpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
+{
+    struct cpu *c = e->state;
+    struct cpu_sequence *q = &c->seq[span->slot];
+    struct penalty_counts *counts = q->counts.entry ? &q->counts : NULL;
+    float *logits = c->logits + (uint64_t)(span->first_row + row) * c->vocab;
+
+    if (sampler_pick(c->sampler, q->sampling, logits, (uint64_t)span->first_position + row + 1, counts, out) != 0) return -E_RANGE;
+    if (counts) penalty_counts_add(counts, out->token, 1);
+    return 0;
+}
+
+static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_wait, cpu_pick, 0};
+
+static uint8_t *map_arena(struct engine *e)
+{
+    uint64_t bytes = 0;
+    uint8_t *kv = stage_map(e->stage, "arena.kv", true, &bytes);
+
+    if (!kv || bytes != e->geometry.arena_bytes)
+        stage_exit(e->stage, EXIT_MISSING, "the KV arena has %llu bytes, %llu are needed", (unsigned long long)bytes, (unsigned long long)e->geometry.arena_bytes);
+    return kv;
+}
+
+void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
+{
+    struct model_error err = {""};
+    struct cpu *c = calloc(1, sizeof *c);
+    struct forward_options options = {.threads = (uint32_t)wiring_u64(&e->stage->wiring, "threads", 1)};
+
+    if (!c) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    e->state = c;
+    e->device = &cpu_device;
+    e->rows_max = options.rows_max = use == ENGINE_STEP ? ENGINE_ROWS_MAX : rows_max;
+    e->block_max = BLOCK_MAX;
+    int rc = model_load(&e->config, &e->generation, &c->weights, &e->files, &err);
+    if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
+    rc = forward_open(&c->forward, &c->weights, &e->geometry, map_arena(e), &options);
+    if (rc != 0) stage_exit(e->stage, EXIT_MISSING, "the forward pass cannot be set up: %s", error_text(rc));
+    forward_set_progress(c->forward, beat, e->stage);
+    c->vocab = e->config.vocab;
+    c->seq = calloc(e->slot_count, sizeof *c->seq);
+    c->rows = calloc(e->rows_max, sizeof *c->rows);
+    c->seqs = calloc(ENGINE_ROWS_MAX, sizeof *c->seqs);
+    if (use == ENGINE_STEP) c->logits = malloc(sizeof(float) * e->rows_max * (size_t)c->vocab);
+    if (!c->seq || !c->rows || !c->seqs || (use == ENGINE_STEP && !c->logits)) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    if (use != ENGINE_STEP) return;
+    rc = sampler_open(&c->sampler, c->vocab, e->generation.suppress_token, e->generation.suppress_count);
+    if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the sampler cannot be set up: %s", error_text(rc));
+}

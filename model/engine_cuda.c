@@ -1,0 +1,258 @@
+/* model/engine_cuda.c - the engine's GPU device: libsluice_cuda.so computes and picks, on memory that the keeper made.
+ *
+ * Reads    the weights (descriptor gpu.weights, mapped read-only on the device)
+ * Writes   the KV arena (descriptor arena.kv: GPU memory, laid out by model/kv.h)
+ * Owns     the library's handle: scratch memory and graphs, nothing of value
+ * Fails    no library, no device: exit 100 or 111 with the reason. A lost context, or a step that does not end: exit 112; the
+ *          memory belongs to descriptors that the launcher holds, so a new process goes on where this one was. */
+#include "model/cuda_library.h"
+#include "model/engine.h"
+#include "shm/clock.h"
+#include "shm/error.h"
+#include "shm/must.h"
+#include "shm/atomic.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define WAIT_US 10000u                /* between two heartbeats */
+#define STEP_LIMIT_NS 5000000000ull   /* a step takes milliseconds; another process may have the GPU for some time */
+#define FILL_LIMIT_NS 30000000000ull
+#define GRAPH_ROWS_MIN 16u            /* enough for a block and a few neighbours */
+
+_Static_assert(STEP_ROWS_MAX == ENGINE_ROWS_MAX, "a step's rows");
+_Static_assert(CUDA_PREFILL_SPANS_MAX >= STATUS_BUSY_MAX, "prefill's sequences in one call");
+_Static_assert(STEP_BIAS_MAX == SAMPLER_BIAS_MAX && STEP_LOGPROBS_MAX == SAMPLER_LOGPROBS_MAX, "the device samples as model/sampler.h says");
+_Static_assert(sizeof(struct step_bias) == sizeof(((struct sampling_params *)0)->logit_bias[0]), "logit_bias is passed on as it is");
+_Static_assert((int)CUDA_SLIDING == (int)LAYER_SLIDING && (int)CUDA_FULL == (int)LAYER_FULL, "layer types");
+
+struct gpu_sequence {
+    const struct sampling_params *sampling;   /* borrowed until leave */
+    uint32_t prompt_count;
+};
+
+struct gpu {
+    struct cuda_library lib;
+    struct cuda_device_facts facts;
+    struct cuda_model_spec spec;
+    struct cuda_backend *backend;     /* ENGINE_STEP */
+    struct cuda_prefill *prefill;     /* ENGINE_FILL */
+    struct gpu_sequence *seq;         /* [slot_count] */
+    struct step_state state;
+    struct step_result result;
+};
+
+/* The context is gone, and with it every further call: say so where the launcher looks, and leave without the destructors of a dead driver. */
+__attribute__((noreturn)) static void lost(struct engine *e, const char *what, int rc)
+{
+    struct gpu *g = e->state;
+
+    stage_log(e->stage, LOG_ERROR, "gpu-lost", "code=%d during=\"%s\" reason=\"%s\"", EXIT_GPU, what, rc == -E_TIMEOUT ? "it did not end" : g->lib.backend_error());
+    snprintf(e->stage->status->panic, STATUS_PANIC_BYTES, "GPU: %s: %s", what, rc == -E_TIMEOUT ? "it did not end" : g->lib.backend_error());
+    shm_store_release(&e->stage->status->state, STAGE_STATE_STOPPING);
+    _exit(EXIT_GPU);
+}
+
+static void check(struct engine *e, const char *what, int rc)
+{
+    if (rc == 0) return;
+    if (rc == -E_IO || rc == -E_TIMEOUT || rc == -E_NOMEM) lost(e, what, rc);
+    stage_log(e->stage, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
+    must(!"the GPU library refused what was checked before");
+}
+
+/* ---- sequences ------------------------------------------------------------------------- */
+
+static void send_pages(struct engine *e, uint32_t slot, enum cuda_layer_type type, const uint32_t *pages, uint32_t count)
+{
+    struct gpu *g = e->state;
+
+    if (count == 0) return;
+    check(e, "page table", g->backend ? g->lib.backend_pages(g->backend, slot, type, 0, pages, count) : g->lib.prefill_pages(g->prefill, slot, type, 0, pages, count));
+}
+
+static void gpu_leave(struct engine *e, uint32_t slot)
+{
+    struct gpu *g = e->state;
+
+    memset(&g->seq[slot], 0, sizeof g->seq[slot]);
+}
+
+static void gpu_admit(struct engine *e, uint32_t slot, const struct engine_sequence *seq)
+{
+    struct gpu *g = e->state;
+    const struct sampling_params *p = seq->sampling;
+
+    g->seq[slot] = (struct gpu_sequence){.sampling = p, .prompt_count = seq->prompt_count};
+    send_pages(e, slot, CUDA_SLIDING, seq->sliding_pages, seq->sliding_page_count);
+    send_pages(e, slot, CUDA_FULL, seq->full_pages, seq->full_page_count);
+    if (!p) return;
+    if (p->logit_bias_count) {
+        struct step_bias bias[STEP_BIAS_MAX];
+        for (uint32_t i = 0; i < p->logit_bias_count; i++) bias[i] = (struct step_bias){p->logit_bias[i].token, p->logit_bias[i].bias};
+        check(e, "logit bias", g->lib.backend_bias(g->backend, slot, bias, p->logit_bias_count));
+    }
+    if (!sampling_params_need_counts(p)) return;
+    check(e, "history", g->lib.backend_history(g->backend, slot, 0, seq->prompt, seq->prompt_count));
+    if (seq->output_count) check(e, "history", g->lib.backend_history(g->backend, slot, seq->prompt_count, seq->output, seq->output_count));
+}
+
+/* ---- work ---------------------------------------------------------------------------------- */
+
+static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+{
+    struct gpu *g = e->state;
+    struct cuda_prefill_span out[CUDA_PREFILL_SPANS_MAX];
+    const uint64_t until = clock_ns() + FILL_LIMIT_NS;
+    uint32_t count = 0;
+    int rc;
+
+    must(span_count <= CUDA_PREFILL_SPANS_MAX && rows <= e->rows_max);
+    for (uint32_t i = 0; i < span_count; i++) { /* one may have nothing left but to be handed over */
+        if (spans[i].rows == 0) continue;
+        out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows};
+    }
+    check(e, "prefill", g->lib.prefill_run(g->prefill, out, count, tokens));
+    while ((rc = g->lib.prefill_wait(g->prefill, WAIT_US)) == -E_TIMEOUT && clock_ns() < until) stage_beat(e->stage);
+    check(e, "prefill", rc);
+}
+
+static struct step_sampling row_sampling(const struct gpu_sequence *q)
+{
+    const struct sampling_params *p = q->sampling;
+
+    return (struct step_sampling){.seed = p->seed, .temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p, .top_k = p->top_k,
+                                  .presence_penalty = p->presence_penalty, .frequency_penalty = p->frequency_penalty,
+                                  .repetition_penalty = p->repetition_penalty, .bias_count = p->logit_bias_count, .prompt_tokens = q->prompt_count,
+                                  .want_logprobs = p->want_logprobs, .top_logprob_count = p->top_logprob_count};
+}
+
+static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+{
+    struct gpu *g = e->state;
+    struct step_state *s = &g->state;
+
+    must(rows <= e->rows_max && span_count <= rows);
+    s->step++;
+    s->rows = rows;
+    s->groups = span_count;
+    for (uint32_t i = 0; i < span_count; i++) {
+        const struct engine_span *span = &spans[i];
+        const struct step_sampling sampling = row_sampling(&g->seq[span->slot]);
+        s->group[i] = (struct step_group){.first_row = span->first_row, .rows = span->rows, .first_position = span->first_position, .seq = span->slot};
+        for (uint32_t r = 0; r < span->rows; r++) {
+            s->row[span->first_row + r] = (struct step_row){.token = tokens[span->first_row + r], .position = span->first_position + r, .group = i};
+            s->sampling[span->first_row + r] = sampling;
+        }
+    }
+    check(e, "step", g->lib.backend_step(g->backend, s));
+}
+
+static void gpu_wait(struct engine *e)
+{
+    struct gpu *g = e->state;
+    const uint64_t until = clock_ns() + STEP_LIMIT_NS;
+    int rc;
+
+    while ((rc = g->lib.backend_wait(g->backend, g->state.step, WAIT_US, &g->result)) == -E_TIMEOUT && clock_ns() < until) stage_beat(e->stage);
+    check(e, "step", rc);
+}
+
+static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
+{
+    struct gpu *g = e->state;
+    const uint32_t r = span->first_row + row;
+
+    if (g->result.bad[r]) return -E_RANGE;
+    must(g->result.token[r] < e->config.vocab);
+    out->token = g->result.token[r];
+    out->candidate_count = 0; /* the device does not count them */
+    out->logprob = 0;
+    out->top_count = 0;
+    if (!g->seq[span->slot].sampling->want_logprobs) return 0;
+    out->logprob = g->result.logprob[r];
+    out->top_count = g->result.top_count[r];
+    for (uint32_t i = 0; i < out->top_count; i++) out->top[i] = (struct sample_logprob){g->result.top[r][i].token, g->result.top[r][i].logprob};
+    return 0;
+}
+
+static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_wait, gpu_pick, 1};
+
+/* ---- setting up -------------------------------------------------------------------------------- */
+
+static void open_library(struct engine *e)
+{
+    struct gpu *g = e->state;
+    char err[1024];
+    int rc = cuda_library_open(&g->lib, wiring_text(&e->stage->wiring, "gpu.library", NULL), err, sizeof err);
+
+    if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the CUDA library cannot be used: %s", err);
+    rc = g->lib.device_open(&g->facts);
+    stage_beat(e->stage);
+    if (rc != 0) stage_exit(e->stage, rc == -E_UNSUPPORTED ? EXIT_CONFIG : EXIT_MISSING, "the GPU cannot be used: %s", g->lib.backend_error());
+}
+
+static void *map_memory(struct engine *e, const char *name, uint64_t bytes, bool writable)
+{
+    struct gpu *g = e->state;
+    const int fd = stage_fd(e->stage, name);
+    void *device = NULL;
+
+    if (fd < 0) stage_exit(e->stage, EXIT_CONFIG, "the descriptor %s was not given", name);
+    const int rc = g->lib.memory_map(fd, bytes, writable, &device);
+    if (rc != 0) stage_exit(e->stage, EXIT_MISSING, "%s (%llu MiB of GPU memory) cannot be mapped: %s", name, (unsigned long long)(bytes >> 20), g->lib.backend_error());
+    return device;
+}
+
+static uint32_t format_of(struct engine *e)
+{
+    static const char *const names[] = {[WEIGHT_FP8] = "fp8", [WEIGHT_BF16] = "bf16", [WEIGHT_F32] = "f32"};
+    const char *format = wiring_text(&e->stage->wiring, "gpu.weights_format", "");
+
+    for (uint32_t i = 1; i < sizeof names / sizeof *names; i++)
+        if (strcmp(names[i], format) == 0) return i;
+    stage_exit(e->stage, EXIT_CONFIG, "gpu.weights_format is \"%s\", known are fp8, bf16 and f32", format);
+}
+
+/* Rows of the largest graph: two for every sequence that may run, so that there is room for drafts. */
+static uint32_t choose_rows(const struct engine *e)
+{
+    const uint64_t wanted = 2 * wiring_u64(&e->stage->wiring, "max_sequences", 32);
+    uint32_t rows = GRAPH_ROWS_MIN;
+
+    while (rows < wanted && rows < STEP_ROWS_MAX) rows *= 2;
+    return rows;
+}
+
+void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
+{
+    struct model_error err = {""};
+    struct gpu *g = calloc(1, sizeof *g);
+    struct cuda_options options = {.seqs_max = e->slot_count, .context_max = e->geometry.max_context, .ring_pages = e->geometry.sliding_pages_per_seq,
+                                   .l2_slots = CUDA_L2_DEFAULT};
+
+    if (!g) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    e->state = g;
+    e->device = &gpu_device;
+    g->seq = calloc(e->slot_count, sizeof *g->seq);
+    if (!g->seq) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    open_library(e);
+    if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, format_of(e), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
+    const uint64_t weight_bytes = g->lib.weights_bytes(&g->spec);
+    if (weight_bytes == 0 || weight_bytes != wiring_u64(&e->stage->wiring, "gpu.weights_bytes", 0))
+        stage_exit(e->stage, EXIT_CONFIG, "the keeper laid out weights of another size: use executables and library of one build");
+    options.weights_device = map_memory(e, "gpu.weights", weight_bytes, false);
+    uint8_t *kv = map_memory(e, "arena.kv", e->geometry.arena_bytes, true);
+    options.kv_device[CUDA_FULL] = kv;
+    options.kv_device[CUDA_SLIDING] = kv + e->geometry.sliding_offset;
+    stage_beat(e->stage);
+    e->block_max = STEP_GROUP_ROWS_MAX;
+    e->rows_max = use == ENGINE_STEP ? choose_rows(e) : rows_max;
+    options.graph_rows_mask = 2 * e->rows_max - 1;
+    const int rc = use == ENGINE_STEP ? g->lib.backend_open(&g->backend, &g->spec, &options) : g->lib.prefill_open(&g->prefill, &g->spec, &options, rows_max);
+    if (rc == -E_IO) lost(e, "setting up", rc);
+    if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot be set up (%s): %s", error_text(rc), g->lib.backend_error());
+    stage_beat(e->stage);
+}

@@ -1,0 +1,86 @@
+/* model/engine_spec.c - says a model's shape in the words of the CUDA kernels. Arithmetic only: no GPU, no library. */
+#include "kernels/cuda/cuda_backend.h"
+#include "model/engine.h"
+#include "shm/error.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+_Static_assert(MODEL_LAYERS_MAX <= CUDA_LAYERS_MAX, "every layer has a place");
+
+/* sqrt(hidden), rounded to the embedding's type as the reference does. */
+static float embed_scale(uint32_t hidden, uint32_t format)
+{
+    const float scale = (float)sqrt((double)hidden);
+    uint32_t bits;
+
+    if (format == WEIGHT_F32) return scale;
+    memcpy(&bits, &scale, sizeof bits);
+    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u; /* to bf16, ties to even */
+    float rounded;
+    memcpy(&rounded, &bits, sizeof rounded);
+    return rounded;
+}
+
+/* Pairs that turn, and what positions are divided by: as model/forward_rope.c does it. */
+static void put_rope(struct cuda_model_spec *spec, const struct rope_config *rope, uint32_t type)
+{
+    const uint32_t head_dim = spec->head_dim[type];
+
+    spec->rope_theta[type] = rope->theta;
+    spec->rope_divisor[type] = rope->factor;
+    spec->rope_turned[type] = rope->type == ROPE_PROPORTIONAL ? (uint32_t)floor(rope->partial_rotary_factor * head_dim / 2) : head_dim / 2;
+}
+
+static int put_layers(struct cuda_model_spec *spec, const struct model_config *c, const struct kv_geometry *geometry, struct model_error *err)
+{
+    for (uint32_t i = 0; i < c->layer_count; i++) {
+        const struct layer_config *l = &c->layer[i];
+        if (spec->head_dim[l->type] && (spec->head_dim[l->type] != l->head_dim || spec->kv_heads[l->type] != l->kv_heads)) {
+            snprintf(err->text, sizeof err->text, "layer %u has other heads than the layers of its type before it", i);
+            return -E_UNSUPPORTED;
+        }
+        spec->head_dim[l->type] = l->head_dim;
+        spec->kv_heads[l->type] = l->kv_heads;
+        spec->layer[i] = (struct cuda_layer_spec){.type = l->type, .has_v = l->has_v, .k_offset = geometry->layer[i].k_offset, .v_offset = geometry->layer[i].v_offset};
+    }
+    for (uint32_t type = 0; type < LAYER_TYPES; type++) { /* a model may have layers of one type only: the other has a shape all the same */
+        if (spec->head_dim[type]) continue;
+        spec->head_dim[type] = spec->head_dim[!type];
+        spec->kv_heads[type] = spec->kv_heads[!type];
+    }
+    return 0;
+}
+
+int engine_cuda_spec(struct cuda_model_spec *spec, const struct model_config *config, const struct generation_config *generation,
+                     const struct kv_geometry *geometry, uint32_t weights_format, struct model_error *err)
+{
+    memset(spec, 0, sizeof *spec);
+    if (generation->suppress_count > CUDA_SUPPRESS_MAX) {
+        snprintf(err->text, sizeof err->text, "suppress_tokens names %u tokens, the GPU's sampler takes %u", generation->suppress_count, CUDA_SUPPRESS_MAX);
+        return -E_UNSUPPORTED;
+    }
+    spec->hidden = config->hidden;
+    spec->intermediate = config->intermediate;
+    spec->vocab = config->vocab;
+    spec->layers = config->layer_count;
+    spec->q_heads = config->q_heads;
+    spec->window = config->window;
+    spec->format = weights_format;
+    spec->norm_plus_one = config->norm_plus_one;
+    spec->has_v_norm = config->has_v_norm;
+    spec->norm_eps = config->norm_eps;
+    spec->softcap = config->final_softcap;
+    spec->embed_scale = embed_scale(config->hidden, weights_format);
+    spec->attention_scale = config->attention_scale;
+    spec->suppress_count = generation->suppress_count;
+    memcpy(spec->suppress, generation->suppress_token, generation->suppress_count * sizeof *spec->suppress);
+    spec->page_bytes[CUDA_SLIDING] = geometry->sliding_page_bytes;
+    spec->page_bytes[CUDA_FULL] = geometry->full_page_bytes;
+    const int rc = put_layers(spec, config, geometry, err);
+    if (rc != 0) return rc;
+    put_rope(spec, &config->rope[LAYER_SLIDING], CUDA_SLIDING);
+    put_rope(spec, &config->rope[LAYER_FULL], CUDA_FULL);
+    return 0;
+}

@@ -1,0 +1,63 @@
+/* model/pace.h - what a row of a step costs, what a drafter's guesses are worth, and so how many drafts a step should score.
+ *
+ * Kept by verify, from its own step times and from comparing proposals with the tokens that came out: also those that were never
+ * scored, so that a drafter that does not pay is watched without a row being spent on it. A step's time is taken as
+ * a + b * rows, fitted to the recent steps (older ones fade). While nothing is known about b (all steps had the same
+ * rows) it is taken to be small, so that a few drafted steps find out.
+ *
+ * Decides speed only: no token depends on it. Pure arithmetic, no clock, no failure. */
+#ifndef SLUICE_MODEL_PACE_H
+#define SLUICE_MODEL_PACE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#define PACE_ROWS_MAX 64u
+
+struct pace {
+    /* recent steps, weights fading: sums of w, w * rows, ... times in microseconds */
+    double weight, rows, us, rows_rows, rows_us;
+    double base_us, row_us;           /* a and b */
+    double wait_us;                   /* what waiting for proposals costs a step */
+    double accept, found;             /* over all sequences: where a new one begins */
+};
+
+struct pace_sequence {                /* of one sequence */
+    float accept;                     /* how often a draft is right whose predecessors were right */
+    float found;                      /* how often a question brings a proposal with tokens */
+};
+
+void pace_init(struct pace *p);
+void pace_begin(const struct pace *p, struct pace_sequence *q);
+
+/* A step that computed `rows` rows took so long. */
+void pace_note_step(struct pace *p, uint32_t rows, uint64_t ns);
+/* Waiting for proposals took so long in this step; 0 in a step that did not wait. */
+void pace_note_wait(struct pace *p, uint64_t ns);
+/* A drafter answered, with tokens or without. */
+void pace_note_answer(struct pace *p, struct pace_sequence *q, bool has_tokens);
+/* Of a proposal `right` tokens were what came out; then one was wrong (missed) or nothing more is known. */
+void pace_note_judged(struct pace *p, struct pace_sequence *q, uint32_t right, bool missed);
+
+/* Microseconds of a step of so many rows. */
+double pace_step_us(const struct pace *p, uint32_t rows);
+
+/* Tokens a step that a sequence's drafts would add, less what their rows cost, when `members` sequences run: > 0 if asking it pays. drafts_max: most
+ * drafts of one block. */
+double pace_worth(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t drafts_max);
+/* Does the worth of all who would be asked pay for waiting? */
+bool pace_pays_waiting(const struct pace *p, double worth, uint32_t members);
+
+/* One sequence that takes part in a step. */
+struct pace_member {
+    float accept;
+    uint32_t available;               /* drafts that may be scored; 0: none */
+    uint32_t taken;                   /* out: the first so many of them should be */
+};
+
+/* Chooses the drafts that give most tokens a second; p NULL: all that fit. rows_most: of the step, >= members. computed(n): the rows that the device computes when given n.
+ * Returns the rows of the step: one per member and the drafts taken. */
+uint32_t pace_share(const struct pace *p, struct pace_member *member, uint32_t members, uint32_t rows_most,
+                    uint32_t (*computed)(const void *context, uint32_t rows), const void *context);
+
+#endif

@@ -1,0 +1,72 @@
+/* stages/verify/verify.h - what the parts of the verify stage share: its private view of the sequences. */
+#ifndef SLUICE_STAGES_VERIFY_H
+#define SLUICE_STAGES_VERIFY_H
+
+#include "model/engine.h"
+#include "model/pace.h"
+#include "schemas/counters.h"
+#include "schemas/table.h"
+#include "shm/stage.h"
+
+struct sequence { /* private view of one slot, rebuilt from the table at start */
+    uint32_t generation; /* 0: not in work */
+    uint32_t known;      /* output tokens decided; the newest may not be committed yet */
+    uint32_t committed;
+    uint32_t steps;      /* that this process has run it: a suspect runs alone for its first ones */
+    uint32_t finish;     /* enum finish_reason, once decided; said together with the last commit */
+    uint32_t draft_base, draft_count; /* the newest proposal: follows draft_base committed tokens; NOT_ASKED: there is none */
+    uint32_t judged;     /* drafts of it that have been compared with what came out; UINT32_MAX: one was wrong */
+    uint32_t asked;      /* draft_base of the answer that a round may wait for; NOT_ASKED: none */
+    uint32_t quiet;      /* tokens since the drafter was last asked */
+    bool wants;          /* its drafts pay: ask, wait, score */
+    struct pace_sequence pace;
+    uint32_t draft[RING_TOKENS_MAX];
+};
+#define NOT_ASKED UINT32_MAX
+
+struct verify {
+    struct stage stage;
+    struct table table;
+    struct engine engine;
+    struct pace pace;
+    struct sequence *seq; /* [slot_count] */
+    uint32_t *active;     /* slots in work, in no order */
+    uint32_t active_count, next_active;
+    uint32_t draft_tokens;
+    bool draft_always;    /* score what is proposed, whether it pays or not */
+    bool drafting;        /* somebody's drafts pay: this round waits for proposals */
+    uint32_t late, skip_waits;
+    uint32_t block_count, row_count; /* of the step in hand */
+    struct engine_span span[ENGINE_ROWS_MAX];
+    uint32_t tokens[ENGINE_ROWS_MAX];
+    uint32_t pending[ENGINE_ROWS_MAX], pending_count; /* slots with decided tokens that nobody has been told of */
+};
+
+static inline uint32_t newest_token(const struct verify *k, uint32_t slot)
+{
+    const struct sequence *q = &k->seq[slot];
+
+    return q->known ? table_output(&k->table, slot)[q->known - 1] : table_prompt(&k->table, slot)[table_tokenize(&k->table, slot)->prompt_count - 1];
+}
+
+/* Publishes a message about the slot: what is committed of it. */
+void verify_tell(struct verify *k, int ring, uint32_t slot);
+
+/* ---- drafts.c ---- */
+
+/* Takes what the drafter has said; compares it with what has come out since. */
+void drafts_take(struct verify *k);
+/* New tokens of this slot are known: judges its newest proposal. */
+void drafts_judge(struct verify *k, uint32_t slot);
+/* Decides for every sequence in work whether its drafts pay; sets k->drafting. */
+void drafts_decide(struct verify *k);
+/* A sequence is new to this process. */
+void drafts_begin(struct verify *k, struct sequence *q);
+/* After a commit: asks the drafter about a slot whose drafts do not pay, if that is due. */
+void drafts_peek(struct verify *k, uint32_t slot);
+/* Asks about those whose drafts pay and waits for the answers, with a limit. All that is decided must be committed. */
+void drafts_wait(struct verify *k);
+/* Drafts of this slot that may be scored now: they follow the known tokens. */
+uint32_t drafts_usable(const struct verify *k, uint32_t slot, const uint32_t **drafts);
+
+#endif

@@ -1,0 +1,36 @@
+/* prefill_attn: one layer's attention for the rows of a prefill, flash style: softmax(q k) v over K and V in the pages, the rows' own included.
+ *   q    [rows][16 * d] bf16, normed, rotated and scaled
+ *   K, V bf16 pages of 32 positions as model/kv.h lays them out
+ *   out  [rows][16 * d] bf16, k permuted as prefill_mm.h wants it
+ * A tile is up to 64 (d = 256) or 4 (d = 512) consecutive positions of one sequence; one block works on one tile and kv head: 128 rows (64 positions
+ * x 2 heads) or 64 (4 positions x 16 heads) against key blocks of 64 or 32 keys, ascending.
+ * Key blocks begin at multiples of their size, counted from the start of the text, and a block of which a row sees nothing leaves that row's
+ * sums exactly as they were: so a row's bits depend neither on its tile nor on the cut of the prompt.
+ * Needs     d = 256 with 8 kv heads and a window, or d = 512 with 1 and none; K and V of all positions up to each tile's end written by
+ *           earlier kernels; a ring of at least window - 1 + (rows of the tile's sequence in the run) tokens. A link of a chain. Never synchronizes.
+ * Checked   tests/gpu/prefill.py.
+ * Measured  bench/RESULTS_cuda.md. */
+#ifndef SLUICE_CUDA_PREFILL_ATTN_H
+#define SLUICE_CUDA_PREFILL_ATTN_H
+
+#include "prefill_ops.h"
+
+struct prefill_tile { uint32_t first_row, rows, first_position, seq; };
+
+struct prefill_attn_args {
+    const struct prefill_tile *tiles; /* device; the longest first: the last blocks should be short ones */
+    uint32_t tile_count;
+    uint32_t window;                  /* 0: full layer */
+    struct prefill_kv kv;
+    const __nv_bfloat16 *q;
+    __nv_bfloat16 *out;
+};
+
+/* Positions of a tile. */
+static inline uint32_t prefill_tile_rows(uint32_t head_dim) { return head_dim == 256 ? 64 : 4; }
+
+/* 0, -E_UNSUPPORTED, -E_RANGE, -E_IO. */
+int prefill_attn_launch(const struct prefill_attn_args *args, uint32_t head_dim, void *stream);
+int prefill_attn_init(void);
+
+#endif

@@ -1,5 +1,5 @@
 /* model/picture.c - sizes, the antialiased resampling of 8-bit pixels, and patches. */
-#include "model/picture.h"
+#include "model/picture_passes.h"
 
 #include "shm/error.h"
 #include "shm/must.h"
@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CHANNELS 3u
+#define CHANNELS PICTURE_CHANNELS
 #define WEIGHT_BITS_MAX 22u
 
 int picture_budget_is_known(uint32_t budget)
@@ -43,13 +43,6 @@ int picture_target(uint32_t width, uint32_t height, uint32_t budget, uint32_t *t
 
 /* ---- weights --------------------------------------------------------------------------- */
 
-struct taps { /* of one direction: output i is the weighted sum of inputs first[i] .. first[i] + count[i] - 1 */
-    uint32_t *first, *count; /* [outputs] */
-    int16_t *weight;         /* [outputs][stride] */
-    uint32_t stride;
-    uint32_t bits;           /* a weight of 1 is 1 << bits */
-};
-
 static double filter_at(enum picture_filter filter, double x)
 {
     const double a = -0.5;
@@ -61,7 +54,7 @@ static double filter_at(enum picture_filter filter, double x)
     return 0.0;
 }
 
-static void taps_close(struct taps *t)
+static void taps_close(struct picture_taps *t)
 {
     free(t->first);
     free(t->weight);
@@ -77,13 +70,13 @@ static uint32_t weight_bits(double largest)
     return bits;
 }
 
-static int taps_open(struct taps *t, uint32_t in, uint32_t out, enum picture_filter filter)
+static int taps_open(struct picture_taps *t, uint32_t in, uint32_t out, enum picture_filter filter)
 {
     const double scale = (double)in / (double)out, reach = (filter == PICTURE_BICUBIC ? 4.0 : 2.0) * 0.5, support = scale >= 1.0 ? reach * scale : reach;
     const double inverse = scale >= 1.0 ? 1.0 / scale : 1.0;
     double largest = 0.0;
 
-    t->stride = (uint32_t)ceil(support) * 2 + 1;
+    t->stride = ((uint32_t)ceil(support) * 2 + 1 + 3) & ~3u;
     t->first = malloc(2 * sizeof *t->first * out);
     t->weight = calloc((size_t)out * t->stride, sizeof *t->weight);
     double *exact = calloc((size_t)out * t->stride, sizeof *exact);
@@ -121,71 +114,76 @@ static int taps_open(struct taps *t, uint32_t in, uint32_t out, enum picture_fil
 
 /* ---- the two passes ----------------------------------------------------------------------- */
 
-static inline uint8_t clamp8(int32_t v)
+static void across_portable(const uint8_t *in, uint32_t width, uint32_t rows, uint8_t *out, uint32_t out_width, const struct picture_taps *t)
 {
-    return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v;
+    for (uint32_t y = 0; y < rows; y++, in += (size_t)width * CHANNELS)
+        for (uint32_t i = 0; i < out_width; i++, out += CHANNELS) picture_pixel(in, out, i, t);
 }
 
-/* One row: out[i] = sum of weights times the pixels around it. */
-static void along_row(const uint8_t *in, uint8_t *out, uint32_t out_width, const struct taps *t)
+static void down_portable(const uint8_t *in, uint32_t bytes, uint8_t *out, uint32_t row, const struct picture_taps *t)
 {
-    const int32_t half = 1 << (t->bits - 1);
+    const int16_t *w = t->weight + (size_t)row * t->stride;
+    const uint8_t *first = in + (size_t)t->first[row] * bytes;
 
-    for (uint32_t i = 0; i < out_width; i++) {
-        const int16_t *w = t->weight + (size_t)i * t->stride;
-        const uint8_t *p = in + (size_t)t->first[i] * CHANNELS;
-        int32_t r = half, g = half, b = half;
-
-        for (uint32_t j = 0; j < t->count[i]; j++, p += CHANNELS) {
-            r += w[j] * p[0];
-            g += w[j] * p[1];
-            b += w[j] * p[2];
-        }
-        *out++ = clamp8(r >> t->bits);
-        *out++ = clamp8(g >> t->bits);
-        *out++ = clamp8(b >> t->bits);
+    for (uint32_t x = 0; x < bytes; x++) {
+        int32_t sum = 1 << (t->bits - 1);
+        for (uint32_t j = 0; j < t->count[row]; j++) sum += w[j] * first[(size_t)j * bytes + x];
+        out[x] = picture_clamp(sum >> t->bits);
     }
 }
 
-/* One output row from `count` rows of `bytes` bytes each; sum is scratch. */
-static void along_column(const uint8_t *in, uint8_t *out, uint32_t bytes, const int16_t *w, uint32_t count, uint32_t bits, int32_t *restrict sum)
+void picture_pixel(const uint8_t *in, uint8_t out[3], uint32_t i, const struct picture_taps *t)
 {
-    for (uint32_t x = 0; x < bytes; x++) sum[x] = 1 << (bits - 1);
-    for (uint32_t j = 0; j < count; j++) {
-        const uint8_t *restrict row = in + (size_t)j * bytes;
-        const int32_t weight = w[j];
-        for (uint32_t x = 0; x < bytes; x++) sum[x] += weight * row[x];
+    const int16_t *w = t->weight + (size_t)i * t->stride;
+    const uint8_t *p = in + (size_t)t->first[i] * CHANNELS;
+    int32_t r = 1 << (t->bits - 1), g = r, b = r;
+
+    for (uint32_t j = 0; j < t->count[i]; j++, p += CHANNELS) {
+        r += w[j] * p[0];
+        g += w[j] * p[1];
+        b += w[j] * p[2];
     }
-    for (uint32_t x = 0; x < bytes; x++) out[x] = clamp8(sum[x] >> bits);
+    out[0] = picture_clamp(r >> t->bits);
+    out[1] = picture_clamp(g >> t->bits);
+    out[2] = picture_clamp(b >> t->bits);
+}
+
+static const struct picture_passes *choose_passes(void)
+{
+    static const struct picture_passes portable = {across_portable, down_portable};
+
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2")) return &picture_passes_avx2;
+#endif
+    return &portable;
 }
 
 int picture_resize(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t *out, uint32_t out_width, uint32_t out_height, enum picture_filter filter)
 {
-    struct taps across = {0}, down = {0};
+    struct picture_taps across = {0}, down = {0};
+    const struct picture_passes *passes = choose_passes();
     const uint32_t bytes = out_width * CHANNELS;
     uint8_t *narrowed = NULL;
-    int32_t *sum = NULL;
     int rc = -E_RANGE;
 
     if (!width || !height || !out_width || !out_height || width > PICTURE_SIDE_MAX || height > PICTURE_SIDE_MAX || out_width > PICTURE_SIDE_MAX || out_height > PICTURE_SIDE_MAX) return rc;
     if ((rc = taps_open(&across, width, out_width, filter)) != 0 || (rc = taps_open(&down, height, out_height, filter)) != 0) goto done;
-    rc = -E_NOMEM;
-    narrowed = width == out_width ? NULL : malloc((size_t)bytes * height);
-    sum = malloc(sizeof *sum * bytes);
-    if (!sum || (width != out_width && !narrowed)) goto done;
-    if (narrowed)
-        for (uint32_t y = 0; y < height; y++) along_row(rgb + (size_t)y * width * CHANNELS, narrowed + (size_t)y * bytes, out_width, &across);
+    if (width != out_width) {
+        narrowed = height == out_height ? out : malloc((size_t)bytes * height);
+        if (!narrowed) {
+            rc = -E_NOMEM;
+            goto done;
+        }
+        passes->across(rgb, width, height, narrowed, out_width, &across);
+    }
     const uint8_t *rows = narrowed ? narrowed : rgb;
-    if (height == out_height) memcpy(out, rows, (size_t)bytes * height);
-    else
-        for (uint32_t y = 0; y < out_height; y++)
-            along_column(rows + (size_t)down.first[y] * bytes, out + (size_t)y * bytes, bytes, down.weight + (size_t)y * down.stride, down.count[y], down.bits, sum);
-    rc = 0;
+    if (height != out_height)
+        for (uint32_t y = 0; y < out_height; y++) passes->down(rows, bytes, out + (size_t)y * bytes, y, &down);
+    else if (rows != out) memcpy(out, rows, (size_t)bytes * height);
 done:
     taps_close(&across);
     taps_close(&down);
-    free(narrowed);
-    free(sum);
+    if (narrowed != out) free(narrowed);
     return rc;
 }
 

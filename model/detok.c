@@ -6,6 +6,8 @@
  * U+FFFD, as the reference replaces bytes one by one. */
 #include "model/detok.h"
 
+#include <stdbool.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "model/tokenizer_utf8.h"
@@ -48,11 +50,12 @@ static size_t feed_byte(struct detok *d, uint8_t byte, char *out)
 int detok_feed(struct detok *d, const struct tokenizer *t, uint32_t id, char *out, size_t out_bytes, unsigned flags)
 {
     char bytes[TOKENIZER_TOKEN_BYTES_MAX];
-    const int count = tokenizer_token_bytes(t, id, bytes, sizeof bytes, flags);
+    const bool unknown = (flags & DETOK_SHOW_UNKNOWN) && id >= tokenizer_vocab_count(t);
+    const int count = unknown ? snprintf(bytes, sizeof bytes, "<unused%u>", id) : tokenizer_token_bytes(t, id, bytes, sizeof bytes, flags);
 
     if (count <= 0) return count; /* nothing to see: a pending character stays pending */
     if ((size_t)count + 12 > out_bytes) return -E_FULL;
-    if (tokenizer_is_byte(t, id)) return (int)feed_byte(d, (uint8_t)bytes[0], out);
+    if (!unknown && tokenizer_is_byte(t, id)) return (int)feed_byte(d, (uint8_t)bytes[0], out);
     const int flushed = detok_flush(d, out, out_bytes);
     must(flushed >= 0);
     memcpy(out + flushed, bytes, (size_t)count);

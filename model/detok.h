@@ -19,6 +19,7 @@
 
 enum detok_flags {
     DETOK_SKIP_SPECIAL = 1, /* special tokens give nothing (and do not end a pending character) */
+    DETOK_SHOW_UNKNOWN = 2, /* ids beyond the vocabulary give a visible <unusedID> (models may have more rows than the tokenizer has names) */
 };
 
 /* A buffer of this size always has room for what one token or one flush gives. */
@@ -37,7 +38,7 @@ int tokenizer_token_bytes(const struct tokenizer *t, uint32_t id, char *out, siz
 void detok_init(struct detok *d);
 
 /* Feeds one token. Returns the number of bytes written to out (DETOK_BYTES_MAX is
- * always enough), -E_RANGE or -E_FULL as above; on failure nothing has changed. */
+ * always enough), -E_RANGE (never with DETOK_SHOW_UNKNOWN) or -E_FULL as above; on failure nothing has changed. */
 int detok_feed(struct detok *d, const struct tokenizer *t, uint32_t id, char *out, size_t out_bytes, unsigned flags);
 
 /* Ends the text: pending bytes become U+FFFD. Returns the bytes written. */

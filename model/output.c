@@ -315,7 +315,8 @@ static void take(struct output_parser *p, uint32_t id)
     char text[DETOK_BYTES_MAX];
 
     if (control(p, id)) return;
-    const int bytes = detok_feed(&p->detok, p->tokenizer, id, text, sizeof text, show ? 0 : DETOK_SKIP_SPECIAL);
+    const int bytes = detok_feed(&p->detok, p->tokenizer, id, text, sizeof text,
+                                 (show ? 0u : DETOK_SKIP_SPECIAL) | (p->flags & OUTPUT_SHOW_UNKNOWN ? DETOK_SHOW_UNKNOWN : 0u));
     must(bytes >= 0);
     read_all(p, text, (size_t)bytes);
 }
@@ -357,7 +358,7 @@ int output_parser_init(struct output_parser *p, const struct output_config *conf
     p->state = IN_TEXT;
     if ((rc = output_stops_init(&p->stops, config->stops, config->stop_count)) != 0) return rc;
     for (size_t i = 0; i < config->prompt_count; i++)
-        if (config->prompt_ids[i] >= vocab_count) return -E_FORMAT;
+        if (config->prompt_ids[i] >= vocab_count && !(p->flags & OUTPUT_SHOW_UNKNOWN)) return -E_FORMAT;
     if (!(p->flags & OUTPUT_RAW) && p->grammar->channel_begin != TOKENIZER_NO_ID)
         replay_prompt(p, config->prompt_ids, config->prompt_count);
     return 0;
@@ -365,7 +366,7 @@ int output_parser_init(struct output_parser *p, const struct output_config *conf
 
 int output_parser_feed(struct output_parser *p, uint32_t id)
 {
-    if (id >= tokenizer_vocab_count(p->tokenizer)) return -E_RANGE;
+    if (id >= tokenizer_vocab_count(p->tokenizer) && !(p->flags & OUTPUT_SHOW_UNKNOWN)) return -E_RANGE;
     if (p->stopped || p->finished) return p->stopped;
     const bool was_in_channel = in_channel(p);
     take(p, id);

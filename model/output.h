@@ -74,6 +74,7 @@ struct output_stop {
 enum output_flags {
     OUTPUT_RAW = 1,           /* no grammar: all is text */
     OUTPUT_SHOW_SPECIALS = 2, /* with OUTPUT_RAW: special tokens are spelled out instead of dropped */
+    OUTPUT_SHOW_UNKNOWN = 4,  /* ids beyond the tokenizer's vocabulary are text such as <unused2048> instead of -E_RANGE */
 };
 
 struct output_config {

@@ -143,7 +143,7 @@ static int init_parser(struct detokenize *k, struct sequence *q)
     const struct output_config config = {
         .tokenizer = k->tokenizer, .grammar = &k->grammar, .prompt_ids = table_prompt(&k->table, k->slot),
         .prompt_count = table_tokenize(&k->table, k->slot)->prompt_count, .stops = stops, .stop_count = stop_count, .emit = on_record, .context = k,
-        .flags = (p->flags & REQUEST_RAW_OUTPUT ? OUTPUT_RAW : 0u) | (p->flags & REQUEST_SPECIAL_TEXT ? OUTPUT_SHOW_SPECIALS : 0u)};
+        .flags = OUTPUT_SHOW_UNKNOWN | (p->flags & REQUEST_RAW_OUTPUT ? OUTPUT_RAW : 0u) | (p->flags & REQUEST_SPECIAL_TEXT ? OUTPUT_SHOW_SPECIALS : 0u)};
     return output_parser_init(&q->parser, &config);
 }
 

@@ -92,6 +92,10 @@ static void test_holds_a_character_until_it_is_complete(void **state)
     assert_int_equal(detok_feed(&d, t, 107, out, sizeof out, 0), 4); /* U+FFFD and the newline */
     assert_memory_equal(out, "\xEF\xBF\xBD\n", 4);
     assert_int_equal(detok_feed(&d, t, tokenizer_vocab_count(t), out, sizeof out, 0), -E_RANGE);
+    const int unknown = detok_feed(&d, t, tokenizer_vocab_count(t) + 7, out, sizeof out, DETOK_SHOW_UNKNOWN);
+    char want[32];
+    assert_int_equal(unknown, snprintf(want, sizeof want, "<unused%u>", tokenizer_vocab_count(t) + 7));
+    assert_memory_equal(out, want, (size_t)unknown);
     assert_int_equal(detok_feed(&d, t, 107, out, 3, 0), -E_FULL);
     assert_int_equal(tokenizer_token_bytes(t, 105, out, 2, 0), -E_FULL);
     tokenizer_close(t);

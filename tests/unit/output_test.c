@@ -490,6 +490,18 @@ static void test_refuses_bad_settings(void **state)
     expect("x", "|T:x");
 }
 
+/* A model may have more rows than its tokenizer has names. */
+static void test_shows_ids_beyond_the_vocabulary(void **state)
+{
+    char want[64];
+
+    (void)state;
+    begin(NULL, 0, NULL, 0, OUTPUT_SHOW_UNKNOWN);
+    assert_int_equal(output_parser_feed(&parser, tokenizer_vocab_count(tok)), 0);
+    snprintf(want, sizeof want, "|T:<unused%u>x", tokenizer_vocab_count(tok));
+    expect("x", want);
+}
+
 /* ---- other modes ---- */
 
 static void test_raw_mode(void **state)
@@ -572,6 +584,7 @@ int main(void)
         cmocka_unit_test(test_stop_strings),
         cmocka_unit_test(test_text_is_held_only_while_it_may_be_a_stop_string),
         cmocka_unit_test(test_refuses_bad_settings),
+        cmocka_unit_test(test_shows_ids_beyond_the_vocabulary),
         cmocka_unit_test(test_raw_mode),
         cmocka_unit_test(test_a_model_without_control_tokens_gives_text),
         cmocka_unit_test(test_unfinished_characters_end_with_their_state),

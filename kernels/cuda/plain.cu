@@ -219,8 +219,8 @@ static int norms(const struct plain *p, float *h, uint64_t w_post, const float *
     return plain_norm_launch(&a, rows, stream);
 }
 
-/* All layers: h in and out; x becomes the final norm of h when `hidden_out` is given (the decode step). */
-static int layers(const struct plain *p, float *h, const struct plain_row *row, uint32_t rows, void *hidden_out, void *stream)
+/* All layers: h in and out; x becomes the final norm of h when `hidden_out` is given (the decode step). Not whole: ends with the last K and V. */
+static int layers(const struct plain *p, float *h, const struct plain_row *row, uint32_t rows, bool whole, void *hidden_out, void *stream)
 {
     const struct cuda_model_spec *s = &p->spec;
     const struct plain_norm enter = { NULL, NULL, NULL, h, vector(p, p->arena.layer[0].input_norm), p->x, NULL, s->hidden, s->norm_eps };
@@ -233,6 +233,7 @@ static int layers(const struct plain *p, float *h, const struct plain_row *row, 
 
         rc = product(p, p->qkv, p->x, l->qkv, NULL, qkv_rows(p, i), s->hidden, rows, stream);
         if (rc == 0) rc = heads(p, i, row, rows, stream);
+        if (last && !whole) break;
         if (rc == 0) rc = attend(p, i, row, rows, stream);
         if (rc == 0) rc = product(p, p->y, p->attended, l->o, NULL, s->hidden, q_rows(p, i), rows, stream);
         if (rc == 0) rc = norms(p, h, l->post_attention_norm, NULL, vector(p, l->pre_ff_norm), rows, NULL, stream);
@@ -257,15 +258,15 @@ extern "C" int plain_step_launch(struct plain *p, uint32_t rows, const struct pl
     if (rows == 0 || rows > p->options.rows_max) return -E_RANGE;
     int rc = plain_rows_launch_from_state(p->row, step->state, step->last_token, rows, stream);
     if (rc == 0) rc = embed(p, step->residual, p->row, rows, stream);
-    if (rc == 0) rc = layers(p, step->residual, p->row, rows, step->hidden, stream);
+    if (rc == 0) rc = layers(p, step->residual, p->row, rows, true, step->hidden, stream);
     if (rc == 0) rc = product(p, step->logits, p->x, p->arena.embed, NULL, p->spec.vocab, p->spec.hidden, rows, stream);
     return rc ? rc : plain_logits_launch(&cap, rows, stream);
 }
 
-extern "C" int plain_rows_launch(struct plain *p, const struct plain_row *rows_device, uint32_t rows, void *stream)
+extern "C" int plain_rows_launch(struct plain *p, const struct plain_row *rows_device, uint32_t rows, bool whole, void *stream)
 {
     if (rows == 0 || rows > p->options.rows_max) return -E_RANGE;
     const int rc = embed(p, p->h, rows_device, rows, stream);
 
-    return rc ? rc : layers(p, p->h, rows_device, rows, NULL, stream);
+    return rc ? rc : layers(p, p->h, rows_device, rows, whole, NULL, stream);
 }

@@ -12,10 +12,11 @@
 #define SLUICE_CUDA_PLAIN_H
 
 #include "cuda_backend.h"
+#include <stdbool.h>
 
 #define PLAIN_PAGE_TOKENS 32          /* KV_PAGE_TOKENS */
 #define PLAIN_HEAD_DIM_MAX 512
-#define PLAIN_ROWS_LIMIT 4096         /* largest rows_max */
+#define PLAIN_ROWS_LIMIT 32768        /* largest rows_max: rows are a dimension of grids */
 
 struct plain_layer {                  /* byte offsets in the arena */
     uint64_t qkv;                     /* q, then k, then v if there is one: [rows, hidden] */
@@ -78,8 +79,9 @@ struct plain_step {
 };
 int plain_step_launch(struct plain *plain, uint32_t rows, const struct plain_step *step, void *stream);
 
-/* All layers over `rows` rows given as records (device): K and V are written, the residual stays in plain_residual. */
-int plain_rows_launch(struct plain *plain, const struct plain_row *rows_device, uint32_t rows, void *stream);
+/* All layers over `rows` rows given as records (device): K and V are written. whole: the last layer is computed to its end, and the
+ * residual stays in plain_residual; else it ends with its K and V. */
+int plain_rows_launch(struct plain *plain, const struct plain_row *rows_device, uint32_t rows, bool whole, void *stream);
 void *plain_residual(struct plain *plain);
 
 /* cuda_prefill.h for these shapes. */

@@ -7,10 +7,13 @@
 #include <new>
 #include <time.h>
 
+#define WAIT_PAUSE_NS 10000           /* between two looks at the event */
+
 struct plain_prefill {
     struct plain *plain;              /* owned */
     uint32_t rows_max, seqs_max, context_max, vocab, window;
     uint32_t pages_stride[2];
+    bool whole;                       /* somebody reads the residual */
     uint32_t *pages[2];               /* device, owned */
     struct plain_row *rows_host;      /* pinned, owned: [rows_max]; free again when the event has passed */
     struct plain_row *rows;           /* device, owned */
@@ -110,7 +113,7 @@ extern "C" int plain_prefill_run(struct plain_prefill *p, const struct cuda_pref
         for (uint32_t j = 0; j < spans[i].rows; j++, rows++) p->rows_host[rows] = { tokens[rows], spans[i].first_position + j, spans[i].seq, 1 };
     }
     rc = launch_check(cudaMemcpyAsync(p->rows, p->rows_host, rows * sizeof *p->rows, cudaMemcpyHostToDevice, p->stream), "rows");
-    if (rc == 0) rc = plain_rows_launch(p->plain, p->rows, rows, p->stream);
+    if (rc == 0) rc = plain_rows_launch(p->plain, p->rows, rows, p->whole, p->stream);
     return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "event");
 }
 
@@ -124,15 +127,22 @@ static uint64_t now_us()
 
 extern "C" int plain_prefill_wait(struct plain_prefill *p, uint32_t timeout_us)
 {
+    const struct timespec pause = { 0, WAIT_PAUSE_NS };
     const uint64_t end = now_us() + timeout_us;
+    cudaError_t status;
 
-    for (;;) {
-        const cudaError_t status = cudaEventQuery(p->done);
-
-        if (status != cudaErrorNotReady) return launch_check(status, "prefill");
+    while ((status = cudaEventQuery(p->done)) == cudaErrorNotReady) {
         if (now_us() >= end) return -E_TIMEOUT;
+        nanosleep(&pause, NULL);
     }
+    return launch_check(status, "prefill");
 }
 
-extern "C" void *plain_prefill_residual(struct plain_prefill *p) { return plain_residual(p->plain); }
+/* From now on the last layer is computed to its end. */
+extern "C" void *plain_prefill_residual(struct plain_prefill *p)
+{
+    p->whole = true;
+    return plain_residual(p->plain);
+}
+
 extern "C" void *plain_prefill_stream(struct plain_prefill *p) { return p->stream; }

@@ -40,6 +40,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_KV_CACHE_DTYPE] = {"kv-cache-dtype", TEXT, 0, 0, "bf16", "bf16|f32", "element type of the KV cache"},
     [OPT_KV_CACHE_MIB] = {"kv-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "limit of the KV cache; 0: enough for every sequence at full context"},
     [OPT_PREFILL_CHUNK] = {"prefill-chunk", NUMBER, 1, 2048, "128", "N", "prompt tokens computed at a time"},
+    [OPT_DRAFT_WHEN] = {"draft-when", TEXT, 0, 0, "paying", "paying|always", "score drafts where they make the output faster, or all that are proposed"},
     [OPT_DRAFT_TOKENS] = {"draft-tokens", NUMBER, 1, RING_TOKENS_MAX, "7", "N", "tokens the drafter may propose a round"},
     [OPT_SPIN_US] = {"spin-us", NUMBER, 0, 10000, "", "N", "microseconds a stage spins before it sleeps; default: 50, or 0 with fewer than 8 cores"},
     [OPT_MESSAGE_MIB] = {"max-message-mib", NUMBER, 1, 1024, "32", "N", "largest request"},
@@ -215,7 +216,8 @@ static int one_of(const struct options *o, enum option_id id, const char *const 
 
 static int check(struct options *o, char *err, size_t err_bytes)
 {
-    static const char *const drafts[] = {"ngram", "none", NULL}, *const devices[] = {"auto", "cpu", NULL};
+    static const char *const drafts[] = {"ngram", "none", NULL}, *const when[] = {"paying", "always", NULL};
+    static const char *const devices[] = {"auto", "cpu", NULL};
     static const char *const dtypes[] = {"bf16", "f32", NULL}, *const levels[] = {"error", "warn", "info", "debug", NULL};
 
     if (!o->value[OPT_RUN_DIR][0]) default_run_dir(o->value[OPT_RUN_DIR], sizeof o->value[OPT_RUN_DIR]);
@@ -225,7 +227,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
         snprintf(err, err_bytes, "slots (%s) must be at least max-sequences (%s)", o->value[OPT_SLOTS], o->value[OPT_MAX_SEQUENCES]);
         return -E_CONFIG;
     }
-    if (one_of(o, OPT_DRAFT, drafts, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
+    if (one_of(o, OPT_DRAFT, drafts, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
         one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes))
         return -E_CONFIG;
     return 0;

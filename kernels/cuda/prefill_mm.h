@@ -37,6 +37,13 @@ static inline uint64_t prefill_mm_bytes(const struct packed_matrix *w, uint32_t 
 int prefill_mm_launch(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
                       uint64_t out_stride, cudaStream_t stream);
 
+/* For tests and benches: with tiles of `columns` activation rows, one of prefill_mm_columns[] (0 ends it); 0: as prefill_mm_launch chooses. */
+int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
+                              uint64_t out_stride, uint32_t columns, cudaStream_t stream);
+extern const uint32_t prefill_mm_columns[];
+/* What prefill_mm_launch chooses. */
+uint32_t prefill_mm_choice(const struct packed_matrix *w, uint32_t m);
+
 /* Once per process and device, before the first launch: shared-memory limits, the number of SMs, the driver's encoder of tensor maps.
  * 0, -E_IO or -E_UNSUPPORTED (the driver has no tensor maps). */
 int prefill_mm_init(void);

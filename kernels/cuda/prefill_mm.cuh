@@ -1,0 +1,109 @@
+/* kernels/cuda/prefill_mm.cuh - the warpgroup instructions of the prefill products, one inline function each (sm_90a only). */
+#ifndef SLUICE_CUDA_PREFILL_MM_CUH
+#define SLUICE_CUDA_PREFILL_MM_CUH
+
+#include "device.cuh"
+#include <cuda.h>
+#include <cudaTypedefs.h>
+
+#define WARPGROUP_THREADS 128
+#define WGMMA_ROWS 64                 /* weight rows of one instruction */
+#define SWIZZLE_BYTES 128             /* width of a row of the activation box: 64 bf16 */
+
+/* Orders the registers written so far before the next wgmma of this warpgroup. */
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int PENDING> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+
+template <int COUNT> __device__ __forceinline__ void registers_raise() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+template <int COUNT> __device__ __forceinline__ void registers_lower() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+
+/* Matrix descriptor of a box [n][64] bf16 in the 128-byte swizzle, 1024-byte aligned: groups of 8 rows are 1024 bytes apart. The k16 step
+ * i of the box is 32 * i bytes further: add 2 * i. */
+__device__ __forceinline__ uint64_t box_descriptor(uint32_t address)
+{
+    return (uint64_t)(address >> 4) | 1ull << 16 | (uint64_t)(8 * SWIZZLE_BYTES >> 4) << 32 | 1ull << 62;
+}
+
+/* A box of the tensor map into shared memory; what lies outside of the tensor arrives as zeros and counts as bytes. */
+__device__ __forceinline__ void box_load(void *to, const CUtensorMap *map, uint32_t k, uint32_t row, uint64_t *bar)
+{
+    asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
+                 ::"r"(smem_address(to)), "l"(map), "r"(k), "r"(row), "r"(smem_address(bar)) : "memory");
+}
+
+/* bulk_load (device.cuh) for weights that other blocks read as well: no hint. */
+__device__ __forceinline__ void bulk_load(void *to, const void *from, uint32_t bytes, uint64_t *bar)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 ::"r"(smem_address(to)), "l"(from), "r"(bytes), "r"(smem_address(bar)) : "memory");
+}
+
+/* D[64 x N] (+)= A[64 x 16] B[16 x N], bf16 in, f32 out. A in registers: warp w of the warpgroup holds rows 16w..16w+15 as
+ * the A fragment of mma.m16n8k16. add 0: D starts at zero. Asynchronous: neither a nor d may be touched before the wait. */
+template <int N> struct wgmma;
+
+#define R8(a, b, c, d, e, f, g, h) "%" #a ",%" #b ",%" #c ",%" #d ",%" #e ",%" #f ",%" #g ",%" #h
+#define REGS_8 R8(0, 1, 2, 3, 4, 5, 6, 7)
+#define REGS_24 REGS_8 "," R8(8, 9, 10, 11, 12, 13, 14, 15) "," R8(16, 17, 18, 19, 20, 21, 22, 23)
+#define REGS_40 REGS_24 "," R8(24, 25, 26, 27, 28, 29, 30, 31) "," R8(32, 33, 34, 35, 36, 37, 38, 39)
+#define REGS_64 REGS_40 "," R8(40, 41, 42, 43, 44, 45, 46, 47) "," R8(48, 49, 50, 51, 52, 53, 54, 55) "," R8(56, 57, 58, 59, 60, 61, 62, 63)
+#define REGS_80 REGS_64 "," R8(64, 65, 66, 67, 68, 69, 70, 71) "," R8(72, 73, 74, 75, 76, 77, 78, 79)
+#define REGS_96 REGS_80 "," R8(80, 81, 82, 83, 84, 85, 86, 87) "," R8(88, 89, 90, 91, 92, 93, 94, 95)
+#define REGS_128 REGS_96 "," R8(96, 97, 98, 99, 100, 101, 102, 103) "," R8(104, 105, 106, 107, 108, 109, 110, 111) \
+                 "," R8(112, 113, 114, 115, 116, 117, 118, 119) "," R8(120, 121, 122, 123, 124, 125, 126, 127)
+
+#define D8(o) "+f"(d[o]), "+f"(d[o + 1]), "+f"(d[o + 2]), "+f"(d[o + 3]), "+f"(d[o + 4]), "+f"(d[o + 5]), "+f"(d[o + 6]), "+f"(d[o + 7])
+#define OUT_8 D8(0)
+#define OUT_24 OUT_8, D8(8), D8(16)
+#define OUT_40 OUT_24, D8(24), D8(32)
+#define OUT_64 OUT_40, D8(40), D8(48), D8(56)
+#define OUT_80 OUT_64, D8(64), D8(72)
+#define OUT_128 OUT_80, D8(80), D8(88), D8(96), D8(104), D8(112), D8(120)
+
+#define DEFINE_WGMMA(n, regs, a0, a1, a2, a3, desc, flag)                                                                          \
+    template <> struct wgmma<n> {                                                                                                  \
+        static __device__ __forceinline__ void issue(float (&d)[regs], const uint32_t (&a)[4], uint64_t b, uint32_t add)           \
+        {                                                                                                                          \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #flag ", 0;\n"                                                       \
+                         "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" REGS_##regs "}, {%" #a0 ",%" #a1 ",%" #a2    \
+                         ",%" #a3 "}, %" #desc ", p, 1, 1, 0;\n}\n"                                                                \
+                         : OUT_##regs : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                             \
+        }                                                                                                                          \
+    };
+
+DEFINE_WGMMA(16, 8, 8, 9, 10, 11, 12, 13)
+DEFINE_WGMMA(48, 24, 24, 25, 26, 27, 28, 29)
+DEFINE_WGMMA(80, 40, 40, 41, 42, 43, 44, 45)
+DEFINE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
+DEFINE_WGMMA(160, 80, 80, 81, 82, 83, 84, 85)
+DEFINE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133)
+
+/* Keeps the registers of an asynchronous instruction where they are until here. */
+template <int COUNT> __device__ __forceinline__ void pin(float (&d)[COUNT])
+{
+#pragma unroll
+    for (int i = 0; i < COUNT; i++) asm volatile("" : "+f"(d[i])::"memory");
+}
+
+__device__ __forceinline__ void pin(uint32_t (&a)[4][4])
+{
+#pragma unroll
+    for (int i = 0; i < 16; i++) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
+}
+
+/* Two of the four E4M3 of a word as bf16, exactly: the 7 magnitude bits move to where bf16 has its exponent's end and its fraction, which
+ * is the value times 2^-120 (subnormals too); the product takes it back. Folding 2^120 into the row scale instead would save this
+ * product, but the sums would then live among f32's smallest numbers. SPREAD puts the bytes into the high halves. */
+template <uint32_t SPREAD> __device__ __forceinline__ uint32_t e4m3x2_to_bf16x2(uint32_t word)
+{
+    const uint32_t v = __byte_perm(word, 0, SPREAD);
+    const uint32_t bits = (v >> 4 & 0x07f007f0u) | (v & 0x80008000u);
+    const uint32_t power = 0x7b807b80u;                        /* 2^120, twice */
+    uint32_t out;
+
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(bits), "r"(power));
+    return out;
+}
+
+#endif

@@ -26,6 +26,15 @@ struct settings {
     std::vector<uint32_t> rows;
 };
 
+/* Sequences with pages of their own: enough for one per row. */
+static uint32_t seqs_of(const struct settings *o)
+{
+    uint32_t seqs = 16;
+
+    for (uint32_t rows : o->rows) seqs = rows > seqs ? rows : seqs;
+    return seqs;
+}
+
 static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
 {
     struct cuda_model_spec s;
@@ -140,6 +149,7 @@ static struct cuda_backend *open_backend(const struct model *m, const struct set
     options.weights_device = m->weights, options.kv_device[0] = m->kv[0], options.kv_device[1] = m->kv[1];
     options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
     options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.wait_slots = o->wait_slots;
+    for (uint32_t rows : o->rows) options.graph_rows_mask |= rows > 32 ? 64 + 31 : rows > 16 ? 32 + 31 : 31;
     options.l2_slots = o->l2_slots, options.l2_stride = o->l2_stride, options.l2_pace_ns = o->l2_pace_ns;
     OK(cuda_backend_open(&backend, &m->spec, &options));
     for (uint32_t s = 0; s < seqs; s++)
@@ -282,14 +292,14 @@ static void bench_rows(struct model *m, const struct settings *o, uint32_t rows,
 
     OK(cuda_backend_put_state(m->backend, &s));
     for (uint32_t p = 0; p < CUDA_PARTS; p++) bytes += part_bytes(&m->arena, &m->spec, p, o->context, seqs);
-    if (o->parts && !many)
+    if (o->parts && (!many || rows > 16))
         for (uint32_t p = 0; p < CUDA_PARTS; p++)
             each[p] = graph_us(m, rows, 1u << p, 10);
     const double wall = wall_us(m, rows, many, o->context);
     const double step = graph_us(m, rows, (1u << CUDA_PARTS) - 1, 30), floor_us = (double)bytes / gbps / 1e3;
 
     printf("%-4s %4u %8.3f %8.3f %8.3f %7.3f %9.3f", many ? "many" : "one", rows, (double)bytes / 1e9, floor_us / 1e3, step / 1e3, floor_us / step, wall / 1e3);
-    if (o->parts && !many)
+    if (o->parts && (!many || rows > 16))
         for (uint32_t p = 0; p < CUDA_PARTS; p++) printf(" %8.1f", each[p]);
     printf("\n");
     fflush(stdout);
@@ -301,7 +311,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
     for (char *p = strtok(list, ","); p; p = strtok(NULL, ",")) {
         if (sscanf(p, "%u:%u:%u:%u:%u:%u", &o.window_slots, &o.wait_slots, &o.ring_slots, &o.l2_slots, &o.l2_stride, &o.l2_pace_ns) != 6) exit(2);
         struct model other = *m;
-        other.backend = open_backend(m, &o, 16);
+        other.backend = open_backend(m, &o, seqs_of(&o));
         printf("tuning %-20s", p);
         for (uint32_t rows : o.rows) {
             const struct step_state s = make_state(rows, false, o.context, step_number - 1);
@@ -346,7 +356,7 @@ int main(int argc, char **argv)
         else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
     }
     if (o.rows.empty()) o.rows = { 1, 2, 4, 8, 16 };
-    open_model(&m, &o, 16);
+    open_model(&m, &o, seqs_of(&o));
     const double gbps = read_gbps(m.weights, m.arena.bytes < (8ull << 30) ? m.arena.bytes : 8ull << 30);
 
     printf("weights %s + bf16 head, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.format == WEIGHT_FP8 ? "fp8" : "bf16", o.layers, o.context,

@@ -94,15 +94,16 @@ static int open_plain(struct cuda_backend *b)
     return plain_open(&b->plain, &b->spec, &options);
 }
 
-static int prepare_kernels(uint32_t vocab)
+static int prepare_kernels(const struct cuda_backend *b)
 {
     int rc = rowmm_init();
 
+    if (rc == 0 && !b->is_plain && b->rows_max > ROWMM_ROWS_MAX) rc = rowmm_wide_init();
     if (rc == 0) rc = norm_init();
     if (rc == 0) rc = embed_init();
     if (rc == 0) rc = attn_init();
     if (rc == 0) rc = sample_init();
-    return rc ? rc : sample_general_init(vocab);
+    return rc ? rc : sample_general_init(b->spec.vocab);
 }
 
 static int check_device(struct cuda_backend *b)
@@ -121,7 +122,7 @@ static int open_all(struct cuda_backend *b)
     const uint32_t mask = b->options.graph_rows_mask ? b->options.graph_rows_mask : GRAPHS_DEFAULT;
     int rc = check_device(b);
 
-    if (rc == 0) rc = prepare_kernels(b->spec.vocab);
+    if (rc == 0) rc = prepare_kernels(b);
     if (rc == 0) rc = make_scratch(b);
     if (rc == 0) rc = b->is_plain ? open_plain(b) : make_frequencies(b);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream");

@@ -8,6 +8,8 @@
 #include "launch.h"
 #include "shm/error.h"
 
+#define WIDE_SLOTS_BESIDE 4           /* of 20 KB: ring of qkv and o for more than 16 rows */
+
 struct chain {
     struct cuda_backend *b;
     uint32_t rows, parts;
@@ -69,7 +71,10 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
         a.softcap = b->spec.softcap;
         a.tile_top = b->tile_top;
     }
-    return rowmm_launch(&w, a, &tuning, b->stream);
+    if (c->rows <= ROWMM_ROWS_MAX) return rowmm_launch(&w, a, &tuning, b->stream);
+    /* Activations and sums take half of the shared memory; in front of attention and o room is left for the kernels beside them. */
+    if (ring_slots < 11 && tuning.ring_slots > WIDE_SLOTS_BESIDE) tuning.ring_slots = WIDE_SLOTS_BESIDE;
+    return rowmm_wide_launch(&w, a, &tuning, b->stream);
 }
 
 /* The norms behind matrix `from` (whose partial sums they add); flips the residual. */

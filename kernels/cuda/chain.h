@@ -7,7 +7,7 @@
 #include "embed.h"
 #include "norm.h"
 #include "plain.h"
-#include "rowmm.h"
+#include "rowmm_wide.h"
 #include "sample.h"
 #include <cuda_runtime.h>
 

@@ -1,0 +1,23 @@
+/* rowmm_wide: the product of rowmm.h for 17 to 64 activation rows, in one pass over the weights and with the very bits that rowmm gives each row.
+ *   w, x, out as in rowmm.h (out_slice_stride and the rest of rowmm_args alike; `next` is ignored)
+ * Same arithmetic: k in 8 ranges, two accumulators a range, mma.m16n8k16 in the same order, the 8 sums added from the first to the last.
+ * What differs is who does it. A cluster of 4 blocks (up to 32 rows) or 8 (up to 64) shares each weight tile: every block streams 2 (or 1) of the 8 ranges and
+ * keeps just those columns of the activations in its shared memory, as f16 scaled by a power of two per row and range. Warps take two tiles at a
+ * time, so that an activation fragment is loaded once for both, and send their sums to the block that adds and stores the tiles.
+ * Needs     rows % 32 == 0, k a multiple of 3840 or 4096, slices in {1, 2, 4}, 1 <= m <= 64. One block per SM. Never synchronizes.
+ * Checked   tests/gpu/wide_test.cu: bit by bit against rowmm on pieces of 16 rows.
+ * Measured  bench/RESULTS_cuda.md. */
+#ifndef SLUICE_CUDA_ROWMM_WIDE_H
+#define SLUICE_CUDA_ROWMM_WIDE_H
+
+#include "rowmm.h"
+
+#define ROWMM_WIDE_ROWS_MAX 64
+
+/* 0, -E_RANGE, -E_UNSUPPORTED, -E_IO. */
+int rowmm_wide_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream);
+
+/* Once per process and device: shared-memory limits, and how many clusters the device holds at once. 0, -E_UNSUPPORTED (not one), -E_IO. */
+int rowmm_wide_init(void);
+
+#endif

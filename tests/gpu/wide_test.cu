@@ -1,0 +1,107 @@
+/* tests/gpu/wide_test.cu - the product for 17 to 64 rows against the product for 16, bit by bit; exit 0 pass, 1 fail, 77 no GPU.
+ *
+ * rowmm's own test holds it against f64 sums; here every row of every row count must have the bits that rowmm gives it in pieces of 16 rows,
+ * in all three kinds of output and with both formats, launch after launch (a moving difference is a race). Outputs are poisoned before each launch. */
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/pack.h"
+#include "kernels/cuda/rowmm_wide.h"
+#include <cuda_runtime.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+
+#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
+#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, launch_error()); exit(1); } } while (0)
+
+#define ROWS 64
+
+struct shape { const char *name; uint32_t rows, k, kind; };
+
+struct bench { struct packed_matrix w; __nv_bfloat16 *x; uint8_t *out; float *tile_top; struct rowmm_tuning tuning; uint64_t row_bytes, slice_bytes; uint32_t columns, slices; };
+
+/* Rows first .. first + m - 1 of x, by either product; the bytes of each row's results: every slice's, then the tile maxima. */
+static std::vector<std::vector<uint8_t>> product(const struct bench *b, const struct shape *s, uint32_t first, uint32_t m, bool wide)
+{
+    const uint64_t out_bytes = b->slice_bytes * b->slices, top_bytes = 4ull * s->rows / 16;
+    std::vector<uint8_t> raw(out_bytes), top(top_bytes * ROWS);
+    std::vector<std::vector<uint8_t>> rows(m);
+    struct rowmm_args a = {};
+
+    CHECK(cudaMemset(b->out, 0xff, out_bytes));
+    CHECK(cudaMemset(b->tile_top, 0xff, top.size()));
+    a.x = b->x + (uint64_t)first * s->k, a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = (uint64_t)ROWS * b->columns;
+    a.m = m, a.out_kind = s->kind, a.softcap = 30.0f, a.tile_top = b->tile_top;
+    OK(wide ? rowmm_wide_launch(&b->w, a, &b->tuning, NULL) : rowmm_launch(&b->w, a, &b->tuning, NULL));
+    CHECK(cudaDeviceSynchronize());
+    CHECK(cudaMemcpy(raw.data(), b->out, out_bytes, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(top.data(), b->tile_top, top.size(), cudaMemcpyDeviceToHost));
+    for (uint32_t r = 0; r < m; r++) {
+        for (uint32_t i = 0; i < b->slices; i++) {
+            const uint8_t *from = raw.data() + i * b->slice_bytes + r * b->row_bytes;
+            rows[r].insert(rows[r].end(), from, from + b->row_bytes);
+        }
+        if (s->kind == ROWMM_LOGITS) rows[r].insert(rows[r].end(), top.data() + r * top_bytes, top.data() + (r + 1) * top_bytes);
+    }
+    return rows;
+}
+
+static int run(const struct shape *s, uint32_t format, uint32_t sms)
+{
+    const uint64_t n = (uint64_t)s->rows * s->k;
+    struct bench b = {};
+    uint16_t *source;
+    float *scratch;
+    std::vector<std::vector<uint8_t>> want;
+    uint32_t different = 0, launches = 0, unset = 0;
+
+    b.w.rows = s->rows, b.w.k = s->k, b.w.slice_k = packed_slice_k(s->k), b.w.format = format;
+    b.slices = s->k / b.w.slice_k, b.columns = s->kind == ROWMM_GEGLU ? s->rows / 2 : s->rows;
+    b.row_bytes = (s->kind == ROWMM_GEGLU ? 2ull : 4ull) * b.columns, b.slice_bytes = b.row_bytes * ROWS, b.tuning = { 10, 3, 1, sms };
+    CHECK(cudaMalloc((void **)&b.w.data, packed_bytes(format, s->rows, s->k)));
+    CHECK(cudaMalloc(&source, 2 * n));
+    CHECK(cudaMalloc(&scratch, 4 * s->rows));
+    CHECK(cudaMalloc(&b.x, 2ull * ROWS * s->k));
+    CHECK(cudaMalloc(&b.out, b.slice_bytes * b.slices));
+    CHECK(cudaMalloc(&b.tile_top, 4ull * ROWS * s->rows / 16));
+    OK(fill_normal_launch(source, n, 1.0f / sqrtf((float)s->k), 100 + s->rows + format, NULL));
+    OK(fill_normal_launch(b.x, (uint64_t)ROWS * s->k, 3.0f, 200 + s->k, NULL));
+    CHECK(cudaMemset(b.x + 5 * s->k, 0, 2ull * s->k));      /* a row of zeros: its power of two is 1 */
+    const struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE };
+    OK(pack_launch(&b.w, &from, scratch, NULL));
+    for (uint32_t first = 0; first < ROWS; first += 16)
+        for (std::vector<uint8_t> &row : product(&b, s, first, 16, false)) want.push_back(row);
+    for (uint32_t r = 0; r < ROWS; r++)
+        for (uint64_t i = 0; i + 4 <= want[r].size(); i += 4) unset += memcmp(want[r].data() + i, "\xff\xff\xff\xff", 4) == 0;
+
+    for (uint32_t m : { 17u, 24u, 31u, 32u, 33u, 40u, 48u, 63u, 64u, 1u, 32u, 64u, 32u, 64u })
+        for (uint32_t first : { 0u, 7u, ROWS - m }) {
+            if (first + m > ROWS) continue;
+            const std::vector<std::vector<uint8_t>> got = product(&b, s, first, m, true);
+
+            launches++;
+            for (uint32_t r = 0; r < m; r++) different += got[r] != want[first + r];
+        }
+    const int bad = different || unset;
+    printf("%-4s %-8s %6u x %5u %-5s %u launches, rows with other bits: %u, values never written: %u\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
+           format == WEIGHT_FP8 ? "fp8" : "bf16", launches, different, unset);
+    for (void *p : { (void *)b.w.data, (void *)source, (void *)scratch, (void *)b.x, (void *)b.out, (void *)b.tile_top }) CHECK(cudaFree(p));
+    return bad;
+}
+
+int main()
+{
+    static const struct shape shapes[] = { { "qkv", 8192, 3840, ROWMM_PARTIAL }, { "qkv full", 8704, 3840, ROWMM_PARTIAL }, { "o", 3840, 4096, ROWMM_PARTIAL },
+                                           { "o full", 3840, 8192, ROWMM_PARTIAL }, { "gate_up", 30720, 3840, ROWMM_GEGLU }, { "down", 3840, 15360, ROWMM_PARTIAL },
+                                           { "head", 32768, 3840, ROWMM_LOGITS }, { "tiny", 32, 3840, ROWMM_PARTIAL } };
+    int count = 0, sms = 0, bad = 0;
+
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
+    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+    OK(rowmm_init());
+    OK(rowmm_wide_init());
+    for (const struct shape &s : shapes)
+        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16 }) bad += run(&s, format, (uint32_t)sms);
+    return bad ? 1 : 0;
+}

@@ -69,7 +69,7 @@ async def by_chat(server):
 
 
 def test_one_server():
-    with Server("--restart-budget", "100000") as s:
+    with Server("--restart-budget", "100000", "--draft-when", "always") as s:
         reference.extend(asyncio.run(one_by_one(s)))
         tokens = sum(r.response["usage"]["output_tokens"] for r in reference)
         rates = draft_counts(s)
@@ -94,9 +94,13 @@ def test_without_drafts():
     on_server("--draft none", "--draft", "none")
 
 
+def test_drafts_where_they_pay():
+    on_server("--draft-when paying", "--draft-when", "paying")
+
+
 def test_draft_lengths():
     for n in (1, 3, 12) if SCALE >= 1 else (3,):
-        on_server(f"--draft-tokens {n}", "--draft-tokens", n)
+        on_server(f"--draft-tokens {n}", "--draft-tokens", n, "--draft-when", "always")
 
 
 def test_prefill_chunks():
@@ -114,4 +118,4 @@ def test_few_sequences():
 
 
 if __name__ == "__main__":
-    main(test_one_server, test_without_drafts, test_draft_lengths, test_prefill_chunks, test_threads, test_few_sequences)
+    main(test_one_server, test_without_drafts, test_drafts_where_they_pay, test_draft_lengths, test_prefill_chunks, test_threads, test_few_sequences)

@@ -53,7 +53,7 @@ def test_python_drafter():
     except ImportError:
         skip("the Python drafter needs the package msgpack")
     environment = {"PATH": os.path.dirname(sys.executable) + ":" + os.environ["PATH"]}
-    with Server(environment=environment) as s:
+    with Server("--draft-when", "always", environment=environment) as s:
         wanted = asyncio.run(outcomes(s))
         before = s.status()["rates"]["draft_acceptance"]
         check_swap(s, wanted, "draft", LOOKUP, LOOKUP)

@@ -1,0 +1,269 @@
+#!/usr/bin/env python3
+"""tests/gpu/serve.py - the whole product on this machine's GPU, through WebSocket clients.
+
+    SLUICE_BUILD=build/dist python3 tests/gpu/serve.py [PART...]      (default: all parts)
+
+  demo     the demo model on the GPU gives the bytes that it gives on the CPU: the held-out questions, greedy, every token
+  one      a 12B with random weights, one stream: ms a token at a context of 1k, through the client and in verify
+  ttft     time to the first token of prompts of 145, 512, 2048 and 8192 tokens
+  many     32 streams, 145 tokens in, 410 out: tokens a second
+  long     times between tokens of running streams, alone and while a 32k prompt is filled
+  drafts   one stream whose text repeats itself, with and without drafts
+Needs a Hopper GPU and the standard library only; SLUICE_BUILD names a build or a dist tree, FORMAT=fp8|bf16 the weights' type (default fp8),
+SHARING and SHARE the options --gpu-sharing and --prefill-share. Prints figures; fails on wrong bytes and on a server that does not serve.
+"""
+import asyncio
+import json
+import os
+import statistics
+import struct
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+from server import Server, percentile  # noqa: E402
+from wsclient import CLOSE, PING, PONG, WebSocket, gather_limited, http, run  # noqa: E402
+
+FORMAT = os.environ.get("FORMAT", "fp8")
+GPU = ["--device", "cuda"] + [w for name, option in (("SHARING", "--gpu-sharing"), ("SHARE", "--prefill-share")) if os.environ.get(name) for w in (option, os.environ[name])]
+WORDS = "the red house stands by a river and seven birds sing in an old tree while rain falls on green hills".split()
+
+
+def words(count, salt=0):
+    return " ".join(WORDS[(i * 7 + i // 5 + salt * 3) % len(WORDS)] for i in range(count))
+
+
+def say(text):
+    print(f"     {text}", flush=True)
+
+
+class Stream:
+    """One response, timed: reads whole buffers and looks at frames by their bytes, so that the client costs little."""
+
+    def __init__(self, body):
+        self.body, self.times, self.sent, self.final = body, [], 0.0, None
+
+    async def run(self, server):
+        ws = await WebSocket.open(server)
+        self.sent = time.perf_counter()
+        await ws.send({"type": "response.create", **self.body})
+        buffer = b""
+        while self.final is None:
+            data = await asyncio.wait_for(ws.reader.read(1 << 18), 300)
+            assert data, "the connection ended"
+            now = time.perf_counter()
+            buffer = await self.take(ws, buffer + data, now)
+        ws.drop()
+        return self
+
+    async def take(self, ws, buffer, now):
+        at = 0
+        while len(buffer) - at >= 2:
+            size, head = buffer[at + 1] & 0x7f, 2
+            if size == 126:
+                head = 4
+            elif size == 127:
+                head = 10
+            if len(buffer) - at < head:
+                break
+            if head > 2:
+                size = struct.unpack(">H" if head == 4 else ">Q", buffer[at + 2:at + head])[0]
+            if len(buffer) - at < head + size:
+                break
+            payload = buffer[at + head:at + head + size]
+            opcode = buffer[at] & 0x0f
+            at += head + size
+            if opcode == PING:
+                await ws.frame(PONG, payload)
+            assert opcode != CLOSE, payload
+            kind = payload[:80]
+            if b".delta" in kind:
+                self.times.append(now)
+            elif b"response.completed" in kind or b"response.incomplete" in kind:
+                self.final = json.loads(payload)["response"]
+            else:
+                assert b'"error"' not in kind and b"response.failed" not in kind, payload[:500]
+        return buffer[at:]
+
+    def tokens(self):
+        return self.final["usage"]["output_tokens"]
+
+    def prompt(self):
+        return self.final["usage"]["input_tokens"]
+
+    def ttft_ms(self):
+        return 1e3 * (self.times[0] - self.sent)
+
+    def ms_per_token(self):
+        return 1e3 * (self.times[-1] - self.times[0]) / (self.tokens() - 1)
+
+    def gaps_ms(self):
+        return [1e3 * (b - a) for a, b in zip(self.times, self.times[1:]) if b > a]
+
+
+def body(text, tokens, seed=1, **more):
+    return {"input": text, "max_output_tokens": tokens, "ignore_eos": True, "temperature": 1.0, "seed": seed, **more}
+
+
+async def ask(server, *args, **more):
+    return await Stream(body(*args, **more)).run(server)
+
+
+async def metrics(server):
+    _, _, text = await http(server, "GET", "/metrics")
+    out = {}
+    for line in text.decode().splitlines():
+        if line and not line.startswith("#"):
+            name, value = line.rsplit(" ", 1)
+            out[name] = float(value)
+    return out
+
+
+class Steps:
+    """What verify did meanwhile: ms a step, tokens a step."""
+
+    async def begin(self, server):
+        self.before = await metrics(server)
+        return self
+
+    async def end(self, server):
+        after = await metrics(server)
+        rounds = after["sluice_decode_rounds_total"] - self.before["sluice_decode_rounds_total"]
+        name = 'sluice_stage_work_seconds_total{stage="verify"}'
+        return 1e3 * (after[name] - self.before[name]) / max(rounds, 1), rounds
+
+
+async def prompt_of(server, tokens):
+    """A text whose prompt has this many tokens, or hardly fewer: found by asking."""
+    count, base, per = 64, 0.0, 1.0
+    small, big = (await ask(server, words(16), 1)).prompt(), (await ask(server, words(256), 1)).prompt()
+    per = (big - small) / 240
+    base = small - 16 * per
+    count = max(1, int((tokens - base) / per))
+    for _ in range(4):
+        got = (await ask(server, words(count), 1)).prompt()
+        if tokens - 4 <= got <= tokens:
+            break
+        count += int((tokens - got) / per) or (1 if got < tokens else -1)
+    return words(count)
+
+
+def big_server(*options, context=16384, sequences=32):
+    return Server("--random-weights", "gemma-4-12b", "--weights-dtype", FORMAT, "--max-context", context, "--max-sequences", sequences,
+                  "--prefill-chunk", 2048, *GPU, *options, log_level="info")
+
+
+def started(server, begin):
+    line = next((x for x in server.out().splitlines() if "serving" in x), "")
+    say(f"{FORMAT}: {time.perf_counter() - begin:.2f} s from exec to ready; {line}")
+
+
+def part_demo():
+    with open(os.path.join(ROOT, "model", "train", "heldout.json"), encoding="utf-8") as f:
+        items = json.load(f)
+    from test_chat import request
+    outcomes = {}
+    for device in (["--device", "cpu"], GPU):
+        begin = time.perf_counter()
+        with Server(*device) as s:
+            ready = time.perf_counter() - begin
+            results = asyncio.run(gather_limited(16, [run(s, {**request(i), "temperature": 0, "return_token_ids": True}) for i in items]))
+            outcomes[device[1]] = [r.outcome() for r in results]
+            tokens = sum(r.response["usage"]["output_tokens"] for r in results)
+            say(f"demo model, {device[1]}: ready in {ready:.2f} s, {tokens} tokens in {time.perf_counter() - begin - ready:.2f} s; {s.out().strip().splitlines()[-1]}")
+    same = sum(a == b for a, b in zip(outcomes["cpu"], outcomes["cuda"]))
+    say(f"demo model: {same} of {len(items)} outputs have the same bytes and tokens on GPU and CPU")
+    for item, a, b in zip(items, outcomes["cpu"], outcomes["cuda"]):
+        if a != b:
+            print(f"       {item['id']}\n         cpu  {a[:400]}\n         cuda {b[:400]}")
+    assert same == len(items), "GPU and CPU differ"
+
+
+async def one(server):
+    text = await prompt_of(server, 1000)
+    for _ in range(2):
+        steps = await Steps().begin(server)
+        s = await ask(server, text, 256)
+        ms, rounds = await steps.end(server)
+        gaps = s.gaps_ms()
+        say(f"one stream, context {s.prompt()}..{s.prompt() + s.tokens()}: {s.ms_per_token():.3f} ms a token at the client (gaps p50 {statistics.median(gaps):.3f}, "
+            f"p99 {percentile(gaps, 99):.3f}), verify {ms:.3f} ms a step, {s.tokens() / rounds:.2f} tokens a step")
+
+
+async def ttft(server):
+    for tokens in (145, 512, 2048, 8192):
+        text = await prompt_of(server, tokens)
+        runs = []
+        for i in range(6):
+            runs.append(await ask(server, text, 2, seed=i))
+        say(f"time to first token of {runs[0].prompt()}: best {min(r.ttft_ms() for r in runs):.2f} ms, median {statistics.median(r.ttft_ms() for r in runs):.2f} ms")
+        say(f"  of it {json.dumps(runs[-1].final['sluice']['stage_ms'])}")
+
+
+async def many(server, streams=32):
+    text = await prompt_of(server, 145)
+    steps = await Steps().begin(server)
+    begin = time.perf_counter()
+    done = await asyncio.gather(*(ask(server, text, 410, seed=i) for i in range(streams)))
+    seconds = time.perf_counter() - begin
+    ms, rounds = await steps.end(server)
+    tokens = sum(d.tokens() for d in done)
+    gaps = [g for d in done for g in d.gaps_ms()]
+    say(f"{streams} streams of {done[0].prompt()} in, 410 out: {tokens / seconds:.0f} tok/s in all ({seconds:.2f} s; while decoding {statistics.median(d.ms_per_token() for d in done):.2f} ms a token), "
+        f"verify {ms:.3f} ms a step of {tokens / rounds:.1f}, first token p50 {statistics.median(d.ttft_ms() for d in done):.1f} ms, gaps p50 {statistics.median(gaps):.2f} p99 {percentile(gaps, 99):.2f} ms")
+
+
+async def long(server):
+    text, far = await prompt_of(server, 145), words(15000)
+    tokens = 1200
+    for filling in (False, True):
+        running = [asyncio.create_task(ask(server, text, tokens, seed=i)) for i in range(8)]
+        await asyncio.sleep(1.0)
+        begin = time.perf_counter()
+        if filling:
+            filler = await ask(server, far, 1)
+            end = time.perf_counter()
+            say(f"a prompt of {filler.prompt()} filled in {1e3 * (end - begin):.0f} ms beside 8 streams")
+        else:
+            await asyncio.sleep(2.0)
+            end = time.perf_counter()
+        done = await asyncio.gather(*running)
+        gaps = [1e3 * (b - a) for d in done for a, b in zip(d.times, d.times[1:]) if begin <= a and b <= end and b > a]
+        if gaps:
+            say(f"8 streams {'while it fills' if filling else 'alone'}: gaps p50 {statistics.median(gaps):.2f}, p99 {percentile(gaps, 99):.2f}, max {max(gaps):.2f} ms")
+
+
+async def drafts(server, what):
+    s = None
+    steps = await Steps().begin(server)
+    s = await ask(server, words(300), 400, temperature=0)
+    ms, rounds = await steps.end(server)
+    say(f"greedy, {what}: {s.ms_per_token():.3f} ms a token, {s.tokens() / rounds:.2f} tokens a step of {ms:.3f} ms; {json.dumps(s.final['sluice'])[:200]}")
+
+
+def on_big(options, *parts, **shape):
+    begin = time.perf_counter()
+    with big_server(*options, **shape) as s:
+        started(s, begin)
+        for p in parts:
+            asyncio.run(p(s))
+
+
+def main():
+    parts = sys.argv[1:] or ["demo", "one", "ttft", "many", "long", "drafts"]
+    if "demo" in parts:
+        part_demo()
+    plain = [p for name, p in (("one", one), ("ttft", ttft), ("many", many)) if name in parts]
+    if plain:
+        on_big(["--draft", "none"], *plain)
+    if "long" in parts:
+        on_big(["--draft", "none"], long, context=40960, sequences=16)
+    if "drafts" in parts:
+        for options in (["--draft", "none"], ["--draft-when", "paying"], ["--draft-when", "always"]):
+            on_big(options, lambda s, o=options: drafts(s, " ".join(o)))
+    print("serve: passed")
+
+
+if __name__ == "__main__":
+    main()

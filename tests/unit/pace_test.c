@@ -1,0 +1,187 @@
+/* tests/unit/pace_test.c - prices of rows, worth of drafts, and the choices that follow, on made-up machines. */
+#include "model/pace.h"
+
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static uint32_t as_given(const void *context, uint32_t rows)
+{
+    (void)context;
+    return rows;
+}
+
+static uint32_t by_power(const void *context, uint32_t rows)
+{
+    uint32_t n = 1;
+
+    (void)context;
+    while (n < rows) n *= 2;
+    return n;
+}
+
+/* Steps of a machine that needs base + row * rows microseconds, with noise of a tenth. */
+static void run(struct pace *p, unsigned steps, uint32_t rows, uint32_t spread, double base, double row)
+{
+    for (unsigned i = 0; i < steps; i++) {
+        const uint32_t n = rows + i % (spread + 1);
+        const double noise = 1 + 0.1 * (((i * 7919u) % 201) / 100.0 - 1);
+        pace_note_step(p, n, (uint64_t)(1000 * noise * (base + row * n)));
+    }
+}
+
+static void judge(struct pace *p, struct pace_sequence *q, unsigned times, uint32_t right, bool missed)
+{
+    for (unsigned i = 0; i < times; i++) {
+        pace_note_answer(p, q, right || missed);
+        pace_note_judged(p, q, right, missed);
+    }
+}
+
+static void test_finds_base_and_row(void **state)
+{
+    struct pace p;
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 500, 1, 7, 3000, 40);
+    assert_true(fabs(pace_step_us(&p, 1) - 3040) < 150);
+    assert_true(fabs(p.row_us - 40) < 25);
+    run(&p, 3000, 4, 8, 200, 500); /* the machine became another one */
+    assert_true(fabs(p.row_us - 500) < 60);
+}
+
+static void test_unknown_rows_are_cheap_until_seen(void **state)
+{
+    struct pace p;
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 100, 1, 0, 0, 1000);
+    assert_true(p.row_us < 50); /* never saw two rows: drafts will be tried */
+    pace_note_step(&p, 5, 5000000);
+    pace_note_step(&p, 5, 5000000);
+    assert_true(p.row_us > 300); /* two tries told enough to stop */
+}
+
+static void test_one_disturbed_step_is_no_price(void **state)
+{
+    struct pace p;
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 400, 1, 7, 3000, 40);
+    pace_note_step(&p, 8, 900000000); /* 0.9 s: somebody stopped us */
+    assert_true(pace_step_us(&p, 8) < 3700);
+}
+
+static void test_drafts_pay_where_rows_are_cheap(void **state)
+{
+    struct pace gpu, cpu;
+    struct pace_sequence good, bad;
+
+    (void)state;
+    pace_init(&gpu);
+    pace_init(&cpu);
+    run(&gpu, 400, 1, 7, 3000, 40);
+    run(&cpu, 400, 1, 7, 100, 500);
+    pace_begin(&gpu, &good);
+    pace_begin(&gpu, &bad);
+    judge(&gpu, &good, 40, 4, true);
+    judge(&gpu, &bad, 40, 0, true);
+    assert_true(good.accept > 0.6 && bad.accept < 0.02);
+    assert_true(pace_worth(&gpu, &good, 1, 7) > 1.0);
+    assert_true(pace_worth(&gpu, &bad, 1, 7) < 0.02);
+    assert_false(pace_pays_waiting(&gpu, pace_worth(&gpu, &bad, 1, 7), 1));
+    assert_true(pace_worth(&cpu, &good, 8, 7) < 0.05); /* a row costs nearly what a token gives */
+}
+
+static void test_who_never_answers_is_not_worth_asking(void **state)
+{
+    struct pace p;
+    struct pace_sequence q;
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 400, 1, 7, 3000, 40);
+    pace_begin(&p, &q);
+    judge(&p, &q, 60, 0, false);
+    assert_true(q.found < 0.001);
+    assert_false(pace_pays_waiting(&p, pace_worth(&p, &q, 1, 7), 1));
+}
+
+static void test_a_slow_drafter_gets_another_chance(void **state)
+{
+    struct pace p;
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 400, 1, 7, 3000, 40);
+    for (int i = 0; i < 100; i++) pace_note_wait(&p, 2500000);
+    assert_false(pace_pays_waiting(&p, 0.6, 1));
+    for (int i = 0; i < 3000; i++) pace_note_wait(&p, 0);
+    assert_true(pace_pays_waiting(&p, 0.6, 1));
+}
+
+static void test_share_takes_the_likely_ones(void **state)
+{
+    struct pace p;
+    struct pace_member m[3] = {{.accept = 0.9f, .available = 7}, {.accept = 0.02f, .available = 7}, {.accept = 0.9f, .available = 2}};
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 400, 1, 15, 3000, 60);
+    const uint32_t rows = pace_share(&p, m, 3, 64, as_given, NULL);
+    assert_int_equal(rows, 3 + m[0].taken + m[1].taken + m[2].taken);
+    assert_int_equal(m[0].taken, 7);
+    assert_int_equal(m[1].taken, 0);
+    assert_int_equal(m[2].taken, 2);
+}
+
+static void test_share_keeps_its_limits(void **state)
+{
+    struct pace_member m[40];
+
+    (void)state;
+    for (int i = 0; i < 40; i++) m[i] = (struct pace_member){.accept = 1.0f, .available = 7};
+    assert_int_equal(pace_share(NULL, m, 40, 64, as_given, NULL), 64); /* without prices: all that fit */
+    uint32_t taken = 0;
+    for (int i = 0; i < 40; i++) taken += m[i].taken;
+    assert_int_equal(taken, 24);
+    assert_int_equal(pace_share(NULL, m, 40, 40, as_given, NULL), 40);
+    for (int i = 0; i < 40; i++) assert_int_equal(m[i].taken, 0);
+}
+
+static void test_share_fills_rows_that_are_computed_anyway(void **state)
+{
+    struct pace p;
+    struct pace_member m[5] = {{.accept = 0.3f, .available = 7}, {.accept = 0.3f}, {.accept = 0.3f}, {.accept = 0.3f}, {.accept = 0.3f}};
+
+    (void)state;
+    pace_init(&p);
+    for (int i = 0; i < 400; i++) pace_note_step(&p, i % 2 ? 8 : 16, i % 2 ? 3000000 : 6000000);
+    assert_int_equal(pace_share(&p, m, 5, 64, by_power, NULL), 8); /* up to the next graph for nothing, and not beyond */
+    assert_int_equal(m[0].taken, 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_finds_base_and_row),
+        cmocka_unit_test(test_unknown_rows_are_cheap_until_seen),
+        cmocka_unit_test(test_one_disturbed_step_is_no_price),
+        cmocka_unit_test(test_drafts_pay_where_rows_are_cheap),
+        cmocka_unit_test(test_who_never_answers_is_not_worth_asking),
+        cmocka_unit_test(test_a_slow_drafter_gets_another_chance),
+        cmocka_unit_test(test_share_takes_the_likely_ones),
+        cmocka_unit_test(test_share_keeps_its_limits),
+        cmocka_unit_test(test_share_fills_rows_that_are_computed_anyway),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

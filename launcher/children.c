@@ -9,6 +9,7 @@
 #include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/must.h"
+#include "shm/stage.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -53,6 +54,7 @@ static bool role_gets(int role, const char *name)
     if (strncmp(name, "file.api_keys", 13) == 0 || strncmp(name, "socket.", 7) == 0) return role == ROLE_GATEWAY;
     if (strncmp(name, "event.", 6) == 0) return role == ROLE_GATEWAY || role == ROLE_TOKENIZE || role == ROLE_DETOKENIZE;
     if (role == ROLE_KEEPER) return true;
+    if (strncmp(name, "gpu.", 4) == 0) return role == ROLE_PREFILL || role == ROLE_VERIFY;
     if (strncmp(name, "arena.", 6) == 0 || tensors) return role == ROLE_PREFILL || role == ROLE_VERIFY || role == ROLE_DRAFT;
     if (role == ROLE_GATEWAY) return strcmp(name, "file.tokenizer.json") == 0;
     return strncmp(name, "file.", 5) == 0;
@@ -75,7 +77,7 @@ static void wire(const struct server *v, const struct child *c, struct wiring *w
 }
 
 /* In the new process: nothing of the launcher's but one socket and one pipe. */
-__attribute__((noreturn)) static void become(const struct child *c, pid_t launcher, int control_fd, int log_fd)
+__attribute__((noreturn)) static void become(const struct server *v, const struct child *c, pid_t launcher, int control_fd, int log_fd)
 {
     char number[16];
     sigset_t none;
@@ -93,6 +95,7 @@ __attribute__((noreturn)) static void become(const struct child *c, pid_t launch
     fcntl(control_fd, F_SETFD, 0);
     snprintf(number, sizeof number, "%d", control_fd);
     setenv("SLUICE_STAGE_FD", number, 1);
+    gpu_environment(v, c->role);
     execl(c->exe, c->exe, (char *)NULL);
     dprintf(2, "level=error event=exec exe=%s reason=\"%s\"\n", c->exe, strerror(errno));
     _exit(errno == ENOENT || errno == EACCES || errno == ENOEXEC ? 100 : 111);
@@ -133,7 +136,7 @@ int child_start(struct server *v, struct child *c)
     if (!w || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0 || pipe2(log, O_CLOEXEC | O_NONBLOCK) != 0) goto failed;
     fcntl(log[1], F_SETFL, 0); /* a stage may block on its own log line, never lose it */
     pid = fork();
-    if (pid == 0) become(c, launcher, control[1], log[1]);
+    if (pid == 0) become(v, c, launcher, control[1], log[1]);
     if (pid < 0) goto failed;
     close(control[1]);
     close(log[1]);
@@ -152,6 +155,7 @@ int child_start(struct server *v, struct child *c)
     if (rc != 0) server_log(v, SERVER_LOG_WARN, "wiring", "stage=%s reason=\"%s\"", role_name(c->role), error_text(rc)); /* its death follows */
     free(w);
     board_pid(v, c, 0);
+    gpu_started(v, c->role);
     server_log(v, SERVER_LOG_INFO, "start", "stage=%s pid=%d exe=%s", role_name(c->role), (int)pid, c->exe);
     return 0;
 failed:
@@ -160,6 +164,13 @@ failed:
     close_fd(&control[0]), close_fd(&control[1]), close_fd(&log[0]), close_fd(&log[1]);
     c->restart_ns = clock_ns() + RESTART_DELAY_MAX_MS * MS; /* out of processes or descriptors: try again */
     return -E_IO;
+}
+
+/* Now, or when the GPU is free for it (children_tick). */
+static void start_or_wait(struct server *v, struct child *c)
+{
+    if (gpu_may_start(v, c->role)) child_start(v, c);
+    else c->restart_ns = 1;
 }
 
 /* The keeper has read the model: its facts and descriptors become part of what every stage is told. */
@@ -195,8 +206,9 @@ void child_message(struct server *v, struct child *c)
 
     if (!w) return;
     const int rc = wiring_receive(c->control_fd, false, type, w);
-    if (rc == 1 && strcmp(type, "model") == 0 && c->role == ROLE_KEEPER && !v->model_known) {
+    if (rc == 1 && strcmp(type, "model") == 0 && c->role == ROLE_KEEPER && !v->model_told) {
         take_model(v, w);
+        v->model_told = true;
     } else if (rc == 1) {
         for (unsigned i = 0; i < w->fd_count; i++) close(w->fd[i]);
         if (strcmp(type, "ready") == 0) ready(v, c);
@@ -258,7 +270,7 @@ int child_swap(struct server *v, struct child *c, const char *exe, int client, c
     c->enabled = true; /* --draft none: a swap brings a drafter in */
     server_log(v, SERVER_LOG_INFO, "swap", "stage=%s exe=%s", role_name(c->role), c->exe);
     if (c->pid) child_ask_stop(c, KILL_SWAP, SWAP_GRACE_MS);
-    else child_start(v, c);
+    else start_or_wait(v, c);
     return 0;
 }
 
@@ -293,6 +305,8 @@ static void describe_death(const struct server *v, const struct child *c, int st
     const char *words = s && s->panic[0] ? s->panic : NULL;
 
     if (c->kill_reason == KILL_HANG) snprintf(text, bytes, "hung and was killed");
+    else if (c->kill_reason == KILL_GPU) snprintf(text, bytes, "its GPU context went with another stage's");
+    else if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_GPU) snprintf(text, bytes, "exit code %d: %.*s", EXIT_GPU, (int)STATUS_PANIC_BYTES - 1, words ? words : "GPU context lost");
     else if (c->kill_reason == KILL_STOPPED_BY_SIGNAL) snprintf(text, bytes, "was stopped from outside and replaced");
     else if (WIFSIGNALED(status)) snprintf(text, bytes, "signal %d%s%.*s", WTERMSIG(status), words ? ": " : "", (int)STATUS_PANIC_BYTES - 1, words ? words : "");
     else snprintf(text, bytes, "exit code %d", WEXITSTATUS(status));
@@ -308,13 +322,13 @@ static bool is_own_fault(const struct child *c, int status)
 }
 
 /* A stage killed from outside comes back at once; one that dies of itself, soon after each start, ever later. */
-static void plan_restart(struct server *v, struct child *c, uint64_t now, bool was_ready, bool own_fault, int code)
+static void plan_restart(struct server *v, struct child *c, uint64_t now, bool was_ready, bool own_fault, bool lost_gpu, int code)
 {
     const uint64_t budget = options_u64(&v->options, OPT_RESTART_BUDGET);
 
-    v->death_ns[v->death_count++ % (sizeof v->death_ns / sizeof v->death_ns[0])] = now;
+    if (!lost_gpu || gpu_counts(v, now)) v->death_ns[v->death_count++ % (sizeof v->death_ns / sizeof v->death_ns[0])] = now;
     c->quick_deaths = (own_fault || !was_ready) && now - c->started_ns < 1000 * MS ? c->quick_deaths + 1 : 0;
-    c->unready_deaths = was_ready ? 0 : c->unready_deaths + 1;
+    if (was_ready || !lost_gpu || own_fault) c->unready_deaths = was_ready ? 0 : c->unready_deaths + 1;
     if (c->swapped && ((!was_ready && c->swap_client >= 0) || c->unready_deaths >= 2 || code == 100 || code == 111 || c->quick_deaths > 8)) revert_swap(v, c, "does not work as this stage");
     if (c->unready_deaths >= UNREADY_DEATHS_MAX) {
         server_stop(v, 1, "a stage dies before it is ready, again and again");
@@ -329,7 +343,16 @@ static void plan_restart(struct server *v, struct child *c, uint64_t now, bool w
     if (code == 111 && delay_ms < 200) delay_ms = 200;
     if (delay_ms > RESTART_DELAY_MAX_MS) delay_ms = RESTART_DELAY_MAX_MS;
     c->restart_ns = now + delay_ms * MS;
-    if (delay_ms == 0) child_start(v, c);
+    if (delay_ms == 0) start_or_wait(v, c);
+}
+
+/* A lost GPU context: was it this stage's work? Unless that can be told, every stage's requests are suspects. */
+static bool judge_gpu(struct server *v, const struct child *c)
+{
+    const enum gpu_blame blame = gpu_blame(v, c);
+
+    if (blame == GPU_BLAME_UNKNOWN) verdict_on_death(v, c, false);
+    return blame == GPU_BLAME_THIS;
 }
 
 void child_reap(struct server *v, struct child *c)
@@ -344,8 +367,9 @@ void child_reap(struct server *v, struct child *c)
 
     if (c->log_fd >= 0) child_log(c); /* its last lines */
     describe_death(v, c, status, text, sizeof text);
-    const bool own_fault = !asked && is_own_fault(c, status);
-    if (own_fault) verdict_on_death(v, c);
+    const bool lost_gpu = !asked && gpu_is_stage(v, c->role) && (c->kill_reason == KILL_GPU || (WIFEXITED(status) && code == EXIT_GPU));
+    const bool own_fault = !asked && (lost_gpu ? judge_gpu(v, c) : is_own_fault(c, status));
+    if (own_fault) verdict_on_death(v, c, true);
     const enum kill_reason reason = c->kill_reason;
     forget_process(c);
     c->kill_reason = KILL_NONE;
@@ -356,9 +380,10 @@ void child_reap(struct server *v, struct child *c)
     }
     if (reason == KILL_SWAP) {
         board_pid(v, c, 0);
-        child_start(v, c);
+        start_or_wait(v, c);
         return;
     }
+    if (lost_gpu) gpu_lost(v);
     c->deaths++;
     board_pid(v, c, 0);
     server_log(v, SERVER_LOG_WARN, "death", "stage=%s how=\"%s\"", role_name(c->role), text);
@@ -370,7 +395,7 @@ void child_reap(struct server *v, struct child *c)
         server_stop(v, 111, "a stage lacks a resource; its line above says which");
         return;
     }
-    plan_restart(v, c, now, was_ready, own_fault, WIFEXITED(status) ? code : -1);
+    plan_restart(v, c, now, was_ready, own_fault, lost_gpu, WIFEXITED(status) ? code : -1);
 }
 
 /* 'T' or 't': somebody stopped the process from outside; it is no fault of a request. */
@@ -410,7 +435,7 @@ void children_tick(struct server *v, uint64_t now)
         struct child *c = &v->child[role];
         if (!c->enabled) continue;
         if (c->pid == 0) {
-            if (c->restart_ns && now >= c->restart_ns && v->exit_code < 0) child_start(v, c);
+            if (c->restart_ns && now >= c->restart_ns && v->exit_code < 0 && gpu_may_start(v, role)) child_start(v, c);
             continue;
         }
         if (c->sigkill_ns && now >= c->sigkill_ns) {

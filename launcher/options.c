@@ -24,8 +24,12 @@ struct option_row {
 
 static const struct option_row rows[OPT_COUNT] = {
     [OPT_MODEL] = {"model", PATH, 0, 0, "", "DIR", "checkpoint in the Hugging Face layout; without it: the demo model"},
+    [OPT_RANDOM_WEIGHTS] = {"random-weights", TEXT, 0, 0, "", "SHAPE", "no checkpoint: random weights in a built-in shape (gemma-4-12b), for measuring on a GPU"},
     [OPT_DRAFT] = {"draft", TEXT, 0, 0, "ngram", "ngram|none", "drafter: n-gram lookup in the text so far, or none"},
-    [OPT_DEVICE] = {"device", TEXT, 0, 0, "auto", "auto|cpu", "where the model runs; auto takes the CPU and says so"},
+    [OPT_DEVICE] = {"device", TEXT, 0, 0, "auto", "auto|cpu|cuda", "where the model runs; auto takes the GPU if there is one, else the CPU and says why"},
+    [OPT_WEIGHTS_DTYPE] = {"weights-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8", "weights on the GPU; auto: as the checkpoint has them, fp8: rounded row by row when loaded"},
+    [OPT_GPU_SHARING] = {"gpu-sharing", TEXT, 0, 0, "auto", "HOW", "auto, mps: the GPU stages run at once, under a private MPS daemon; time-slice: by turns, strictly apart"},
+    [OPT_PREFILL_SHARE] = {"prefill-share", NUMBER, 1, 100, "100", "PERCENT", "most of the GPU that prompts may take from running responses (with MPS)"},
     [OPT_THREADS] = {"threads", NUMBER, 0, 1024, "0", "N", "threads of each computing stage; 0: one per core"},
     [OPT_HOST] = {"host", TEXT, 0, 0, "127.0.0.1", "H", "address to listen on"},
     [OPT_PORT] = {"port", NUMBER, 0, 65535, "8080", "P", "TCP port; 0: any free one, `sluice status` tells which"},
@@ -33,13 +37,13 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_ALLOW_UNAUTHENTICATED] = {"allow-unauthenticated", SWITCH, 0, 0, "", NULL, "listen beyond this machine without API keys"},
     [OPT_ORIGINS] = {"origins", TEXT, 0, 0, "", "LIST", "browser origins to accept besides our own, separated by commas; *: any"},
     [OPT_RUN_DIR] = {"run-dir", PATH, 0, 0, "", "D", "directory of the control socket; default: sluice in the user's runtime directory"},
-    [OPT_MAX_CONTEXT] = {"max-context", NUMBER, 0, 1 << 20, "0", "N", "tokens of prompt and output together; 0: the model's, at most 8192 on a CPU"},
+    [OPT_MAX_CONTEXT] = {"max-context", NUMBER, 0, 1 << 20, "0", "N", "tokens of prompt and output together; 0: the model's, at most 8192 on a CPU, or what the GPU's memory holds"},
     [OPT_MAX_SEQUENCES] = {"max-sequences", NUMBER, 1, 1024, "32", "N", "sequences in work at once; more wait in order"},
     [OPT_SLOTS] = {"slots", NUMBER, 0, SLOTS_MAX, "0", "N", "requests remembered, running or over (resume, previous_response_id); 0: four a sequence"},
     [OPT_QUEUE] = {"queue", NUMBER, 0, 100000, "256", "N", "requests that may wait for a slot before new ones are refused with 503"},
     [OPT_KV_CACHE_DTYPE] = {"kv-cache-dtype", TEXT, 0, 0, "bf16", "bf16|f32", "element type of the KV cache"},
-    [OPT_KV_CACHE_MIB] = {"kv-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "limit of the KV cache; 0: enough for every sequence at full context"},
-    [OPT_PREFILL_CHUNK] = {"prefill-chunk", NUMBER, 1, 2048, "128", "N", "prompt tokens computed at a time"},
+    [OPT_KV_CACHE_MIB] = {"kv-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "limit of the KV cache; 0: enough for every sequence at full context, or the memory that is free"},
+    [OPT_PREFILL_CHUNK] = {"prefill-chunk", NUMBER, 0, 2048, "0", "N", "prompt tokens computed at a time; 0: 128 on a CPU, 2048 on a GPU"},
     [OPT_DRAFT_WHEN] = {"draft-when", TEXT, 0, 0, "paying", "paying|always", "score drafts where they make the output faster, or all that are proposed"},
     [OPT_DRAFT_TOKENS] = {"draft-tokens", NUMBER, 1, RING_TOKENS_MAX, "7", "N", "tokens the drafter may propose a round"},
     [OPT_SPIN_US] = {"spin-us", NUMBER, 0, 10000, "", "N", "microseconds a stage spins before it sleeps; default: 50, or 0 with fewer than 8 cores"},
@@ -217,9 +221,14 @@ static int one_of(const struct options *o, enum option_id id, const char *const 
 static int check(struct options *o, char *err, size_t err_bytes)
 {
     static const char *const drafts[] = {"ngram", "none", NULL}, *const when[] = {"paying", "always", NULL};
-    static const char *const devices[] = {"auto", "cpu", NULL};
+    static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
+    static const char *const weights[] = {"auto", "bf16", "fp8", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
     static const char *const dtypes[] = {"bf16", "f32", NULL}, *const levels[] = {"error", "warn", "info", "debug", NULL};
 
+    if (o->value[OPT_RANDOM_WEIGHTS][0] && o->value[OPT_MODEL][0]) {
+        snprintf(err, err_bytes, "random-weights takes no checkpoint: leave model out");
+        return -E_CONFIG;
+    }
     if (!o->value[OPT_RUN_DIR][0]) default_run_dir(o->value[OPT_RUN_DIR], sizeof o->value[OPT_RUN_DIR]);
     if (!o->value[OPT_SPIN_US][0]) snprintf(o->value[OPT_SPIN_US], 8, "%s", sysconf(_SC_NPROCESSORS_ONLN) >= 8 ? "50" : "0");
     if (options_u64(o, OPT_SLOTS) == 0) snprintf(o->value[OPT_SLOTS], 16, "%llu", 4 * (unsigned long long)options_u64(o, OPT_MAX_SEQUENCES));
@@ -228,6 +237,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
         return -E_CONFIG;
     }
     if (one_of(o, OPT_DRAFT, drafts, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
+        one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
         one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes))
         return -E_CONFIG;
     return 0;

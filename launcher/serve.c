@@ -204,7 +204,7 @@ static int find_model(struct server *v, const char *exe_dir, char *err, size_t e
             snprintf(err, err_bytes, "the demo model is not at %s; give a checkpoint with --model DIR", path);
             return -E_CONFIG;
         }
-        wiring_set(&v->base, "model.name", "sluice-demo");
+        wiring_set(&v->base, "model.name", v->options.value[OPT_RANDOM_WEIGHTS][0] ? v->options.value[OPT_RANDOM_WEIGHTS] : "sluice-demo");
     }
     if (strlen(path) >= WIRING_VALUE_BYTES) {
         snprintf(err, err_bytes, "the path of the model is longer than %u characters", WIRING_VALUE_BYTES - 1);
@@ -241,6 +241,11 @@ static void set_base_options(struct server *v)
     wiring_setf(w, "gateway.grace_ms", "%llu", (unsigned long long)options_u64(o, OPT_GRACE) * 1000);
     wiring_set(w, "gateway.address", v->address);
     wiring_set(w, "gateway.origins", o->value[OPT_ORIGINS]);
+    wiring_set(w, "device.asked", o->value[OPT_DEVICE]);
+    wiring_set(w, "weights.dtype", o->value[OPT_WEIGHTS_DTYPE]);
+    wiring_set(w, "model.random", o->value[OPT_RANDOM_WEIGHTS]);
+    snprintf(v->gpu.dir, sizeof v->gpu.dir, "%s/mps", v->run_dir);
+    if (strlen(v->gpu.dir) < WIRING_VALUE_BYTES) wiring_set(w, "run.mps_dir", v->gpu.dir);
     wiring_set(w, "run.control_path", v->control_path);
     if (v->made_run_dir) wiring_set(w, "run.made_dir", v->run_dir);
 }
@@ -276,6 +281,14 @@ static int create_table(struct server *v, char *err, size_t err_bytes)
     return 0;
 }
 
+static void say_where(struct server *v)
+{
+    const char *why = wiring_text(&v->base, "device.why", "");
+
+    if (!gpu_is_used(v) && strcmp(v->options.value[OPT_DEVICE], "auto") == 0)
+        server_say("sluice: computing on the CPU: %s (--device cpu says the same without this line)", why);
+}
+
 static void start_pipeline(struct server *v)
 {
     char err[512];
@@ -286,18 +299,22 @@ static void start_pipeline(struct server *v)
         return;
     }
     v->model_known = true;
+    say_where(v);
+    gpu_begin(v);
     server_set_phase(v, PIPELINE_STARTING);
     for (int role = 0; role < ROLE_COUNT; role++)
-        if (v->child[role].enabled && v->child[role].pid == 0) child_start(v, &v->child[role]);
+        if (v->child[role].enabled && v->child[role].pid == 0) v->child[role].restart_ns = 1; /* children_tick: as soon as the GPU is free for it */
 }
 
 static void announce(struct server *v)
 {
     v->announced = true;
     if (v->phase == PIPELINE_STARTING) server_set_phase(v, PIPELINE_SERVING);
-    printf("sluice: serving %s at %s (context %s, %s, %s threads, ready in %.1f s)\n", wiring_text(&v->base, "model.name", "?"), v->address,
-           wiring_text(&v->base, "model.context_max", "?"), wiring_text(&v->base, "device", "cpu"), wiring_text(&v->base, "threads", "?"),
-           (double)(clock_ns() - v->started_ns) / 1e9);
+    char where[256];
+    if (gpu_is_used(v)) snprintf(where, sizeof where, "%s, %s weights, %s", wiring_text(&v->base, "gpu.name", "?"), wiring_text(&v->base, "gpu.weights_format", "?"), gpu_sharing_name(v));
+    else snprintf(where, sizeof where, "cpu, %s threads", wiring_text(&v->base, "threads", "?"));
+    printf("sluice: serving %s at %s (context %s, %s, ready in %.1f s)\n", wiring_text(&v->base, "model.name", "?"), v->address,
+           wiring_text(&v->base, "model.context_max", "?"), where, (double)(clock_ns() - v->started_ns) / 1e9);
     fflush(stdout);
 }
 
@@ -324,7 +341,9 @@ static void tick(struct server *v)
 {
     const uint64_t now = clock_ns();
 
+    gpu_tick(v, now);
     children_tick(v, now);
+    load_show(v);
     for (int role = 0; role < ROLE_COUNT; role++)
         if (v->child[role].pid) child_reap(v, &v->child[role]); /* also where pidfd_open is missing */
     if (v->phase == PIPELINE_DRAINING && (server_live_slots(v) == 0 || now >= v->drain_until_ns))
@@ -368,7 +387,7 @@ static void poll_once(struct server *v, int signal_fd)
         if (p[POLL_CHILDREN + 3 * role + 1].revents && c->control_fd >= 0) child_message(v, c);
         if (p[POLL_CHILDREN + 3 * role + 2].revents && c->pid) child_reap(v, c);
     }
-    if (!v->model_known && v->exit_code < 0 && v->child[ROLE_KEEPER].ready) start_pipeline(v);
+    if (!v->model_known && v->exit_code < 0 && v->model_told) start_pipeline(v);
 }
 
 static int block_signals(void)
@@ -415,14 +434,14 @@ static int run(struct server *v, int argc, char **argv)
         return rc == -E_CONFIG || rc == -E_BUSY ? EXIT_CONFIG : EXIT_MISSING;
     }
     const int signal_fd = block_signals();
-    if (strcmp(v->options.value[OPT_DEVICE], "auto") == 0)
-        server_say("sluice: this build computes on the CPU (--device cpu says the same without this line)");
-    server_say("sluice: reading %s", wiring_text(&v->base, "model.dir", ""));
+    if (v->options.value[OPT_RANDOM_WEIGHTS][0]) server_say("sluice: random weights in the shape of %s", v->options.value[OPT_RANDOM_WEIGHTS]);
+    else server_say("sluice: reading %s", wiring_text(&v->base, "model.dir", ""));
     child_start(v, &v->child[ROLE_KEEPER]);
     while (v->exit_code < 0 || !all_gone(v)) {
         poll_once(v, signal_fd);
         tick(v);
     }
+    gpu_end(v);
     control_close(v);
     if (v->exit_code == 0) server_say("sluice: stopped");
     return v->exit_code;
@@ -434,7 +453,7 @@ int serve(int argc, char **argv)
     struct rlimit files;
 
     if (!v) return EXIT_MISSING;
-    v->exit_code = v->listen_fd = v->gateway_event_fd = v->control_fd = -1;
+    v->exit_code = v->listen_fd = v->gateway_event_fd = v->control_fd = v->gpu.log_fd = -1;
     v->started_ns = clock_ns();
     for (int role = 0; role < ROLE_COUNT; role++) v->segment_fd[role] = v->segment_ro_fd[role] = -1;
     for (unsigned i = 0; i < CLIENTS_MAX; i++) v->client[i].fd = -1;

@@ -19,7 +19,7 @@
 #define CLIENTS_MAX 32u
 #define CLIENT_LINE_BYTES 8192u
 
-enum kill_reason { KILL_NONE = 0, KILL_HANG, KILL_STOPPED_BY_SIGNAL, KILL_STOP, KILL_SWAP, KILL_START };
+enum kill_reason { KILL_NONE = 0, KILL_HANG, KILL_STOPPED_BY_SIGNAL, KILL_STOP, KILL_SWAP, KILL_START, KILL_GPU /* its context went with another's */ };
 
 struct child {
     int role;
@@ -45,6 +45,21 @@ struct child {
     unsigned log_bytes;
 };
 
+enum gpu_sharing_state { GPU_NONE = 0, GPU_TIME_SLICE, GPU_MPS_STARTING, GPU_MPS };
+enum gpu_blame { GPU_BLAME_THIS, GPU_BLAME_OTHER, GPU_BLAME_UNKNOWN };
+
+struct gpu_sharing { /* gpu.c */
+    enum gpu_sharing_state state;
+    pid_t pid;                /* of the MPS daemon; 0: none */
+    int log_fd;               /* its output; -1: none */
+    char dir[1100];           /* its pipes */
+    char log[1024];
+    unsigned log_bytes;
+    pid_t fault_pid;          /* the client that made the newest fatal fault, as its log says; 0: none since the last start of a GPU stage */
+    uint64_t started_ns, lost_ns;
+    unsigned deaths;          /* of the daemon */
+};
+
 struct client { /* of the control socket */
     int fd; /* -1: free */
     char line[CLIENT_LINE_BYTES];
@@ -59,7 +74,10 @@ struct server {
     uint8_t *segment[ROLE_COUNT];    /* mapped: ours writable, the others read-only */
     struct table table;
     struct wiring base;              /* options and descriptors that stages get; grows when the keeper has read the model */
-    bool model_known;
+    bool model_told;                 /* the keeper has sent the message "model" */
+    bool model_known;                /* and the table was made of it */
+    bool load_shown, load_done;      /* a line of progress stands on the terminal; the last one was said */
+    struct gpu_sharing gpu;
     int listen_fd, gateway_event_fd, control_fd;
     char address[256], run_dir[1024], control_path[1100];
     bool made_run_dir;
@@ -95,8 +113,30 @@ void children_tick(struct server *v, uint64_t now_ns);
 void child_ask_stop(struct child *c, enum kill_reason reason, uint64_t grace_ms);
 int child_swap(struct server *v, struct child *c, const char *exe, int client, char *err, size_t err_bytes);
 
-/* verdict.c: a stage died by its own fault; suspects get strikes, a lone repeat offender is convicted */
-void verdict_on_death(struct server *v, const struct child *c);
+/* verdict.c: a stage died by its own fault; suspects get strikes, a lone repeat offender is convicted. certain: it is known that this
+ * stage's work did it; else other stages' requests may be to blame as well, and nobody is convicted while any of them is in hand. */
+void verdict_on_death(struct server *v, const struct child *c, bool certain);
+
+/* gpu.c. gpu_environment is called in the new process. gpu_blame: who made the fault that took this stage's context? */
+bool gpu_is_used(const struct server *v);
+bool gpu_is_stage(const struct server *v, int role);
+void gpu_begin(struct server *v);
+void gpu_environment(const struct server *v, int role);
+void gpu_started(struct server *v, int role); /* the last fault is history */
+bool gpu_may_start(const struct server *v, int role);
+enum gpu_blame gpu_blame(struct server *v, const struct child *c);
+void gpu_lost(struct server *v); /* a stage lost its context: so did the others under MPS */
+bool gpu_counts(struct server *v, uint64_t now_ns); /* does this lost context count for the restart budget? */
+void gpu_read_log(struct server *v);
+int gpu_fault_pid(const char *line); /* the pid that this line of the daemon's log blames, or 0 */
+void gpu_tick(struct server *v, uint64_t now_ns);
+void gpu_end(struct server *v);
+const char *gpu_sharing_name(const struct server *v);
+
+/* load.c: how far the keeper is with the weights, on the terminal and for status */
+void load_show(struct server *v);
+struct load_state { bool loaded; uint64_t bytes_total, bytes_done, ns; };
+struct load_state load_state(const struct server *v);
 
 /* control.c */
 int control_open(struct server *v, char *err, size_t err_bytes);

@@ -105,6 +105,16 @@ static json_t *kv_json(const struct server *v)
                      (json_int_t)counter(v, ROLE_PREFILL, PREFILL_WAITING));
 }
 
+static json_t *device_json(const struct server *v)
+{
+    const struct load_state l = load_state(v);
+    const double seconds = (double)l.ns / 1e9;
+
+    return json_pack("{s:s, s:s, s:s, s:s, s:I, s:{s:b, s:I, s:I, s:f, s:f}}", "name", gpu_is_used(v) ? "cuda" : "cpu", "gpu", wiring_text(&v->base, "gpu.name", ""), "weights",
+                     wiring_text(&v->base, "gpu.weights_format", ""), "sharing", gpu_sharing_name(v), "mps_pid", (json_int_t)v->gpu.pid, "load", "done", (int)l.loaded, "bytes",
+                     (json_int_t)l.bytes_done, "bytes_total", (json_int_t)l.bytes_total, "seconds", seconds, "gb_per_s", seconds > 0 ? (double)l.bytes_done / 1e9 / seconds : 0.0);
+}
+
 char *status_json(const struct server *v)
 {
     static const char *const phases[] = {"starting", "serving", "draining", "stopping"};
@@ -113,9 +123,9 @@ char *status_json(const struct server *v)
 
     json_array_append_new(stages, json_pack("{s:s, s:I, s:s, s:i}", "name", "launcher", "pid", (json_int_t)getpid(), "state", "ready", "restarts", 0));
     for (int role = ROLE_LAUNCHER + 1; role < ROLE_COUNT; role++) json_array_append_new(stages, stage_json(v, &v->child[role], now));
-    json_t *o = json_pack("{s:s, s:s, s:s, s:f, s:o, s:o, s:o, s:o, s:o}", "address", v->address, "model", wiring_text(&v->base, "model.name", ""), "phase",
+    json_t *o = json_pack("{s:s, s:s, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o}", "address", v->address, "model", wiring_text(&v->base, "model.name", ""), "phase",
                           phases[v->phase], "uptime_s", (double)(now - v->started_ns) / 1e9, "stages", stages, "rings", rings_json(v), "sequences",
-                          sequences_json(v), "rates", rates_json(v), "kv_cache", kv_json(v));
+                          sequences_json(v), "rates", rates_json(v), "kv_cache", kv_json(v), "device", device_json(v));
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(o);
     if (!text) return NULL;
@@ -154,6 +164,10 @@ void status_print(const char *json)
     printf("\n%-20s %6s %10s %6s\n", "ring", "depth", "messages", "lost");
     json_array_foreach(json_object_get(o, "rings"), i, entry)
         printf("%-20s %6.0f %10.0f %6.0f\n", text_at(entry, "name"), number_at(entry, "depth"), number_at(entry, "messages"), number_at(entry, "lost"));
+    const json_t *d = json_object_get(o, "device"), *load = json_object_get(d, "load");
+    if (strcmp(text_at(d, "name"), "cuda") == 0)
+        printf("\ndevice     %s, %s weights, %s; %.1f of %.1f GB loaded, %.1f GB/s\n", text_at(d, "gpu"), text_at(d, "weights"), text_at(d, "sharing"), number_at(load, "bytes") / 1e9,
+               number_at(load, "bytes_total") / 1e9, number_at(load, "gb_per_s"));
     const json_t *s = json_object_get(o, "sequences"), *r = json_object_get(o, "rates"), *k = json_object_get(o, "kv_cache");
     printf("\nsequences  %.0f live, %.0f kept, of %.0f slots; %.0f wait for KV pages\n", number_at(s, "live"), number_at(s, "kept"), number_at(s, "slots"),
            number_at(k, "sequences_waiting"));

@@ -5,7 +5,10 @@
  * each. Stages run a suspect alone, the longer the more strikes it has, so that one
  * that kills only some steps later is found as well. A suspect that was alone in hand
  * when the stage died again is convicted: every stage leaves it, its client gets an
- * error, the others go on. A kill from outside (SIGKILL, SIGSTOP) accuses nobody. */
+ * error, the others go on. A kill from outside (SIGKILL, SIGSTOP) accuses nobody.
+ *
+ * GPU stages under MPS lose their contexts together. The daemon's log tells who made the fault (gpu.c): its suspects
+ * alone are accused. Where it does not tell, those of every GPU stage are, and a conviction needs one suspect in all of them together. */
 #include "launcher/server.h"
 
 #define STRIKES_MAX 16u
@@ -23,7 +26,17 @@ static void strike(struct server *v, uint32_t slot, uint32_t generation, const s
     if (strikes < STRIKES_MAX) shm_store_release(&l->strikes, word_pack(generation, strikes + 1));
 }
 
-void verdict_on_death(struct server *v, const struct child *c)
+/* Requests in hand of all GPU stages. The words of one that has died stand until its successor starts. */
+static uint64_t busy_on_gpu(const struct server *v)
+{
+    uint64_t busy = 0;
+
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (gpu_is_stage(v, role) && v->segment[role]) busy += shm_load_acquire(&((const struct stage_status *)(v->segment[role] + SEGMENT_STATUS_OFFSET))->busy_count);
+    return busy;
+}
+
+void verdict_on_death(struct server *v, const struct child *c, bool certain)
 {
     if (!v->model_known || !v->segment[c->role]) return;
     const struct stage_status *status = (const struct stage_status *)(v->segment[c->role] + SEGMENT_STATUS_OFFSET);
@@ -33,6 +46,6 @@ void verdict_on_death(struct server *v, const struct child *c)
     for (uint64_t i = 0; i < count; i++) {
         const uint32_t slot = status->busy_slot[i], generation = status->busy_generation[i];
         if (slot >= v->table.limits.slot_count || slot_live(&v->table, slot) != generation) continue;
-        strike(v, slot, generation, c, count == 1);
+        strike(v, slot, generation, c, certain ? count == 1 : busy_on_gpu(v) == 1);
     }
 }

@@ -11,6 +11,7 @@ enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK
                       VERIFY_DRAFT_LATE, VERIFY_DRAFT_WAIT_NS, VERIFY_UNPAID /* blocks without drafts because drafts did not pay */,
                       VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
 enum detokenize_counter { DETOKENIZE_TOKENS = 0, DETOKENIZE_RECORDS, DETOKENIZE_BYTES, DETOKENIZE_WORK_NS, DETOKENIZE_STOPS };
-enum keeper_counter { KEEPER_BYTES_TOTAL = 0, KEEPER_BYTES_DONE, KEEPER_ARENA_BYTES, KEEPER_LOADED /* 1, stored with release: the weights are in place */ };
+enum keeper_counter { KEEPER_BYTES_TOTAL = 0, KEEPER_BYTES_DONE, KEEPER_ARENA_BYTES, KEEPER_LOADED /* 1, stored with release: the weights are in place */,
+                      KEEPER_LOAD_BEGIN_NS /* CLOCK_MONOTONIC */, KEEPER_LOAD_NS /* how long it took; 0: it still goes on */ };
 
 #endif

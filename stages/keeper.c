@@ -1,16 +1,21 @@
-/* stages/keeper.c - reads the checkpoint, makes the memory that outlives every stage, and hands the descriptors to the launcher.
+/* stages/keeper.c - reads the checkpoint, makes the memory that outlives every stage, fills it, and hands the descriptors to the launcher.
  *
- * Reads    the model directory (option model.dir)
- * Gives    message "model": what the model is (options model.*, kv.*), descriptors file.* and arena.kv
- * Owns     nothing that anybody needs afterwards: the launcher holds every descriptor. The keeper may die or
- *          leave at any time; started again, it finds its work done. What it still does: when the launcher is
- *          killed, it removes the control socket.
+ * Reads    the model directory (option model.dir); options device.asked, weights.dtype, model.random
+ * Gives    message "model": what the model is and where it runs (options model.*, kv.*, gpu.*, device), descriptors file.*, arena.kv and, on a
+ *          GPU, gpu.weights. It is sent before the weights are loaded, so that the stages set themselves up meanwhile;
+ *          counter KEEPER_LOADED tells them when the weights are in place.
+ * Owns     nothing that anybody needs afterwards: the launcher holds every descriptor, GPU memory's too. The keeper may die or leave at any
+ *          time; started again, it finds its work done, or loads again into the same memory. Once it has loaded it gives its
+ *          GPU context back. What it still does: when the launcher is killed, it removes what that left in the file system.
  * Fails    a checkpoint that would not load: exit 100 with the reason, before anything is allocated. */
-#include "model/engine.h"
-#include "model/kv.h"
+#include "stages/keeper/keeper.h"
+
+#include "model/shapes.h"
 #include "schemas/counters.h"
+#include "shm/atomic.h"
+#include "shm/clock.h"
 #include "shm/error.h"
-#include "shm/stage.h"
+#include "shm/remove.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,80 +25,198 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define CONTEXT_MAX_DEFAULT 8192u /* on a CPU nobody waits for more unless asked */
+#define CONTEXT_MAX_CPU 8192u /* on a CPU nobody waits for more unless asked */
+#define CONTEXT_MIN_GPU 1024u /* below, less memory is no longer an answer */
+#define PREFILL_CHUNK_CPU 128u
+#define PREFILL_CHUNK_GPU 2048u
 #define VERIFY_BLOCK_MAX (RING_TOKENS_MAX + 1u)
+#define GPU_RESERVE_BYTES (4ull << 30) /* contexts, kernels and scratch of prefill and verify; measured: below 3 GiB */
 
-struct keeper {
-    struct stage stage;
-    struct model_files files;
-    struct model_config config;
-    struct generation_config generation;
-    struct model_weights weights;
-    struct kv_geometry geometry;
-    struct wiring out; /* the message */
-};
+/* ---- the model's files ---------------------------------------------------------------------- */
 
-static uint32_t choose_context(const struct keeper *k)
+static void add_text(struct keeper *k, const char *name, const char *text)
 {
-    const uint64_t asked = wiring_u64(&k->stage.wiring, "request.max_context", 0);
-    const uint32_t most = k->config.max_position;
+    const int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    const size_t bytes = strlen(text);
+    struct model_error err = {""};
 
-    if (asked == 0) return most < CONTEXT_MAX_DEFAULT ? most : CONTEXT_MAX_DEFAULT;
-    return asked < most ? (uint32_t)asked : most;
+    if (fd < 0 || write(fd, text, bytes) != (ssize_t)bytes || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE) != 0)
+        stage_exit(&k->stage, EXIT_MISSING, "%s of the built-in shape cannot be made: %s", name, strerror(errno));
+    if (model_files_add(&k->files, name, fd, &err) != 0) stage_exit(&k->stage, EXIT_MISSING, "%s", err.text);
+    close(fd);
 }
 
-/* Pages for every sequence at full context, or as many as the limit holds, but at least one whole sequence. */
+/* A built-in shape with the tokenizer and the chat template that lie in the model directory. */
+static void open_shape(struct keeper *k, const char *name, const struct model_files *dir)
+{
+    const struct model_shape *shape = model_shape_find(name);
+    struct model_error err = {""};
+
+    if (!shape) stage_exit(&k->stage, EXIT_CONFIG, "--random-weights %s: the built-in shapes are %s", name, model_shape_names());
+    model_files_init(&k->files);
+    add_text(k, "config.json", shape->config);
+    add_text(k, "generation_config.json", shape->generation);
+    for (uint32_t i = 0; i < dir->count; i++) {
+        const char *file = dir->file[i].name;
+        if (strncmp(file, "tokenizer", 9) != 0 && strcmp(file, "chat_template.jinja") != 0) continue;
+        if (model_files_add(&k->files, file, dir->file[i].fd, &err) != 0) stage_exit(&k->stage, EXIT_MISSING, "%s", err.text);
+    }
+}
+
+static void open_dir(struct keeper *k, const char *dir)
+{
+    const char *random = wiring_text(&k->stage.wiring, "model.random", "");
+    struct model_error err = {""};
+
+    if (model_files_open_dir(&k->files, dir, &err) != 0) stage_exit(&k->stage, EXIT_CONFIG, "%s cannot be served: %s", dir, err.text);
+    if (!random[0]) return;
+    struct model_files own = k->files;
+    open_shape(k, random, &own);
+    model_files_close(&own);
+}
+
+/* After a restart: the very files that the server began with. */
+static void open_again(struct keeper *k)
+{
+    const struct wiring *w = &k->stage.wiring;
+    struct model_error err = {""};
+
+    model_files_init(&k->files);
+    for (unsigned i = 0; i < w->fd_count; i++)
+        if (strncmp(w->fd_name[i], "file.", 5) == 0 && strcmp(w->fd_name[i], "file.api_keys") != 0 && model_files_add(&k->files, w->fd_name[i] + 5, w->fd[i], &err) != 0)
+            stage_exit(&k->stage, EXIT_MISSING, "%s", err.text);
+}
+
+static void read_model(struct keeper *k, const char *name)
+{
+    struct model_error err = {""};
+    int rc;
+
+    k->random = wiring_text(&k->stage.wiring, "model.random", "")[0] != '\0';
+    if (k->random) rc = model_config_load(&k->config, &k->generation, &k->files, &err);
+    else rc = model_load(&k->config, &k->generation, &k->weights, &k->files, &err);
+    if (rc != 0) stage_exit(&k->stage, EXIT_CONFIG, "%s cannot be served: %s", name, err.text[0] ? err.text : error_text(rc));
+}
+
+/* ---- memory ----------------------------------------------------------------------------------- */
+
+static enum kv_dtype cache_dtype(const struct keeper *k)
+{
+    return strcmp(wiring_text(&k->stage.wiring, "kv.cache_dtype", "bf16"), "f32") == 0 ? KV_F32 : KV_BF16;
+}
+
+/* The layout of a page, for a cache of no pages. */
+static void lay_pages(struct keeper *k)
+{
+    const int rc = kv_geometry_init(&k->geometry, &k->config, cache_dtype(k), 1, 1, 0, 0);
+
+    if (rc != 0) stage_exit(&k->stage, EXIT_CONFIG, "the KV cache cannot be laid out: %s", error_text(rc));
+}
+
+static uint64_t option(const struct keeper *k, const char *name, uint64_t otherwise)
+{
+    const uint64_t value = wiring_u64(&k->stage.wiring, name, 0);
+
+    return value ? value : otherwise;
+}
+
+static uint32_t rows_max(const struct keeper *k)
+{
+    const uint64_t chunk = option(k, "prefill.chunk", k->cuda ? PREFILL_CHUNK_GPU : PREFILL_CHUNK_CPU);
+    const uint64_t rows = chunk > VERIFY_BLOCK_MAX ? chunk : VERIFY_BLOCK_MAX;
+
+    return rows < k->config.max_position ? (uint32_t)rows : k->config.max_position;
+}
+
+static uint64_t cache_limit(const struct keeper *k)
+{
+    const uint64_t asked = wiring_u64(&k->stage.wiring, "kv.cache_mib", 0) << 20, taken = k->weights_bytes + GPU_RESERVE_BYTES;
+
+    if (asked) return asked;
+    if (!k->cuda) return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
+    return k->facts.memory_free > taken ? k->facts.memory_free - taken : 0;
+}
+
+/* A context that nobody asked for is halved until a sequence fits; one that was asked for is kept, or refused. */
 static void size_cache(struct keeper *k)
 {
     const struct wiring *w = &k->stage.wiring;
-    const enum kv_dtype dtype = strcmp(wiring_text(w, "kv.cache_dtype", "bf16"), "f32") == 0 ? KV_F32 : KV_BF16;
-    const uint64_t chunk = wiring_u64(w, "prefill.chunk", 128), sequences_asked = wiring_u64(w, "max_sequences", 32);
-    const uint32_t rows_max = chunk > VERIFY_BLOCK_MAX ? (uint32_t)chunk : VERIFY_BLOCK_MAX, context = choose_context(k);
-    uint64_t limit = wiring_u64(w, "kv.cache_mib", 0) << 20;
-    int rc = kv_geometry_init(&k->geometry, &k->config, dtype, context, rows_max, 0, 0);
+    const uint64_t asked = wiring_u64(w, "request.max_context", 0), most = k->config.max_position;
+    struct cache_wish wish = {.dtype = cache_dtype(k), .rows_max = rows_max(k),
+                              .sequences = (uint32_t)wiring_u64(w, "max_sequences", 32), .limit_bytes = cache_limit(k)};
+    int rc;
 
-    if (rc != 0) stage_exit(&k->stage, EXIT_CONFIG, "a context of %u tokens cannot be laid out: %s; lower --max-context", context, error_text(rc));
-    const uint64_t sequence_bytes = k->geometry.full_pages_per_seq * k->geometry.full_page_bytes + k->geometry.sliding_pages_per_seq * k->geometry.sliding_page_bytes;
-    if (limit == 0) limit = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
-    uint64_t sequences = limit / sequence_bytes;
-    if (sequences == 0)
-        stage_exit(&k->stage, EXIT_CONFIG, "one sequence of %u tokens needs %llu MiB of KV cache, more than the limit of %llu MiB; lower --max-context or raise --kv-cache-mib",
-                   context, (unsigned long long)(sequence_bytes >> 20) + 1, (unsigned long long)(limit >> 20));
-    if (sequences > sequences_asked) sequences = sequences_asked;
-    rc = kv_geometry_init(&k->geometry, &k->config, dtype, context, rows_max, (uint32_t)sequences * k->geometry.full_pages_per_seq,
-                          (uint32_t)sequences * k->geometry.sliding_pages_per_seq);
-    if (rc != 0) stage_exit(&k->stage, EXIT_CONFIG, "the KV cache cannot be laid out: %s", error_text(rc));
+    wish.context = (uint32_t)(asked && asked < most ? asked : !asked && !k->cuda && most > CONTEXT_MAX_CPU ? CONTEXT_MAX_CPU : most);
+    while ((rc = cache_size(&k->geometry, &k->config, &wish)) == -E_LIMIT && k->cuda && !asked && wish.context / 2 >= CONTEXT_MIN_GPU) wish.context /= 2;
+    if (rc == -E_LIMIT)
+        stage_exit(&k->stage, EXIT_CONFIG, "one sequence of %u tokens does not fit into a KV cache of %llu MiB; lower --max-context or raise --kv-cache-mib%s", wish.context,
+                   (unsigned long long)(wish.limit_bytes >> 20), k->cuda ? " (memory that other processes hold on the GPU counts)" : "");
+    if (rc != 0) stage_exit(&k->stage, EXIT_CONFIG, "a context of %u tokens cannot be laid out: %s; lower --max-context", wish.context, error_text(rc));
+    if (!asked && k->cuda && wish.context < most)
+        stage_log(&k->stage, LOG_WARN, "context", "tokens=%u reason=\"a sequence of the model's %llu tokens does not fit into the GPU's free memory\"", wish.context, (unsigned long long)most);
 }
 
 static void make_arena(struct keeper *k)
 {
-    const int fd = memfd_create("sluice-kv", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = -1, weights_fd = -1, rc = 0;
 
-    if (fd < 0 || ftruncate(fd, (off_t)k->geometry.arena_bytes) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
-        stage_exit(&k->stage, EXIT_MISSING, "the KV cache (%llu MiB) cannot be made: %s", (unsigned long long)(k->geometry.arena_bytes >> 20), strerror(errno));
+    if (k->cuda) {
+        rc = k->lib.memory_create(k->weights_bytes, &weights_fd);
+        if (rc == 0) rc = k->lib.memory_create(k->geometry.arena_bytes, &fd);
+        if (rc != 0)
+            stage_exit(&k->stage, EXIT_MISSING, "%llu MiB of GPU memory (weights %llu MiB) cannot be had: %s; lower --kv-cache-mib", (unsigned long long)((k->weights_bytes + k->geometry.arena_bytes) >> 20),
+                       (unsigned long long)(k->weights_bytes >> 20), k->lib.backend_error());
+        wiring_add_fd(&k->out, "gpu.weights", weights_fd);
+    } else {
+        fd = memfd_create("sluice-kv", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+        if (fd < 0 || ftruncate(fd, (off_t)k->geometry.arena_bytes) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
+            stage_exit(&k->stage, EXIT_MISSING, "the KV cache (%llu MiB) cannot be made: %s", (unsigned long long)(k->geometry.arena_bytes >> 20), strerror(errno));
+    }
     wiring_add_fd(&k->out, "arena.kv", fd);
     stage_count(&k->stage, KEEPER_ARENA_BYTES, k->geometry.arena_bytes);
 }
 
-static void describe(struct keeper *k, const char *dir)
+/* Bytes of weights that a load moves: matrices as stored. */
+static uint64_t stored_weights(const struct keeper *k)
 {
-    struct wiring *out = &k->out;
+    const uint64_t embed = (uint64_t)k->config.vocab * k->config.hidden;
+    uint64_t bytes = 0;
+
+    if (k->random) return k->weights_bytes;
+    for (uint32_t i = 0; i < k->config.layer_count; i++)
+        for (uint32_t which = 0; which < MODEL_MATRICES; which++) {
+            const struct stored_matrix *m = model_matrix(&k->weights, i, which);
+            if (m->data) bytes += stored_code_bytes(m->element, (uint64_t)m->rows * m->k);
+        }
+    return bytes + stored_code_bytes(k->weights.dtype == DTYPE_F32 ? STORED_F32 : STORED_BF16, embed);
+}
+
+/* ---- the message ------------------------------------------------------------------------------- */
+
+static void describe_files(struct keeper *k)
+{
     char name[WIRING_NAME_BYTES];
     uint64_t bytes = 0;
 
     for (uint32_t i = 0; i < k->files.count; i++) {
         if (snprintf(name, sizeof name, "file.%s", k->files.file[i].name) >= (int)sizeof name)
             stage_exit(&k->stage, EXIT_CONFIG, "the file name %s is too long", k->files.file[i].name);
-        wiring_add_fd(out, name, k->files.file[i].fd);
+        wiring_add_fd(&k->out, name, k->files.file[i].fd);
         bytes += k->files.file[i].byte_count;
     }
+    wiring_setf(&k->out, "model.bytes", "%llu", (unsigned long long)(k->random ? k->weights_bytes : bytes));
+}
+
+static void describe(struct keeper *k, const char *dir)
+{
+    struct wiring *out = &k->out;
+
     if (!wiring_text(&k->stage.wiring, "model.name", NULL)) {
         const char *slash = strrchr(dir, '/');
         wiring_set(out, "model.name", slash && slash[1] ? slash + 1 : dir);
     }
     wiring_setf(out, "model.context_max", "%u", k->geometry.max_context);
     wiring_setf(out, "model.vocab", "%u", k->config.vocab);
-    wiring_setf(out, "model.bytes", "%llu", (unsigned long long)bytes);
     wiring_setf(out, "model.temperature", "%g", k->generation.do_sample ? (double)k->generation.temperature : 0.0);
     wiring_setf(out, "model.top_p", "%g", (double)k->generation.top_p);
     wiring_setf(out, "model.min_p", "%g", (double)k->generation.min_p);
@@ -103,30 +226,64 @@ static void describe(struct keeper *k, const char *dir)
     wiring_setf(out, "kv.full_page_count", "%u", k->geometry.full_page_count);
     wiring_setf(out, "kv.sliding_page_count", "%u", k->geometry.sliding_page_count);
     wiring_setf(out, "kv.rows_max", "%u", k->geometry.rows_max);
-    stage_count(&k->stage, KEEPER_BYTES_TOTAL, bytes);
-    stage_count(&k->stage, KEEPER_BYTES_DONE, bytes);
+    wiring_setf(out, "prefill.chunk", "%llu", (unsigned long long)option(k, "prefill.chunk", k->cuda ? PREFILL_CHUNK_GPU : PREFILL_CHUNK_CPU));
+    describe_files(k);
 }
 
-static void read_model(struct keeper *k)
+static void begin(struct keeper *k)
 {
     const char *dir = wiring_text(&k->stage.wiring, "model.dir", "");
-    struct model_error err = {""};
-    int rc = model_files_open_dir(&k->files, dir, &err);
+    char why[WIRING_VALUE_BYTES];
 
-    if (rc == 0) rc = model_load(&k->config, &k->generation, &k->weights, &k->files, &err);
-    if (rc != 0) stage_exit(&k->stage, EXIT_CONFIG, "%s cannot be served: %s", dir, err.text[0] ? err.text : error_text(rc));
+    open_dir(k, dir);
+    read_model(k, dir);
+    lay_pages(k); /* the spec needs the pages' layout, their number needs the spec's bytes */
+    device_choose(k, why, sizeof why);
     size_cache(k);
     make_arena(k);
     describe(k, dir);
-    rc = wiring_send(k->stage.control_fd, "model", &k->out);
+    stage_count(&k->stage, KEEPER_BYTES_TOTAL, stored_weights(k));
+    const int rc = wiring_send(k->stage.control_fd, "model", &k->out);
     if (rc != 0) stage_exit(&k->stage, EXIT_MISSING, "the launcher did not take the model's descriptors: %s", error_text(rc));
+}
+
+/* Our predecessor died between the message and the last weight. */
+static void begin_again(struct keeper *k)
+{
+    const struct wiring *w = &k->stage.wiring;
+    uint64_t *done = &k->stage.status->counters[KEEPER_BYTES_DONE];
+
+    if (strcmp(wiring_text(w, "device", "cpu"), "cuda") != 0) return;
+    open_again(k);
+    read_model(k, "the model");
+    lay_pages(k);
+    device_reopen(k);
+    shm_store_relaxed(done, 0);
+}
+
+/* Fills the GPU's memory, and gives back what only that needed. */
+static void load(struct keeper *k, int weights_fd)
+{
+    uint64_t *counters = k->stage.status->counters;
+    const uint64_t begin_ns = clock_ns();
+
+    shm_store_relaxed(&counters[KEEPER_LOAD_BEGIN_NS], begin_ns);
+    if (k->cuda) load_weights(k, weights_fd);
+    shm_store_relaxed(&counters[KEEPER_BYTES_DONE], counters[KEEPER_BYTES_TOTAL]);
+    shm_store_relaxed(&counters[KEEPER_LOAD_NS], clock_ns() - begin_ns);
+    shm_store_release(&counters[KEEPER_LOADED], 1); /* W0 -> W1 in model/engine.c: the weights are written */
+    if (k->cuda && k->lib.device_close() != 0) stage_log(&k->stage, LOG_WARN, "gpu-close", "reason=\"%s\"", k->lib.backend_error());
+    if (!k->random) model_weights_free(&k->weights);
+    model_files_close(&k->files);
 }
 
 /* The launcher is gone without a goodbye: nothing of the server may stay behind. */
 static void sweep(const struct keeper *k)
 {
     const char *socket = wiring_text(&k->stage.wiring, "run.control_path", NULL), *dir = wiring_text(&k->stage.wiring, "run.made_dir", NULL);
+    const char *mps = wiring_text(&k->stage.wiring, "run.mps_dir", NULL);
 
+    if (mps) remove_flat_dir(mps); /* its processes died with the launcher */
     if (socket) unlink(socket);
     if (dir) rmdir(dir);
 }
@@ -136,7 +293,12 @@ int main(int argc, char **argv)
     static struct keeper k;
 
     stage_attach(&k.stage, ROLE_KEEPER, "reads the checkpoint and makes the memory that outlives every stage", argc, argv);
-    if (stage_fd(&k.stage, "arena.kv") < 0) read_model(&k);
+    if (!shm_load_relaxed(&k.stage.status->counters[KEEPER_LOADED])) {
+        const int weights_fd = stage_fd(&k.stage, "gpu.weights");
+        if (stage_fd(&k.stage, "arena.kv") < 0) begin(&k);
+        else begin_again(&k);
+        load(&k, weights_fd >= 0 ? weights_fd : wiring_fd(&k.out, "gpu.weights"));
+    }
     stage_ready(&k.stage);
     while (stage_running(&k.stage)) stage_wait(&k.stage, 1000);
     if (stage_launcher_gone(&k.stage)) sweep(&k);

@@ -1,0 +1,34 @@
+/* model/shapes.c - see shapes.h. Only fields whose value is not the family's default, and those that a reader would look for. */
+#include "model/shapes.h"
+
+#include <stddef.h>
+#include <string.h>
+
+static const char gemma4_12b_config[] =
+    "{\"architectures\":[\"Gemma4UnifiedForConditionalGeneration\"],\"model_type\":\"gemma4_unified\",\"dtype\":\"bfloat16\",\"tie_word_embeddings\":true,\n"
+    " \"eos_token_id\":[1,106],\"image_token_id\":258880,\"audio_token_id\":258881,\"video_token_id\":258884,\"boi_token_id\":255999,\"eoi_token_id\":258882,\n"
+    " \"text_config\":{\"model_type\":\"gemma4_unified_text\",\"vocab_size\":262144,\"hidden_size\":3840,\"intermediate_size\":15360,\"num_hidden_layers\":48,\n"
+    "  \"sliding_window_pattern\":6,\"num_attention_heads\":16,\"num_key_value_heads\":8,\"num_global_key_value_heads\":1,\"head_dim\":256,\"global_head_dim\":512,\n"
+    "  \"attention_k_eq_v\":true,\"sliding_window\":1024,\"max_position_embeddings\":262144,\"hidden_activation\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-06,\n"
+    "  \"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"default\",\"rope_theta\":10000.0},\n"
+    "   \"full_attention\":{\"rope_type\":\"proportional\",\"rope_theta\":1000000.0,\"partial_rotary_factor\":0.25}},\n"
+    "  \"final_logit_softcapping\":30.0,\"use_bidirectional_attention\":\"vision\",\"pad_token_id\":0,\"bos_token_id\":2,\"eos_token_id\":1,\"dtype\":\"bfloat16\"}}\n";
+static const char gemma4_12b_generation[] =
+    "{\"bos_token_id\":2,\"pad_token_id\":0,\"eos_token_id\":[1,106,50],\"do_sample\":true,\"temperature\":1.0,\"top_k\":64,\"top_p\":0.95,\n"
+    " \"suppress_tokens\":[258883,258882]}\n";
+
+static const struct model_shape shapes[] = {
+    {"gemma-4-12b", gemma4_12b_config, gemma4_12b_generation},
+};
+
+const struct model_shape *model_shape_find(const char *name)
+{
+    for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+        if (strcmp(shapes[i].name, name) == 0) return &shapes[i];
+    return NULL;
+}
+
+const char *model_shape_names(void)
+{
+    return "gemma-4-12b";
+}

@@ -97,6 +97,9 @@ static inline int engine_pick(struct engine *e, const struct engine_span *span, 
 /* Rows that the device computes when it is given so many: what a step costs goes by these. */
 uint32_t engine_rows_computed(const struct engine *e, uint32_t rows);
 
+/* Only fault tests define it: true makes the kernels of the next call on this slot read where no memory is. */
+extern bool engine_fault_hook(struct stage *s, uint32_t slot) __attribute__((weak));
+
 /* For the two devices. */
 void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max);
 void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max);

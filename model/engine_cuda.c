@@ -99,6 +99,18 @@ static void gpu_admit(struct engine *e, uint32_t slot, const struct engine_seque
     if (seq->output_count) check(e, "history", g->lib.backend_history(g->backend, slot, seq->prompt_count, seq->output, seq->output_count));
 }
 
+/* A page table that leads nowhere: what an illegal address of a kernel does to everybody. */
+static void fault_if_asked(struct engine *e, const struct engine_span *spans, uint32_t span_count)
+{
+    const uint32_t nowhere = 0x7fffffff;
+
+    for (uint32_t i = 0; i < span_count; i++) {
+        if (!engine_fault_hook(e->stage, spans[i].slot)) continue;
+        send_pages(e, spans[i].slot, CUDA_SLIDING, &nowhere, 1);
+        send_pages(e, spans[i].slot, CUDA_FULL, &nowhere, 1);
+    }
+}
+
 /* ---- work ---------------------------------------------------------------------------------- */
 
 static struct step_sampling row_sampling(const struct gpu_sequence *q)
@@ -117,6 +129,7 @@ static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t
     struct step_state *s = &g->state;
 
     must(rows <= e->rows_max && span_count <= rows);
+    if (engine_fault_hook) fault_if_asked(e, spans, span_count);
     s->step++;
     s->rows = rows;
     s->groups = span_count;
@@ -172,6 +185,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
         return;
     }
     must(span_count <= CUDA_PREFILL_SPANS_MAX && rows <= e->rows_max);
+    if (engine_fault_hook) fault_if_asked(e, spans, span_count);
     for (uint32_t i = 0; i < span_count; i++) { /* one may have nothing left but to be handed over */
         if (spans[i].rows == 0) continue;
         out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows};

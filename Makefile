@@ -80,7 +80,7 @@ $B/faulty/%: $B/obj/stages/%.o $$(call parts,$$*) $B/obj/tests/faults/fault.o $B
 test_obj := $(filter-out %/main.o,$(launch_obj))
 $B/libtested.a: $(test_obj)
 	@rm -f $@; ar rcs $@ $^
-$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $B/libtested.a $B/libsluice.a
+$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $B/libtested.a $B/libsluice.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(media_libs) -lcmocka
 

@@ -1,0 +1,236 @@
+/* tests/unit/gpu_test.c - launcher/gpu and launcher/verdict: who is accused when a GPU context is lost, and when stages may start again. */
+#include "launcher/server.h"
+#include "shm/atomic.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define SLOTS 4u
+#define GENERATION 7u
+
+static struct server *v;
+static struct launcher_board board;
+
+/* A server on a GPU with requests in all slots; segments are plain memory. */
+static int set_up(void **state)
+{
+    static const struct table_limits limits = {.slot_count = SLOTS, .context_max = 64, .request_bytes_max = 4096, .full_pages_max = 2, .sliding_pages_max = 2, .log_bytes_max = 4096};
+
+    (void)state;
+    v = calloc(1, sizeof *v);
+    v->model_known = true;
+    v->exit_code = v->gpu.log_fd = -1;
+    table_init(&v->table, &limits);
+    v->table.board = &board;
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        v->child[role].role = role;
+        v->segment[role] = calloc(1, SEGMENT_RINGS_OFFSET);
+        v->table.base[role] = calloc(SLOTS, v->table.stride[role] ? v->table.stride[role] : 1);
+    }
+    for (uint32_t s = 0; s < SLOTS; s++) table_gateway(&v->table, s)->commit = word_pack(GENERATION, PHASE_REQUESTED);
+    wiring_set(&v->base, "device", "cuda");
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        free(v->segment[role]);
+        free(v->table.base[role]);
+    }
+    if (v->gpu.log_fd >= 0) close(v->gpu.log_fd);
+    free(v);
+    return 0;
+}
+
+static void in_hand(int role, unsigned count, uint32_t first_slot)
+{
+    struct stage_status *s = (struct stage_status *)(v->segment[role] + SEGMENT_STATUS_OFFSET);
+
+    for (unsigned i = 0; i < count; i++) s->busy_slot[i] = first_slot + i, s->busy_generation[i] = GENERATION;
+    s->busy_count = count;
+}
+
+static uint32_t strikes(uint32_t slot) { return word_for(&table_launcher(&v->table, slot)->strikes, GENERATION); }
+static uint32_t verdict(uint32_t slot) { return word_for(&table_launcher(&v->table, slot)->verdict, GENERATION); }
+
+static void test_the_daemons_line_names_the_culprit(void **state)
+{
+    (void)state;
+    assert_int_equal(gpu_fault_pid("[2026-11-21 14:24:14.360 Server   517] Client {PID: 513, Context: 1} encountered a fatal GPU error."), 513);
+    assert_int_equal(gpu_fault_pid("[2026-11-21 14:24:14.361 Server   517] Client {PID: 512, Context ID: 1} on device 0 to be torn down"), 0);
+    assert_int_equal(gpu_fault_pid("[..] Received new client request for {PID: -1333654781, Context ID: 0}"), 0);
+    assert_int_equal(gpu_fault_pid("Client {PID: -3, Context: 1} encountered a fatal GPU error."), 0);
+    assert_int_equal(gpu_fault_pid("Client {PID: 99999999999, Context: 1} encountered a fatal GPU error."), 0);
+    assert_int_equal(gpu_fault_pid("Client {PID: "), 0);
+    assert_int_equal(gpu_fault_pid(""), 0);
+}
+
+static void test_only_gpu_stages_are_gpu_stages(void **state)
+{
+    (void)state;
+    for (int role = 0; role < ROLE_COUNT; role++) assert_int_equal(gpu_is_stage(v, role), role == ROLE_PREFILL || role == ROLE_VERIFY);
+    wiring_set(&v->base, "device", "cpu");
+    for (int role = 0; role < ROLE_COUNT; role++) assert_false(gpu_is_stage(v, role));
+}
+
+static void test_a_lone_repeat_offender_is_convicted(void **state)
+{
+    (void)state;
+    in_hand(ROLE_VERIFY, 1, 2);
+    verdict_on_death(v, &v->child[ROLE_VERIFY], true);
+    assert_int_equal(strikes(2), 1);
+    assert_int_equal(verdict(2), 0);
+    verdict_on_death(v, &v->child[ROLE_VERIFY], true);
+    assert_int_equal(verdict(2), 1 + ROLE_VERIFY);
+}
+
+static void test_nobody_is_convicted_while_another_stage_may_have_done_it(void **state)
+{
+    (void)state;
+    in_hand(ROLE_VERIFY, 1, 0);
+    in_hand(ROLE_PREFILL, 1, 1);
+    for (int i = 0; i < 3; i++) {
+        verdict_on_death(v, &v->child[ROLE_VERIFY], false);
+        verdict_on_death(v, &v->child[ROLE_PREFILL], false);
+    }
+    assert_int_equal(strikes(0), 3);
+    assert_int_equal(strikes(1), 3);
+    assert_int_equal(verdict(0), 0);
+    assert_int_equal(verdict(1), 0);
+    in_hand(ROLE_PREFILL, 0, 0); /* now verify is alone: there is nobody else */
+    verdict_on_death(v, &v->child[ROLE_VERIFY], false);
+    assert_int_equal(verdict(0), 1 + ROLE_VERIFY);
+    assert_int_equal(verdict(1), 0);
+}
+
+static void feed_log(const char *text)
+{
+    int ends[2];
+
+    assert_int_equal(pipe2(ends, O_NONBLOCK | O_CLOEXEC), 0);
+    assert_int_equal(write(ends[1], text, strlen(text)), (ssize_t)strlen(text));
+    close(ends[1]);
+    v->gpu.log_fd = ends[0];
+}
+
+/* A process that stands for the daemon: it lives until it is killed. */
+static pid_t live_daemon(void)
+{
+    const pid_t pid = fork();
+
+    if (pid == 0) {
+        pause();
+        _exit(0);
+    }
+    return pid;
+}
+
+static void test_blame_follows_the_log(void **state)
+{
+    (void)state;
+    v->gpu.state = GPU_MPS;
+    v->gpu.pid = live_daemon();
+    v->child[ROLE_VERIFY].pid = 41;
+    v->child[ROLE_PREFILL].pid = 42;
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY]), GPU_BLAME_UNKNOWN);
+    feed_log("something else\nClient {PID: 42, Context: 1} encountered a fatal GPU error.\nmore");
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY]), GPU_BLAME_OTHER);
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
+    gpu_started(v, ROLE_DRAFT); /* no GPU stage: nothing is forgotten */
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
+    gpu_started(v, ROLE_PREFILL);
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_UNKNOWN);
+    kill(v->gpu.pid, SIGKILL);
+    siginfo_t info;
+    waitid(P_PID, (id_t)v->gpu.pid, &info, WEXITED | WNOWAIT);
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_OTHER); /* the daemon took the contexts along: no stage's fault */
+    waitpid(v->gpu.pid, NULL, 0);
+    v->gpu.state = GPU_TIME_SLICE;
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
+}
+
+static void test_a_long_line_of_the_daemon_does_no_harm(void **state)
+{
+    char text[5000];
+
+    (void)state;
+    memset(text, 'x', sizeof text);
+    memcpy(text + 4000, "\nClient {PID: 9, Context: 1} encountered a fatal GPU error.\n", 60);
+    text[sizeof text - 1] = '\0';
+    feed_log(text);
+    gpu_read_log(v);
+    assert_int_equal(v->gpu.fault_pid, 9);
+    assert_true(v->gpu.log_bytes < sizeof v->gpu.log);
+}
+
+static void test_stages_wait_until_all_that_lost_their_context_are_reaped(void **state)
+{
+    (void)state;
+    v->gpu.state = GPU_MPS;
+    assert_true(gpu_may_start(v, ROLE_VERIFY));
+    const pid_t stage = live_daemon();
+    v->child[ROLE_PREFILL].pid = stage;
+    gpu_lost(v);
+    assert_int_equal(v->child[ROLE_PREFILL].kill_reason, KILL_GPU);
+    assert_false(gpu_may_start(v, ROLE_VERIFY));
+    assert_true(gpu_may_start(v, ROLE_DRAFT));
+    assert_int_equal(waitpid(stage, NULL, 0), stage);
+    v->child[ROLE_PREFILL].pid = 0;
+    assert_true(gpu_may_start(v, ROLE_VERIFY));
+    v->gpu.state = GPU_MPS_STARTING;
+    assert_false(gpu_may_start(v, ROLE_VERIFY));
+}
+
+static void test_by_turns_neighbours_are_left_alone(void **state)
+{
+    (void)state;
+    v->gpu.state = GPU_TIME_SLICE;
+    const pid_t stage = live_daemon();
+    v->child[ROLE_PREFILL].pid = stage;
+    gpu_lost(v);
+    assert_int_equal(v->child[ROLE_PREFILL].kill_reason, KILL_NONE);
+    assert_int_equal(waitpid(stage, NULL, WNOHANG), 0);
+    kill(stage, SIGKILL);
+    waitpid(stage, NULL, 0);
+}
+
+static void test_contexts_lost_together_count_once(void **state)
+{
+    (void)state;
+    v->gpu.state = GPU_MPS;
+    assert_true(gpu_counts(v, 10000000000ull));
+    assert_false(gpu_counts(v, 10000000001ull));
+    assert_false(gpu_counts(v, 10900000000ull));
+    assert_true(gpu_counts(v, 12000000000ull));
+    v->gpu.state = GPU_TIME_SLICE;
+    assert_true(gpu_counts(v, 12000000001ull));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_the_daemons_line_names_the_culprit),
+        cmocka_unit_test_setup_teardown(test_only_gpu_stages_are_gpu_stages, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_lone_repeat_offender_is_convicted, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_nobody_is_convicted_while_another_stage_may_have_done_it, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_blame_follows_the_log, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_long_line_of_the_daemon_does_no_harm, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_stages_wait_until_all_that_lost_their_context_are_reaped, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_by_turns_neighbours_are_left_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_contexts_lost_together_count_once, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,4 +1,5 @@
 /* launcher/main.c - the command `sluice`. */
+#include "launcher/inspect.h"
 #include "launcher/server.h"
 
 #include "shm/stage.h"
@@ -14,8 +15,9 @@ static void help(FILE *out)
                  "  swap STAGE EXE      replace a stage of the running server by another executable\n"
                  "  swap STAGE --default   and put our own back\n"
                  "  drain               finish what runs, refuse what is new, stop; returns when it has stopped\n"
-                 "  stop                stop now; returns when it has stopped\n\n"
-                 "All but serve take --run-dir D, the run directory of the server they talk to.\n");
+                 "  stop                stop now; returns when it has stopped\n"
+                 "  inspect DIR         what the checkpoint in DIR is, how it is stored, and whether it would load\n\n"
+                 "All but serve and inspect take --run-dir D, the run directory of the server they talk to.\n");
 }
 
 int main(int argc, char **argv)
@@ -24,6 +26,7 @@ int main(int argc, char **argv)
     const char *command = argc > 1 ? argv[1] : "--help";
 
     if (strcmp(command, "serve") == 0) return serve(argc - 2, argv + 2);
+    if (strcmp(command, "inspect") == 0) return inspect_command(argc - 2, argv + 2);
     for (int i = 0; remote[i]; i++)
         if (strcmp(command, remote[i]) == 0) return client_command(command, argc - 2, argv + 2);
     if (strcmp(command, "--version") == 0) {

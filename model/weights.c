@@ -89,24 +89,24 @@ static int bind_layer(struct binder *b, uint32_t i)
 {
     const struct model_config *c = b->config;
     struct layer_weights *l = &b->weights->layer[i];
-    const uint32_t q = model_q_dim(c, i), kv = model_kv_dim(c, i), head = c->layer[i].head_dim;
+    struct stored_matrix *const matrix[MODEL_MATRICES] = { &l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down };
+    const uint32_t head = c->layer[i].head_dim;
     char name[128];
     const struct tensor *scalar;
+    uint32_t rows, k;
     int rc = 0;
 
 #define NAMED(suffix) (snprintf(name, sizeof(name), "layers.%u." suffix, i), name)
+    for (uint32_t which = 0; which < MODEL_MATRICES; which++) {
+        if (!model_matrix_shape(c, i, which, &rows, &k)) continue;
+        snprintf(name, sizeof(name), "layers.%u.%s", i, model_matrix_name(which));
+        bind_matrix(b, matrix[which], name, rows, k, &rc);
+    }
     l->input_norm = bind_norm(b, NAMED("input_layernorm.weight"), c->hidden, &rc);
-    bind_matrix(b, &l->q, NAMED("self_attn.q_proj"), q, c->hidden, &rc);
-    bind_matrix(b, &l->k, NAMED("self_attn.k_proj"), kv, c->hidden, &rc);
-    if (c->layer[i].has_v) bind_matrix(b, &l->v, NAMED("self_attn.v_proj"), kv, c->hidden, &rc);
-    bind_matrix(b, &l->o, NAMED("self_attn.o_proj"), c->hidden, q, &rc);
     l->q_norm = bind_norm(b, NAMED("self_attn.q_norm.weight"), head, &rc);
     l->k_norm = bind_norm(b, NAMED("self_attn.k_norm.weight"), head, &rc);
     l->post_attention_norm = bind_norm(b, NAMED("post_attention_layernorm.weight"), c->hidden, &rc);
     l->pre_feedforward_norm = bind_norm(b, NAMED("pre_feedforward_layernorm.weight"), c->hidden, &rc);
-    bind_matrix(b, &l->gate, NAMED("mlp.gate_proj"), c->intermediate, c->hidden, &rc);
-    bind_matrix(b, &l->up, NAMED("mlp.up_proj"), c->intermediate, c->hidden, &rc);
-    bind_matrix(b, &l->down, NAMED("mlp.down_proj"), c->hidden, c->intermediate, &rc);
     l->post_feedforward_norm = bind_norm(b, NAMED("post_feedforward_layernorm.weight"), c->hidden, &rc);
     l->scalar = 1.0f;
     if (c->has_layer_scalar && (scalar = bind(b, NAMED("layer_scalar"), 1, 0, &rc)) != NULL) l->scalar = widen(scalar, 0);
@@ -150,17 +150,17 @@ static float embed_scale(uint32_t hidden, enum tensor_dtype dtype)
     return scale;
 }
 
-/* Finds the prefix by the embedding table, which every layout has. */
-static int find_prefix(struct binder *b)
+/* Every layout has the embedding table. */
+int model_weights_prefix(const struct safetensors *index, const char **prefix, struct model_error *err)
 {
     char name[WEIGHTS_NAME_BYTES];
 
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++) {
         snprintf(name, sizeof(name), "%sembed_tokens.weight", prefixes[i]);
-        b->prefix = prefixes[i];
-        if (safetensors_find(b->index, name)) return 0;
+        *prefix = prefixes[i];
+        if (safetensors_find(index, name)) return 0;
     }
-    return model_error_set(b->err, -E_NOT_FOUND, "tensor embed_tokens.weight: missing (tried model.language_model., language_model.model., model. before it)");
+    return model_error_set(err, -E_NOT_FOUND, "tensor embed_tokens.weight: missing (tried model.language_model., language_model.model., model. before it)");
 }
 
 static int bind_all(struct binder *b)
@@ -169,7 +169,7 @@ static int bind_all(struct binder *b)
     const struct tensor *table;
     int rc = 0;
 
-    if ((rc = find_prefix(b)) != 0) return rc;
+    if ((rc = model_weights_prefix(b->index, &b->prefix, b->err)) != 0) return rc;
     if (!(table = bind(b, "embed_tokens.weight", b->config->vocab, b->config->hidden, &rc))) return rc;
     w->embed = table->data;
     w->dtype = table->dtype;
@@ -222,6 +222,18 @@ const char *model_matrix_name(uint32_t which)
 
     must(which < MODEL_MATRICES);
     return names[which];
+}
+
+bool model_matrix_shape(const struct model_config *c, uint32_t layer, uint32_t which, uint32_t *rows, uint32_t *k)
+{
+    const uint32_t q = model_q_dim(c, layer), kv = model_kv_dim(c, layer);
+    const struct { uint32_t rows, k; } shape[MODEL_MATRICES] = {
+        { q, c->hidden }, { kv, c->hidden }, { kv, c->hidden }, { c->hidden, q }, { c->intermediate, c->hidden }, { c->intermediate, c->hidden }, { c->hidden, c->intermediate } };
+
+    must(which < MODEL_MATRICES);
+    *rows = shape[which].rows;
+    *k = shape[which].k;
+    return which != 2 || c->layer[layer].has_v;
 }
 
 /* How many of `count` E4M3 codes are NaN, or, for scales, negative; *first is the first of them. */

@@ -58,6 +58,12 @@ int model_matrix_scan(const struct stored_matrix *matrix, const char *name, stru
 const struct stored_matrix *model_matrix(const struct model_weights *weights, uint32_t layer, uint32_t which);
 const char *model_matrix_name(uint32_t which);
 
+/* Its shape by the configuration; false when the layer has no such matrix (v of some). */
+bool model_matrix_shape(const struct model_config *config, uint32_t layer, uint32_t which, uint32_t *rows, uint32_t *k);
+
+/* What stands before "embed_tokens.weight" and "layers.N" in this checkpoint: 0, or -E_NOT_FOUND. */
+int model_weights_prefix(const struct safetensors *index, const char **prefix, struct model_error *err);
+
 void model_weights_free(struct model_weights *weights);
 
 /* config + generation + quantization + index + weights of a set of files in one call, codes scanned up to MODEL_SCAN_BYTES_MAX; `config` must live as long as `weights`.

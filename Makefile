@@ -74,7 +74,7 @@ $B/stages/%: $B/obj/stages/%.o $$(call parts,$$*) $B/libsluice.a
 # The same stages with a fault that a request can set off (tests/faults/fault.c); never part of `all` or `dist`.
 $B/faulty/%: $B/obj/stages/%.o $$(call parts,$$*) $B/obj/tests/faults/fault.o $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $($*_libs)
+	$(CC) $(LDFLAGS) $(call rpath,../lib) -o $@ $^ $(LDLIBS) $($*_libs)
 
 # Unit tests may test parts of the launcher, and of a stage when it has parts; never a file with main().
 test_obj := $(filter-out %/main.o,$(launch_obj))

@@ -1,0 +1,263 @@
+#!/usr/bin/env python3
+"""tests/gpu/faults.py - the product on this machine's GPU while its processes are killed: streams go on with the same bytes.
+
+    SLUICE_BUILD=build/dist python3 tests/gpu/faults.py [PART...]      (default: all parts)
+
+  kill     SIGKILL of verify and of prefill at random moments, KILLS times each (default 10)
+  all      both GPU stages and the keeper at once, KILLS / 2 times: no weight is loaded again
+  access   a kernel of each GPU stage reads where nothing is: once, and again and again (that request is refused, the others go on)
+  daemon   SIGKILL of the MPS daemon, which takes every context along
+  loading  SIGKILL of the keeper while it loads: the next one loads again
+Each part runs STREAMS clients (default 8) on MODEL (default gemma-4-12b with random weights; demo: the demo model) and compares every output, token by token,
+with that of an undisturbed run; times from death to ready again and the pauses that clients saw are printed. SHARING sets --gpu-sharing.
+`access` needs the stages of `make faulty` in SLUICE_BUILD/faulty. Needs a Hopper GPU and the standard library only.
+"""
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+from server import BUILD, Server, percentile, wait_until  # noqa: E402
+from workload import bodies  # noqa: E402
+from wsclient import run  # noqa: E402
+
+KILLS = int(os.environ.get("KILLS", "10"))
+STREAMS = int(os.environ.get("STREAMS", "8"))
+MODEL = os.environ.get("MODEL", "gemma-4-12b")
+GPU_STAGES = ("prefill", "verify")
+OPTIONS = ["--device", "cuda", "--max-context", "8192"] + (["--random-weights", MODEL, "--weights-dtype", "fp8"] if MODEL != "demo" else []) + \
+    (["--gpu-sharing", os.environ["SHARING"]] if os.environ.get("SHARING") else [])
+BODIES = bodies(16, least=120, most=300)
+
+
+def say(text):
+    print(f"     {text}", flush=True)
+
+
+def differ(i, wanted, got):
+    return f"request {i} differs\n  wanted {wanted[:600]}\n  got    {got[:600]}"
+
+
+class Load:
+    """STREAMS clients that ask one request after the other until told to stop; every outcome must be the wanted one."""
+
+    def __init__(self, server, wanted):
+        self.server, self.wanted, self.stop, self.done = server, wanted, False, 0
+        self.deltas = [[] for _ in range(STREAMS)]
+
+    async def client(self, number):
+        at = number
+        while not self.stop:
+            async def note(event, ws):
+                if event["type"].endswith(".delta"):
+                    self.deltas[number].append((time.monotonic(), at))
+            result = await run(self.server, BODIES[at % len(BODIES)], on_event=note)
+            assert result.outcome() == self.wanted[at % len(BODIES)], differ(at % len(BODIES), self.wanted[at % len(BODIES)], result.outcome())
+            self.done += 1
+            at += STREAMS + 1
+
+    def pauses_ms(self, moment):
+        out = []
+        for deltas in self.deltas:
+            after = next((i for i, d in enumerate(deltas) if d[0] > moment), 0)
+            if after and deltas[after - 1][1] == deltas[after][1]:
+                out.append(1000 * (deltas[after][0] - moment))
+        return out
+
+    async def during(self, work):
+        """Runs clients while `work` goes on; what it returns."""
+        jobs = [asyncio.ensure_future(self.client(i)) for i in range(STREAMS)]
+        await asyncio.sleep(0.5)
+        worker = asyncio.ensure_future(work)
+        done, _ = await asyncio.wait([*jobs, worker], return_when=asyncio.FIRST_COMPLETED)
+        for job in done:
+            job.result()
+        self.stop = True
+        await asyncio.gather(*jobs)
+        return worker.result()
+
+
+def kill(pid, number=signal.SIGKILL):
+    try:
+        os.kill(pid, number)
+        return True
+    except ProcessLookupError:
+        return False
+
+
+async def stages(server):
+    return {s["name"]: s for s in (await asyncio.to_thread(server.status))["stages"]}
+
+
+async def kill_and_wait(server, roles):
+    """SIGKILL to all of them at once; (moment, {role: ms from death to ready again}) when new ones are ready."""
+    before = await stages(server)
+    pids = [before[r]["pid"] for r in roles]
+    moment = time.monotonic()
+    for pid in pids:
+        kill(pid)
+    until = moment + 60
+    while True:
+        now = await stages(server)
+        if all(now[r]["state"] == "ready" and now[r]["pid"] != p for r, p in zip(roles, pids)):
+            return moment, {r: now[r]["last_recovery_ms"] for r in roles}
+        assert time.monotonic() < until, f"{roles} did not come back:\n{server.log()[-3000:]}"
+        await asyncio.sleep(0.01)
+
+
+def report(what, load, hits):
+    pauses = [p for moment, _ in hits for p in load.pauses_ms(moment)]
+    for role in sorted({r for _, times in hits for r in times}):
+        times = [t[role] for _, t in hits if role in t]
+        say(f"{what}: {role} is ready again after p50 {percentile(times, 50):.0f} ms, max {max(times):.0f} ms ({len(times)} deaths)")
+    if pauses:
+        say(f"{what}: pauses of streams p50 {percentile(pauses, 50):.0f}, p99 {percentile(pauses, 99):.0f}, max {max(pauses):.0f} ms ({len(pauses)}); {load.done} outputs, all exact")
+
+
+async def outcomes(server, requests):
+    return [r.outcome() for r in await asyncio.gather(*(run(server, b) for b in requests))]
+
+
+async def part_kill(server, wanted):
+    rng = random.Random(7)
+    for role in GPU_STAGES[::-1]:
+        load = Load(server, wanted)
+
+        async def work():
+            hits = []
+            for _ in range(KILLS):
+                await asyncio.sleep(rng.uniform(0.05, 0.4))
+                hits.append(await kill_and_wait(server, [role]))
+            return hits
+        report(f"SIGKILL of {role}", load, await load.during(work()))
+
+
+async def part_all(server, wanted):
+    load, rng = Load(server, wanted), random.Random(8)
+    loaded = (await asyncio.to_thread(server.status))["device"]["load"]["seconds"]
+
+    async def work():
+        hits = []
+        for _ in range(max(1, KILLS // 2)):
+            await asyncio.sleep(rng.uniform(0.05, 0.4))
+            hits.append(await kill_and_wait(server, [*GPU_STAGES, "keeper"]))
+        return hits
+    report("SIGKILL of prefill, verify and keeper", load, await load.during(work()))
+    assert (await asyncio.to_thread(server.status))["device"]["load"]["seconds"] == loaded, "weights were loaded again"
+
+
+def marked(role, kind):
+    return {**BODIES[0], "input": f"FAULT:{role}:{kind} " + "a river and seven birds " * 8}
+
+
+async def part_access(server, wanted):
+    for role in GPU_STAGES:
+        faulty = os.path.join(BUILD, "faulty", role)
+        if not os.access(faulty, os.X_OK):
+            say(f"skipped: {os.path.relpath(faulty, ROOT)} is not built")
+            continue
+        once = marked(role, "gpu:once")
+        healthy = (await outcomes(server, [once]))[0]
+        code, _, err = await asyncio.to_thread(server.command, "swap", role, faulty)
+        assert code == 0, err
+        for body, what in ((once, "one illegal access"), (marked(role, "gpu"), "illegal accesses of one request")):
+            load = Load(server, wanted)
+
+            async def work():
+                before = {r: s["restarts"] for r, s in (await stages(server)).items()}
+                moment = time.monotonic()
+                result = await run(server, body)
+                await asyncio.sleep(0.5)
+                now = await stages(server)
+                return moment, result, {r: now[r]["restarts"] - before[r] for r in GPU_STAGES}, {r: now[r]["last_recovery_ms"] for r in GPU_STAGES if "last_recovery_ms" in now[r]}
+            moment, result, deaths, times = await load.during(work())
+            assert deaths[role] >= 1, f"{role} did not fault: {deaths}"
+            if body is once:
+                assert result.outcome() == healthy, differ(0, healthy, result.outcome())
+            else:
+                assert result.final["type"] == "response.failed", result.outcome()[:600]
+            say(f"{what} in {role}: deaths {deaths}, {'it is redone with the same bytes' if body is once else 'it is refused: ' + str(result.response['error'])[:120]}")
+            report(f"{what} in {role}", load, [(moment, times)])
+        code, _, err = await asyncio.to_thread(server.command, "swap", role, "--default")
+        assert code == 0, err
+
+
+async def part_daemon(server, wanted):
+    status = await asyncio.to_thread(server.status)
+    if status["device"]["sharing"] != "mps":
+        say(f"skipped: the stages share the GPU by {status['device']['sharing']}")
+        return
+    load = Load(server, wanted)
+
+    async def work():
+        hits = []
+        for _ in range(3):
+            await asyncio.sleep(0.4)
+            status = await asyncio.to_thread(server.status)
+            pids = {s["name"]: s["pid"] for s in status["stages"]}
+            moment = time.monotonic()
+            kill(status["device"]["mps_pid"])
+            while True:
+                now = await stages(server)
+                if all(now[r]["state"] == "ready" and now[r]["pid"] != pids[r] for r in GPU_STAGES):
+                    break
+                assert time.monotonic() < moment + 60, f"no recovery:\n{server.log()[-3000:]}"
+                await asyncio.sleep(0.01)
+            hits.append((moment, {r: now[r]["last_recovery_ms"] for r in GPU_STAGES}))
+        return hits
+    report("SIGKILL of the MPS daemon", load, await load.during(work()))
+
+
+async def part_loading(_server, wanted):
+    """A server of its own, because it is about the start."""
+    with Server(*OPTIONS, wait=False) as s:
+        wait_until("the keeper loads", lambda: (st := s.try_status()) and st["device"]["name"] == "cuda" and not st["device"]["load"]["done"], 60, 0.002)
+        pid = s.stage("keeper")["pid"]
+        kill(pid)
+        s.wait_ready()
+        assert s.stage("keeper")["pid"] != pid
+        got = await outcomes(s, BODIES[:4])
+        for i, outcome in enumerate(got):
+            assert outcome == wanted[i], differ(i, wanted[i], outcome)
+        say(f"the keeper was killed while it loaded: {s.restarts()['keeper']} restart, the same bytes")
+
+
+PARTS = {"kill": part_kill, "all": part_all, "access": part_access, "daemon": part_daemon, "loading": part_loading}
+
+
+async def campaign(server, names):
+    wanted = await outcomes(server, BODIES)
+    again = await outcomes(server, BODIES)
+    assert wanted == again, "two undisturbed runs differ"
+    for name in names:
+        begin = time.monotonic()
+        await PARTS[name](server, wanted)
+        say(f"{name}: passed in {time.monotonic() - begin:.1f} s")
+
+
+def main():
+    names = sys.argv[1:] or list(PARTS)
+    unknown = [n for n in names if n not in PARTS]
+    if unknown:
+        print(f"unknown part {unknown[0]}; there are {', '.join(PARTS)}")
+        return 2
+    if not os.path.exists("/dev/nvidiactl"):
+        print("skip: no GPU")
+        return 77
+    with Server(*OPTIONS) as s:
+        say(s.out().strip().splitlines()[-1])
+        try:
+            asyncio.run(campaign(s, names))
+        except BaseException:
+            print(s.log()[-6000:], flush=True)
+            raise
+    print("faults: passed", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

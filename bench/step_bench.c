@@ -139,7 +139,7 @@ static void bench_decode(struct bench *b, uint32_t count, bool block)
     double took;
 
     for (uint32_t i = 0; i < count; i++)
-        rows[i] = (struct forward_row){ 5 + i, block ? b->context - count + i : b->context - 1, block ? 0 : i, 1, { 0 } };
+        rows[i] = (struct forward_row){ 5 + i, block ? b->context - count + i : b->context - 1, block ? 0 : i, 1, 0 };
     took = time_rows(b, rows, count);
     printf("| %s %2u rows | %9.2f | %9.1f | %7.3f | %6.2f | %5.0f%% |\n", block ? "verify" : "decode", count, took * 1e3, count / took,
            bytes * 1e-9, bytes / took * 1e-9, 100 * floor / took);
@@ -151,7 +151,7 @@ static void bench_prefill(struct bench *b, uint32_t chunk)
     const double bytes = (double)b->weights.step_bytes, macs = bytes / (b->weights.dtype == DTYPE_BF16 ? 2 : 4);
     double took;
 
-    for (uint32_t i = 0; i < chunk; i++) rows[i] = (struct forward_row){ i % b->config.vocab, i, 1, i == chunk - 1, { 0 } };
+    for (uint32_t i = 0; i < chunk; i++) rows[i] = (struct forward_row){ i % b->config.vocab, i, 1, i == chunk - 1, 0 };
     took = time_rows(b, rows, chunk);
     printf("| prefill %3u   | %9.2f | %9.1f | %7.3f | %6.2f | %5.1f GFLOP/s |\n", chunk, took * 1e3, chunk / took, bytes * 1e-9,
            bytes / took * 1e-9, 2 * (macs - (double)b->config.vocab * b->config.hidden) * chunk / took * 1e-9);
@@ -206,7 +206,7 @@ static void fill_cache(struct bench *b)
         for (uint32_t p = 0; p < b->context; p += most) {
             const uint32_t n = b->context - p < most ? b->context - p : most;
 
-            for (uint32_t i = 0; i < n; i++) rows[i] = (struct forward_row){ (p + i) * 7 % b->config.vocab, p + i, s, 0, { 0 } };
+            for (uint32_t i = 0; i < n; i++) rows[i] = (struct forward_row){ (p + i) * 7 % b->config.vocab, p + i, s, 0, 0 };
             if (forward_run(b->forward, rows, n, b->seqs, BENCH_SEQS, NULL, NULL) != 0) die("prefill", "refused");
         }
 }

@@ -192,6 +192,8 @@ static int forward_check(struct forward *f, const struct forward_row *rows, uint
         const struct row_run *run = &f->runs[i];
 
         if (!forward_pages_ok(f, &seqs[run->seq], rows[run->first + run->count - 1].position)) return -E_RANGE;
+        for (uint32_t r = 0; r < run->count; r++)
+            if (rows[run->first + r].ahead >= run->count - r) return -E_RANGE; /* its keys would not be there */
     }
     return 0;
 }

@@ -27,7 +27,7 @@ struct forward_row {
     uint32_t position;                /* < max_context */
     uint32_t seq;                     /* index in seqs */
     uint8_t want_logits;              /* 1: this row gets a row of logits (and of hidden_out) */
-    uint8_t pad[3];
+    uint16_t ahead;                   /* positions behind this one that it sees too: the rest of its picture's block; 0: none */
 };
 
 struct forward_seq {
@@ -74,7 +74,7 @@ void forward_set_hidden_hook(struct forward *forward, forward_hidden_fn *fn, voi
 void forward_set_soft(struct forward *forward, const float *rows, uint32_t count);
 
 /* Runs the rows. Rows of one sequence stand together, positions ascending by one; everything before the first position
- * must have been run before. logits [wanted, vocab], after the softcap; NULL only when no row wants them.
+ * must have been run before. What a row sees ahead must be in the call, in the same sequence; pictures are thus never cut. logits [wanted, vocab], after the softcap; NULL only when no row wants them.
  * hidden [wanted, hidden], after the final norm; may be NULL. K and V of all rows are in the arena afterwards.
  * 0, or -E_RANGE with nothing written: a row is out of range, out of order, or lacks a page. */
 int forward_run(struct forward *forward, const struct forward_row *rows, uint32_t row_count,

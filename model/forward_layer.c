@@ -165,7 +165,7 @@ static void attention_task(void *context, uint32_t task, uint32_t thread)
     const struct row_block *block = &f->blocks[l->type][task / (cuts * l->kv_heads)];
     const uint32_t kv_head = task / cuts % l->kv_heads, from = task % cuts * heads, to = layer_min(from + heads, group);
     const uint64_t head_bytes = (uint64_t)kv_head * KV_PAGE_TOKENS * l->head_dim * geo->element_bytes;
-    const bool full = l->type == LAYER_FULL;
+    const bool full = l->type == LAYER_FULL, looks_ahead = c->vision_bidirectional && (!full || c->family == MODEL_GEMMA3);
     const struct attention_keys keys = {
         .arena = f->kv, .pages = full ? f->seqs[block->seq].full_pages : f->seqs[block->seq].sliding_pages,
         .pool_offset = kv_page_offset(geo, l->type, 0), .page_bytes = full ? geo->full_page_bytes : geo->sliding_page_bytes,
@@ -177,12 +177,12 @@ static void attention_task(void *context, uint32_t task, uint32_t thread)
     uint32_t count = 0;
 
     for (uint32_t r = block->row; r < block->row + block->count; r++) {
-        const uint32_t position = f->rows[r].position;
+        const uint32_t position = f->rows[r].position, last = position + (looks_ahead ? f->rows[r].ahead : 0);
 
         for (uint32_t i = from; i < to; i++) {
             const uint64_t at = ((uint64_t)r * c->q_heads + kv_head * group + i) * l->head_dim;
 
-            query[count++] = (struct attention_query){ f->q + at, f->attended + at, full || position < c->window ? 0 : position - c->window + 1, position };
+            query[count++] = (struct attention_query){ f->q + at, f->attended + at, full || position < c->window ? 0 : position - c->window + 1, last };
         }
     }
     must(count <= KERNELS_QUERIES_MAX);

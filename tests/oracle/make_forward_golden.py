@@ -8,6 +8,7 @@ and in tests/synthetic.h alike, so that a 20 MB checkpoint costs nothing in the 
 sharded checkpoint as the library saves it: it checks names, index file and layout.
 
 Per case directory: config.json, tokens.u32, rows.u32 (the positions whose results are stored), and for each run
+blocks.u32 (first and last position of each picture, where there are any), and for each run
 RUN.hidden [layers + 1, rows, hidden] (after the embedding and after every layer), RUN.final [rows, hidden] (after the last
 norm) and RUN.logits [rows, vocab], raw little-endian float32. Runs:
   f32     everything in float32, the embedding scale rounded to the checkpoint's type
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Gemma4UnifiedForCausalLM, Gemma4UnifiedTextConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
-from transformers.models.gemma4_unified.modeling_gemma4_unified import Gemma4UnifiedTextRotaryEmbedding
+from transformers.models.gemma4_unified.modeling_gemma4_unified import Gemma4UnifiedTextRotaryEmbedding, create_masks_for_vision_model
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 OUT = os.path.join(HERE, "..", "golden", "forward")
@@ -79,7 +80,18 @@ def fill(model, plus_one):
     model.tie_weights()
 
 
-def run(model, tokens, rows):
+def picture_masks(model, tokens, blocks):
+    """The masks that the library builds when tokens [first, last] of each block are one picture's; None without blocks."""
+    if not blocks:
+        return None
+    ids = torch.full((1, len(tokens)), -1)
+    for i, (first, last) in enumerate(blocks):
+        ids[0, first:last + 1] = i
+    embeds = torch.zeros(1, len(tokens), model.config.hidden_size)
+    return create_masks_for_vision_model(model.config, embeds, None, None, torch.arange(len(tokens))[None], ids)
+
+
+def run(model, tokens, rows, blocks=()):
     hidden = []
     hooks = [model.model.layers[0].register_forward_pre_hook(lambda m, a: hidden.append(a[0].detach().clone()))]
     for layer in model.model.layers:
@@ -87,7 +99,7 @@ def run(model, tokens, rows):
     final = []
     hooks.append(model.model.norm.register_forward_hook(lambda m, a, o: final.append(o.detach().clone())))
     with torch.no_grad():
-        logits = model(input_ids=torch.tensor([tokens]), use_cache=False).logits
+        logits = model(input_ids=torch.tensor([tokens]), attention_mask=picture_masks(model, tokens, blocks), use_cache=False).logits
     for h in hooks:
         h.remove()
     pick = lambda t: t[0][rows].float().numpy()
@@ -104,7 +116,7 @@ def rows_of(count, window):
     return sorted(r for r in picked if r < count)
 
 
-def case(name, model_class, config, dtype, count, plus_one, json_edit=None, save=None):
+def case(name, model_class, config, dtype, count, plus_one, json_edit=None, save=None, blocks=()):
     directory = os.path.join(OUT, name)
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)
@@ -122,9 +134,11 @@ def case(name, model_class, config, dtype, count, plus_one, json_edit=None, save
     model.model.embed_tokens.embed_scale = scale.to(torch.float32)
     # .to(bfloat16) also rounds the rotary buffers; the reference keeps them in float32
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
-    write(name, "f32", run(model, tokens, rows))
+    write(name, "f32", run(model, tokens, rows, blocks))
     np.array(tokens, dtype="<u4").tofile(os.path.join(directory, "tokens.u32"))
     np.array(rows, dtype="<u4").tofile(os.path.join(directory, "rows.u32"))
+    if blocks:
+        np.array(blocks, dtype="<u4").tofile(os.path.join(directory, "blocks.u32"))
     data = json.loads(config.to_json_string(use_diff=False)) if json_edit is None else json_edit(config)
     data["dtype"] = "bfloat16" if dtype == torch.bfloat16 else "float32"
     if save:
@@ -204,6 +218,8 @@ def main():
     rope_tables()
     case("real_heads_bf16", Gemma4UnifiedForCausalLM, gemma4(), torch.bfloat16, 100, False, flat)
     case("real_heads_f32", Gemma4UnifiedForCausalLM, gemma4(hidden_size=96, num_hidden_layers=6, sliding_window=24), torch.float32, 80, False)
+    case("picture_f32", Gemma4UnifiedForCausalLM, gemma4(hidden_size=96, num_hidden_layers=6, sliding_window=24, use_bidirectional_attention="vision"), torch.float32, 80,
+         False, blocks=((3, 12), (20, 52), (53, 60)))  # the second is longer than the window, the third follows at once
     case("gemma3_bf16", Gemma3ForCausalLM, gemma3(), torch.bfloat16, 80, True, gemma3_hub)
     case("shards", Gemma4UnifiedForCausalLM,
          gemma4(vocab_size=160, num_attention_heads=4, num_key_value_heads=2, head_dim=32, global_head_dim=64, num_hidden_layers=7,

@@ -144,7 +144,7 @@ static void run(const struct loaded *l, uint32_t activations, uint32_t isa, floa
     for (uint32_t i = 0; i < 8; i++) full[i] = sliding[i] = i;
     assert_int_equal(posix_memalign(&arena, 4096, geo.arena_bytes), 0);
     assert_int_equal(forward_open(&forward, &l->weights, &geo, arena, &options), 0);
-    for (uint32_t i = 0; i < COUNT; i++) rows[i] = (struct forward_row){ (7 * i * i + 3 * i + 2) % l->config.vocab, i, 0, 1, { 0 } };
+    for (uint32_t i = 0; i < COUNT; i++) rows[i] = (struct forward_row){ (7 * i * i + 3 * i + 2) % l->config.vocab, i, 0, 1, 0 };
     assert_int_equal(forward_run(forward, rows, COUNT, &seq, 1, logits, NULL), 0);
     forward_close(forward);
     free(arena);

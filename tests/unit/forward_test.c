@@ -103,7 +103,7 @@ static void bench_prefill(struct bench *b, uint32_t seq, const uint32_t *tokens,
     for (uint32_t p = from; p < to; p += chunk) {
         const uint32_t n = to - p < chunk ? to - p : chunk;
 
-        for (uint32_t i = 0; i < n; i++) rows[i] = (struct forward_row){ tokens[p + i], p + i, seq, 1, { 0 } };
+        for (uint32_t i = 0; i < n; i++) rows[i] = (struct forward_row){ tokens[p + i], p + i, seq, 1, 0 };
         assert_int_equal(forward_run(b->forward, rows, n, b->seqs, b->seq_count ? b->seq_count : 6, logits + (uint64_t)(p - from) * b->config.vocab, NULL), 0);
     }
     free(rows);
@@ -177,6 +177,20 @@ static void golden_hook(void *context, uint32_t layer, const float *hidden, uint
     }
 }
 
+/* The rows of a picture see each other. */
+static void golden_pictures(const struct golden *g, struct forward_row *rows)
+{
+    char path[256];
+    uint64_t bytes;
+
+    snprintf(path, sizeof(path), GOLDEN "%s/blocks.u32", g->name);
+    if (access(path, R_OK) != 0) return;
+    uint32_t *blocks = read_all(path, &bytes);
+    for (uint64_t i = 0; i < bytes / 8; i++)
+        for (uint32_t p = blocks[2 * i]; p <= blocks[2 * i + 1]; p++) rows[p].ahead = (uint16_t)(blocks[2 * i + 1] - p);
+    free(blocks);
+}
+
 /* One shot over the whole prompt; hidden states after each layer, the final norm and the logits. */
 static void check_golden(struct bench *b, const char *name, const char *run, enum kv_dtype dtype, double tolerance)
 {
@@ -192,7 +206,8 @@ static void check_golden(struct bench *b, const char *name, const char *run, enu
     rows = calloc(g.token_count, sizeof(*rows));
     logits = malloc((uint64_t)g.token_count * b->config.vocab * sizeof(float));
     final = malloc((uint64_t)g.token_count * b->config.hidden * sizeof(float));
-    for (uint32_t i = 0; i < g.token_count; i++) rows[i] = (struct forward_row){ g.tokens[i], i, 3, 1, { 0 } };
+    for (uint32_t i = 0; i < g.token_count; i++) rows[i] = (struct forward_row){ g.tokens[i], i, 3, 1, 0 };
+    golden_pictures(&g, rows);
     assert_int_equal(forward_run(b->forward, rows, g.token_count, b->seqs, 6, logits, final), 0);
     for (uint32_t i = 0; i < g.row_count; i++) {
         const double error = row_error(logits + (uint64_t)g.rows[i] * b->config.vocab, g.logits + (uint64_t)i * b->config.vocab, b->config.vocab);
@@ -232,6 +247,17 @@ static void test_gemma4_with_real_heads_equals_transformers(void **state)
     bench_unload(&b);
     bench_load_case(&b, "real_heads_f32", true, "model.", 2);
     check_golden(&b, "real_heads_f32", "f32", KV_F32, TOLERANCE_F32);
+    bench_unload(&b);
+}
+
+static void test_pictures_see_themselves_as_in_transformers(void **state)
+{
+    struct bench b = { .seq_count = 0 };
+
+    (void)state;
+    bench_load_case(&b, "picture_f32", true, "model.", 1);
+    assert_true(b.config.vision_bidirectional);
+    check_golden(&b, "picture_f32", "f32", KV_F32, TOLERANCE_F32);
     bench_unload(&b);
 }
 
@@ -359,7 +385,7 @@ static void test_bits_do_not_depend_on_neighbours(void **state)
             const uint32_t s = (i * 5 + round) % SEQS, block = (s + round) % 4 == 0 ? 16 : (s + round) % 4 == 1 ? 5 : 1;
 
             for (uint32_t j = 0; j < block && at[s] < ends[s] && n < PROMPT * 2; j++, at[s]++)
-                rows[n++] = (struct forward_row){ tokens[s][at[s]], at[s], s, 1, { 0 } };
+                rows[n++] = (struct forward_row){ tokens[s][at[s]], at[s], s, 1, 0 };
             left += ends[s] - at[s];
         }
         if (n == 0) break;
@@ -390,7 +416,7 @@ static void test_rejected_tail_leaves_no_trace(void **state)
     bench_open(&b, KV_BF16, 256, 8, 1, 0);
     assert_int_equal(b.geo.ring_tokens, 32);         /* window 24 - 1 + 8 rows, whole pages: wraps inside the prompt */
     for (uint32_t p = 0; p + 8 <= PROMPT; p += 3) {  /* eight rows, three accepted */
-        for (uint32_t i = 0; i < 8; i++) rows[i] = (struct forward_row){ i < 3 ? tokens[p + i] : wrong[p + i], p + i, 2, 1, { 0 } };
+        for (uint32_t i = 0; i < 8; i++) rows[i] = (struct forward_row){ i < 3 ? tokens[p + i] : wrong[p + i], p + i, 2, 1, 0 };
         assert_int_equal(forward_run(b.forward, rows, 8, b.seqs, b.seq_count ? b.seq_count : 6, logits, NULL), 0);
         same_bits("after a rejection", reference + (uint64_t)p * b.config.vocab, logits, 3ull * b.config.vocab);
     }
@@ -415,7 +441,7 @@ static void test_hidden_rows_and_wanted_rows_are_packed(void **state)
     logits = malloc(2ull * b.config.vocab * sizeof(float));
     hidden = malloc(2ull * b.config.hidden * sizeof(float));
     all = malloc((uint64_t)PROMPT * b.config.vocab * sizeof(float));
-    for (uint32_t i = 0; i < 20; i++) rows[i] = (struct forward_row){ tokens[i], i, 0, i == 7 || i == 19, { 0 } };
+    for (uint32_t i = 0; i < 20; i++) rows[i] = (struct forward_row){ tokens[i], i, 0, i == 7 || i == 19, 0 };
     assert_int_equal(forward_run(b.forward, rows, 20, b.seqs, b.seq_count ? b.seq_count : 6, logits, hidden), 0);
     same_bits("row 7", reference + 7ull * b.config.vocab, logits, b.config.vocab);
     same_bits("row 19", reference + 19ull * b.config.vocab, logits + b.config.vocab, b.config.vocab);
@@ -445,7 +471,7 @@ static void test_soft_token_replaces_the_table(void **state)
         for (uint32_t d = 0; d < 96; d++) soft[i][d] = ((const float *)b.weights.embed)[tokens[4 + i] * 96 + d] * b.weights.embed_scale;
     bench_open(&b, KV_F32, 256, PROMPT, 1, 0);
     logits = malloc((uint64_t)PROMPT * b.config.vocab * sizeof(float));
-    for (uint32_t i = 0; i < 12; i++) rows[i] = (struct forward_row){ i == 4 || i == 5 ? FORWARD_SOFT_TOKEN + i - 4 : tokens[i], i, 0, 1, { 0 } };
+    for (uint32_t i = 0; i < 12; i++) rows[i] = (struct forward_row){ i == 4 || i == 5 ? FORWARD_SOFT_TOKEN + i - 4 : tokens[i], i, 0, 1, 0 };
     assert_int_equal(forward_run(b.forward, rows, 12, b.seqs, b.seq_count ? b.seq_count : 6, logits, NULL), -E_RANGE);
     forward_set_soft(b.forward, soft[0], 2);
     assert_int_equal(forward_run(b.forward, rows, 12, b.seqs, b.seq_count ? b.seq_count : 6, logits, NULL), 0);
@@ -470,7 +496,7 @@ static void test_wrong_calls_are_refused_and_write_nothing(void **state)
     before = malloc(b.geo.arena_bytes);
     memcpy(before, b.arena, b.geo.arena_bytes);
     logits = malloc(8ull * b.config.vocab * sizeof(float));
-    for (uint32_t i = 0; i < 4; i++) good[i] = (struct forward_row){ i, i, 0, 1, { 0 } };
+    for (uint32_t i = 0; i < 4; i++) good[i] = (struct forward_row){ i, i, 0, 1, 0 };
     seqs[0] = b.seqs[0];
     seqs[1] = b.seqs[1];
 #define REFUSED(count, change) do { memcpy(rows, good, sizeof(rows)); change; \
@@ -485,6 +511,7 @@ static void test_wrong_calls_are_refused_and_write_nothing(void **state)
     REFUSED(3, (rows[1].seq = 1, rows[1].position = 0));  /* rows of sequence 0 apart */
     REFUSED(1, rows[0].position = 256);
     REFUSED(1, rows[0].want_logits = 2);
+    REFUSED(3, rows[1].ahead = 2);                    /* a picture cut at the end of the call */
     REFUSED(3, seqs[0].full_page_count = 0);
     REFUSED(3, seqs[0].sliding_page_count = 0);
     REFUSED(1, (rows[0].position = 32, seqs[0].full_page_count = 1));
@@ -508,7 +535,7 @@ static void count_progress(void *context, uint32_t done, uint32_t layers)
 
 static void test_progress_is_called_for_every_layer(void **state)
 {
-    struct forward_row row = { 1, 0, 0, 1, { 0 } };
+    struct forward_row row = { 1, 0, 0, 1, 0 };
     float logits[512];
     struct bench b = { .seq_count = 0 };
 
@@ -571,6 +598,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemma4_with_real_heads_equals_transformers),
+        cmocka_unit_test(test_pictures_see_themselves_as_in_transformers),
         cmocka_unit_test(test_gemma3_equals_transformers),
         cmocka_unit_test(test_shards_written_by_the_library_equal_transformers),
         cmocka_unit_test(test_bits_do_not_depend_on_chunks_threads_or_instructions),

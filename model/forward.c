@@ -132,6 +132,12 @@ void forward_set_hidden_hook(struct forward *f, forward_hidden_fn *fn, void *con
     f->hidden_context = context;
 }
 
+void forward_set_input_hook(struct forward *f, forward_input_fn *fn, void *context)
+{
+    f->input_hook = fn;
+    f->input_context = context;
+}
+
 void forward_set_soft(struct forward *f, const float *rows, uint32_t count)
 {
     f->soft = rows;

@@ -59,6 +59,9 @@ typedef void forward_progress_fn(void *context, uint32_t layers_done, uint32_t l
 /* Debug and test hook: h [row_count, hidden] after the embedding (layer 0) and after each layer i (i+1). */
 typedef void forward_hidden_fn(void *context, uint32_t layer, const float *hidden, uint32_t row_count);
 
+/* Calibration hook: rows [row_count, matrix->k] that are about to meet `matrix`, before any rounding. */
+typedef void forward_input_fn(void *context, const struct stored_matrix *matrix, const float *rows, uint32_t row_count);
+
 /* Allocates everything. weights, geo and kv_base (geo->arena_bytes, 64-byte aligned) are borrowed until
  * forward_close. 0, -E_NOMEM, -E_RANGE (options), -E_IO (threads), -E_UNSUPPORTED (instruction set). */
 int forward_open(struct forward **forward, const struct model_weights *weights, const struct kv_geometry *geo,
@@ -68,6 +71,8 @@ void forward_close(struct forward *forward);
 
 void forward_set_progress(struct forward *forward, forward_progress_fn *fn, void *context);
 void forward_set_hidden_hook(struct forward *forward, forward_hidden_fn *fn, void *context);
+
+void forward_set_input_hook(struct forward *forward, forward_input_fn *fn, void *context);
 
 /* Soft tokens (pictures, sound): rows [count, hidden] used as they are, without the embedding scale.
  * Borrowed until the next call of this function; NULL, 0 removes them. */

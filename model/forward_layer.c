@@ -59,6 +59,7 @@ static void layer_inputs(struct forward *f, struct forward_input *in, const floa
         uint32_t same = 0;
 
         in[i] = (struct forward_input){ from, NULL };
+        if (f->input_hook && matrix[i]->data) f->input_hook(f->input_context, matrix[i], from, f->row_count);
         if (!f->rounds || !matrix[i]->data || matrix[i]->activation == STORED_AS_IS) continue;
         while (same < i && !(matrix[same]->activation == matrix[i]->activation && matrix[same]->input_scale == matrix[i]->input_scale)) same++;
         if (same == i) forward_tasks(f, round_task, &t, f->row_count, (uint64_t)f->row_count * matrix[i]->k * 8);

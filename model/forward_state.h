@@ -36,6 +36,8 @@ struct forward {
     void *progress_context;
     forward_hidden_fn *hidden_hook;
     void *hidden_context;
+    forward_input_fn *input_hook;
+    void *input_context;
     const float *soft;                            /* [soft_count, hidden], borrowed */
     uint32_t soft_count;
 

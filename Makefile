@@ -50,7 +50,7 @@ media_libs   := -ljpeg -lspng -lwebp -lwebpdemux -lsndfile -lsoxr
 .PHONY: all run deps tests faulty test check asan fuzzers fuzz bench dist clean help FORCE
 all: $B/sluice $(stages) $(benches)
 tests: $(tests)
-faulty: $(faulty)
+faulty: $(faulty) $B/faulty/libfake_gpu.so
 fuzzers: $(fuzzers)
 
 # Anything that changes the flags rebuilds everything that used them.
@@ -75,6 +75,11 @@ $B/stages/%: $B/obj/stages/%.o $$(call parts,$$*) $B/libsluice.a
 $B/faulty/%: $B/obj/stages/%.o $$(call parts,$$*) $B/obj/tests/faults/fault.o $B/libsluice.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(call rpath,../lib) -o $@ $^ $(LDLIBS) $($*_libs)
+
+# And a CUDA library without a GPU behind it: how GPU stages live and die is tested anywhere.
+$B/faulty/libfake_gpu.so: tests/faults/fake_gpu.c $B/flags
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $<
 
 # Unit tests may test parts of the launcher, and of a stage when it has parts; never a file with main().
 test_obj := $(filter-out %/main.o,$(launch_obj))

@@ -68,6 +68,11 @@ class Load:
                 out.append(1000 * (deltas[after][0] - moment))
         return out
 
+    def longest_gaps_ms(self, begin, end):
+        """Of each stream: the longest silence within one response that began in this time."""
+        gaps = [[1000 * (b[0] - a[0]) for a, b in zip(d, d[1:]) if begin <= a[0] <= end and a[1] == b[1]] for d in self.deltas]
+        return [max(g) for g in gaps if g]
+
     async def during(self, work):
         """Runs clients while `work` goes on; what it returns."""
         jobs = [asyncio.ensure_future(self.client(i)) for i in range(STREAMS)]
@@ -169,19 +174,22 @@ async def part_access(server, wanted):
 
             async def work():
                 before = {r: s["restarts"] for r, s in (await stages(server)).items()}
-                moment = time.monotonic()
+                begin = time.monotonic()
                 result = await run(server, body)
+                end = time.monotonic()
                 await asyncio.sleep(0.5)
                 now = await stages(server)
-                return moment, result, {r: now[r]["restarts"] - before[r] for r in GPU_STAGES}, {r: now[r]["last_recovery_ms"] for r in GPU_STAGES if "last_recovery_ms" in now[r]}
-            moment, result, deaths, times = await load.during(work())
+                return (begin, end), result, {r: now[r]["restarts"] - before[r] for r in GPU_STAGES}, {r: now[r]["last_recovery_ms"] for r in GPU_STAGES if "last_recovery_ms" in now[r]}
+            (begin, end), result, deaths, times = await load.during(work())
             assert deaths[role] >= 1, f"{role} did not fault: {deaths}"
             if body is once:
                 assert result.outcome() == healthy, differ(0, healthy, result.outcome())
             else:
                 assert result.final["type"] == "response.failed", result.outcome()[:600]
             say(f"{what} in {role}: deaths {deaths}, {'it is redone with the same bytes' if body is once else 'it is refused: ' + str(result.response['error'])[:120]}")
-            report(f"{what} in {role}", load, [(moment, times)])
+            gaps = load.longest_gaps_ms(begin, end)
+            say(f"  ready again after {', '.join(f'{r} {t:.0f} ms' for r, t in times.items() if deaths[r])}; longest silence of the other streams p50 {percentile(gaps, 50):.0f}, "
+                f"max {max(gaps, default=float('nan')):.0f} ms; {load.done} outputs, all exact")
         code, _, err = await asyncio.to_thread(server.command, "swap", role, "--default")
         assert code == 0, err
 

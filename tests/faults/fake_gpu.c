@@ -1,0 +1,313 @@
+/* tests/faults/fake_gpu.c - a libsluice_cuda.so without a GPU: tests of the keeper, the launcher and the stages' GPU paths run anywhere.
+ *
+ * Does      "GPU memory" is a memfd. A "KV cache" holds the tokens themselves, in both pools, at the places that pages and positions say; the next token is
+ *           a hash of the last 16, of the seed and the position: wrong pages, lost or repeated work show as other bytes.
+ *           Weights: counts rows and checks that every tensor is put once and whole; a step on incomplete weights fails.
+ * Faults    a page number that leads nowhere "loses the context": alone when CUDA_MPS_PIPE_DIRECTORY is no directory, else that of every client of
+ *           tests/faults/fake_mps.py, which lives there: it is told our pid in the file `fault` and moves the number in `epoch`.
+ * Options   FAKE_GPU_LOAD_US: how long a put takes; FAKE_GPU_STEP_US: a step (1000). */
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_memory.h"
+#include "kernels/cuda/cuda_prefill.h"
+#include "kernels/cuda/cuda_weights.h"
+#include "shm/error.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define PAGE_TOKENS 32u
+#define SEEN 16u                      /* tokens that the next one depends on */
+#define PAGE_LIMIT (1u << 24)
+#define FIRST_TOKEN 300u              /* plain words of the demo model's vocabulary */
+#define TOKENS 1500u
+#define MEMORY_BYTES (16ull << 30)
+#define WEIGHTS_MAGIC 0x7374686769657740ull
+
+struct arena_head { uint64_t magic, rows_put; };      /* at the start of the weight arena */
+
+struct handle {                       /* what decode and prefill share */
+    struct cuda_model_spec spec;
+    struct cuda_options options;
+    uint32_t *pages[2], stride[2];    /* [seqs][stride], per layer type */
+};
+struct cuda_backend { struct handle h; struct step_result result; };
+struct cuda_prefill { struct handle h; uint32_t rows; };
+struct cuda_weights { struct cuda_model_spec spec; struct arena_head *arena; uint8_t *buffer; int given; };
+
+static char error_text_of_last[256] = "no error";
+static int mps_dir = -1, epoch_fd = -1;
+static uint64_t epoch;
+static int lost;
+
+static int fail(int code, const char *text)
+{
+    snprintf(error_text_of_last, sizeof error_text_of_last, "%s", text);
+    return code;
+}
+
+static long option(const char *name, long otherwise) { return getenv(name) ? atol(getenv(name)) : otherwise; }
+
+/* ---- the device and its context ---- */
+
+const char *cuda_backend_error(void) { return error_text_of_last; }
+uint32_t cuda_backend_version(void) { return CUDA_BACKEND_VERSION; }
+
+int cuda_device_open(struct cuda_device_facts *facts)
+{
+    const char *dir = getenv("CUDA_MPS_PIPE_DIRECTORY");
+
+    *facts = (struct cuda_device_facts){.name = "fake GPU", .memory_total = MEMORY_BYTES, .memory_free = MEMORY_BYTES, .sm_count = 1, .major = 9, .driver_version = 13000};
+    if (getenv("FAKE_GPU_MISSING")) return fail(-E_NOT_FOUND, "there is no NVIDIA driver on this machine");
+    if (dir && (mps_dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) >= 0) {
+        epoch_fd = openat(mps_dir, "epoch", O_RDONLY | O_CLOEXEC);
+        if (epoch_fd < 0 || pread(epoch_fd, &epoch, sizeof epoch, 0) != (ssize_t)sizeof epoch) return fail(-E_IO, "the MPS daemon does not answer");
+    }
+    return 0;
+}
+
+int cuda_device_close(void) { return 0; }
+
+/* Is our context still there? The daemon holds a lock as long as it lives. */
+static int check_context(void)
+{
+    uint64_t now = 0;
+
+    if (lost) return fail(-E_IO, "the context is lost");
+    if (epoch_fd < 0) return 0;
+    if (flock(epoch_fd, LOCK_SH | LOCK_NB) == 0) {
+        flock(epoch_fd, LOCK_UN);
+        lost = 1;
+    }
+    if (pread(epoch_fd, &now, sizeof now, 0) != (ssize_t)sizeof now || now != epoch) lost = 1;
+    return lost ? fail(-E_IO, "the context went with another client's") : 0;
+}
+
+static int fault(void)
+{
+    lost = 1;
+    if (mps_dir >= 0) {
+        const int fd = openat(mps_dir, "fault.new", O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+        dprintf(fd, "%d\n", (int)getpid());
+        close(fd);
+        renameat(mps_dir, "fault.new", mps_dir, "fault");
+        for (int i = 0; i < 200 && faccessat(mps_dir, "fault", F_OK, 0) == 0; i++) usleep(5000);
+    }
+    return fail(-E_IO, "an illegal memory access was encountered");
+}
+
+int cuda_memory_create(uint64_t bytes, int *fd)
+{
+    *fd = memfd_create("fake-gpu", MFD_CLOEXEC);
+    return *fd >= 0 && ftruncate(*fd, (off_t)bytes) == 0 ? 0 : fail(-E_NOMEM, "out of memory");
+}
+
+int cuda_memory_map(int fd, uint64_t bytes, int writable, void **device)
+{
+    *device = mmap(NULL, bytes, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    return *device == MAP_FAILED ? fail(-E_IO, "not mapped") : 0;
+}
+
+/* ---- weights ---- */
+
+static uint64_t rows_wanted(const struct cuda_model_spec *s)
+{
+    uint64_t rows = s->vocab + s->hidden;
+
+    for (uint32_t i = 0; i < s->layers; i++) {
+        const uint32_t type = s->layer[i].type, dim = s->head_dim[type];
+        rows += s->q_heads * dim + (s->layer[i].has_v ? 2 : 1) * s->kv_heads[type] * dim + 2 * s->hidden + 2 * s->intermediate + 4 * s->hidden + 2 * dim + 1;
+    }
+    return rows;
+}
+
+uint64_t cuda_weights_bytes(const struct cuda_model_spec *spec) { return spec->format == WEIGHT_FP8 ? 2 << 20 : 1 << 20; }
+
+int cuda_weights_open(struct cuda_weights **weights, const struct cuda_model_spec *spec, void *device)
+{
+    struct cuda_weights *w = calloc(1, sizeof *w);
+
+    w->spec = *spec;
+    w->arena = device;
+    w->buffer = malloc(CUDA_WEIGHTS_BUFFER_BYTES);
+    *w->arena = (struct arena_head){0, 0};
+    *weights = w;
+    return 0;
+}
+
+void cuda_weights_close(struct cuda_weights *w)
+{
+    free(w->buffer);
+    free(w);
+}
+
+int cuda_weights_buffer(struct cuda_weights *w, void **host, uint64_t *bytes)
+{
+    *host = w->buffer;
+    *bytes = CUDA_WEIGHTS_BUFFER_BYTES;
+    return w->given++ ? fail(-E_BUSY, "a buffer was not put") : 0;
+}
+
+int cuda_weights_put(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows, uint32_t format, const float *scale, uint32_t stride)
+{
+    (void)scale, (void)stride, (void)format;
+    if (!w->given || tensor >= CUDA_TENSORS || layer >= w->spec.layers || first_row % TILE_ROWS) return fail(-E_RANGE, "a wrong put");
+    w->given = 0;
+    usleep((useconds_t)option("FAKE_GPU_LOAD_US", 0));
+    w->arena->rows_put += rows;
+    return 0;
+}
+
+int cuda_weights_finish(struct cuda_weights *w)
+{
+    if (w->arena->rows_put != rows_wanted(&w->spec)) return fail(-E_RANGE, "not every tensor was put once");
+    w->arena->magic = WEIGHTS_MAGIC;
+    return 0;
+}
+
+int cuda_weights_fill_random(struct cuda_weights *w, uint64_t seed)
+{
+    (void)seed;
+    w->arena->rows_put = rows_wanted(&w->spec);
+    return 0;
+}
+
+/* ---- pages ---- */
+
+static int open_handle(struct handle *h, const struct cuda_model_spec *spec, const struct cuda_options *options)
+{
+    h->spec = *spec;
+    h->options = *options;
+    h->stride[CUDA_SLIDING] = options->ring_pages;
+    h->stride[CUDA_FULL] = (options->context_max + PAGE_TOKENS - 1) / PAGE_TOKENS;
+    for (int t = 0; t < 2; t++) h->pages[t] = calloc((size_t)options->seqs_max * h->stride[t], sizeof *h->pages[t]);
+    return h->pages[0] && h->pages[1] ? 0 : fail(-E_NOMEM, "out of memory");
+}
+
+static int set_pages(struct handle *h, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count)
+{
+    if (seq >= h->options.seqs_max || first > h->stride[type] || count > h->stride[type] - first) return fail(-E_RANGE, "pages out of range");
+    memcpy(h->pages[type] + (uint64_t)seq * h->stride[type] + first, pages, count * sizeof *pages);
+    return 0;
+}
+
+/* Where the token of a position is kept in the pool of a layer type; NULL: the page leads nowhere. */
+static uint32_t *place(const struct handle *h, uint32_t type, uint32_t seq, uint32_t position)
+{
+    const uint32_t entry = type == CUDA_FULL ? position / PAGE_TOKENS : position / PAGE_TOKENS % h->stride[CUDA_SLIDING];
+    const uint32_t page = h->pages[type][(uint64_t)seq * h->stride[type] + entry];
+
+    if (page >= PAGE_LIMIT) return NULL;
+    return (uint32_t *)((uint8_t *)h->options.kv_device[type] + page * h->spec.page_bytes[type]) + position % PAGE_TOKENS;
+}
+
+static int keep(const struct handle *h, uint32_t seq, uint32_t position, uint32_t token)
+{
+    for (uint32_t type = 0; type < 2; type++) {
+        uint32_t *at = place(h, type, seq, position);
+        if (!at) return fault();
+        *at = token + 1;
+    }
+    return 0;
+}
+
+/* The next token, from both pools in turn; 0 when a position was never written. */
+static uint32_t next(const struct handle *h, uint32_t seq, uint32_t position, const struct step_sampling *sampling)
+{
+    uint64_t hash = 14695981039346656037ull ^ (sampling->temperature > 0 ? sampling->seed : 0);
+
+    for (uint32_t p = position + 1 > SEEN ? position + 1 - SEEN : 0; p <= position; p++) {
+        const uint32_t *at = place(h, p % 2 ? CUDA_FULL : CUDA_SLIDING, seq, p);
+        if (!at || *at == 0) return 0;
+        hash = (hash ^ *at) * 1099511628211ull;
+    }
+    hash = (hash ^ position) * 1099511628211ull;
+    return FIRST_TOKEN + (uint32_t)(hash >> 32) % TOKENS;
+}
+
+static int weights_are_there(const struct handle *h) { return ((const struct arena_head *)h->options.weights_device)->magic == WEIGHTS_MAGIC; }
+
+/* ---- decode ---- */
+
+int cuda_backend_open(struct cuda_backend **backend, const struct cuda_model_spec *spec, const struct cuda_options *options)
+{
+    *backend = calloc(1, sizeof **backend);
+    return open_handle(&(*backend)->h, spec, options);
+}
+
+void cuda_backend_close(struct cuda_backend *b) { free(b); }
+int cuda_backend_pages(struct cuda_backend *b, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count) { return set_pages(&b->h, seq, type, first, pages, count); }
+
+int cuda_backend_bias(struct cuda_backend *b, uint32_t seq, const struct step_bias *bias, uint32_t count)
+{
+    (void)b, (void)seq, (void)bias, (void)count;
+    return 0;
+}
+
+int cuda_backend_history(struct cuda_backend *b, uint32_t seq, uint32_t first, const uint32_t *tokens, uint32_t count)
+{
+    (void)b, (void)seq, (void)first, (void)tokens, (void)count;
+    return 0;
+}
+
+int cuda_backend_step(struct cuda_backend *b, const struct step_state *s)
+{
+    int rc = check_context();
+
+    if (rc == 0 && !weights_are_there(&b->h)) rc = fail(-E_RANGE, "a step before the weights were in place");
+    for (uint32_t g = 0; g < s->groups && rc == 0; g++)
+        for (uint32_t i = 0; i < s->group[g].rows && rc == 0; i++) {
+            const uint32_t r = s->group[g].first_row + i, position = s->group[g].first_position + i;
+            if ((rc = keep(&b->h, s->group[g].seq, position, s->row[r].token)) != 0) break;
+            if (!place(&b->h, CUDA_FULL, s->group[g].seq, 0)) rc = fault(); /* attention reads from the beginning */
+            b->result.token[r] = next(&b->h, s->group[g].seq, position, &s->sampling[r]);
+            b->result.bad[r] = b->result.token[r] == 0;
+        }
+    b->result.step = s->step;
+    return rc;
+}
+
+int cuda_backend_wait(struct cuda_backend *b, uint64_t step, uint32_t timeout_us, struct step_result *result)
+{
+    (void)timeout_us;
+    usleep((useconds_t)option("FAKE_GPU_STEP_US", 1000));
+    *result = b->result;
+    return b->result.step == step ? check_context() : fail(-E_RANGE, "another step");
+}
+
+/* ---- prefill ---- */
+
+int cuda_prefill_open(struct cuda_prefill **prefill, const struct cuda_model_spec *spec, const struct cuda_options *options, uint32_t rows_max)
+{
+    (void)rows_max;
+    *prefill = calloc(1, sizeof **prefill);
+    return open_handle(&(*prefill)->h, spec, options);
+}
+
+void cuda_prefill_close(struct cuda_prefill *p) { free(p); }
+int cuda_prefill_pages(struct cuda_prefill *p, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count) { return set_pages(&p->h, seq, type, first, pages, count); }
+
+int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    int rc = check_context();
+
+    if (rc == 0 && !weights_are_there(&p->h)) rc = fail(-E_RANGE, "a prefill before the weights were in place");
+    p->rows = 0;
+    for (uint32_t i = 0; i < span_count && rc == 0; i++) {
+        for (uint32_t r = 0; r < spans[i].rows && rc == 0; r++) rc = keep(&p->h, spans[i].seq, spans[i].first_position + r, tokens[spans[i].first_row + r]);
+        p->rows += spans[i].rows;
+    }
+    return rc;
+}
+
+int cuda_prefill_wait(struct cuda_prefill *p, uint32_t timeout_us)
+{
+    (void)timeout_us;
+    usleep(10 * p->rows);
+    return check_context();
+}

@@ -15,6 +15,7 @@ SHARING and SHARE the options --gpu-sharing and --prefill-share. Prints figures;
 import asyncio
 import json
 import os
+import signal
 import statistics
 import struct
 import sys
@@ -103,7 +104,7 @@ class Stream:
 
 
 def body(text, tokens, seed=1, **more):
-    return {"input": text, "max_output_tokens": tokens, "ignore_eos": True, "temperature": 1.0, "seed": seed, **more}
+    return {"input": text, "max_output_tokens": tokens, "ignore_eos": True, "temperature": 1.0, "top_k": 64, "top_p": 0.95, "seed": seed, **more}
 
 
 async def ask(server, *args, **more):
@@ -182,12 +183,12 @@ def part_demo():
 
 async def one(server):
     text = await prompt_of(server, 1000)
-    for _ in range(2):
+    for how in ({"temperature": 0}, {}):
         steps = await Steps().begin(server)
-        s = await ask(server, text, 256)
+        s = await ask(server, text, 256, **how)
         ms, rounds = await steps.end(server)
         gaps = s.gaps_ms()
-        say(f"one stream, context {s.prompt()}..{s.prompt() + s.tokens()}: {s.ms_per_token():.3f} ms a token at the client (gaps p50 {statistics.median(gaps):.3f}, "
+        say(f"one stream, {'greedy' if how else 'sampled'}, context {s.prompt()}..{s.prompt() + s.tokens()}: {s.ms_per_token():.3f} ms a token at the client (gaps p50 {statistics.median(gaps):.3f}, "
             f"p99 {percentile(gaps, 99):.3f}), verify {ms:.3f} ms a step, {s.tokens() / rounds:.2f} tokens a step")
 
 
@@ -251,6 +252,7 @@ def on_big(options, *parts, **shape):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no server is left behind
     parts = sys.argv[1:] or ["demo", "one", "ttft", "many", "long", "drafts"]
     if "demo" in parts:
         part_demo()

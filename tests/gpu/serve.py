@@ -161,24 +161,31 @@ def started(server, begin):
 
 
 def part_demo():
+    """Two workloads on both devices: the held-out questions, greedy; and 64 requests of many kinds, most of them sampled."""
     with open(os.path.join(ROOT, "model", "train", "heldout.json"), encoding="utf-8") as f:
         items = json.load(f)
     from test_chat import request
+    from workload import bodies
+    asked = {"held-out questions": [{**request(i), "temperature": 0, "return_token_ids": True} for i in items], "mixed requests": bodies(64)}
     outcomes = {}
     for device in (["--device", "cpu"], GPU):
         begin = time.perf_counter()
         with Server(*device) as s:
             ready = time.perf_counter() - begin
-            results = asyncio.run(gather_limited(16, [run(s, {**request(i), "temperature": 0, "return_token_ids": True}) for i in items]))
-            outcomes[device[1]] = [r.outcome() for r in results]
-            tokens = sum(r.response["usage"]["output_tokens"] for r in results)
-            say(f"demo model, {device[1]}: ready in {ready:.2f} s, {tokens} tokens in {time.perf_counter() - begin - ready:.2f} s; {s.out().strip().splitlines()[-1]}")
-    same = sum(a == b for a, b in zip(outcomes["cpu"], outcomes["cuda"]))
-    say(f"demo model: {same} of {len(items)} outputs have the same bytes and tokens on GPU and CPU")
-    for item, a, b in zip(items, outcomes["cpu"], outcomes["cuda"]):
-        if a != b:
-            print(f"       {item['id']}\n         cpu  {a[:400]}\n         cuda {b[:400]}")
-    assert same == len(items), "GPU and CPU differ"
+            for name, requests in asked.items():
+                begin = time.perf_counter()
+                results = asyncio.run(gather_limited(16, [run(s, r) for r in requests]))
+                outcomes[name, device[1]] = [r.outcome() for r in results]
+                tokens = sum(r.response["usage"]["output_tokens"] for r in results)
+                say(f"demo model, {device[1]}: ready in {ready:.2f} s; {name}: {tokens} tokens in {time.perf_counter() - begin:.2f} s")
+    for name, requests in asked.items():
+        pairs = list(zip(outcomes[name, "cpu"], outcomes[name, "cuda"]))
+        same = sum(a == b for a, b in pairs)
+        say(f"demo model: {same} of {len(pairs)} {name} have the same bytes and tokens on GPU and CPU")
+        for r, (a, b) in zip(requests, pairs):
+            if a != b:
+                print(f"       {json.dumps(r)[:200]}\n         cpu  {a[:300]}\n         cuda {b[:300]}")
+        assert same == len(pairs), f"{name}: GPU and CPU differ"
 
 
 async def one(server):

@@ -18,9 +18,6 @@ static int find_functions(struct cuda_library *lib, char *err, size_t err_bytes)
     if ((lib->name = (__typeof__(lib->name))dlsym(lib->handle, "cuda_" #name)) == NULL && !missing) missing = "cuda_" #name;
     CUDA_LIBRARY_FUNCTIONS(FIND)
 #undef FIND
-#define FIND_OPTIONAL(name) lib->name = (__typeof__(lib->name))dlsym(lib->handle, "cuda_" #name);
-    CUDA_LIBRARY_OPTIONAL(FIND_OPTIONAL)
-#undef FIND_OPTIONAL
     if (lib->backend_version && (version = lib->backend_version()) != CUDA_BACKEND_VERSION) {
         snprintf(err, err_bytes, "%s has version %u, this program needs %u: both must come from one build", lib->path, version, CUDA_BACKEND_VERSION);
         return -E_VERSION;

@@ -19,18 +19,15 @@
 /* Every function that a stage calls: cuda_NAME is the member NAME. */
 #define CUDA_LIBRARY_FUNCTIONS(F) \
     F(backend_version) F(backend_error) F(backend_open) F(backend_close) F(backend_pages) F(backend_step) F(backend_wait) F(backend_bias) F(backend_history) \
+    F(prefill_open) F(prefill_close) F(prefill_pages) F(prefill_run) F(prefill_wait) \
     F(device_open) F(device_close) F(memory_create) F(memory_map) \
     F(weights_bytes) F(weights_open) F(weights_close) F(weights_buffer) F(weights_put) F(weights_finish) F(weights_fill_random)
-/* NULL in a library that does not have them (yet). */
-#define CUDA_LIBRARY_OPTIONAL(F) \
-    F(prefill_open) F(prefill_close) F(prefill_pages) F(prefill_run) F(prefill_wait)
 
 struct cuda_library {
     void *handle;                     /* of dlopen; never closed: the driver's threads may still run in it */
     char path[CUDA_LIBRARY_PATH_BYTES];
 #define CUDA_LIBRARY_MEMBER(name) __typeof__(cuda_##name) *name;
     CUDA_LIBRARY_FUNCTIONS(CUDA_LIBRARY_MEMBER)
-    CUDA_LIBRARY_OPTIONAL(CUDA_LIBRARY_MEMBER)
 #undef CUDA_LIBRARY_MEMBER
 };
 

@@ -155,23 +155,6 @@ static void gpu_wait(struct engine *e)
     check(e, "step", rc);
 }
 
-/* Without a prefill in the library: the decode step, a block at a time. */
-static void fill_by_steps(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens)
-{
-    struct gpu *g = e->state;
-    static const struct sampling_params greedy;
-
-    for (uint32_t i = 0; i < span_count; i++) {
-        g->seq[spans[i].slot].sampling = &greedy;
-        for (uint32_t done = 0; done < spans[i].rows; done += e->block_max) {
-            const uint32_t left = spans[i].rows - done, rows = left < e->block_max ? left : e->block_max;
-            const struct engine_span block = {.slot = spans[i].slot, .first_position = spans[i].first_position + done, .first_row = 0, .rows = rows};
-            gpu_step(e, &block, 1, tokens + spans[i].first_row + done, rows);
-            gpu_wait(e);
-        }
-    }
-}
-
 static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
 {
     struct gpu *g = e->state;
@@ -180,10 +163,6 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     uint32_t count = 0;
     int rc;
 
-    if (!g->prefill) {
-        fill_by_steps(e, spans, span_count, tokens);
-        return;
-    }
     must(span_count <= CUDA_PREFILL_SPANS_MAX && rows <= e->rows_max);
     if (engine_fault_hook) fault_if_asked(e, spans, span_count);
     for (uint32_t i = 0; i < span_count; i++) { /* one may have nothing left but to be handed over */
@@ -286,9 +265,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->block_max = STEP_GROUP_ROWS_MAX;
     e->rows_max = use == ENGINE_STEP ? choose_rows(e) : rows_max;
     options.graph_rows_mask = 2 * e->rows_max - 1;
-    const bool by_steps = use == ENGINE_STEP || !g->lib.prefill_open;
-    if (by_steps && use == ENGINE_FILL) options.graph_rows_mask = 2 * STEP_GROUP_ROWS_MAX - 1;
-    const int rc = by_steps ? g->lib.backend_open(&g->backend, &g->spec, &options) : g->lib.prefill_open(&g->prefill, &g->spec, &options, rows_max);
+    const int rc = use == ENGINE_STEP ? g->lib.backend_open(&g->backend, &g->spec, &options) : g->lib.prefill_open(&g->prefill, &g->spec, &options, rows_max);
     if (rc == -E_IO) lost(e, "setting up", rc);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot be set up (%s): %s", error_text(rc), g->lib.backend_error());
     stage_beat(e->stage);

@@ -1,5 +1,6 @@
 /* launcher/main.c - the command `sluice`. */
 #include "launcher/inspect.h"
+#include "launcher/quantize.h"
 #include "launcher/server.h"
 
 #include "shm/stage.h"
@@ -16,8 +17,9 @@ static void help(FILE *out)
                  "  swap STAGE --default   and put our own back\n"
                  "  drain               finish what runs, refuse what is new, stop; returns when it has stopped\n"
                  "  stop                stop now; returns when it has stopped\n"
-                 "  inspect DIR         what the checkpoint in DIR is, how it is stored, and whether it would load\n\n"
-                 "All but serve and inspect take --run-dir D, the run directory of the server they talk to.\n");
+                 "  inspect DIR         what the checkpoint in DIR is, how it is stored, and whether it would load\n"
+                 "  quantize IN OUT     write a BF16 checkpoint in FP8 or FP4; `sluice quantize --help` lists the formats\n\n"
+                 "status, swap, drain and stop take --run-dir D, the run directory of the server they talk to.\n");
 }
 
 int main(int argc, char **argv)
@@ -27,6 +29,7 @@ int main(int argc, char **argv)
 
     if (strcmp(command, "serve") == 0) return serve(argc - 2, argv + 2);
     if (strcmp(command, "inspect") == 0) return inspect_command(argc - 2, argv + 2);
+    if (strcmp(command, "quantize") == 0) return quantize_command(argc - 2, argv + 2);
     for (int i = 0; remote[i]; i++)
         if (strcmp(command, remote[i]) == 0) return client_command(command, argc - 2, argv + 2);
     if (strcmp(command, "--version") == 0) {

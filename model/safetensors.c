@@ -32,6 +32,13 @@ const char *tensor_dtype_name(enum tensor_dtype dtype)
     return "another type";
 }
 
+uint32_t tensor_dtype_bytes(enum tensor_dtype dtype)
+{
+    for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++)
+        if (dtypes[i].dtype == dtype) return dtypes[i].bytes;
+    return 0;
+}
+
 void safetensors_init(struct safetensors *index) { *index = (struct safetensors){ 0 }; }
 
 void safetensors_free(struct safetensors *index)

@@ -53,6 +53,9 @@ struct tensor *safetensors_find(const struct safetensors *index, const char *nam
 /* "BF16", "F32", ... */
 const char *tensor_dtype_name(enum tensor_dtype dtype);
 
+/* Bytes of one element. */
+uint32_t tensor_dtype_bytes(enum tensor_dtype dtype);
+
 void safetensors_free(struct safetensors *index);
 
 #endif

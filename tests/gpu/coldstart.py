@@ -1,0 +1,126 @@
+#!/usr/bin/env python3
+"""tests/gpu/coldstart.py - from exec to ready with a 12B checkpoint in the page cache.
+
+    SLUICE_BUILD=build/dist python3 tests/gpu/coldstart.py [DIR]      (default: a directory of its own in /dev/shm, removed at the end)
+
+Writes a BF16 checkpoint of Gemma 4 12B's shapes with random weights (24 GB, in shards; kept and used again when DIR is given), serves it as it is and rounded
+to FP8, and prints seconds from exec to ready, seconds and GB/s of loading, and whether the same request gives the same bytes after a second start.
+Needs a Hopper GPU, 24 GB of memory for the files, and the standard library only.
+"""
+import asyncio
+import json
+import os
+import random
+import shutil
+import struct
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+from server import Server  # noqa: E402
+from workload import bodies  # noqa: E402
+from wsclient import run  # noqa: E402
+
+HIDDEN, INTERMEDIATE, VOCAB, LAYERS, SHARD_LAYERS = 3840, 15360, 262144, 48, 12
+BLOCK = 64 << 20
+CONFIG = {
+    "architectures": ["Gemma4UnifiedForConditionalGeneration"], "model_type": "gemma4_unified", "tie_word_embeddings": True, "eos_token_id": [1, 106],
+    "text_config": {
+        "model_type": "gemma4_unified_text", "vocab_size": VOCAB, "hidden_size": HIDDEN, "intermediate_size": INTERMEDIATE, "num_hidden_layers": LAYERS,
+        "num_attention_heads": 16, "num_key_value_heads": 8, "num_global_key_value_heads": 1, "head_dim": 256, "global_head_dim": 512, "attention_k_eq_v": True,
+        "sliding_window": 1024, "sliding_window_pattern": 6, "max_position_embeddings": 262144, "rms_norm_eps": 1e-6, "final_logit_softcapping": 30.0,
+        "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+                            "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}}}}
+
+
+def random_block():
+    """Values of both signs between 2^-7 and 2^-6, near the deviation of a trained matrix of this size."""
+    bits = int.from_bytes(random.Random(3).randbytes(BLOCK), "little")
+    keep, exponent = (int.from_bytes(struct.pack("<H", x) * (BLOCK // 2), "little") for x in (0x807F, 0x3C00))
+    return (bits & keep | exponent).to_bytes(BLOCK, "little")
+
+
+def layer_tensors(i):
+    full = i % 6 == 5
+    q, kv, dim = (8192, 512, 512) if full else (4096, 2048, 256)
+    at = f"model.language_model.layers.{i}."
+    yield from ((at + f"self_attn.{n}_proj.weight", shape) for n, shape in (("q", [q, HIDDEN]), ("k", [kv, HIDDEN]), ("o", [HIDDEN, q])))
+    if not full:
+        yield at + "self_attn.v_proj.weight", [kv, HIDDEN]
+    yield from ((at + f"mlp.{n}_proj.weight", shape) for n, shape in (("gate", [INTERMEDIATE, HIDDEN]), ("up", [INTERMEDIATE, HIDDEN]), ("down", [HIDDEN, INTERMEDIATE])))
+    yield from ((at + n + "_layernorm.weight", [HIDDEN]) for n in ("input", "post_attention", "pre_feedforward", "post_feedforward"))
+    yield from ((at + f"self_attn.{n}_norm.weight", [dim]) for n in "qk")
+    yield at + "layer_scalar", [1]
+
+
+def write_shard(path, tensors, block):
+    header, at = {}, 0
+    for name, shape in tensors:
+        size = 2
+        for n in shape:
+            size *= n
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        at += size
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb", buffering=0) as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in tensors:
+            begin, end = header[name]["data_offsets"]
+            if len(shape) == 1:
+                f.write(struct.pack("<H", 0x3F80) * shape[0])  # norms and scalars are 1
+                continue
+            view, left = memoryview(block), end - begin
+            while left:
+                left -= f.write(view[:min(left, BLOCK)])
+    return [name for name, _ in tensors]
+
+
+def write_checkpoint(where):
+    demo, block, weight_map = os.path.join(ROOT, "model", "demo"), random_block(), {}
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copy(os.path.join(demo, name), where)
+    with open(os.path.join(where, "config.json"), "w", encoding="utf-8") as f:
+        json.dump(CONFIG, f)
+    shards = [[t for i in range(first, first + SHARD_LAYERS) for t in layer_tensors(i)] for first in range(0, LAYERS, SHARD_LAYERS)]
+    shards[-1] += [("model.language_model.embed_tokens.weight", [VOCAB, HIDDEN]), ("model.language_model.norm.weight", [HIDDEN])]
+    for i, tensors in enumerate(shards):
+        file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
+        weight_map.update({name: file for name in write_shard(os.path.join(where, file), tensors, block)})
+    with open(os.path.join(where, "model.safetensors.index.json"), "w", encoding="utf-8") as f:
+        json.dump({"metadata": {}, "weight_map": weight_map}, f)
+
+
+def start(where, dtype):
+    begin = time.perf_counter()
+    with Server("--device", "cuda", "--weights-dtype", dtype, "--max-context", "32768", model=where, log_level="warn") as s:
+        ready, load = time.perf_counter() - begin, s.status()["device"]["load"]
+        outcome = asyncio.run(run(s, bodies(1)[0])).outcome()
+        line = next(x for x in s.out().splitlines() if "serving" in x)
+        print(f"     {dtype}: {ready:.2f} s from exec to ready (client's view); {load['bytes'] / 1e9:.1f} GB read in {load['seconds']:.2f} s: {load['gb_per_s']:.1f} GB/s; {line}", flush=True)
+    return outcome
+
+
+def main():
+    if not os.path.exists("/dev/nvidiactl"):
+        print("skip: no GPU")
+        return 77
+    where = sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp(prefix="sluice-12b-", dir="/dev/shm")
+    try:
+        if not os.path.exists(os.path.join(where, "model.safetensors.index.json")):
+            begin = time.perf_counter()
+            write_checkpoint(where)
+            print(f"     checkpoint written in {time.perf_counter() - begin:.1f} s", flush=True)
+        for dtype in ("bf16", "fp8"):
+            assert start(where, dtype) == start(where, dtype), f"{dtype}: two starts, two outputs"
+    finally:
+        if len(sys.argv) <= 1:
+            shutil.rmtree(where)
+    print("coldstart: passed", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -136,13 +136,13 @@ static void reader_only_null(struct reader *r, const char *field)
     if (value) reader_fail(r, -E_UNSUPPORTED, field, value, "not supported");
 }
 
-static void parse_refusals(struct reader *r)
+static void parse_refusals(struct reader *r, bool assistant)
 {
     const char *activation = reader_text(r, "hidden_activation", "gelu_pytorch_tanh");
 
     if (strcmp(activation, "gelu_pytorch_tanh") != 0) reader_fail(r, -E_UNSUPPORTED, "hidden_activation", reader_member(r, "hidden_activation"), "only gelu_pytorch_tanh is computed");
     reader_only_int(r, "hidden_size_per_layer_input", 0);
-    reader_only_int(r, "num_kv_shared_layers", 0);
+    if (!assistant) reader_only_int(r, "num_kv_shared_layers", 0); /* an assistant's layers share all of theirs */
     reader_only_false(r, "enable_moe_block");
     reader_only_false(r, "attention_bias");
     reader_only_false(r, "use_double_wide_mlp");
@@ -336,6 +336,18 @@ static int parse_family(struct model_config *c, struct reader *top, const char *
     return top->rc;
 }
 
+static void parse_text(struct model_config *c, struct reader *text, bool assistant)
+{
+    parse_refusals(text, assistant);
+    parse_sizes(c, text);
+    if (text->rc != 0) return;
+    parse_layer_types(c, text);
+    parse_layer_heads(c, text);
+    check_layer_heads(c, text);
+    parse_rope(c, text);
+    parse_bidirectional(c, text);
+}
+
 static int parse_all(struct model_config *c, const json_t *root, struct model_error *err)
 {
     struct reader top = { .object = root, .err = err }, inner = { .err = err }, *text = &top;
@@ -350,16 +362,29 @@ static int parse_all(struct model_config *c, const json_t *root, struct model_er
         type = reader_text(text, "model_type", text_type);
         if (strcmp(type, text_type) != 0) reader_fail(text, -E_UNSUPPORTED, "text_config.model_type", reader_member(text, "model_type"), "does not belong to this model_type");
     }
-    parse_refusals(text);
-    parse_sizes(c, text);
-    if (top.rc != 0 || text->rc != 0) return top.rc != 0 ? top.rc : text->rc;
-    parse_layer_types(c, text);
-    parse_layer_heads(c, text);
-    check_layer_heads(c, text);
-    parse_rope(c, text);
-    parse_bidirectional(c, text);
-    parse_tokens(c, &top, text);
+    parse_text(c, text, false);
+    if (top.rc == 0 && text->rc == 0) parse_tokens(c, &top, text);
     return top.rc != 0 ? top.rc : text->rc;
+}
+
+static int parse_assistant(struct model_config *c, uint32_t *backbone_hidden, const json_t *root, struct model_error *err)
+{
+    struct reader top = { .object = root, .err = err }, text = { .err = err };
+    const json_t *nested = reader_member(&top, "text_config");
+    const char *type = reader_text(&top, "model_type", "");
+
+    if (strcmp(type, "gemma4_unified_assistant") != 0)
+        reader_fail(&top, -E_UNSUPPORTED, "model_type", reader_member(&top, "model_type"), "gemma4_unified_assistant is the drafter that is built");
+    else if (!json_is_object(nested)) reader_fail(&top, -E_FORMAT, "text_config", nested, "must be an object");
+    reader_only_false(&top, "use_ordered_embeddings");
+    *backbone_hidden = reader_int(&top, "backbone_hidden_size", REQUIRED, MODEL_DIM_ALIGN, CONFIG_DIM_MAX);
+    if (*backbone_hidden % MODEL_DIM_ALIGN != 0) reader_fail(&top, -E_UNSUPPORTED, "backbone_hidden_size", reader_member(&top, "backbone_hidden_size"), "must be a multiple of 16");
+    if (top.rc != 0) return top.rc;
+    c->family = MODEL_GEMMA4_UNIFIED;
+    c->has_v_norm = c->has_layer_scalar = true;
+    text.object = nested;
+    parse_text(c, &text, true);
+    return top.rc != 0 ? top.rc : text.rc;
 }
 
 static int config_json(json_t **root, const char *file, const uint8_t *json, uint64_t byte_count, struct model_error *err)
@@ -382,6 +407,19 @@ int model_config_parse(struct model_config *config, const uint8_t *json, uint64_
     memset(config, 0, sizeof(*config));
     if ((rc = config_json(&root, "config.json", json, byte_count, err)) != 0) return rc;
     rc = parse_all(config, root, err);
+    json_decref(root);
+    return rc;
+}
+
+int assistant_config_parse(struct model_config *config, uint32_t *backbone_hidden, const uint8_t *json, uint64_t byte_count, struct model_error *err)
+{
+    json_t *root;
+    int rc;
+
+    memset(config, 0, sizeof(*config));
+    *backbone_hidden = 0;
+    if ((rc = config_json(&root, "config.json", json, byte_count, err)) != 0) return rc;
+    rc = parse_assistant(config, backbone_hidden, root, err);
     json_decref(root);
     return rc;
 }

@@ -78,6 +78,10 @@ struct generation_config {
 /* Parses config.json. 0, -E_FORMAT (not JSON, wrong type, missing), -E_RANGE, -E_UNSUPPORTED; err names the field. */
 int model_config_parse(struct model_config *config, const uint8_t *json, uint64_t byte_count, struct model_error *err);
 
+/* Parses the config.json of an MTP assistant (gemma4_unified_assistant): its own text part, whose layers have queries only, and
+ * the hidden size of the model that it drafts for. Errors as above; also -E_UNSUPPORTED for ordered embeddings. */
+int assistant_config_parse(struct model_config *config, uint32_t *backbone_hidden, const uint8_t *json, uint64_t byte_count, struct model_error *err);
+
 /* Parses generation_config.json; json NULL: the file is absent and config's eos list is used.
  * -E_FORMAT, -E_RANGE (also: no end token anywhere). */
 int generation_config_parse(struct generation_config *generation, const struct model_config *config,

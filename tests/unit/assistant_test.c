@@ -1,0 +1,232 @@
+/* tests/unit/assistant_test.c - the MTP assistant's steps equal transformers'; rows keep their bits among others; odd files and calls are refused.
+ * Golden data: tests/golden/assistant/, made by tests/oracle/make_assistant_golden.py, which hashes the same keys and states. */
+#include "model/assistant.h"
+
+#include "shm/error.h"
+#include "tests/synthetic.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+
+#include <cmocka.h>
+
+#define GOLDEN "tests/golden/assistant"
+#define BACKBONE 48u
+#define VOCAB 96u
+#define WINDOW 64u
+#define KEYS 45u
+#define STEPS 3u
+#define ROWS 3u
+#define TOLERANCE 1e-5
+
+/* A target with three sliding layers and two full ones; the assistant reads layers 3 and 4. */
+static struct model_config target(void)
+{
+    struct model_config c = {.family = MODEL_GEMMA4_UNIFIED, .vocab = VOCAB, .hidden = BACKBONE, .intermediate = 64, .layer_count = 5, .q_heads = 4, .window = WINDOW,
+                             .max_position = 4096, .norm_eps = 1e-6f, .attention_scale = 1};
+
+    for (uint32_t i = 0; i < 5; i++) {
+        const bool full = i == 1 || i == 4;
+        c.layer[i] = (struct layer_config){.type = full ? LAYER_FULL : LAYER_SLIDING, .head_dim = full ? 64 : 32, .kv_heads = full ? 1 : 2, .has_v = !full};
+        c.layer[i].type_index = c.type_count[c.layer[i].type]++;
+    }
+    return c;
+}
+
+struct world {
+    struct model_files files;
+    struct assistant_weights weights;
+    struct model_config config;
+    struct kv_geometry geo;
+    uint8_t *arena;
+    uint32_t pages[2][ROWS][8];
+    struct forward_seq seqs[ROWS];
+    struct assistant *assistant;
+};
+
+static void write_keys(struct world *w, uint32_t seq)
+{
+    static const struct { uint32_t layer; const char *name[2]; } from[] = {{3, {"sliding_attention.k", "sliding_attention.v"}}, {4, {"full_attention.k", "full_attention.v"}}};
+
+    for (size_t i = 0; i < 2; i++)
+        for (int v = 0; v < 2; v++) {
+            const struct kv_layer *l = &w->geo.layer[from[i].layer];
+            for (uint32_t h = 0; h < l->kv_heads; h++)
+                for (uint32_t p = 0; p < KEYS; p++)
+                    for (uint32_t d = 0; d < l->head_dim; d++) {
+                        const uint32_t page = l->type == LAYER_FULL ? w->pages[0][seq][kv_full_index(p)] : w->pages[1][seq][kv_sliding_index(&w->geo, p)];
+                        const float value = synthetic_hash(synthetic_fnv1a(from[i].name[v]), ((uint64_t)h * KEYS + p) * l->head_dim + d);
+                        memcpy(w->arena + kv_token_offset(&w->geo, from[i].layer, v != 0, page, h, p % KV_PAGE_TOKENS) + 4 * d, &value, 4);
+                    }
+        }
+}
+
+static void world_open(struct world *w, uint32_t threads)
+{
+    const struct forward_options options = {.threads = threads, .rows_max = ROWS};
+    struct model_error err = {""};
+    uint32_t full, sliding;
+
+    memset(w, 0, sizeof *w);
+    model_files_init(&w->files);
+    if (model_files_open_dir(&w->files, GOLDEN, &err) != 0) fail_msg("%s", err.text);
+    if (assistant_load(&w->weights, &w->files, &err) != 0) fail_msg("%s", err.text);
+    w->config = target();
+    assert_int_equal(kv_geometry_init(&w->geo, &w->config, KV_F32, 128, 16, 0, 0), 0);
+    full = w->geo.full_pages_per_seq;
+    sliding = w->geo.sliding_pages_per_seq;
+    assert_int_equal(kv_geometry_init(&w->geo, &w->config, KV_F32, 128, 16, full * ROWS, sliding * ROWS), 0);
+    w->arena = aligned_alloc(4096, w->geo.arena_bytes);
+    memset(w->arena, 0xff, w->geo.arena_bytes); /* NaN: a stale read shows */
+    for (uint32_t s = 0; s < ROWS; s++) {
+        for (uint32_t i = 0; i < full; i++) w->pages[0][s][i] = (full - 1 - i) * ROWS + s;
+        for (uint32_t i = 0; i < sliding; i++) w->pages[1][s][i] = i * ROWS + (ROWS - 1 - s);
+        w->seqs[s] = (struct forward_seq){w->pages[0][s], w->pages[1][s], full, sliding};
+        write_keys(w, s);
+    }
+    assert_int_equal(assistant_open(&w->assistant, &w->weights, &w->config, &w->geo, w->arena, &options), 0);
+}
+
+static void world_close(struct world *w)
+{
+    assistant_close(w->assistant);
+    assistant_weights_free(&w->weights);
+    model_files_close(&w->files);
+    free(w->arena);
+}
+
+static void hashed(float *out, const char *name, uint32_t count, float factor)
+{
+    for (uint32_t i = 0; i < count; i++) out[i] = synthetic_hash(synthetic_fnv1a(name), i) * factor;
+}
+
+static double error_to(const char *line, const float *got, uint32_t count)
+{
+    double off = 0, size = 0, wanted;
+    int more;
+
+    for (uint32_t i = 0; i < count; i++, line += more) {
+        assert_int_equal(sscanf(line, "%lf%n", &wanted, &more), 1);
+        off += (got[i] - wanted) * (got[i] - wanted);
+        size += wanted * wanted;
+    }
+    return sqrt(off / size);
+}
+
+static void test_steps(void **state)
+{
+    static char line[8192];
+    float embedding[BACKBONE], hidden[BACKBONE], logits[VOCAB];
+    struct world w;
+    FILE *f = fopen(GOLDEN "/steps.txt", "r");
+
+    (void)state;
+    assert_non_null(f);
+    world_open(&w, 2);
+    assert_true(w.weights.step_bytes > 4 * (VOCAB * 32 + 2 * BACKBONE * 32));
+    hashed(hidden, "hidden", BACKBONE, 1);
+    for (uint32_t step = 0; step < STEPS; step++) {
+        const struct assistant_row row = {embedding, hidden, KEYS, KEYS, 1};
+        char name[32], what[16];
+        unsigned number;
+        int at;
+        snprintf(name, sizeof name, "embedding.%u", step);
+        hashed(embedding, name, BACKBONE, 3);
+        assert_int_equal(assistant_step(w.assistant, &row, 1, w.seqs, ROWS, logits, hidden), 0);
+        for (int part = 0; part < 2; part++) {
+            assert_non_null(fgets(line, sizeof line, f));
+            assert_int_equal(sscanf(line, "%u %15s%n", &number, what, &at), 2);
+            assert_int_equal(number, step);
+            const double error = part == 0 ? error_to(line + at, logits, VOCAB) : error_to(line + at, hidden, BACKBONE);
+            if (!(error <= TOLERANCE)) fail_msg("step %u: %s off by %g", step, what, error);
+        }
+    }
+    fclose(f);
+    world_close(&w);
+}
+
+/* Alone or among others, with any number of threads. */
+static void test_bits(void **state)
+{
+    static float embedding[ROWS][BACKBONE], hidden[ROWS][BACKBONE], alone[ROWS][VOCAB], together[ROWS][VOCAB], next[ROWS][BACKBONE], out[ROWS][BACKBONE];
+    struct assistant_row rows[ROWS];
+    struct world w;
+
+    (void)state;
+    for (uint32_t threads = 1; threads <= 3; threads += 2) {
+        world_open(&w, threads);
+        for (uint32_t r = 0; r < ROWS; r++) {
+            char name[16];
+            snprintf(name, sizeof name, "e%u", r);
+            hashed(embedding[r], name, BACKBONE, 2);
+            hashed(hidden[r], name + 1, BACKBONE, 1);
+            rows[r] = (struct assistant_row){embedding[r], hidden[r], KEYS - r, KEYS - 7 * r, r};
+            assert_int_equal(assistant_step(w.assistant, &rows[r], 1, w.seqs, ROWS, alone[r], out[r]), 0);
+        }
+        assert_int_equal(assistant_step(w.assistant, rows, ROWS, w.seqs, ROWS, together[0], next[0]), 0);
+        assert_memory_equal(alone, together, sizeof alone);
+        assert_memory_equal(out, next, sizeof out);
+        world_close(&w);
+    }
+}
+
+static void test_refusals(void **state)
+{
+    static float embedding[BACKBONE], hidden[BACKBONE], logits[VOCAB];
+    const struct assistant_row good = {embedding, hidden, KEYS, KEYS, 0};
+    struct assistant_row row;
+    struct model_error err = {""};
+    struct model_config other;
+    struct forward_seq seqs[ROWS];
+    struct world w;
+
+    (void)state;
+    world_open(&w, 1);
+#define REFUSED(change) do { row = good; memcpy(seqs, w.seqs, sizeof seqs); change; \
+    assert_int_equal(assistant_step(w.assistant, &row, 1, seqs, ROWS, logits, hidden), -E_RANGE); } while (0)
+    REFUSED(row.seq = ROWS);
+    REFUSED(row.key_count = 0);
+    REFUSED(row.key_count = KEYS + 1);
+    REFUSED(row.position = 128);
+    REFUSED(seqs[0].full_page_count = 1);
+    REFUSED(seqs[0].sliding_page_count = 1);
+#undef REFUSED
+    assert_int_equal(assistant_step(w.assistant, &good, 0, w.seqs, ROWS, logits, hidden), -E_RANGE);
+#define UNFIT(change, word) do { other = w.config; change; assert_int_equal(assistant_check(&w.weights, &other, &err), -E_UNSUPPORTED); assert_non_null(strstr(err.text, word)); } while (0)
+    UNFIT(other.hidden = 64, "hidden size 48");
+    UNFIT(other.vocab = 97, "97");
+    UNFIT(other.layer[3].kv_heads = 1, "layer 0");
+    UNFIT(other.layer[4].head_dim = 32, "layer 3");
+    UNFIT((other.layer[1].type = other.layer[4].type = LAYER_SLIDING, other.layer[4].head_dim = 32, other.layer[4].kv_heads = 2), "has not");
+#undef UNFIT
+    world_close(&w);
+}
+
+static void test_configs(void **state)
+{
+    static const struct { const char *json; int code; const char *word; } cases[] = {
+        {"{\"model_type\":\"gemma4_unified\"}", -E_UNSUPPORTED, "model_type"},
+        {"{\"model_type\":\"gemma4_unified_assistant\"}", -E_FORMAT, "text_config"},
+        {"{\"model_type\":\"gemma4_unified_assistant\",\"text_config\":{}}", -E_FORMAT, "backbone_hidden_size"},
+        {"{\"model_type\":\"gemma4_unified_assistant\",\"text_config\":{},\"backbone_hidden_size\":48,\"use_ordered_embeddings\":true}", -E_UNSUPPORTED, "use_ordered_embeddings"},
+        {"{\"model_type\":\"gemma4_unified_assistant\",\"text_config\":{},\"backbone_hidden_size\":50}", -E_UNSUPPORTED, "backbone_hidden_size"},
+        {"{\"model_type\":\"gemma4_unified_assistant\",\"text_config\":{},\"backbone_hidden_size\":48}", -E_FORMAT, "hidden_size"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct model_error err = {""};
+        struct model_config c;
+        uint32_t backbone;
+        const int rc = assistant_config_parse(&c, &backbone, (const uint8_t *)cases[i].json, strlen(cases[i].json), &err);
+        if (rc != cases[i].code || !strstr(err.text, cases[i].word)) fail_msg("%s: %d '%s'", cases[i].json, rc, err.text);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_bits), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs)};
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -28,6 +28,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_DRAFT] = {"draft", TEXT, 0, 0, "ngram", "ngram|none", "drafter: n-gram lookup in the text so far, or none"},
     [OPT_DEVICE] = {"device", TEXT, 0, 0, "auto", "auto|cpu|cuda", "where the model runs; auto takes the GPU if there is one, else the CPU and says why"},
     [OPT_WEIGHTS_DTYPE] = {"weights-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8", "weights on the GPU; auto: as the checkpoint has them, fp8: rounded row by row when loaded"},
+    [OPT_ACTIVATIONS] = {"activations", TEXT, 0, 0, "auto", "auto|bf16", "auto: FP8 activations where the checkpoint's format has them (on the CPU); bf16: never"},
     [OPT_GPU_SHARING] = {"gpu-sharing", TEXT, 0, 0, "auto", "HOW", "auto, mps: the GPU stages run at once, under a private MPS daemon; time-slice: by turns, strictly apart"},
     [OPT_PREFILL_SHARE] = {"prefill-share", NUMBER, 1, 100, "100", "PERCENT", "most of the GPU that prompts may take from running responses (with MPS)"},
     [OPT_THREADS] = {"threads", NUMBER, 0, 1024, "0", "N", "threads of each computing stage; 0: one per core"},
@@ -223,6 +224,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
     static const char *const drafts[] = {"ngram", "none", NULL}, *const when[] = {"paying", "always", NULL};
     static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
     static const char *const weights[] = {"auto", "bf16", "fp8", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
+    static const char *const activations[] = {"auto", "bf16", NULL};
     static const char *const dtypes[] = {"bf16", "f32", NULL}, *const levels[] = {"error", "warn", "info", "debug", NULL};
 
     if (o->value[OPT_RANDOM_WEIGHTS][0] && o->value[OPT_MODEL][0]) {
@@ -237,7 +239,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
         return -E_CONFIG;
     }
     if (one_of(o, OPT_DRAFT, drafts, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
-        one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
+        one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_ACTIVATIONS, activations, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
         one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes))
         return -E_CONFIG;
     return 0;

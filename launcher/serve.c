@@ -243,6 +243,7 @@ static void set_base_options(struct server *v)
     wiring_set(w, "gateway.origins", o->value[OPT_ORIGINS]);
     wiring_set(w, "device.asked", o->value[OPT_DEVICE]);
     wiring_set(w, "weights.dtype", o->value[OPT_WEIGHTS_DTYPE]);
+    wiring_set(w, "activations", o->value[OPT_ACTIVATIONS]);
     wiring_set(w, "model.random", o->value[OPT_RANDOM_WEIGHTS]);
     snprintf(v->gpu.dir, sizeof v->gpu.dir, "%s/mps", v->run_dir);
     if (strlen(v->gpu.dir) < WIRING_VALUE_BYTES) wiring_set(w, "run.mps_dir", v->gpu.dir);

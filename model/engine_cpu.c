@@ -127,7 +127,9 @@ void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
 {
     struct model_error err = {""};
     struct cpu *c = calloc(1, sizeof *c);
-    struct forward_options options = {.threads = (uint32_t)wiring_u64(&e->stage->wiring, "threads", 1)};
+    const struct wiring *w = &e->stage->wiring;
+    struct forward_options options = {.threads = (uint32_t)wiring_u64(w, "threads", 1),
+                                      .activations = strcmp(wiring_text(w, "activations", "auto"), "bf16") == 0 ? FORWARD_ACTIVATIONS_BF16 : FORWARD_ACTIVATIONS_AUTO};
 
     if (!c) stage_exit(e->stage, EXIT_MISSING, "out of memory");
     e->state = c;

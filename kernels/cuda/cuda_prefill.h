@@ -39,7 +39,8 @@ int cuda_prefill_run(struct cuda_prefill *prefill, const struct cuda_prefill_spa
 /* 0: the last run is complete, its K and V are in the pages. -E_TIMEOUT: not yet. -E_IO. */
 int cuda_prefill_wait(struct cuda_prefill *prefill, uint32_t timeout_us);
 
-/* For tests: the residual stream after the last layer of the last run, f32 [rows][hidden]. */
+/* For tests: where runs after this call leave the residual stream behind the last layer, f32 [rows][hidden]. From then on they compute the whole
+ * last layer, of which otherwise only K and V are made: nobody else reads more. */
 void *cuda_prefill_residual(struct cuda_prefill *prefill);
 /* For benches: the stream (cudaStream_t). */
 void *cuda_prefill_stream(struct cuda_prefill *prefill);

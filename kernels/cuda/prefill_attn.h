@@ -5,7 +5,9 @@
  * A tile is up to 64 (d = 256) or 4 (d = 512) consecutive positions of one sequence; one block works on one tile and kv head: 128 rows (64 positions
  * x 2 heads) or 64 (4 positions x 16 heads) against key blocks of 64 or 32 keys, ascending.
  * Key blocks begin at multiples of their size, counted from the start of the text, and a block of which a row sees nothing leaves that row's
- * sums exactly as they were: so a row's bits depend neither on its tile nor on the cut of the prompt.
+ * sums exactly as they were: so a row's bits depend neither on its tile nor on the cut of the prompt. For the same reason the full layers' keys
+ * are cut into segments at fixed positions, always; the segments of a tile are worked on at the same time (a short span behind a long text
+ * has few tiles) and a second kernel adds them in ascending order. The partial results are bounded: a run goes in rounds.
  * Needs     d = 256 with 8 kv heads and a window, or d = 512 with 1 and none; K and V of all positions up to each tile's end written by
  *           earlier kernels; a ring of at least window - 1 + (rows of the tile's sequence in the run) tokens. A link of a chain. Never synchronizes.
  * Checked   tests/gpu/prefill.py.
@@ -15,14 +17,26 @@
 
 #include "prefill_ops.h"
 
-struct prefill_tile { uint32_t first_row, rows, first_position, seq; };
+#define PREFILL_SEGMENT 4096          /* keys */
+#define PREFILL_SLOTS 512             /* partial results of a round, 132 KB each; also the longest text in segments */
+#define PREFILL_SLOT_BYTES (33 * 256 * 16)
+
+/* One block's work: a tile, or in full layers one segment of a tile's keys. */
+struct prefill_tile {
+    uint32_t first_row, rows, first_position, seq;
+    uint32_t segment, segments;       /* sliding layers: 0 and 1 */
+    uint32_t slot;                    /* of this segment's partial result; segments == 1: none. In joins: of the first segment's */
+    uint32_t round;                   /* tiles of one round stand together */
+};
 
 struct prefill_attn_args {
-    const struct prefill_tile *tiles; /* device; the longest first: the last blocks should be short ones */
-    uint32_t tile_count;
+    const struct prefill_tile *tiles; /* device; of one round */
+    const struct prefill_tile *joins; /* device; the tiles of more than one segment */
+    uint32_t tile_count, join_count;
     uint32_t window;                  /* 0: full layer */
     struct prefill_kv kv;
     const __nv_bfloat16 *q;
+    float4 *part;                     /* PREFILL_SLOTS * PREFILL_SLOT_BYTES; NULL when nothing is to be joined */
     __nv_bfloat16 *out;
 };
 

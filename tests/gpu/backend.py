@@ -100,23 +100,26 @@ def gemma_12b(layers, fmt, softcap=30.0):
 
 
 class Model:
-    def __init__(self, layers, fmt, seqs=17, context=2048, rows_mask=0):
+    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0):
         self.lib, self.spec, self.seqs = library(), gemma_12b(layers, fmt), seqs
         self.weights = torch.zeros(self.lib.cuda_weights_bytes(c.byref(self.spec)), dtype=torch.uint8, device="cuda")
-        self.ring_pages = 34                      # 1088 tokens: window + 8 rows, and a page to spare
+        self.ring_pages = ring_pages              # 34: 1088 tokens, window + 8 rows and a page to spare
         self.full_pages = context // PAGE_TOKENS
         counts = (self.ring_pages, self.full_pages)
         # 0xFF bytes are NaN in bf16: whoever reads a key that was never written will know.
         self.kv = [torch.full((self.spec.page_bytes[t] * counts[t] * seqs,), 255, dtype=torch.uint8, device="cuda") for t in range(2)]
         options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, graph_rows_mask=rows_mask, l2_slots=0xFFFFFFFF)
         options.kv[0], options.kv[1] = (t.data_ptr() for t in self.kv)
-        self.handle = c.c_void_p()
+        self.handle, self.loader = c.c_void_p(), c.c_void_p()
         torch.cuda.synchronize()
+        self.check(self.lib.cuda_weights_open(c.byref(self.loader), c.byref(self.spec), c.c_void_p(self.weights.data_ptr())), "open the loader")
+        self.options, self.tables = options, {}
         self.check(self.lib.cuda_backend_open(c.byref(self.handle), c.byref(self.spec), c.byref(options)), "open")
         for s in range(seqs):
             for t in range(2):
                 order = torch.randperm(counts[t]).tolist()           # pages in no order at all
                 pages = (c.c_uint32 * counts[t])(*[s * counts[t] + p for p in order])
+                self.tables[s, t] = pages
                 self.check(self.lib.cuda_backend_pages(self.handle, s, t, 0, pages, counts[t]), "pages")
         self.step_number = 0
         self.logits = self.view(LOGITS, (max(16, 1 << rows_mask.bit_length() >> 1), self.spec.vocab), "<f4")
@@ -132,15 +135,16 @@ class Model:
         source = source.detach().contiguous()
         assert source.dtype == torch.bfloat16 and source.is_cuda
         torch.cuda.synchronize()
-        self.check(self.lib.cuda_backend_load(self.handle, tensor, layer, c.c_void_p(source.data_ptr()), BF16, None, 0), f"load {tensor} of layer {layer}")
+        self.check(self.lib.cuda_weights_load(self.loader, tensor, layer, c.c_void_p(source.data_ptr()), BF16, None, 0), f"load {tensor} of layer {layer}")
 
     def unpack(self, tensor, layer, rows, k):
         out = torch.empty(rows, k, dtype=torch.float32, device="cuda")
         torch.cuda.synchronize()                  # the allocator may have given memory that torch's stream still reads
-        self.check(self.lib.cuda_backend_unpack(self.handle, tensor, layer, c.c_void_p(out.data_ptr())), "unpack")
+        self.check(self.lib.cuda_weights_unpack(self.loader, tensor, layer, c.c_void_p(out.data_ptr())), "unpack")
         return out
 
     def close(self):
+        self.lib.cuda_weights_close(self.loader)
         self.lib.cuda_backend_close(self.handle)
 
     def step(self, groups, sampling=None):

@@ -1,0 +1,314 @@
+/* kernels/cuda/prefill.cu - the prefill handle: memory, page tables, turning spans into rows and tiles, awaiting a run (contract in cuda_prefill.h).
+ * Models of other shapes than Gemma 4 12B's are passed on to plain_prefill.cu. */
+#include "prefill.h"
+#include "launch.h"
+#include "prefill_mm.h"
+#include "shm/error.h"
+extern "C" {
+#include "shm/must.h"
+}
+#include <math.h>
+#include <string.h>
+#include <time.h>
+#include <algorithm>
+#include <new>
+
+#define SLAB_ALIGN 1024
+#define ROWS_LIMIT 65536              /* of a run: what the kernels' grids and 32-bit indices were written for */
+#define CONTEXT_LIMIT (1u << 20)
+#define WAIT_PAUSE_NS 10000           /* between two looks at the event */
+
+static_assert(CONTEXT_LIMIT / PREFILL_SEGMENT <= PREFILL_SLOTS, "the segments of a tile belong to one round");
+
+static uint64_t aligned(uint64_t bytes) { return (bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN; }
+
+/* Segments of the longest text, and tiles of the largest run. */
+static uint32_t segments_max(const struct cuda_prefill *p) { return (p->options.context_max + PREFILL_SEGMENT - 1) / PREFILL_SEGMENT; }
+static uint64_t tiles_max(const struct cuda_prefill *p, uint32_t type) { return p->rows_max / prefill_tile_rows(p->spec.head_dim[type]) + CUDA_PREFILL_SPANS_MAX; }
+
+/* ---- open and close ---- */
+
+static int make_memory(struct cuda_prefill *p)
+{
+    const struct cuda_model_spec *s = &p->spec;
+    const uint64_t turned = s->rope_turned[0] + s->rope_turned[1], rows = p->rows_max;
+    uint64_t qkv_rows = 0, q_rows = 0, bytes = 0;
+
+    for (uint32_t i = 0; i < s->layers; i++) {
+        if (p->arena.layer[i].qkv.rows > qkv_rows) qkv_rows = p->arena.layer[i].qkv.rows;
+        if (spec_q_rows(s, i) > q_rows) q_rows = spec_q_rows(s, i);
+    }
+    const struct { void **at; uint64_t bytes; } want[] = {
+        { (void **)&p->job, p->job_bytes },
+        { (void **)&p->residual, 4 * rows * s->hidden },
+        { (void **)&p->sum, 4 * rows * s->hidden },
+        { (void **)&p->qkv, 4 * rows * qkv_rows },
+        { (void **)&p->q, 2 * rows * q_rows },
+        { (void **)&p->x, 2 * rows * s->hidden },
+        { (void **)&p->attn_out, 2 * rows * q_rows },
+        { (void **)&p->act, 2 * rows * s->intermediate },
+        { (void **)&p->part, segments_max(p) > 1 ? (uint64_t)PREFILL_SLOTS * PREFILL_SLOT_BYTES : 0 },
+        { (void **)&p->rope, 8 * rows * turned },
+        { (void **)&p->inv_freq, 4 * turned },
+        { (void **)&p->pages[0], 4ull * p->options.seqs_max * p->pages_stride[0] },
+        { (void **)&p->pages[1], 4ull * p->options.seqs_max * p->pages_stride[1] },
+    };
+
+    for (const auto &w : want) bytes += aligned(w.bytes);
+    int rc = launch_check(cudaMalloc((void **)&p->slab, bytes), "prefill memory");
+    if (rc == 0) rc = launch_check(cudaMemset(p->slab, 0, bytes), "prefill memory");
+    bytes = 0;
+    for (const auto &w : want) *w.at = p->slab + bytes, bytes += aligned(w.bytes);
+    if (rc == 0) rc = launch_check(cudaMallocHost((void **)&p->job_host, p->job_bytes), "pinned memory");
+    p->cut = new (std::nothrow) prefill_tile[tiles_max(p, CUDA_FULL)];
+    return rc ? rc : p->cut ? 0 : -E_NOMEM;
+}
+
+/* As the decode step's: in f32, in the order in which the reference computes it. */
+static int make_frequencies(struct cuda_prefill *p)
+{
+    float table[128 + 256];
+    uint32_t n = 0;
+
+    for (uint32_t type = 0; type < 2; type++)
+        for (uint32_t i = 0; i < p->spec.rope_turned[type]; i++)
+            table[n++] = 1.0f / powf((float)p->spec.rope_theta[type], (float)(2 * i) / (float)p->spec.head_dim[type]);
+    return launch_check(cudaMemcpy(p->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
+}
+
+static int check_device(void)
+{
+    int device, major, rc = launch_check(cudaGetDevice(&device), "device");
+
+    if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "device");
+    return rc ? rc : major == 9 ? 0 : -E_UNSUPPORTED;
+}
+
+static int open_all(struct cuda_prefill *p)
+{
+    int rc = check_device();
+
+    if (rc == 0) rc = prefill_mm_init();
+    if (rc == 0) rc = prefill_ops_init();
+    if (rc == 0) rc = prefill_attn_init();
+    if (rc == 0) rc = make_memory(p);
+    if (rc == 0) rc = make_frequencies(p);
+    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking), "stream");
+    if (rc == 0) rc = launch_check(cudaEventCreateWithFlags(&p->done, cudaEventDisableTiming), "event");
+    return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
+}
+
+/* A ring must hold the window of a run's first row beside the run's last row. */
+static int check_options(const struct cuda_model_spec *spec, const struct cuda_options *o, uint32_t rows_max)
+{
+    const uint64_t ring_tokens = (uint64_t)o->ring_pages * PREFILL_PAGE_TOKENS;
+
+    if (!o->weights_device || !o->kv_device[0] || !o->kv_device[1] || o->seqs_max == 0) return -E_RANGE;
+    if (o->context_max == 0 || o->context_max > CONTEXT_LIMIT || rows_max == 0 || rows_max > ROWS_LIMIT) return -E_RANGE;
+    return ring_tokens < spec->window - 1 + rows_max && ring_tokens < o->context_max ? -E_RANGE : 0;
+}
+
+/* Shapes that these kernels are made for. */
+static int open_own(struct cuda_prefill *p, const struct cuda_model_spec *spec, const struct cuda_options *options, uint32_t rows_max)
+{
+    const int rc = check_options(spec, options, rows_max);
+
+    if (rc) return rc;
+    p->spec = *spec;
+    p->options = *options;
+    p->rows_max = rows_max;
+    p->pages_stride[CUDA_SLIDING] = options->ring_pages;
+    p->pages_stride[CUDA_FULL] = (options->context_max + PREFILL_PAGE_TOKENS - 1) / PREFILL_PAGE_TOKENS;
+    p->job_bytes = rows_max * sizeof(struct prefill_row);
+    p->job_bytes += (tiles_max(p, CUDA_SLIDING) + tiles_max(p, CUDA_FULL) * (segments_max(p) + 1)) * sizeof(struct prefill_tile);
+    return open_all(p);
+}
+
+extern "C" int cuda_prefill_open(struct cuda_prefill **prefill, const struct cuda_model_spec *spec, const struct cuda_options *options, uint32_t rows_max)
+{
+    struct cuda_prefill *p = new (std::nothrow) cuda_prefill();
+    int rc;
+
+    *prefill = NULL;
+    if (p == NULL) return -E_NOMEM;
+    rc = arena_plan(&p->arena, spec);
+    if (rc == 0) rc = open_own(p, spec, options, rows_max);
+    else if (rc == -E_UNSUPPORTED) rc = plain_prefill_open(&p->plain, spec, options, rows_max);
+    if (rc) cuda_prefill_close(p), p = NULL;
+    *prefill = p;
+    return rc;
+}
+
+extern "C" void cuda_prefill_close(struct cuda_prefill *p)
+{
+    if (p->plain) plain_prefill_close(p->plain);
+    cudaDeviceSynchronize();
+    cudaFree(p->slab);
+    if (p->job_host) cudaFreeHost(p->job_host);
+    delete[] p->cut;
+    if (p->done) cudaEventDestroy(p->done);
+    if (p->stream) cudaStreamDestroy(p->stream);
+    delete p;
+}
+
+extern "C" int cuda_prefill_pages(struct cuda_prefill *p, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count)
+{
+    if (p->plain) return plain_prefill_pages(p->plain, seq, type, first, pages, count);
+    if (type > CUDA_FULL || seq >= p->options.seqs_max || first > p->pages_stride[type] || count > p->pages_stride[type] - first) return -E_RANGE;
+    /* From pageable memory: the call returns when the entries have been taken, the stream orders them before later runs. */
+    return launch_check(cudaMemcpyAsync(p->pages[type] + (uint64_t)seq * p->pages_stride[type] + first, pages, 4ull * count, cudaMemcpyHostToDevice, p->stream), "pages");
+}
+
+/* ---- a run ---- */
+
+static int check_spans(const struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    uint32_t rows = 0;
+
+    if (span_count == 0 || span_count > CUDA_PREFILL_SPANS_MAX) return -E_RANGE;
+    for (uint32_t i = 0; i < span_count; i++) {
+        const struct cuda_prefill_span *s = &spans[i];
+
+        if (s->first_row != rows || s->rows == 0 || s->rows > p->rows_max - rows || s->seq >= p->options.seqs_max) return -E_RANGE;
+        if (s->first_position >= p->options.context_max || s->rows > p->options.context_max - s->first_position) return -E_RANGE;
+        for (uint32_t j = 0; j < i; j++)
+            if (spans[j].seq == s->seq) return -E_RANGE;
+        rows += s->rows;
+    }
+    for (uint32_t i = 0; i < rows; i++)
+        if (tokens[i] >= p->spec.vocab) return -E_RANGE;
+    return 0;
+}
+
+/* The last position is what a tile costs: the longest go first, so that the last blocks to be started are short ones. */
+static bool tile_goes_first(const struct prefill_tile &a, const struct prefill_tile &b)
+{
+    return a.first_position + a.rows > b.first_position + b.rows;
+}
+
+static uint32_t piece_keys(const struct prefill_tile &t)
+{
+    const uint32_t end = t.first_position + t.rows - t.segment * PREFILL_SEGMENT;
+
+    return end < PREFILL_SEGMENT ? end : PREFILL_SEGMENT;
+}
+
+static bool piece_goes_first(const struct prefill_tile &a, const struct prefill_tile &b)
+{
+    return a.round != b.round ? a.round < b.round : piece_keys(a) > piece_keys(b);
+}
+
+static uint32_t cut_tiles(struct prefill_tile *tiles, const struct cuda_prefill_span *spans, uint32_t span_count, uint32_t tile_rows)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < span_count; i++)
+        for (uint32_t at = 0; at < spans[i].rows; at += tile_rows) {
+            const uint32_t left = spans[i].rows - at;
+            const struct prefill_tile t = { spans[i].first_row + at, left < tile_rows ? left : tile_rows, spans[i].first_position + at, spans[i].seq, 0, 1, 0, 0 };
+
+            tiles[n++] = t;
+        }
+    std::sort(tiles, tiles + n, tile_goes_first);
+    return n;
+}
+
+/* Pieces of the tiles in p->cut: one per segment; joins for tiles of several. Sets both counts. */
+static void cut_segments(struct cuda_prefill *p, uint32_t tiles, struct prefill_tile *pieces, struct prefill_tile *joins)
+{
+    uint32_t slot = 0, round = 0, n = 0;
+
+    p->join_count = 0;
+    for (uint32_t i = 0; i < tiles; i++) {
+        struct prefill_tile t = p->cut[i];
+
+        t.segments = (t.first_position + t.rows + PREFILL_SEGMENT - 1) / PREFILL_SEGMENT;
+        const uint32_t slots = t.segments > 1 ? t.segments : 0;
+        if (slots > PREFILL_SLOTS - slot) slot = 0, round++;
+        t.slot = slot, t.round = round;
+        if (slots) joins[p->join_count++] = t;
+        for (; t.segment < t.segments; t.segment++, t.slot++) pieces[n++] = t;
+        slot += slots;
+    }
+    std::sort(pieces, pieces + n, piece_goes_first);
+    p->tile_count[CUDA_FULL] = n;
+}
+
+static void lay_out_rows(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    struct prefill_row *row = (struct prefill_row *)p->job_host;
+
+    for (uint32_t i = 0; i < span_count; i++)
+        for (uint32_t j = 0; j < spans[i].rows; j++) {
+            const struct prefill_row r = { *tokens++, spans[i].first_position + j, spans[i].seq, 0 };
+
+            *row++ = r;
+        }
+    p->rows = (uint32_t)(row - (struct prefill_row *)p->job_host);
+}
+
+/* Returns the job's bytes. */
+static uint64_t lay_out_job(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    const uint64_t tile_bytes = sizeof(struct prefill_tile);
+    uint8_t *host = p->job_host;
+
+    lay_out_rows(p, spans, span_count, tokens);
+    p->tile_at[CUDA_SLIDING] = p->rows * sizeof(struct prefill_row);
+    p->tile_count[CUDA_SLIDING] = cut_tiles((struct prefill_tile *)(host + p->tile_at[CUDA_SLIDING]), spans, span_count, prefill_tile_rows(p->spec.head_dim[CUDA_SLIDING]));
+    const uint32_t tiles = cut_tiles(p->cut, spans, span_count, prefill_tile_rows(p->spec.head_dim[CUDA_FULL]));
+
+    p->join_at = p->tile_at[CUDA_SLIDING] + p->tile_count[CUDA_SLIDING] * tile_bytes;
+    p->tile_at[CUDA_FULL] = p->join_at + tiles * tile_bytes;
+    cut_segments(p, tiles, (struct prefill_tile *)(host + p->tile_at[CUDA_FULL]), (struct prefill_tile *)(host + p->join_at));
+    return p->tile_at[CUDA_FULL] + p->tile_count[CUDA_FULL] * tile_bytes;
+}
+
+extern "C" int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    if (p->plain) return plain_prefill_run(p->plain, spans, span_count, tokens);
+    int rc = check_spans(p, spans, span_count, tokens);
+
+    if (rc) return rc;
+    const cudaError_t status = cudaEventQuery(p->done);          /* success before the first run, too */
+    if (status == cudaErrorNotReady) return -E_BUSY;             /* job_host may still be read */
+    rc = launch_check(status, "prefill");
+    if (rc) return rc;
+    const uint64_t bytes = lay_out_job(p, spans, span_count, tokens);
+
+    must(bytes <= p->job_bytes);
+    rc = launch_check(cudaMemcpyAsync(p->job, p->job_host, bytes, cudaMemcpyHostToDevice, p->stream), "prefill job");
+    if (rc == 0) rc = prefill_launch(p, PREFILL_ALL);
+    return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "prefill event");
+}
+
+static uint64_t now_us()
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+extern "C" int cuda_prefill_wait(struct cuda_prefill *p, uint32_t timeout_us)
+{
+    const struct timespec pause = { 0, WAIT_PAUSE_NS };
+    const uint64_t end = now_us() + timeout_us;
+    cudaError_t status;
+
+    if (p->plain) return plain_prefill_wait(p->plain, timeout_us);
+    while ((status = cudaEventQuery(p->done)) == cudaErrorNotReady) {
+        if (now_us() >= end) return -E_TIMEOUT;
+        nanosleep(&pause, NULL);
+    }
+    return launch_check(status, "prefill");
+}
+
+extern "C" void *cuda_prefill_residual(struct cuda_prefill *p)
+{
+    if (p->plain) return plain_prefill_residual(p->plain);
+    p->whole = true;
+    return p->residual;
+}
+
+extern "C" void *cuda_prefill_stream(struct cuda_prefill *p) { return p->plain ? plain_prefill_stream(p->plain) : p->stream; }

@@ -35,8 +35,8 @@ struct wide_shared {                  /* behind ring, activations and sums */
     uint64_t full[STAGES_MAX], empty[STAGES_MAX];
     uint64_t sums_full;               /* 8 warps of the cluster have sent their sums of an item */
     uint64_t sums_empty[RANGES];      /* of the block that stores set s: its room is free again */
+    alignas(8) float inverse[RANGES][ROWMM_WIDE_ROWS_MAX];      /* by own range and row; read in pairs */
     uint32_t ready;                   /* 1: the consumers are past their wait */
-    float inverse[RANGES][ROWMM_WIDE_ROWS_MAX];      /* by own range and row */
 };
 
 /* ---- a cluster ---- */

@@ -58,20 +58,29 @@ __device__ uint32_t lower_bound_key(float own_top, uint32_t wanted)
     return bound;
 }
 
-/* The tile's largest without suppressed tokens: the product's own maximum may be one of them. */
-__device__ float allowed_top(const sample_args &a, const float *logits, uint32_t tile)
+/* A tile's logits, all loads at once; suppressed tokens at -inf. */
+__device__ __forceinline__ void load_tile(float (&x)[TILE_TOKENS], const sample_args &a, const float *logits, uint32_t tile)
 {
-    float x[TILE_TOKENS], top = -CUDART_INF_F;
-
 #pragma unroll
     for (int j = 0; j < TILE_TOKENS; j += 4) {
         const float4 v = __ldcg((const float4 *)(logits + tile * TILE_TOKENS + j));
 
         x[j] = v.x, x[j + 1] = v.y, x[j + 2] = v.z, x[j + 3] = v.w;
     }
+    for (uint32_t i = 0; i < a.suppress_count; i++)
 #pragma unroll
-    for (int j = 0; j < TILE_TOKENS; j++)
-        if (!sample_suppressed(a, tile * TILE_TOKENS + j)) top = fmaxf(top, x[j]);
+        for (int j = 0; j < TILE_TOKENS; j++)
+            if (tile * TILE_TOKENS + j == a.suppress[i]) x[j] = -CUDART_INF_F;
+}
+
+/* The tile's largest without suppressed tokens: the product's own maximum may be one of them. */
+__device__ float allowed_top(const sample_args &a, const float *logits, uint32_t tile)
+{
+    float x[TILE_TOKENS], top = -CUDART_INF_F;
+
+    load_tile(x, a, logits, tile);
+#pragma unroll
+    for (int j = 0; j < TILE_TOKENS; j++) top = fmaxf(top, x[j]);
     return top;
 }
 
@@ -106,12 +115,14 @@ __device__ uint32_t gather(const sample_args &a, const float *logits, const floa
         const uint32_t tile = i * SAMPLE_THREADS + threadIdx.x;
 
         if (top[i] == -CUDART_INF_F || sample_ordered(top[i]) < bound) continue;
-        for (uint32_t j = 0; j < TILE_TOKENS; j++) {
-            const float x = __ldcg(logits + tile * TILE_TOKENS + j);
+        float x[TILE_TOKENS];
 
-            if (!(x > -CUDART_INF_F) || sample_ordered(x) < bound || sample_suppressed(a, tile * TILE_TOKENS + j)) continue;
+        load_tile(x, a, logits, tile);
+#pragma unroll
+        for (int j = 0; j < TILE_TOKENS; j++) {
+            if (!(x[j] > -CUDART_INF_F) || sample_ordered(x[j]) < bound) continue;
             const uint32_t at = atomicAdd(&sh.count, 1);
-            if (at < CANDIDATES_MAX) sh.found[at].logit = x, sh.found[at].token = tile * TILE_TOKENS + j;
+            if (at < CANDIDATES_MAX) sh.found[at].logit = x[j], sh.found[at].token = tile * TILE_TOKENS + j;
         }
     }
     __syncthreads();

@@ -46,6 +46,10 @@ static inline int sample_is_general(const struct step_sampling *p)
     return p->temperature >= SAMPLE_TEMPERATURE_MIN && (p->top_k == 0 || p->top_k > SAMPLE_PLAIN_TOP_K_MAX);
 }
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* 0, -E_RANGE, -E_IO. */
 int sample_launch(const struct sample_args *args, uint32_t rows, void *stream);
 int sample_init(void);
@@ -53,5 +57,9 @@ int sample_init(void);
 /* For a step whose state.general_rows is not 0, behind sample_launch on the same stream. rows: of the step. 0, -E_RANGE, -E_IO. */
 int sample_general_launch(const struct sample_args *args, uint32_t rows, void *stream);
 int sample_general_init(uint32_t vocab);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -31,7 +31,7 @@ void load_show(struct server *v)
     if (v->load_done || !v->model_known || !gpu_is_used(v)) return;
     if (l.loaded) {
         v->load_done = true;
-        server_say("%ssluice: %.1f GB of weights in place after %.2f s (%.1f GB/s)", v->load_shown ? "\r" : "", gb, seconds, seconds > 0 ? gb / seconds : 0.0);
+        server_say("%ssluice: %.3g GB of weights in place after %.2f s (%.1f GB/s)", v->load_shown ? "\r" : "", gb, seconds, seconds > 0 ? gb / seconds : 0.0);
     } else if (l.ns > 0 && poll(&terminal, 1, 0) == 1 && (terminal.revents & POLLOUT) && isatty(STDERR_FILENO)) {
         fprintf(stderr, "\rsluice: loading weights, %.1f of %.1f GB, %.1f GB/s ", gb, (double)l.bytes_total / 1e9, gb / seconds); /* the next line overwrites it */
         v->load_shown = true;

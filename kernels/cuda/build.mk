@@ -4,6 +4,7 @@ NVCC      ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cud
 NVCCFLAGS := -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings
 cuda_obj  := $(patsubst %.cu,$B/cuda/%.o,$(wildcard kernels/cuda/*.cu)) $B/cuda/kernels/cuda/arena.o $B/cuda/model/forward_rope.o $B/cuda/shm/must.o
 cuda_bins := $(patsubst bench/cuda/%.cu,$B/bench/cuda_%,$(wildcard bench/cuda/*.cu)) $(patsubst tests/gpu/%.cu,$B/tests/cuda_%,$(wildcard tests/gpu/*.cu))
+cuda_ctests := $(patsubst tests/gpu/%.c,$B/tests/cuda_%,$(wildcard tests/gpu/*.c))
 
 .PHONY: cuda
 ifeq ($(NVCC),)
@@ -12,7 +13,7 @@ cuda:
 else
 cuda_extra := $(patsubst %.cu,$B/cuda/%.o,$(wildcard bench/cuda/*.cu tests/gpu/*.cu))
 .SECONDARY: $(cuda_extra)
-cuda: $B/libsluice_cuda.so $(cuda_bins)
+cuda: $B/libsluice_cuda.so $(cuda_bins) $(cuda_ctests)
 
 $B/cuda/%.o: %.cu
 	@mkdir -p $(@D)
@@ -35,5 +36,11 @@ $B/tests/cuda_%: $B/cuda/tests/gpu/%.o $(cuda_obj)
 	@mkdir -p $(@D)
 	$(NVCC) -cudart static -o $@ $^
 
--include $(cuda_obj:.o=.d) $(patsubst %.cu,$B/cuda/%.d,$(wildcard bench/cuda/*.cu tests/gpu/*.cu))
+# Tests that need the CPU backend as well: plain C. The libraries are linked in whole, so that only the driver is needed where they run.
+$(cuda_ctests): $B/tests/cuda_%: tests/gpu/%.c $(cuda_obj) $B/libsluice.a
+	@mkdir -p $(@D) $B/cuda/tests/gpu
+	$(CC) $(CPPFLAGS) $(CFLAGS) -isystem $(patsubst %/bin/nvcc,%,$(NVCC))/include -MMD -MP -c -o $B/cuda/tests/gpu/$*.o $<
+	$(NVCC) -cudart static -o $@ $B/cuda/tests/gpu/$*.o $(cuda_obj) $B/libsluice.a -l:libmsgpackc.a -l:libjansson.a -l:libyajl_s.a -lm -lpthread -ldl
+
+-include $(cuda_obj:.o=.d) $(patsubst tests/gpu/%.c,$B/cuda/tests/gpu/%.d,$(wildcard tests/gpu/*.c)) $(patsubst %.cu,$B/cuda/%.d,$(wildcard bench/cuda/*.cu tests/gpu/*.cu))
 endif

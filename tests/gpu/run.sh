@@ -1,6 +1,7 @@
 #!/bin/sh
 # tests/gpu/run.sh - every test of the CUDA backend on this machine's GPU: builds here with nvcc, or takes what `make cuda` built elsewhere.
-# With build/sluice the product too: its bytes, its deaths (tests/gpu/serve.py, faults.py). Needs a Hopper GPU; logits.py and sampling.py need python3 with torch, numpy and transformers >= 5.17. Exit 0: all passed; 77: no GPU.
+# With build/sluice the product too: its bytes and its deaths. Needs a Hopper GPU; logits.py, sampling.py and others need python3 with torch,
+# numpy and transformers >= 5.17. Exit 0: all passed; 77: no GPU.
 #   tests/gpu/run.sh [quick|full]     quick: 6 layers (a minute); full: all 48 layers as well (needs 130 GB of GPU memory)
 set -u
 cd "$(dirname "$0")/../.."
@@ -22,7 +23,7 @@ try python3 tests/gpu/logits.py --layers 6 --format fp8 --prompt 40 --decode 64
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
 if [ -x build/sluice ]; then
     try python3 tests/gpu/serve.py demo
-    MODEL=demo KILLS=4 try python3 tests/gpu/faults.py
+    try env MODEL=demo KILLS=4 python3 tests/gpu/faults.py
     [ "$mode" = full ] && try python3 tests/gpu/faults.py
     [ "$mode" = full ] && try python3 tests/gpu/coldstart.py
 fi

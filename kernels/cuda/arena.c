@@ -5,6 +5,7 @@
 #include <string.h>
 
 #define HIDDEN_MAX 3840               /* norm.cu: 15 warps x 2 x 128 */
+#define KV_PAGE_POSITIONS 32
 #define VOCAB_MAX (1u << 18)          /* sample.cu */
 
 static int place(struct arena *a, struct arena_matrix *m, uint32_t rows, uint32_t k, uint32_t format)
@@ -38,8 +39,12 @@ static int check(const struct cuda_model_spec *s)
     if (s->rope_turned[CUDA_SLIDING] % 4 || s->rope_turned[CUDA_FULL] % 4) return -E_UNSUPPORTED;
     if (s->q_heads != 16 || s->kv_heads[0] != 8 || s->kv_heads[1] != 1 || s->head_dim[0] != 256 || s->head_dim[1] != 512) return -E_UNSUPPORTED;
     if (s->norm_plus_one || !s->has_v_norm || s->rope_divisor[0] != 1.0 || s->rope_divisor[1] != 1.0) return -E_UNSUPPORTED;
-    for (uint32_t i = 0; i < s->layers; i++)
-        if (s->layer[i].type > CUDA_FULL || s->layer[i].k_offset % 16 || s->layer[i].v_offset % 16) return -E_UNSUPPORTED;
+    for (uint32_t i = 0; i < s->layers; i++) {
+        const struct cuda_layer_spec *l = &s->layer[i];
+
+        if (l->type > CUDA_FULL || l->k_offset % 16 || l->v_offset % 16) return -E_UNSUPPORTED;
+        if (l->v_offset - l->k_offset > 2ull * KV_PAGE_POSITIONS * s->kv_heads[l->type] * s->head_dim[l->type]) return -E_UNSUPPORTED;   /* an f32 cache */
+    }
     return s->page_bytes[0] % 16 || s->page_bytes[1] % 16 ? -E_UNSUPPORTED : 0;
 }
 

@@ -68,7 +68,7 @@ static int make_spec(struct keeper *k, uint32_t format, char *why, size_t why_by
 
     if (rc == 0) k->weights_bytes = k->lib.weights_bytes(&k->spec);
     if (rc == 0 && k->weights_bytes != 0) return 0;
-    snprintf(why, why_bytes, "%s", rc != 0 && err.text[0] ? err.text : format == WEIGHT_FP8 ? "the GPU computes FP8 weights only in the shapes of Gemma 4 12B" : "the kernels are not made for the shapes of this model");
+    snprintf(why, why_bytes, "%s", rc != 0 && err.text[0] ? err.text : format == WEIGHT_FP8 ? "the GPU computes FP8 weights only in the shapes of Gemma 4 12B, with a BF16 KV cache" : "the kernels are not made for the shapes of this model");
     return -E_UNSUPPORTED;
 }
 

@@ -3,11 +3,14 @@
  *   qkv  [rows][16 d | kv_heads d | kv_heads d] f32 (no v part in layers where v is the key projection before norm and rotation)
  *   KV   bf16 pages of 32 positions as model/kv.h lays them out: K [kv_heads][32][d], then V, of this layer, at an offset in the page
  *   out  [rows][16 d] bf16
- * Two kernels: attn works on (sequence, kv head, span of keys) items and writes partial results; combine adds the spans in ascending order.
- * The cut of the key axis into spans is fixed by absolute position, whatever the batch, the row or the length of the text:
- * sliding layers 64 keys; full layers 32 keys below 2048, then 128, 512 and 1024, so that long texts do not drown in partial results.
- * Keys outside a row's own view add exact zeros. So the bits of a row do not depend on what else is in the step.
- * Needs     d = 256 with 2 query heads per kv head, or d = 512 with 16; groups of at most 8 rows; ring >= window + 8 tokens. Never synchronizes.
+ * The cut of the key axis is fixed by absolute position, whatever the batch, the row or the length of the text:
+ *   sliding layers: by residue. Chunk j of 16 holds the keys with key / 64 % 16 == j; a window of 1024 shows a row exactly one key
+ *   at each of a chunk's 64 places. Then a second kernel adds the 16 chunks in a fixed tree.
+ *   full layers: spans of 32 keys below 2048, then 128, 512 and 1024, so that long texts do not drown in partial results. One kernel works on
+ *   (sequence, span, some rows) items and writes partial results, a second adds them in ascending order.
+ * Keys outside a row's own view add exact zeros; where a row shows both a new and an old part of a chunk, p v runs over the old part first.
+ * So the bits of a row do not depend on what else is in the step.
+ * Needs     d = 256 with 2 query heads per kv head and window 1024, or d = 512 with 16; groups of at most 8 rows; ring >= window + 8 tokens. Never synchronizes.
  * Checked   tests/gpu/logits.py: in the whole step against transformers, positions 0 .. 2600, and bit by bit in any company of rows.
  * Measured  bench/RESULTS_cuda.md. */
 #ifndef SLUICE_CUDA_ATTN_H
@@ -21,7 +24,9 @@
 #define ATTN_HEADS 16
 #define ATTN_PAGE_TOKENS 32
 #define ATTN_SLIDING_SPAN 64
-#define ATTN_SLIDING_SPANS_MAX 18     /* a window of 1024 keys seen by 8 consecutive rows touches at most 18 */
+#define ATTN_SLIDING_CHUNKS 16
+#define ATTN_WINDOW (ATTN_SLIDING_SPAN * ATTN_SLIDING_CHUNKS)   /* of every sliding layer */
+#define ATTN_SLIDING_SPANS_MAX ATTN_SLIDING_CHUNKS              /* partial results per row and head */
 
 struct attn_args {
     const struct step_state *state;

@@ -1,0 +1,368 @@
+/* kernels/cuda/attn_block.cuh - what one block of attention does with one item: fragments, scores, softmax, p v (used by attn.cu).
+ *
+ * A block of 8 warps holds K and V of one chunk (64 keys of 256, or 32 keys of 512) entirely in registers as tensor-core fragments, loaded
+ * straight from the pages. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
+#ifndef SLUICE_CUDA_ATTN_BLOCK_CUH
+#define SLUICE_CUDA_ATTN_BLOCK_CUH
+
+#include "attn.h"
+#include "attn_head.cuh"
+#include "device.cuh"
+
+#define ATTN_WARPS 8
+#define NEVER (-3.0e38f)              /* below every score; kept finite so that differences are never NaN */
+
+struct span { uint32_t first, end; };
+
+struct item {
+    step_group group;
+    uint32_t head;                    /* kv head */
+    uint32_t slot;                    /* of the partial result */
+    struct span span;                 /* sliding layers: the chunk's newest keys; a place whose key is not there yet shows the key of 1024 before */
+    uint32_t row_first, row_end;      /* rows of the group that this item answers */
+};
+
+/* ---- fragments ---- */
+
+template <int D> struct attn_shape {
+    static constexpr int KEYS = D == 256 ? 64 : 32;            /* keys of a chunk */
+    static constexpr int KEY_TILES = KEYS / 8;                 /* warps along the keys in q k */
+    static constexpr int DIM_PARTS = ATTN_WARPS / KEY_TILES;   /* warps along d in q k: 1 or 2 */
+    static constexpr int PV_DIMS = D / ATTN_WARPS;             /* columns of a warp in p v: 32 or 64 */
+    static constexpr int PV_TILES = PV_DIMS / 8;
+    static constexpr int PV_STEPS = KEYS / 16;
+    static constexpr int Q_STRIDE = D + 32;                    /* bf16; rows 16 banks apart: two rows of a quarter warp never collide */
+    static constexpr int P_STRIDE = KEYS + 16;                 /* bf16; rows 8 banks apart */
+};
+
+template <int D> struct attn_shared {
+    using S = attn_shape<D>;
+    __nv_bfloat16 p[16][S::P_STRIDE];
+    float4 half[S::DIM_PARTS == 2 ? S::KEY_TILES * 32 : 1];    /* scores over the upper half of d */
+    float top[16][8], sum[16][8];                              /* per key tile */
+    __nv_bfloat16 norm[2][D];                                  /* weights of q and k norm */
+    __nv_bfloat16 q[16][S::Q_STRIDE];
+    /* then for each row of the launch, at most 8: K and V of the new position; its rotation (cos, sin) */
+    __nv_bfloat16 fresh[][D + 8];
+};
+
+template <int D>
+__device__ __forceinline__ float2 *rotation(attn_shared<D> &sh, uint32_t fresh_rows) { return (float2 *)sh.fresh[2 * fresh_rows]; }
+
+template <int D> static uint32_t attn_shared_bytes(uint32_t rows, uint32_t turned)
+{
+    const uint32_t fresh = rows < STEP_GROUP_ROWS_MAX ? rows : STEP_GROUP_ROWS_MAX;
+
+    return (uint32_t)sizeof(attn_shared<D>) + fresh * (2 * (D + 8) * (uint32_t)sizeof(__nv_bfloat16) + turned * (uint32_t)sizeof(float2));
+}
+
+/* Address of K (or V) of a key of this item's sequence and head. */
+template <int D>
+__device__ __forceinline__ const __nv_bfloat16 *key_address(const attn_args &a, const item &it, uint32_t key, uint64_t offset)
+{
+    const uint32_t page = __ldg(a.pages + (uint64_t)it.group.seq * a.pages_stride + key / ATTN_PAGE_TOKENS % a.ring_pages);
+
+    return (const __nv_bfloat16 *)(a.arena + page * a.page_bytes + offset) + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * D;
+}
+
+/* The key of an earlier step at a place of the chunk. Below 0 it wraps and is nobody's key. */
+template <int D>
+__device__ __forceinline__ uint32_t key_at(uint32_t chunk, uint32_t place, uint32_t end)
+{
+    const uint32_t key = chunk + place;
+
+    return key - (D == 256 && key >= end ? ATTN_WINDOW : 0);
+}
+
+/* Keys of [first, end) only: others may lie in pages that belong to somebody else, and their bytes may be anything. */
+template <int D>
+__device__ __forceinline__ void load_k(uint4 (&k)[8], const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
+{
+    const uint32_t key = key_at<D>(chunk, warp % attn_shape<D>::KEY_TILES * 8 + lane / 4, end);
+    const bool live = key >= first && key < end;
+    const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.k_offset) + warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 : NULL;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) k[i] = live ? ld_l2((const uint4 *)(from + i * 32)) : make_uint4(0, 0, 0, 0);
+}
+
+template <int D>
+__device__ __forceinline__ void load_v(uint32_t (&v)[32], const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
+{
+    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;         /* 4-byte words of a lane per key: 2 or 4 */
+
+#pragma unroll
+    for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const uint32_t key = key_at<D>(chunk, s * 16 + lane % 4 * 4 + e, end);
+            const bool live = key >= first && key < end;
+            uint32_t *to = v + (s * 4 + e) * WORDS;
+            const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.v_offset) + warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS) : NULL;
+
+            if (WORDS == 2) {
+                const uint2 x = live ? __ldcg((const uint2 *)from) : make_uint2(0, 0);
+                to[0] = x.x, to[1] = x.y;
+            } else {
+                const uint4 x = live ? ld_l2((const uint4 *)from) : make_uint4(0, 0, 0, 0);
+                to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+            }
+        }
+}
+
+/* Scores of 16 query rows with this warp's 8 keys over its part of d. */
+template <int D>
+__device__ __forceinline__ void scores(float (&s)[4], const uint4 (&k)[8], const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    const uint32_t at = warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8;
+    float other[4] = {};
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) {
+        const uint4 low = *(const uint4 *)&sh.q[lane / 4][at + i * 32], high = *(const uint4 *)&sh.q[lane / 4 + 8][at + i * 32];
+
+        mma_bf16(s, low.x, high.x, low.y, high.y, k[i].x, k[i].y);
+        mma_bf16(other, low.z, high.z, low.w, high.w, k[i].z, k[i].w);
+    }
+#pragma unroll
+    for (int i = 0; i < 4; i++) s[i] += other[i];
+}
+
+enum places { PLACES_ALL, PLACES_OLDER, PLACES_NEWER };    /* all; those that show the key of 1024 before; the others */
+
+/* Two weights of neighbouring places, of which those of the other kind become 0. newest: last place that shows its newer key. */
+template <enum places PLACES>
+__device__ __forceinline__ uint32_t keep_places(uint32_t pair, int place, int newest)
+{
+    if (PLACES == PLACES_ALL) return pair;
+    const uint32_t newer = (place <= newest ? 0xffffu : 0) | (place + 1 <= newest ? 0xffff0000u : 0);
+
+    return pair & (PLACES == PLACES_NEWER ? newer : ~newer);
+}
+
+/* out[tile] += p v for this warp's columns. newest[h]: of the rows g and g + 8. */
+template <int D, enum places PLACES>
+__device__ __forceinline__ void accumulate(float (&out)[attn_shape<D>::PV_TILES][4], const uint32_t (&v)[32], const int (&newest)[2], const attn_shared<D> &sh, uint32_t lane)
+{
+    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
+
+#pragma unroll
+    for (int s = 0; s < attn_shape<D>::PV_STEPS; s++) {
+        const int place = s * 16 + lane % 4 * 4;
+        uint2 low = *(const uint2 *)&sh.p[lane / 4][place], high = *(const uint2 *)&sh.p[lane / 4 + 8][place];
+        const uint32_t *x = v + s * 4 * WORDS;
+
+        low.x = keep_places<PLACES>(low.x, place, newest[0]), low.y = keep_places<PLACES>(low.y, place + 2, newest[0]);
+        high.x = keep_places<PLACES>(high.x, place, newest[1]), high.y = keep_places<PLACES>(high.y, place + 2, newest[1]);
+#pragma unroll
+        for (int j = 0; j < attn_shape<D>::PV_TILES; j++) {
+            const uint32_t select = j % 2 ? 0x7632 : 0x5410;   /* the upper or lower bf16 of both */
+            const uint32_t b0 = __byte_perm(x[j / 2], x[WORDS + j / 2], select), b1 = __byte_perm(x[2 * WORDS + j / 2], x[3 * WORDS + j / 2], select);
+
+            mma_bf16(out[j], low.x, high.x, low.y, high.y, b0, b1);
+        }
+    }
+}
+
+/* ---- from the qkv product to q, and to K and V of the new positions ---- */
+
+/* Query head and row of mma row m. Full layers: row `row`, head m. Sliding: rows and the two heads of the kv head interleaved. */
+template <int D> __device__ __forceinline__ uint32_t m_row(uint32_t m, uint32_t row) { return D == 256 ? m / 2 : row; }
+template <int D> __device__ __forceinline__ uint32_t m_head(uint32_t m, uint32_t kv_head) { return D == 256 ? kv_head * 2 + m % 2 : m; }
+
+/* One head to norm and rotate. */
+struct task { uint32_t head, row; bool query, value, live; };
+
+/* Task i of a block: first the query heads of the mma rows, then (fresh) K and V of the new positions in this span that the item's rows see. */
+template <int D>
+__device__ __forceinline__ task find_task(const attn_args &a, const item &it, uint32_t row, bool fresh, uint32_t i)
+{
+    const uint32_t queries = D == 256 ? 2 * it.group.rows : 16, tasks = queries + (fresh ? 2 * it.row_end : 0);
+    task t;
+
+    t.query = i < queries;
+    t.value = !t.query && (i - queries) % 2;
+    t.row = t.query ? m_row<D>(i, row) : (i - queries) / 2;
+    t.head = t.query ? m_head<D>(i, it.head) : ATTN_HEADS + (t.value && a.has_v ? a.kv_heads : 0) + it.head;
+    const uint32_t key = it.group.first_position + t.row;
+    t.live = i < tasks && (t.query || (key >= it.span.first && key < it.span.end));
+    return t;
+}
+
+/* One task per warp and turn, so that a single row is done in one turn; the next turn's load is in flight meanwhile. New K and V go to
+ * shared memory and, if the item answers their row, to their pages. */
+template <int D>
+__device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint32_t row, bool fresh, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    const float *qkv = a.qkv + (uint64_t)it.group.first_row * a.qkv_stride;
+    task t = find_task<D>(a, it, row, fresh, warp), next;
+    head_vector<D> v = {}, w = {};
+
+    if (t.live) head_load<D>(v, qkv + (uint64_t)t.row * a.qkv_stride + t.head * D, lane);
+#pragma unroll 1
+    for (uint32_t i = warp; i < 16 + 2 * STEP_GROUP_ROWS_MAX; i += ATTN_WARPS, t = next, v = w) {
+        next = find_task<D>(a, it, row, fresh, i + ATTN_WARPS);
+        if (next.live) head_load<D>(w, qkv + (uint64_t)next.row * a.qkv_stride + next.head * D, lane);
+        if (!t.live) continue;
+        head_norm<D>(v, t.value ? NULL : sh.norm[t.query ? 0 : 1], a.eps, lane);
+        if (!t.value) head_rotate<D>(v, rotation<D>(sh, a.fresh_rows) + t.row * a.turned, a.turned, lane);
+        if (t.query) {
+            head_store<D>(v, sh.q[i], a.scale, lane);
+        } else {
+            head_store<D>(v, sh.fresh[2 * t.row + t.value], 1.0f, lane);
+            if (t.row >= it.row_first)
+                head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, it.group.first_position + t.row, t.value ? a.v_offset : a.k_offset), 1.0f, lane);
+        }
+    }
+}
+
+/* What does not depend on the qkv product: norm weights and the rotations of the group's rows. */
+template <int D>
+__device__ __forceinline__ void load_constants(const attn_args &a, const item &it, attn_shared<D> &sh)
+{
+    const uint32_t per_row = a.turned / 2, t = threadIdx.x;
+
+    if (t < D / 4) ((uint4 *)sh.norm)[t] = __ldg((const uint4 *)(t < D / 8 ? a.q_norm : a.k_norm) + t % (D / 8));
+    for (uint32_t i = t; i < it.group.rows * per_row; i += ATTN_WARPS * 32)
+        ((uint4 *)rotation<D>(sh, a.fresh_rows))[i] = ld_l2((const uint4 *)(a.rope + (uint64_t)(it.group.first_row + i / per_row) * a.rope_stride) + i % per_row);
+}
+
+/* Rows of an mma that stand for nobody hold zeros. */
+template <int D>
+__device__ __forceinline__ void clear_dead_rows(const item &it, attn_shared<D> &sh)
+{
+    for (uint32_t m = 2 * it.group.rows; D == 256 && m < 16; m++)
+        for (uint32_t i = threadIdx.x; i < D / 8; i += ATTN_WARPS * 32) *(uint4 *)&sh.q[m][i * 8] = make_uint4(0, 0, 0, 0);
+}
+
+/* Puts the new positions' K, just computed, into the fragments. */
+template <int D>
+__device__ __forceinline__ void patch_k(uint4 (&k)[8], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    const uint32_t key = it.span.first + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4 - it.group.first_position;
+
+    if (key < it.row_end) {           /* unsigned: earlier keys are huge */
+#pragma unroll
+        for (int i = 0; i < 8; i++) k[i] = *(const uint4 *)&sh.fresh[2 * key][warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 + i * 32];
+    }
+}
+
+/* The same for V. */
+template <int D>
+__device__ __forceinline__ void patch_v(uint32_t (&v)[32], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
+
+#pragma unroll
+    for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const uint32_t r = it.span.first + s * 16 + lane % 4 * 4 + e - it.group.first_position;
+            const uint32_t *from = (const uint32_t *)&sh.fresh[2 * r + 1][warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS)];
+
+            if (r >= it.row_end) continue;
+#pragma unroll
+            for (int i = 0; i < WORDS; i++) v[(s * 4 + e) * WORDS + i] = from[i];
+        }
+}
+
+/* ---- softmax ---- */
+
+/* A row sees the key of a place: in sliding layers the newer one, or the one of 1024 before, which is inside the window exactly until then. */
+template <int D>
+__device__ __forceinline__ bool sees(uint32_t key, uint32_t position)
+{
+    return key <= position || (D == 256 && key >= ATTN_WINDOW);
+}
+
+/* The part of a row's softmax that the warps of a block share: new maximum, weights, sums. Each warp of the first DIM_PARTS group
+ * holds the scores of 8 keys. Leaves p in shared memory; factor[h]: what the rows g and g + 8 accumulated so far shrinks by. */
+template <int D>
+__device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2],
+                                              const item &it, uint32_t chunk, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<D>;
+    const uint32_t tile = warp % S::KEY_TILES, g = lane / 4;
+    const bool holds = warp < S::KEY_TILES;
+
+    if (S::DIM_PARTS == 2) {
+        if (!holds) sh.half[tile * 32 + lane] = make_float4(s[0], s[1], s[2], s[3]);
+        __syncthreads();
+        if (holds) {
+            const float4 h = sh.half[tile * 32 + lane];
+
+            s[0] += h.x, s[1] += h.y, s[2] += h.z, s[3] += h.w;
+        }
+    }
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t r = m_row<D>(g + 8 * h, row), position = it.group.first_position + r;
+
+        float best = NEVER;
+#pragma unroll
+        for (int e = 0; e < 2; e++) {
+            const bool seen = r < it.group.rows && sees<D>(chunk + tile * 8 + lane % 4 * 2 + e, position);
+
+            s[h * 2 + e] = seen ? s[h * 2 + e] : NEVER;
+            best = fmaxf(best, s[h * 2 + e]);
+        }
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
+        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
+        if (holds && lane % 4 == 0) sh.top[g + 8 * h][tile] = best;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t m = g + 8 * h;
+        float best = top[h];
+
+#pragma unroll
+        for (int t = 0; t < S::KEY_TILES; t++) best = fmaxf(best, sh.top[m][t]);
+        factor[h] = top[h] == NEVER ? 0.0f : __expf(top[h] - best);
+        top[h] = best;
+        const float p0 = s[h * 2] == NEVER ? 0.0f : __expf(s[h * 2] - best), p1 = s[h * 2 + 1] == NEVER ? 0.0f : __expf(s[h * 2 + 1] - best);
+        float part = p0 + p1;
+
+        part += __shfl_xor_sync(0xffffffffu, part, 1);
+        part += __shfl_xor_sync(0xffffffffu, part, 2);
+        if (holds) {
+            *(uint32_t *)&sh.p[m][tile * 8 + lane % 4 * 2] = pack_bf16(p0, p1);
+            if (lane % 4 == 0) sh.sum[m][tile] = part;
+        }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float part = 0.0f;
+
+#pragma unroll
+        for (int t = 0; t < S::KEY_TILES; t++) part += sh.sum[g + 8 * h][t];
+        sum[h] = sum[h] * factor[h] + part;
+    }
+}
+
+template <int D>
+__device__ __forceinline__ void store_partial(const attn_args &a, const item &it, uint32_t row, const float (&out)[attn_shape<D>::PV_TILES][4],
+                                              const float (&top)[2], const float (&sum)[2], uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<D>;
+
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        const uint32_t m = lane / 4 + 8 * h, r = m_row<D>(m, row);
+
+        if (r >= it.group.rows) continue;
+        const uint64_t at = ((uint64_t)(it.group.first_row + r) * ATTN_HEADS + m_head<D>(m, it.head)) * a.spans_max + it.slot;
+        float *to = a.part + at * D + warp * S::PV_DIMS + lane % 4 * (2 * S::PV_TILES);
+
+        /* Column n of tile j is d = tiles * n + j: lane t holds n = 2t and 2t + 1, so 2 * tiles consecutive elements. */
+#pragma unroll
+        for (int e = 0; e < 2; e++)
+#pragma unroll
+            for (int j = 0; j < S::PV_TILES; j += 4)
+                *(float4 *)(to + e * S::PV_TILES + j) = make_float4(out[j][h * 2 + e], out[j + 1][h * 2 + e], out[j + 2][h * 2 + e], out[j + 3][h * 2 + e]);
+        if (warp == 0 && lane % 4 == 0) a.part_ml[at] = make_float2(top[h], sum[h]);
+    }
+}
+
+#endif

@@ -8,6 +8,7 @@
   access   a kernel of each GPU stage reads where nothing is: once, and again and again (that request is refused, the others go on)
   daemon   SIGKILL of the MPS daemon, which takes every context along
   loading  SIGKILL of the keeper while it loads: the next one loads again
+  launcher SIGKILL of the launcher: nothing stays behind
 Each part runs STREAMS clients (default 8) on MODEL (default gemma-4-12b with random weights; demo: the demo model) and compares every output, token by token,
 with that of an undisturbed run; times from death to ready again and the pauses that clients saw are printed. SHARING sets --gpu-sharing.
 `access` needs the stages of `make faulty` in SLUICE_BUILD/faulty. Needs a Hopper GPU and the standard library only.
@@ -234,7 +235,20 @@ async def part_loading(_server, wanted):
         say(f"the keeper was killed while it loaded: {s.restarts()['keeper']} restart, the same bytes")
 
 
-PARTS = {"kill": part_kill, "all": part_all, "access": part_access, "daemon": part_daemon, "loading": part_loading}
+async def part_launcher(_server, _wanted):
+    """A server of its own; its end is looked at from outside: no process, no file, and the GPU's memory is free for another one."""
+    s = Server(*OPTIONS)
+    try:
+        kill(s.pid)
+        s.process.wait()
+        begin = time.monotonic()
+        s.expect_nothing_left()
+        say(f"the launcher was killed: nothing of the server is left after {1000 * (time.monotonic() - begin):.0f} ms")
+    finally:
+        s.kill_everything()
+
+
+PARTS = {"kill": part_kill, "all": part_all, "access": part_access, "daemon": part_daemon, "loading": part_loading, "launcher": part_launcher}
 
 
 async def campaign(server, names):

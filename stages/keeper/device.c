@@ -30,7 +30,7 @@ static int stored_format(const struct keeper *k, uint32_t *format, char *why, si
             const struct stored_matrix *m = model_matrix(&k->weights, i, which);
             if (!m->data) continue;
             const uint32_t f = m->element == STORED_BF16 ? WEIGHT_BF16 : m->element == STORED_F32 ? WEIGHT_F32 : is_row_scaled(m) ? WEIGHT_FP8 : 0;
-            if (f == 0 || m->activation != STORED_AS_IS) {
+            if (f == 0) { /* what the format says about activations is for the CPU: here they stay BF16 */
                 snprintf(why, why_bytes, "layers.%u.%s is stored in a format that the GPU does not compute yet", i, model_matrix_name(which));
                 return -E_UNSUPPORTED;
             }

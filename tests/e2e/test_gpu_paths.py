@@ -7,6 +7,7 @@ a daemon that dies or does not tell whose fault it was. Every output is compared
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 
@@ -126,6 +127,21 @@ def test_what_a_machine_may_lack():
             refuse(broken.environment, ["--device", "cuda", "--gpu-sharing", "mps"], "--gpu-sharing mps", "time-slice", code=111)
 
 
+def test_formats_of_checkpoints():
+    """FP8 by row goes to the GPU as it is; what the GPU does not compute yet is served by the CPU, and said."""
+    need_fakes()
+    with tempfile.TemporaryDirectory() as where:
+        for form, device in (("fp8-row", "cuda"), ("fp8-block128", "cpu")):
+            out = os.path.join(where, form)
+            done = subprocess.run([os.path.join(BUILD, "sluice"), "quantize", os.path.join(ROOT, "model", "demo"), out, "--format", form], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            with Server(model=out, environment=Machine(mps=False).environment) as s:
+                status = s.status()["device"]
+                assert status["name"] == device and (device == "cpu" or status["weights"] == "fp8"), status
+                assert ("does not compute" in s.log()) == (device == "cpu"), s.log()
+            refuse(Machine(mps=False).environment, ["--device", "cuda", "--weights-dtype", "bf16", "--model", out], "--device cuda: ", code=111)
+
+
 def test_nothing_stays_when_the_launcher_is_killed():
     need_fakes()
     machine = Machine()
@@ -141,4 +157,4 @@ def test_nothing_stays_when_the_launcher_is_killed():
 
 if __name__ == "__main__":
     main(test_every_death_under_mps, test_every_death_by_turns, test_a_daemon_that_does_not_tell_whose_fault_it_was, test_a_keeper_killed_while_it_loads,
-         test_random_weights, test_what_a_machine_may_lack, test_nothing_stays_when_the_launcher_is_killed)
+         test_random_weights, test_what_a_machine_may_lack, test_formats_of_checkpoints, test_nothing_stays_when_the_launcher_is_killed)

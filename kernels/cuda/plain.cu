@@ -2,7 +2,8 @@
  *
  *   embed, then per layer: norm, qkv, heads, attention (segments, join), o, norms, gate and up, down, norms; then head, logits
  *
- * As model/forward_layer.c, operation for operation. Ordinary launches: each kernel starts when the one before it is complete. */
+ * As model/forward_layer.c, operation for operation. Every kernel lets its successor start at once and itself waits for its predecessor
+ * (plain_launch.cuh); products fetch weights before that wait. */
 #include "plain.h"
 #include "launch.h"
 #include "plain_attn.cuh"
@@ -125,6 +126,9 @@ extern "C" int plain_open(struct plain **plain, const struct cuda_model_spec *sp
     p->options = *options;
     int rc = plain_plan(&p->arena, spec);
     if (rc == 0 && (options->rows_max == 0 || options->rows_max > PLAIN_ROWS_LIMIT || options->context_max == 0)) rc = -E_RANGE;
+    if (rc == 0) rc = plain_linear_init();
+    if (rc == 0) rc = plain_ops_init();
+    if (rc == 0) rc = plain_attn_init();
     if (rc == 0) rc = make_scratch(p);
     for (uint32_t i = 0; i < spec->layers && rc == 0; i++) used[spec->layer[i].type] = true;
     for (uint32_t type = 0; type < 2 && rc == 0; type++)

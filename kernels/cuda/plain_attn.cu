@@ -1,14 +1,22 @@
 /* kernels/cuda/plain_attn.cu - attention in the CPU's order (contract in plain_attn.cuh). */
 #include "plain_attn.cuh"
-#include "launch.h"
+#include "device.cuh"
+#include "plain_launch.cuh"
 #include "plain_math.cuh"
-#include <cuda_runtime.h>
 #include <math_constants.h>
 
 #define ATTN_THREADS 256              /* = PLAIN_SEGMENT: thread i holds the score of position i of the segment */
 #define SEGMENT_PAGES (PLAIN_SEGMENT / PLAIN_PAGE_TOKENS)
 #define SEGMENT_BLOCKS_MAX 128u       /* blocks along the segments of a row: beyond, each takes several */
 #define JOIN_THREADS 128
+
+/* A record of the chain's first kernel. */
+__device__ __forceinline__ plain_row read_row(const plain_row *row)
+{
+    const uint4 v = ld_l2((const uint4 *)row);
+
+    return { v.x, v.y, v.z, v.w };
+}
 
 struct span { uint32_t first, last; };          /* positions that a row sees, both included */
 
@@ -27,18 +35,18 @@ struct attn_shared {
 
 __device__ __forceinline__ float4 load4(const uint16_t *p)
 {
-    const uint2 v = *(const uint2 *)p;
+    const uint2 v = __ldcg((const uint2 *)p);
 
     return make_float4(plain_float(v.x << 16), plain_float(v.x & 0xffff0000u), plain_float(v.y << 16), plain_float(v.y & 0xffff0000u));
 }
-__device__ __forceinline__ float4 load4(const float *p) { return *(const float4 *)p; }
+__device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
 __device__ __forceinline__ float2 load2(const uint16_t *p)
 {
-    const uint32_t v = *(const uint32_t *)p;
+    const uint32_t v = __ldcg((const uint32_t *)p);
 
     return make_float2(plain_float(v << 16), plain_float(v & 0xffff0000u));
 }
-__device__ __forceinline__ float2 load2(const float *p) { return *(const float2 *)p; }
+__device__ __forceinline__ float2 load2(const float *p) { return __ldcg((const float2 *)p); }
 
 /* score[i] = q . k * scale of positions segment + from .. segment + to; -inf elsewhere. A quad of threads per key, lanes as in plain_linear.cu. */
 template <typename E>
@@ -53,7 +61,7 @@ __device__ void segment_scores(const plain_attn &a, attn_shared &sh, uint64_t k_
         if (in) {
             const E *k = (const E *)(sh.page[i / PLAIN_PAGE_TOKENS] + k_at) + (uint64_t)(i % PLAIN_PAGE_TOKENS) * a.dim + 4 * t;
 
-#pragma unroll 8
+#pragma unroll 16
             for (uint32_t d = 0; d < a.dim; d += 16) {
                 const float4 w = load4(k + d), x = *(const float4 *)(sh.q + d + 4 * t);
 
@@ -108,7 +116,7 @@ __device__ void segment_values(const plain_attn &a, const attn_shared &sh, uint6
     for (uint32_t d = 2 * threadIdx.x; d < a.dim; d += 2 * ATTN_THREADS) {
         float2 acc = make_float2(0, 0);
 
-#pragma unroll 16
+#pragma unroll 32
         for (uint32_t i = from; i <= to; i++) {
             const E *v = (const E *)(sh.page[i / PLAIN_PAGE_TOKENS] + v_at) + (uint64_t)(i % PLAIN_PAGE_TOKENS) * a.dim + d;
             const float2 w = load2(v);
@@ -126,7 +134,9 @@ __global__ void __launch_bounds__(ATTN_THREADS) plain_segment_kernel(const __gri
 {
     __shared__ attn_shared sh;
     const uint32_t head = blockIdx.y, r = first + blockIdx.z;
-    const plain_row row = a.row[r];
+    chain_trigger();
+    chain_wait();
+    const plain_row row = read_row(&a.row[r]);
     const span see = visible(a, row.position);
     const uint32_t begin = see.first / PLAIN_SEGMENT, count = see.last / PLAIN_SEGMENT - begin + 1;
     const uint64_t head_at = (uint64_t)(head / (a.q_heads / a.kv_heads)) * PLAIN_PAGE_TOKENS * a.dim * sizeof(E);
@@ -139,8 +149,8 @@ __global__ void __launch_bounds__(ATTN_THREADS) plain_segment_kernel(const __gri
 
         __syncthreads();              /* the last segment is done with shared memory */
         if (threadIdx.x >= from / PLAIN_PAGE_TOKENS && threadIdx.x <= to / PLAIN_PAGE_TOKENS)   /* pages beyond may not exist */
-            sh.page[threadIdx.x] = a.pool + a.page_bytes * a.pages[(uint64_t)row.seq * a.pages_stride + (segment / PLAIN_PAGE_TOKENS + threadIdx.x) % a.ring_pages];
-        for (uint32_t d = threadIdx.x; d < a.dim; d += ATTN_THREADS) sh.q[d] = a.q[r * a.q_stride + (uint64_t)head * a.dim + d];
+            sh.page[threadIdx.x] = a.pool + a.page_bytes * ld_l2(a.pages + (uint64_t)row.seq * a.pages_stride + (segment / PLAIN_PAGE_TOKENS + threadIdx.x) % a.ring_pages);
+        for (uint32_t d = threadIdx.x; d < a.dim; d += ATTN_THREADS) sh.q[d] = ld_l2(a.q + r * a.q_stride + (uint64_t)head * a.dim + d);
         __syncthreads();
         segment_scores<E>(a, sh, a.k_offset + head_at, from, to);
         const float2 top = segment_softmax(sh);
@@ -154,22 +164,24 @@ __global__ void __launch_bounds__(ATTN_THREADS) plain_segment_kernel(const __gri
 __global__ void __launch_bounds__(JOIN_THREADS) plain_join_kernel(const __grid_constant__ plain_attn a, uint32_t first)
 {
     const uint32_t head = blockIdx.x, r = first + blockIdx.y;
-    const plain_row row = a.row[r];
+    chain_trigger();
+    chain_wait();
+    const plain_row row = read_row(&a.row[r]);
     const span see = visible(a, row.position);
     const uint32_t count = see.last / PLAIN_SEGMENT - see.first / PLAIN_SEGMENT + 1;
     const uint64_t at = ((uint64_t)blockIdx.y * a.q_heads + head) * a.segments_max;
 
     if (!row.live) return;
     for (uint32_t d = threadIdx.x; d < a.dim; d += JOIN_THREADS) {
-        float2 all = a.part_top[at];
-        float acc = a.part[at * a.dim + d];
+        float2 all = __ldcg(&a.part_top[at]);
+        float acc = ld_l2(&a.part[at * a.dim + d]);
 
         for (uint32_t s = 1; s < count; s++) {
-            const float2 part = a.part_top[at + s];
+            const float2 part = __ldcg(&a.part_top[at + s]);
             const float top = part.x > all.x ? part.x : all.x;
             const float old_scale = plain_exp(plain_sub(all.x, top)), new_scale = plain_exp(plain_sub(part.x, top));
 
-            acc = plain_fma(a.part[(at + s) * a.dim + d], new_scale, plain_mul(acc, old_scale));
+            acc = plain_fma(ld_l2(&a.part[(at + s) * a.dim + d]), new_scale, plain_mul(acc, old_scale));
             all.y = plain_fma(part.y, new_scale, plain_mul(all.y, old_scale));
             all.x = top;
         }
@@ -185,12 +197,19 @@ int plain_attn_launch(const struct plain_attn *args, uint32_t rows, void *stream
         const uint32_t batch = rows - first < args->batch_rows ? rows - first : args->batch_rows;
         const dim3 grid(blocks, args->q_heads, batch);
 
-        if (args->kv_bytes == 2) plain_segment_kernel<uint16_t><<<grid, ATTN_THREADS, 0, (cudaStream_t)stream>>>(*args, first);
-        else plain_segment_kernel<float><<<grid, ATTN_THREADS, 0, (cudaStream_t)stream>>>(*args, first);
-        plain_join_kernel<<<dim3(args->q_heads, batch), JOIN_THREADS, 0, (cudaStream_t)stream>>>(*args, first);
-        const int rc = launch_check(cudaGetLastError(), "attention");
+        int rc = plain_chained(args->kv_bytes == 2 ? plain_segment_kernel<uint16_t> : plain_segment_kernel<float>, grid, ATTN_THREADS, 0, stream, *args, first);
 
+        if (rc == 0) rc = plain_chained(plain_join_kernel, dim3(args->q_heads, batch), JOIN_THREADS, 0, stream, *args, first);
         if (rc) return rc;
     }
     return 0;
+}
+
+/* The same carveout as the other kernels of a step (plain_ops.cu says why). */
+int plain_attn_init(void)
+{
+    int rc = launch_prepare((const void *)plain_segment_kernel<uint16_t>, 0);
+
+    if (rc == 0) rc = launch_prepare((const void *)plain_segment_kernel<float>, 0);
+    return rc ? rc : launch_prepare((const void *)plain_join_kernel, 0);
 }

@@ -32,6 +32,8 @@ static inline uint32_t plain_attn_segments(uint32_t context_max, uint32_t window
     return window != 0 && window < context_max && (window + 254) / 256 + 1 < all ? (window + 254) / 256 + 1 : all;
 }
 
+/* Once per process, before the first launch. 0 or -E_IO. */
+int plain_attn_init(void);
 /* 0 or -E_IO. */
 int plain_attn_launch(const struct plain_attn *args, uint32_t rows, void *stream);
 

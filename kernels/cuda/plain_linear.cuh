@@ -17,6 +17,8 @@ struct plain_linear {
     uint32_t weight_bytes;            /* 2 or 4 */
 };
 
+/* Once per process, before the first launch. 0 or -E_IO. */
+int plain_linear_init(void);
 /* 0 or -E_IO. */
 int plain_linear_launch(const struct plain_linear *args, void *stream);
 

@@ -1,8 +1,8 @@
 /* kernels/cuda/plain_ops.cu - embedding, norms, heads and logits in the CPU's order (contract in plain_ops.cuh). */
 #include "plain_ops.cuh"
-#include "launch.h"
+#include "device.cuh"
+#include "plain_launch.cuh"
 #include "plain_math.cuh"
-#include <cuda_runtime.h>
 #include <math_constants.h>
 
 #define NORM_THREADS 256
@@ -14,11 +14,13 @@ __global__ void plain_rows_kernel(plain_row *row, const step_state *state, const
     const uint32_t r = blockIdx.x * blockDim.x + threadIdx.x;
     plain_row out = { 0, 0, 0, 0 };
 
+    chain_trigger();
+    chain_wait();
     if (r >= rows) return;
     if (r < state->rows) {
         const step_row *in = &state->row[r];
 
-        out.token = in->token == STEP_TOKEN_LAST ? last_token[r] : in->token;
+        out.token = in->token == STEP_TOKEN_LAST ? ld_l2(last_token + r) : in->token;
         out.position = in->position;
         out.seq = state->group[in->group].seq;
         out.live = 1;
@@ -28,13 +30,16 @@ __global__ void plain_rows_kernel(plain_row *row, const step_state *state, const
 
 int plain_rows_launch_from_state(struct plain_row *row, const struct step_state *state, const uint32_t *last_token, uint32_t rows, void *stream)
 {
-    plain_rows_kernel<<<(rows + 31) / 32, 32, 0, (cudaStream_t)stream>>>(row, state, last_token, rows);
-    return launch_check(cudaGetLastError(), "rows");
+    void *params[] = { &row, &state, &last_token, &rows };
+
+    return launch_first((const void *)plain_rows_kernel, (rows + 31) / 32, 32, 0, params, stream);
 }
 
 __global__ void plain_embed_kernel(const __grid_constant__ plain_embed a)
 {
-    const uint64_t from = (uint64_t)a.row[blockIdx.x].token * a.hidden, to = (uint64_t)blockIdx.x * a.hidden;
+    chain_trigger();
+    chain_wait();
+    const uint64_t from = (uint64_t)ld_l2(&a.row[blockIdx.x].token) * a.hidden, to = (uint64_t)blockIdx.x * a.hidden;
 
     for (uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
         const float w = a.weight_bytes == 2 ? plain_widen(((const uint16_t *)a.table)[from + i]) : ((const float *)a.table)[from + i];
@@ -45,8 +50,7 @@ __global__ void plain_embed_kernel(const __grid_constant__ plain_embed a)
 
 int plain_embed_launch(const struct plain_embed *args, uint32_t rows, void *stream)
 {
-    plain_embed_kernel<<<rows, NORM_THREADS, 0, (cudaStream_t)stream>>>(*args);
-    return launch_check(cudaGetLastError(), "embedding");
+    return plain_chained(plain_embed_kernel, rows, NORM_THREADS, 0, stream, *args);
 }
 
 /* The tree (l, l + 8), (l, l + 4), (l, l + 2), (0, 1): lane l % 16 of a warp holds lane l. The same in every thread. */
@@ -67,7 +71,7 @@ __device__ float row_squares(const float *row, uint32_t n, float *chunk, float *
         const uint32_t count = n - at < NORM_CHUNK ? n - at : NORM_CHUNK;
 
         __syncthreads();              /* the last piece has been read */
-        for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) chunk[i] = row[at + i];
+        for (uint32_t i = threadIdx.x; i < count; i += blockDim.x) chunk[i] = ld_l2(row + at + i);
         __syncthreads();
         if (threadIdx.x < 32) {
 #pragma unroll 16
@@ -89,19 +93,21 @@ __global__ void __launch_bounds__(NORM_THREADS) plain_norm_kernel(const __grid_c
     const uint64_t at = (uint64_t)blockIdx.x * a.hidden;
     float *h = a.h + at;
 
+    chain_trigger();
+    chain_wait();
     if (a.y) {
         const float *y = a.y + at, scalar = a.scalar ? *a.scalar : 1.0f;
         const float scale = plain_norm_scale(row_squares(y, a.hidden, chunk, &result[0]), a.hidden, a.eps);
 
         for (uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x)
-            h[i] = plain_mul(plain_add(h[i], plain_mul(plain_mul(y[i], scale), a.w_post[i])), scalar);
+            h[i] = plain_mul(plain_add(ld_l2(h + i), plain_mul(plain_mul(ld_l2(y + i), scale), a.w_post[i])), scalar);
         __syncthreads();
     }
     if (!a.w_next) return;
     const float scale = plain_norm_scale(row_squares(h, a.hidden, chunk, &result[1]), a.hidden, a.eps);
 
     for (uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
-        const float x = plain_mul(plain_mul(h[i], scale), a.w_next[i]);
+        const float x = plain_mul(plain_mul(ld_l2(h + i), scale), a.w_next[i]);
 
         a.x[at + i] = x;
         if (a.hidden_out) a.hidden_out[at + i] = plain_narrow(x);
@@ -110,8 +116,7 @@ __global__ void __launch_bounds__(NORM_THREADS) plain_norm_kernel(const __grid_c
 
 int plain_norm_launch(const struct plain_norm *args, uint32_t rows, void *stream)
 {
-    plain_norm_kernel<<<rows, NORM_THREADS, 0, (cudaStream_t)stream>>>(*args);
-    return launch_check(cudaGetLastError(), "norm");
+    return plain_chained(plain_norm_kernel, rows, NORM_THREADS, 0, stream, *args);
 }
 
 /* One warp, one head: its norm in place. Both halves of the warp hold the 16 lanes. */
@@ -156,12 +161,15 @@ __global__ void __launch_bounds__(32) plain_heads_kernel(const __grid_constant__
 {
     __shared__ float x[PLAIN_HEAD_DIM_MAX], v[PLAIN_HEAD_DIM_MAX];
     const uint32_t head = blockIdx.x, dim = a.dim;
-    const plain_row row = a.row[blockIdx.y];
+    chain_trigger();
+    chain_wait();
+    const uint4 record = ld_l2((const uint4 *)&a.row[blockIdx.y]);
+    const plain_row row = { record.x, record.y, record.z, record.w };
     float *from = a.qkv + blockIdx.y * a.stride + (uint64_t)head * dim;
     const float2 *angle = a.angle + (uint64_t)row.position * a.turned;
 
     if (!row.live) return;
-    for (uint32_t i = threadIdx.x; i < dim; i += 32) x[i] = from[i];
+    for (uint32_t i = threadIdx.x; i < dim; i += 32) x[i] = ld_l2(from + i);
     __syncwarp();
     if (head < a.q_heads) {
         head_norm(x, a.q_norm, dim, a.eps);
@@ -169,10 +177,10 @@ __global__ void __launch_bounds__(32) plain_heads_kernel(const __grid_constant__
         for (uint32_t i = threadIdx.x; i < dim; i += 32) from[i] = x[i];
         return;
     }
-    const uint32_t kv = head - a.q_heads, page = a.pages[(uint64_t)row.seq * a.pages_stride + row.position / PLAIN_PAGE_TOKENS % a.ring_pages];
+    const uint32_t kv = head - a.q_heads, page = ld_l2(a.pages + (uint64_t)row.seq * a.pages_stride + row.position / PLAIN_PAGE_TOKENS % a.ring_pages);
     uint8_t *to = a.pool + page * a.page_bytes + ((uint64_t)kv * PLAIN_PAGE_TOKENS + row.position % PLAIN_PAGE_TOKENS) * dim * a.kv_bytes;
 
-    for (uint32_t i = threadIdx.x; i < dim; i += 32) v[i] = a.has_v ? from[(uint64_t)a.kv_heads * dim + i] : x[i];   /* else the bare key projection */
+    for (uint32_t i = threadIdx.x; i < dim; i += 32) v[i] = a.has_v ? ld_l2(from + (uint64_t)a.kv_heads * dim + i) : x[i];   /* else the bare key projection */
     __syncwarp();
     if (a.has_v_norm) head_norm(v, NULL, dim, a.eps);
     head_norm(x, a.k_norm, dim, a.eps);
@@ -183,8 +191,7 @@ __global__ void __launch_bounds__(32) plain_heads_kernel(const __grid_constant__
 
 int plain_heads_launch(const struct plain_heads *args, uint32_t rows, void *stream)
 {
-    plain_heads_kernel<<<dim3(args->q_heads + args->kv_heads, rows), 32, 0, (cudaStream_t)stream>>>(*args);
-    return launch_check(cudaGetLastError(), "heads");
+    return plain_chained(plain_heads_kernel, dim3(args->q_heads + args->kv_heads, rows), 32, 0, stream, *args);
 }
 
 __global__ void __launch_bounds__(LOGITS_THREADS) plain_logits_kernel(const __grid_constant__ plain_logits a)
@@ -193,8 +200,10 @@ __global__ void __launch_bounds__(LOGITS_THREADS) plain_logits_kernel(const __gr
     float *logit = a.logits + (uint64_t)blockIdx.y * a.vocab + i;
     float x = -CUDART_INF_F;
 
+    chain_trigger();
+    chain_wait();
     if (i < a.vocab) {
-        x = *logit;
+        x = ld_l2(logit);
         if (a.softcap != 0.0f) x = plain_softcap(x, a.softcap);
         *logit = x;
     }
@@ -204,6 +213,17 @@ __global__ void __launch_bounds__(LOGITS_THREADS) plain_logits_kernel(const __gr
 
 int plain_logits_launch(const struct plain_logits *args, uint32_t rows, void *stream)
 {
-    plain_logits_kernel<<<dim3((args->vocab + LOGITS_THREADS - 1) / LOGITS_THREADS, rows), LOGITS_THREADS, 0, (cudaStream_t)stream>>>(*args);
-    return launch_check(cudaGetLastError(), "logits");
+    return plain_chained(plain_logits_kernel, dim3((args->vocab + LOGITS_THREADS - 1) / LOGITS_THREADS, rows), LOGITS_THREADS, 0, stream, *args);
+}
+
+/* All kernels of a step ask for the same carveout: an SM that must change it between two kernels loses some 40 us. */
+int plain_ops_init(void)
+{
+    const void *const kernels[] = { (const void *)plain_rows_kernel, (const void *)plain_embed_kernel, (const void *)plain_norm_kernel,
+                                    (const void *)plain_heads_kernel, (const void *)plain_logits_kernel };
+    int rc = 0;
+
+    for (const void *kernel : kernels)
+        if (rc == 0) rc = launch_prepare(kernel, 0);
+    return rc;
 }

@@ -7,6 +7,9 @@
 
 #include "plain.h"
 
+/* Once per process, before the first launch. */
+int plain_ops_init(void);
+
 /* row[r] from the step's state; STEP_TOKEN_LAST becomes the token of last_token[r]. */
 int plain_rows_launch_from_state(struct plain_row *row, const struct step_state *state, const uint32_t *last_token, uint32_t rows, void *stream);
 

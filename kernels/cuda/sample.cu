@@ -2,61 +2,12 @@
 #include "sample.h"
 #include "device.cuh"
 #include "launch.h"
-#include "sample_common.cuh"
+#include "sample_pick.cuh"
 #include "shm/error.h"
 
-#define SAMPLE_THREADS 1024
+#define SAMPLE_THREADS PICK_THREADS
 #define TILE_TOKENS 16
 #define TILES_PER_THREAD 17           /* 1024 threads x 17 tiles x 16 tokens = SAMPLE_VOCAB_MAX */
-#define CANDIDATES_MAX 1024
-
-struct candidate { float logit; uint32_t token; };
-
-struct sample_shared {
-    candidate found[CANDIDATES_MAX], sorted[CANDIDATES_MAX];
-    float mass[CANDIDATES_MAX];       /* exp of the distance to the best */
-    float best[32];
-    double noisy[32];
-    uint32_t best_token[32], count;
-};
-
-__device__ __forceinline__ bool better(float a, uint32_t a_token, float b, uint32_t b_token)
-{
-    return a > b || (a == b && a_token < b_token);
-}
-
-/* Largest value, the lowest token among equals; the same in every thread. */
-template <typename T>
-__device__ void block_best(T &value, uint32_t &token, T *values, sample_shared &sh)
-{
-    for (int round = 0; round < 2; round++) {
-        for (int d = 16; d; d >>= 1) {
-            const T v = __shfl_xor_sync(0xffffffffu, value, d);
-            const uint32_t t = __shfl_xor_sync(0xffffffffu, token, d);
-
-            if (v > value || (v == value && t < token)) value = v, token = t;
-        }
-        if (round == 1) return;
-        __syncthreads();
-        if (threadIdx.x % 32 == 0) values[threadIdx.x / 32] = value, sh.best_token[threadIdx.x / 32] = token;
-        __syncthreads();
-        value = values[threadIdx.x % 32], token = sh.best_token[threadIdx.x % 32];
-    }
-}
-
-/* A bound that at least `wanted` logits reach and hardly more: the wanted-th largest of the 1024 threads' own maxima. */
-__device__ uint32_t lower_bound_key(float own_top, uint32_t wanted)
-{
-    const uint32_t key = sample_ordered(own_top);
-    uint32_t bound = 0;
-
-    for (int bit = 31; bit >= 0; bit--) {
-        const uint32_t probe = bound | 1u << bit;
-
-        if (__syncthreads_count(key >= probe) >= (int)wanted) bound = probe;
-    }
-    return bound;
-}
 
 /* A tile's logits, all loads at once; suppressed tokens at -inf. */
 __device__ __forceinline__ void load_tile(float (&x)[TILE_TOKENS], const sample_args &a, const float *logits, uint32_t tile)
@@ -106,7 +57,7 @@ __device__ void load_tops(float (&top)[TILES_PER_THREAD], const sample_args &a, 
 
 /* Gathers every logit that reaches the bound, looking only into tiles whose largest does; returns how many there are, also beyond the room.
  * The order in `found` is arbitrary: sorting by (logit, token) follows. */
-__device__ uint32_t gather(const sample_args &a, const float *logits, const float (&top)[TILES_PER_THREAD], uint32_t bound, sample_shared &sh)
+__device__ uint32_t gather(const sample_args &a, const float *logits, const float (&top)[TILES_PER_THREAD], uint32_t bound, pick_shared &sh)
 {
     __syncthreads();
     if (threadIdx.x == 0) sh.count = 0;
@@ -122,88 +73,49 @@ __device__ uint32_t gather(const sample_args &a, const float *logits, const floa
         for (int j = 0; j < TILE_TOKENS; j++) {
             if (!(x[j] > -CUDART_INF_F) || sample_ordered(x[j]) < bound) continue;
             const uint32_t at = atomicAdd(&sh.count, 1);
-            if (at < CANDIDATES_MAX) sh.found[at].logit = x[j], sh.found[at].token = tile * TILE_TOKENS + j;
+            if (at < PICK_MAX) sh.found[at].logit = x[j], sh.found[at].token = tile * TILE_TOKENS + j;
         }
     }
     __syncthreads();
     return sh.count;
 }
 
-/* logit / temperature + noise. */
-__device__ double noisy(const step_sampling &p, uint64_t position, float logit, uint32_t token)
-{
-    const uint4 words = sample_philox(p.seed, position, token / 4);
-
-    return (double)(logit / p.temperature) + sample_gumbel(sample_above(sample_word(words, token % 4)));
-}
-
-/* Which of the n sorted candidates are left after top_k, top_p and min_p: all conditions hold for a front part of the list. */
-__device__ bool is_kept(const step_sampling &p, const sample_shared &sh, uint32_t n, uint32_t i)
-{
-    uint32_t kept = p.top_k;
-
-    if (i >= n) return false;
-    if (kept > n) kept = n;
-    while (kept < n && sh.sorted[kept].logit == sh.sorted[p.top_k - 1].logit) kept++;
-    if (i >= kept) return false;
-    if (p.min_p > 0.0f && sh.mass[i] < p.min_p) return false;
-    if (!(p.top_p > 0.0f && p.top_p < 1.0f)) return true;
-    double total = 0.0, before = 0.0;
-
-    for (uint32_t j = 0; j < kept; j++) {
-        total += (double)sh.mass[j];
-        if (j < i) before = total;
-    }
-    return i == 0 || before < (double)p.top_p * total;
-}
-
 /* Candidates of a bound that hardly more than `wanted` logits reach: raises it while there are more than there is room for. */
-__device__ uint32_t find_candidates(const sample_args &a, const float *logits, const float (&top)[TILES_PER_THREAD], float own_top, uint32_t wanted, sample_shared &sh)
+__device__ uint32_t find_candidates(const sample_args &a, const float *logits, const float (&top)[TILES_PER_THREAD], float own_top, uint32_t wanted, pick_shared &sh)
 {
-    uint32_t low = lower_bound_key(own_top, wanted), high = 0xff800000u, n = gather(a, logits, top, low, sh);
+    uint32_t low = pick_bound(sample_ordered(own_top), wanted), high = 0xff800000u, n = gather(a, logits, top, low, sh);
 
     /* Some threads' tiles hold many of the best: halve until at least `wanted` and at most the room reach it. */
-    while (n > CANDIDATES_MAX && high - low > 1) {
+    while (n > PICK_MAX && high - low > 1) {
         const uint32_t middle = low + (high - low) / 2, reached = gather(a, logits, top, middle, sh);
 
         if (reached >= wanted) low = middle, n = reached;
         else high = middle;
     }
     if (sh.count != n) n = gather(a, logits, top, low, sh);
-    return n < CANDIDATES_MAX ? n : CANDIDATES_MAX;      /* see sample.h: ties beyond the room are dropped */
+    return n < PICK_MAX ? n : PICK_MAX;      /* see sample.h: ties beyond the room are dropped */
 }
 
 __device__ void pick_filtered(const sample_args &a, const step_sampling &p, uint64_t position, const float *logits, const float (&top)[TILES_PER_THREAD],
-                              float own_top, float &logit, uint32_t &token, bool greedy, sample_shared &sh)
+                              float own_top, float &logit, uint32_t &token, bool greedy, pick_shared &sh)
 {
     const uint32_t i = threadIdx.x, n = find_candidates(a, logits, top, own_top, greedy ? 1 : p.top_k, sh);
-    const candidate own = i < n ? sh.found[i] : candidate{ -CUDART_INF_F, 0xffffffffu };
 
     token = 0xffffffffu;
     logit = -CUDART_INF_F;
     if (greedy) {
-        logit = own.logit, token = own.token;
-        block_best(logit, token, sh.best, sh);
+        if (i < n) logit = sh.found[i].logit, token = sh.found[i].token;
+        pick_best(logit, token, sh.best, sh);
         return;
     }
-    if (i < n) {
-        uint32_t rank = 0;
-
-        for (uint32_t j = 0; j < n; j++) rank += better(sh.found[j].logit, sh.found[j].token, own.logit, own.token);
-        sh.sorted[rank] = own;
-    }
-    __syncthreads();
-    if (i < n) sh.mass[i] = sample_exp(sh.sorted[i].logit / p.temperature - sh.sorted[0].logit / p.temperature);
-    __syncthreads();
-    double value = -CUDART_INF;
-    if (is_kept(p, sh, n, i)) token = sh.sorted[i].token, value = noisy(p, position, sh.sorted[i].logit, token);
-    block_best(value, token, sh.noisy, sh);
+    pick_sort(n, sh);
+    token = pick_draw(p, position, n, sh);
     if (token != 0xffffffffu) logit = __ldcg(logits + token);
 }
 
 __global__ void __launch_bounds__(SAMPLE_THREADS) sample_kernel(const __grid_constant__ sample_args a)
 {
-    __shared__ sample_shared sh;
+    __shared__ pick_shared sh;
     const uint32_t row = blockIdx.x;
 
     chain_trigger();

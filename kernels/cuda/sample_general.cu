@@ -5,7 +5,7 @@
  * log probabilities are all the same search: the largest key that so many tokens, or so much weight, reach. */
 #include "launch.h"
 #include "sample.h"
-#include "sample_common.cuh"
+#include "sample_pick.cuh"
 #include "shm/error.h"
 #include <cooperative_groups.h>
 #include <cuda_runtime.h>
@@ -13,7 +13,8 @@
 namespace cg = cooperative_groups;
 
 #define GENERAL_BLOCKS 8              /* of a cluster: the most that every GPU grants */
-#define GENERAL_THREADS 1024
+#define GENERAL_THREADS PICK_THREADS
+#define SHORT_LIST_MAX 512            /* top_k up to here: candidates are gathered, not searched for */
 #define TURN_TOKENS (GENERAL_BLOCKS * GENERAL_THREADS * 4)
 
 #define CELL_LISTED (1u << 30)        /* suppressed, or in logit_bias */
@@ -22,15 +23,20 @@ namespace cg = cooperative_groups;
 
 #define NO_TOKEN 0xffffffffu
 
-struct general_sums { double weight[3]; uint32_t count[3], pad; };
+struct general_sums { double weight[3]; uint64_t counts; };      /* counts: three of 21 bits */
 struct general_best { uint64_t key; uint32_t token, pad; };
 
 struct general_shared {               /* behind the cells */
     general_sums warp_sums[32], sums[2];     /* [2]: a peer may still read the last one */
     general_best warp_best[32], best[2];
-    struct { float logit; uint32_t token; } list[STEP_LOGPROBS_MAX];
-    uint32_t listed;
+    uint32_t listed;                  /* of block 0: entries of pick.found */
+    pick_shared pick;                 /* of block 0 */
 };
+
+#define COUNT_BITS 21
+#define COUNT_ONE(i) (1ull << (COUNT_BITS * (i)))
+
+__device__ __forceinline__ uint32_t count_of(const general_sums &s, int i) { return (uint32_t)(s.counts >> (COUNT_BITS * i)) & ((1u << COUNT_BITS) - 1); }
 
 /* What every function here needs. cell: this thread's 4 tokens of each turn lie at turn * 1024 + thread. */
 struct row_work {
@@ -78,33 +84,37 @@ __device__ __forceinline__ void change_cells(const row_work &w, F f)
 
 /* ---- over the whole cluster; every thread gets the same bits ---- */
 
-__device__ general_sums lanes_sum(general_sums s)
+template <int WEIGHTS>
+__device__ __forceinline__ general_sums lanes_sum(general_sums s)
 {
-    for (int d = 16; d; d >>= 1)
-        for (int i = 0; i < 3; i++) {
-            s.weight[i] += __shfl_xor_sync(0xffffffffu, s.weight[i], d);
-            s.count[i] += __shfl_xor_sync(0xffffffffu, s.count[i], d);
-        }
+#pragma unroll
+    for (int d = 16; d; d >>= 1) {
+#pragma unroll
+        for (int i = 0; i < WEIGHTS; i++) s.weight[i] += __shfl_xor_sync(0xffffffffu, s.weight[i], d);
+        s.counts += __shfl_xor_sync(0xffffffffu, s.counts, d);
+    }
     return s;
 }
 
+/* The first WEIGHTS weights and all counts. */
+template <int WEIGHTS>
 __device__ general_sums cluster_sum(row_work &w, general_sums s)
 {
     const uint32_t lane = threadIdx.x % 32;
     general_sums *own = &w.sh.sums[w.sums_turn];
 
     w.sums_turn ^= 1;
-    s = lanes_sum(s);
+    s = lanes_sum<WEIGHTS>(s);
     if (lane == 0) w.sh.warp_sums[threadIdx.x / 32] = s;
     __syncthreads();
     if (threadIdx.x < 32) {
-        s = lanes_sum(w.sh.warp_sums[lane]);
+        s = lanes_sum<WEIGHTS>(w.sh.warp_sums[lane]);
         if (lane == 0) *own = s;
     }
     cg::this_cluster().sync();
     s = general_sums{};
     if (lane < GENERAL_BLOCKS) s = *cg::this_cluster().map_shared_rank(own, lane);
-    return lanes_sum(s);
+    return lanes_sum<WEIGHTS>(s);
 }
 
 __device__ general_best lanes_best(general_best b)
@@ -144,8 +154,8 @@ __device__ general_best cluster_best(row_work &w, general_best b)
 struct found { uint32_t key, above_count, ties; double above_weight; };
 
 /* The largest key that tokens of the wanted weight or count reach; all of them together must. key_of: 0 for who does not take part. */
-template <typename KEY, typename WEIGHT>
-__device__ found search(row_work &w, bool by_weight, double wanted, KEY key_of, WEIGHT weight_of)
+template <bool BY_WEIGHT, typename KEY, typename WEIGHT>
+__device__ found search(row_work &w, double wanted, KEY key_of, WEIGHT weight_of)
 {
     found f = { 0, 0, NO_TOKEN, 0.0 };
     uint32_t reached = NO_TOKEN;      /* tokens of at least f.key */
@@ -158,18 +168,21 @@ __device__ found search(row_work &w, bool by_weight, double wanted, KEY key_of, 
             const uint32_t key = key_of(x, token);
 
             if (key < probe[0]) return;
-            const double weight = by_weight ? weight_of(x) : 0.0;
+            const double weight = BY_WEIGHT ? weight_of(x) : 0.0;
 #pragma unroll
-            for (int i = 0; i < 3; i++)
-                if (key >= probe[i]) s.weight[i] += weight, s.count[i]++;
+            for (int i = 0; i < 3; i++) {
+                if (key < probe[i]) continue;
+                if (BY_WEIGHT) s.weight[i] += weight;
+                s.counts += COUNT_ONE(i);
+            }
         });
-        s = cluster_sum(w, s);
+        s = cluster_sum<BY_WEIGHT ? 3 : 0>(w, s);
         for (int i = 2; i >= 0; i--) {
-            if ((by_weight ? s.weight[i] : (double)s.count[i]) >= wanted) {
-                f.key = probe[i], reached = s.count[i];
+            if ((BY_WEIGHT ? s.weight[i] : (double)count_of(s, i)) >= wanted) {
+                f.key = probe[i], reached = count_of(s, i);
                 break;
             }
-            f.above_count = s.count[i], f.above_weight = s.weight[i];
+            f.above_count = count_of(s, i), f.above_weight = s.weight[i];
         }
         f.ties = reached == NO_TOKEN ? NO_TOKEN : reached - f.above_count;
     }
@@ -181,7 +194,7 @@ __device__ __forceinline__ uint32_t logit_key(float x) { return x > -CUDART_INF_
 /* Of the tokens with exactly this key the one up to which `wanted` of them, counted from the lowest, reach. */
 __device__ uint32_t last_of_ties(row_work &w, uint32_t key, uint32_t wanted)
 {
-    const found f = search(w, false, wanted, [&](float x, uint32_t token) { return logit_key(x) == key ? ~token : 0u; }, [](float) { return 0.0; });
+    const found f = search<false>(w, wanted, [&](float x, uint32_t token) { return logit_key(x) == key ? ~token : 0u; }, [](float) { return 0.0; });
 
     /* f.key may lie between two tokens' keys: whoever is at least f.key belongs to the first `wanted`. */
     return ~f.key;
@@ -199,6 +212,48 @@ __device__ void load_logits(row_work &w)
     }
 }
 
+/* Puts who reaches the bound into block 0's list, in any order; returns how many there are, also beyond the room. */
+template <typename REACHES>
+__device__ uint32_t gather(row_work &w, REACHES reaches)
+{
+    general_shared *first = cg::this_cluster().map_shared_rank(&w.sh, 0);
+
+    if (threadIdx.x == 0) w.sh.listed = 0;
+    cg::this_cluster().sync();
+    each_cell(w, [&](float x, uint32_t token) {
+        if (!reaches(x, token)) return;
+        const uint32_t at = atomicAdd(&first->listed, 1);
+
+        if (at < PICK_MAX) first->pick.found[at].logit = x, first->pick.found[at].token = token;
+    });
+    cg::this_cluster().sync();
+    return *(volatile uint32_t *)&first->listed;
+}
+
+/* The `wanted` largest and hardly more into block 0's list: all from the largest bound on that one block's own threads reach often enough. False: too many. */
+__device__ bool gather_short(row_work &w, uint32_t wanted)
+{
+    uint32_t own = 0;
+
+    each_cell(w, [&](float x, uint32_t) { own = max(own, logit_key(x)); });
+    const uint32_t bound = max((uint32_t)cluster_best(w, general_best{ pick_bound(own, wanted), 0, 0 }).key, 1u);
+
+    return gather(w, [&](float x, uint32_t) { return logit_key(x) >= bound; }) <= PICK_MAX;
+}
+
+/* Exactly the `wanted` largest, of equal ones the lower ids. */
+__device__ void gather_exactly(row_work &w, uint32_t wanted)
+{
+    const found f = search<false>(w, wanted, [](float x, uint32_t) { return logit_key(x); }, [](float) { return 0.0; });
+    const uint32_t left = wanted - f.above_count, last = left < f.ties ? last_of_ties(w, f.key, left) : NO_TOKEN;
+
+    gather(w, [&](float x, uint32_t token) {
+        const uint32_t key = logit_key(x);
+
+        return key && (key > f.key || (key == f.key && token <= last));
+    });
+}
+
 /* log(sum(exp)) of the logits as they came; the list of the most likely ones goes to block 0. */
 __device__ double take_logprobs(row_work &w)
 {
@@ -212,25 +267,13 @@ __device__ double take_logprobs(row_work &w)
     const float top = __uint_as_float(bits & 0x80000000u ? bits & 0x7fffffffu : ~bits);
 
     each_cell(w, [&](float x, uint32_t) {
-        if (x > -CUDART_INF_F) sum.weight[0] += (double)sample_exp(x - top), sum.count[0]++;
+        if (x > -CUDART_INF_F) sum.weight[0] += (double)sample_exp(x - top), sum.counts += COUNT_ONE(0);
     });
-    sum = cluster_sum(w, sum);
-    const uint32_t wanted = min(w.p.top_logprob_count, sum.count[0]);
+    sum = cluster_sum<1>(w, sum);
+    const uint32_t wanted = min(w.p.top_logprob_count, count_of(sum, 0));
 
-    if (wanted) {
-        const found f = search(w, false, wanted, [](float x, uint32_t) { return logit_key(x); }, [](float) { return 0.0; });
-        const uint32_t left = wanted - f.above_count, last = left < f.ties ? last_of_ties(w, f.key, left) : NO_TOKEN;
-        general_shared *first = cg::this_cluster().map_shared_rank(&w.sh, 0);
-
-        each_cell(w, [&](float x, uint32_t token) {
-            const uint32_t key = logit_key(x);
-
-            if (key < f.key || (key == f.key && token > last) || key == 0) return;
-            const uint32_t at = atomicAdd(&first->listed, 1);
-            if (at < STEP_LOGPROBS_MAX) first->list[at].logit = x, first->list[at].token = token;
-        });
-    }
-    cg::this_cluster().sync();
+    if (wanted && !gather_short(w, wanted)) gather_exactly(w, wanted);
+    if (wanted && w.block == 0) pick_sort(w.sh.listed, w.sh.pick);
     return (double)top + log(sum.weight[0]);
 }
 
@@ -309,9 +352,9 @@ __device__ void keep_top_k(row_work &w)
     if (w.p.top_k && w.p.top_k < w.a.vocab) {
         general_sums s = {};
 
-        each_cell(w, [&](float x, uint32_t) { s.count[0] += x > none; });
-        if (cluster_sum(w, s).count[0] > w.p.top_k)
-            bound = search(w, false, w.p.top_k, [](float x, uint32_t) { return logit_key(x); }, [](float) { return 0.0; }).key;
+        each_cell(w, [&](float x, uint32_t) { s.counts += x > none ? COUNT_ONE(0) : 0; });
+        if (count_of(cluster_sum<0>(w, s), 0) > w.p.top_k)
+            bound = search<false>(w, w.p.top_k, [](float x, uint32_t) { return logit_key(x); }, [](float) { return 0.0; }).key;
     }
     change_cells(w, [&](float x, uint32_t) { return logit_key(x) >= bound ? __fdiv_rn(x, temperature) : none; });
 }
@@ -325,8 +368,8 @@ __device__ void keep_top_p(row_work &w, float top)
     each_cell(w, [&](float x, uint32_t) {
         if (x > none) s.weight[0] += (double)sample_exp(x - top);
     });
-    const double wanted = (double)w.p.top_p * cluster_sum(w, s).weight[0];
-    const found f = search(w, true, wanted, [](float x, uint32_t) { return logit_key(x); }, [&](float x) { return (double)sample_exp(x - top); });
+    const double wanted = (double)w.p.top_p * cluster_sum<1>(w, s).weight[0];
+    const found f = search<true>(w, wanted, [](float x, uint32_t) { return logit_key(x); }, [&](float x) { return (double)sample_exp(x - top); });
     uint32_t last = NO_TOKEN;
 
     if (f.ties > 1) {                 /* then f.key is theirs exactly; of equal ones the lower ids stay */
@@ -386,17 +429,37 @@ __device__ uint32_t draw(row_work &w, float top)
     return cluster_best(w, general_best{ sample_ordered(best), winner, 0 }).token;
 }
 
-/* Writes the list of log probabilities, most likely first, equal ones by id. By block 0's first warp. */
-__device__ void store_list(const row_work &w, double total)
+/* Writes the list of log probabilities, which block 0 has sorted. Returns its length. */
+__device__ uint32_t store_list(const row_work &w, double total)
 {
-    const uint32_t i = threadIdx.x, n = min(w.sh.listed, (uint32_t)STEP_LOGPROBS_MAX);
-    uint32_t rank = 0;
+    const uint32_t i = threadIdx.x, n = w.p.top_logprob_count ? min(w.sh.listed, w.p.top_logprob_count) : 0;
 
-    if (i >= n) return;
-    const float own = w.sh.list[i].logit;
-    for (uint32_t j = 0; j < n; j++) rank += w.sh.list[j].logit > own || (w.sh.list[j].logit == own && w.sh.list[j].token < w.sh.list[i].token);
-    w.a.result->top[w.row][rank] = step_logprob{ w.sh.list[i].token, (float)((double)own - total) };
-    __threadfence_system();
+    if (i < n) {
+        const pick_candidate own = w.sh.pick.sorted[i];
+
+        w.a.result->top[w.row][i] = step_logprob{ own.token, (float)((double)own.logit - total) };
+        __threadfence_system();
+    }
+    __syncthreads();
+    return n;
+}
+
+/* top_k and what follows. What comes back counts in block 0 only. top, best: of all logits. */
+__device__ uint32_t pick_token(row_work &w, float top, uint32_t best)
+{
+    const step_sampling &p = w.p;
+
+    if (!(p.temperature >= SAMPLE_TEMPERATURE_MIN)) return best;
+    if (p.top_k && p.top_k <= SHORT_LIST_MAX && gather_short(w, p.top_k)) {
+        if (w.block) return best;
+        pick_sort(w.sh.listed, w.sh.pick);
+        return pick_draw(p, (uint64_t)w.a.state->row[w.row].position + 1, w.sh.listed, w.sh.pick);
+    }
+    const float scaled = __fdiv_rn(top, p.temperature);
+
+    keep_top_k(w);
+    if (p.top_p > 0.0f && p.top_p < 1.0f) keep_top_p(w, scaled);
+    return draw(w, scaled);
 }
 
 __global__ void __cluster_dims__(GENERAL_BLOCKS) __launch_bounds__(GENERAL_THREADS) sample_general_kernel(const __grid_constant__ sample_args a)
@@ -406,35 +469,26 @@ __global__ void __cluster_dims__(GENERAL_BLOCKS) __launch_bounds__(GENERAL_THREA
     general_shared &sh = *(general_shared *)(bytes + (uint64_t)turns * GENERAL_THREADS * sizeof(float4));
     const step_sampling p = a.state->sampling[row];
     row_work w = { a, p, a.logits + (uint64_t)row * a.vocab, (float4 *)bytes, sh, turns, blockIdx.x % GENERAL_BLOCKS, row, 0, 0, 0 };
+    uint32_t listed = 0;
+    double total = 0.0;
 
     if (row >= a.state->rows || !sample_is_general(&p)) return;      /* the whole cluster */
     w.seq = a.state->group[a.state->row[row].group].seq;
-    if (threadIdx.x == 0) sh.listed = 0;
-    cg::this_cluster().sync();
-    const double total = p.want_logprobs ? take_logprobs(w) : 0.0;
-
+    if (p.want_logprobs) {
+        total = take_logprobs(w);
+        if (w.block == 0) listed = store_list(w, total);
+    }
     load_changed(w);
     const general_best best = best_cell(w);
-    const uint32_t infinite = sample_ordered(CUDART_INF_F), key = (uint32_t)best.key;
-    const bool bad = key >= infinite || key <= sample_ordered(-CUDART_INF_F);
-    uint32_t token = best.token;
+    const uint32_t key = (uint32_t)best.key;
+    const bool bad = key >= sample_ordered(CUDART_INF_F) || key <= sample_ordered(-CUDART_INF_F);
+    const uint32_t token = bad ? 0 : pick_token(w, __uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key), best.token);
 
-    if (!bad && p.temperature >= SAMPLE_TEMPERATURE_MIN) {
-        const float top = __fdiv_rn(__uint_as_float(key & 0x80000000u ? key & 0x7fffffffu : ~key), p.temperature);
+    if (w.block == 0 && threadIdx.x == 0) {
+        const float logit = bad ? 0.0f : __ldcg(w.logits + token);
 
-        keep_top_k(w);
-        if (p.top_p > 0.0f && p.top_p < 1.0f) keep_top_p(w, top);
-        token = draw(w, top);
-    }
-    if (w.block == 0) {
-        if (p.want_logprobs && threadIdx.x < 32) store_list(w, total);
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            const float logit = bad ? 0.0f : __ldcg(w.logits + token);
-
-            sample_store(a, row, bad, token, logit, p.want_logprobs && !bad ? (float)((double)logit - total) : 0.0f, min(sh.listed, (uint32_t)STEP_LOGPROBS_MAX));
-            sample_finish(a, a.state->general_rows, true);
-        }
+        sample_store(a, row, bad, token, logit, p.want_logprobs && !bad ? (float)((double)logit - total) : 0.0f, listed);
+        sample_finish(a, a.state->general_rows, true);
     }
     cg::this_cluster().sync();        /* nobody leaves while a peer may read its shared memory */
 }

@@ -199,8 +199,9 @@ void gpu_environment(const struct server *v, int role)
     const bool shared = (g->state == GPU_MPS || g->state == GPU_MPS_STARTING) && gpu_is_stage(v, role);
     setenv("CUDA_MPS_PIPE_DIRECTORY", shared ? g->dir : none, 1);
     unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE");
-    if (shared && role == ROLE_PREFILL && options_u64(&v->options, OPT_PREFILL_SHARE) < 100)
-        setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", v->options.value[OPT_PREFILL_SHARE], 1);
+    if (!shared || role != ROLE_PREFILL) return;
+    setenv("CUDA_MPS_CLIENT_PRIORITY", "1", 0); /* below normal: blocks of a decode step go first wherever a multiprocessor gets free */
+    if (options_u64(&v->options, OPT_PREFILL_SHARE) < 100) setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", v->options.value[OPT_PREFILL_SHARE], 1);
 }
 
 void gpu_started(struct server *v, int role)

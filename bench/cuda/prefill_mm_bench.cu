@@ -160,7 +160,8 @@ static void run(struct contest *c, uint32_t m, bool widths, double total[3])
         const struct packed_matrix w = { NULL, s->rows, s->k, packed_slice_k(s->k), who == FP8 ? (uint32_t)WEIGHT_FP8 : (uint32_t)WEIGHT_BF16 };
         choice[who] = prefill_mm_choice(&w, m);
     }
-    printf("%5u %-8s | %8.1f %5.0f | %3u %8.1f %5.0f %5.2f | %3u %8.1f %5.0f %5.2f |", m, s->name, best[PLAIN], flop / best[PLAIN], choice[FP8], best[FP8], flop / best[FP8],
+    if (!lt.there) best[PLAIN] = 0.0;
+    printf("%5u %-8s | %8.1f %5.0f | %3u %8.1f %5.0f %5.2f | %3u %8.1f %5.0f %5.2f |", m, s->name, best[PLAIN], lt.there ? flop / best[PLAIN] : 0.0, choice[FP8], best[FP8], flop / best[FP8],
            best[PLAIN] / best[FP8], choice[BF16], best[BF16], flop / best[BF16], best[PLAIN] / best[BF16]);
     for (int who = FP8; widths && who <= BF16; who++, printf(" |"))
         for (const uint32_t *n = prefill_mm_columns; *n; n++)

@@ -25,18 +25,26 @@ __device__ __forceinline__ uint64_t box_descriptor(uint32_t address)
     return (uint64_t)(address >> 4) | 1ull << 16 | (uint64_t)(8 * SWIZZLE_BYTES >> 4) << 32 | 1ull << 62;
 }
 
-/* A box of the tensor map into shared memory; what lies outside of the tensor arrives as zeros and counts as bytes. */
+/* A box of activations into shared memory. What lies outside of the tensor arrives as zeros and counts as bytes. */
 __device__ __forceinline__ void box_load(void *to, const CUtensorMap *map, uint32_t k, uint32_t row, uint64_t *bar)
 {
     asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
                  ::"r"(smem_address(to)), "l"(map), "r"(k), "r"(row), "r"(smem_address(bar)) : "memory");
 }
 
-/* bulk_load (device.cuh) for weights that other blocks read as well: no hint. */
-__device__ __forceinline__ void bulk_load(void *to, const void *from, uint32_t bytes, uint64_t *bar)
+/* The same run of 512 bytes of several tiles. */
+__device__ __forceinline__ void run_load(void *to, const CUtensorMap *map, uint32_t run, uint32_t slice, uint32_t tile, uint64_t *bar, uint64_t policy)
 {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 ::"r"(smem_address(to)), "l"(from), "r"(bytes), "r"(smem_address(bar)) : "memory");
+    asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4, %5}], [%6], %7;"
+                 ::"r"(smem_address(to)), "l"(map), "r"(0), "r"(run), "r"(slice), "r"(tile), "r"(smem_address(bar)), "l"(policy) : "memory");
+}
+
+__device__ __forceinline__ uint64_t policy_evict_normal()
+{
+    uint64_t policy;
+
+    asm volatile("createpolicy.fractional.L2::evict_normal.b64 %0, 1.0;" : "=l"(policy));
+    return policy;
 }
 
 /* D[64 x N] (+)= A[64 x 16] B[16 x N], bf16 in, f32 out. A in registers: warp w of the warpgroup holds rows 16w..16w+15 as
@@ -92,18 +100,24 @@ __device__ __forceinline__ void pin(uint32_t (&a)[4][4])
     for (int i = 0; i < 16; i++) asm volatile("" : "+r"(a[i / 4][i % 4])::"memory");
 }
 
-/* Two of the four E4M3 of a word as bf16, exactly: the 7 magnitude bits move to where bf16 has its exponent's end and its fraction, which
- * is the value times 2^-120 (subnormals too); the product takes it back. Folding 2^120 into the row scale instead would save this
- * product, but the sums would then live among f32's smallest numbers. SPREAD puts the bytes into the high halves. */
-template <uint32_t SPREAD> __device__ __forceinline__ uint32_t e4m3x2_to_bf16x2(uint32_t word)
+__device__ __forceinline__ uint32_t bf16x2_times(uint32_t a, uint32_t b)
 {
-    const uint32_t v = __byte_perm(word, 0, SPREAD);
-    const uint32_t bits = (v >> 4 & 0x07f007f0u) | (v & 0x80008000u);
-    const uint32_t power = 0x7b807b80u;                        /* 2^120, twice */
     uint32_t out;
 
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(bits), "r"(power));
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
+}
+
+/* Four E4M3 as two pairs of bf16, exactly: the 7 magnitude bits move to where bf16 has its exponent's end and its fraction, which is
+ * the value times 2^-120 (subnormals too); the product takes it back. Folding 2^120 into the row scale instead would save this
+ * product, but the sums would then live among f32's smallest numbers. high and low: the four high and the four low bytes of the bf16. */
+__device__ __forceinline__ void e4m3x4_to_bf16x4(uint32_t word, uint32_t *first, uint32_t *second)
+{
+    const uint32_t high = (word >> 4 & 0x07070707u) | (word & 0x80808080u), low = word << 4 & 0xf0f0f0f0u;
+    const uint32_t power = 0x7b807b80u;                        /* 2^120, twice */
+
+    *first = bf16x2_times(__byte_perm(low, high, 0x5140), power);
+    *second = bf16x2_times(__byte_perm(low, high, 0x7362), power);
 }
 
 #endif

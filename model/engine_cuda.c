@@ -252,7 +252,6 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->device = &gpu_device;
     g->seq = calloc(e->slot_count, sizeof *g->seq);
     if (!g->seq) stage_exit(e->stage, EXIT_MISSING, "out of memory");
-    if (use == ENGINE_FILL) setenv("CUDA_MPS_CLIENT_PRIORITY", "1", 0); /* below the running sequences; read when the context is made */
     open_library(e);
     if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, format_of(e), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
     const uint64_t weight_bytes = g->lib.weights_bytes(&g->spec);

@@ -4,7 +4,7 @@
  * Both sides run the same checkpoint (the demo model, and random ones of both families made by tests/synthetic.h) on arenas of the same
  * geometry whose pages lie in no order and begin as NaN, so that a stale read shows. The CPU runs prompts in other pieces than the GPU.
  * Run from the top of the repository. Exit 0 pass, 1 fail, 77 no GPU.
- *   plain_test [--bench] [NAME]      --bench: also times of the demo model; NAME: only models whose name begins so */
+ *   cuda_plain_test [NAME]      NAME: only models whose name begins so */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_prefill.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -452,44 +452,7 @@ static void run_golden(const char *name, bool f32, enum kv_dtype dtype, uint32_t
     "\"layer_types\":[\"sliding_attention\",\"sliding_attention\"],\"num_attention_heads\":3,\"num_key_value_heads\":1,\"head_dim\":160," \
     "\"sliding_window\":513,\"max_position_embeddings\":4096,\"eos_token_id\":1}"
 
-static void bench_decode(struct rig *g, uint32_t rows, uint32_t position)
-{
-    static struct step_state state;
-    static struct step_result result;
-    const int repeats = 200;
-    double start = 0;
-
-    memset(&state, 0, sizeof(state));
-    state.rows = state.groups = rows;
-    for (uint32_t i = 0; i < rows; i++) {
-        state.group[i] = (struct step_group){ i, 1, position, i };
-        state.row[i] = (struct step_row){ 5 + i, position, i, 0 };
-    }
-    for (int i = -20; i < repeats; i++) {
-        if (i == 0) start = now_ms();
-        state.step = ++g->step;
-        ok(cuda_backend_step(g->backend, &state), "step");
-        ok(cuda_backend_wait(g->backend, g->step, 1000000, &result), "wait");
-    }
-    printf("  step of %2u rows at position %4u: %6.1f us\n", rows, position, (now_ms() - start) * 1e3 / repeats);
-}
-
-static void bench_prefill(struct rig *g, uint32_t rows, uint32_t position)
-{
-    const struct cuda_prefill_span span = { 7, position, 0, rows };
-    uint32_t *tokens = calloc(rows, 4);
-    double start = 0;
-
-    for (int i = -1; i < 5; i++) {
-        if (i == 0) start = now_ms();
-        ok(cuda_prefill_run(g->prefill, &span, 1, tokens), "prefill");
-        ok(cuda_prefill_wait(g->prefill, 1000000), "prefill");
-    }
-    printf("  prefill of %4u rows from position %4u: %7.1f us\n", rows, position, (now_ms() - start) * 1e3 / 5);
-    free(tokens);
-}
-
-static void run_demo(bool bench)
+static void run_demo(void)
 {
     struct rig *g;
     struct model_error err = { "" };
@@ -502,8 +465,6 @@ static void run_demo(bool bench)
     open_cpu(g, KV_BF16, 1500, 256);
     open_gpu(g, 768);
     run_rig(g, 256);
-    for (uint32_t rows = 1; bench && rows <= 32; rows *= 2) bench_decode(g, rows, 145);
-    if (bench) bench_decode(g, 1, 1400), bench_decode(g, 16, 1400), bench_prefill(g, 145, 0), bench_prefill(g, 256, 0), bench_prefill(g, 256, 1200);
     close_rig(g);
     free(g);
 }
@@ -511,12 +472,8 @@ static void run_demo(bool bench)
 int main(int argc, char **argv)
 {
     int devices = 0;
-    bool bench = false;
 
-    for (int i = 1; i < argc; i++) {
-        if (strcmp(argv[i], "--bench") == 0) bench = true;
-        else only = argv[i];
-    }
+    if (argc > 1) only = argv[1];
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (cudaGetDeviceCount(&devices) != cudaSuccess || devices == 0) {
         puts("skip: no GPU");
@@ -529,7 +486,7 @@ int main(int argc, char **argv)
     run_golden("real_heads_f32", true, KV_BF16, 600, 64);
     run_synthetic("scaled gemma3", GEMMA3_SCALED, false, KV_BF16, 900, 128);
     run_synthetic("sliding gemma4", GEMMA4_SLIDING, true, KV_BF16, 1400, 200);
-    run_demo(bench);
+    run_demo();
     puts(failures ? "FAILED" : "plain: passed");
     return failures != 0;
 }

@@ -56,7 +56,8 @@ def test_every_death_under_mps():
     with machine.server() as s:
         assert s.status()["device"]["sharing"] == "mps", s.log()
         assert "fake GPU" in s.out() and "mps" in s.out()
-        asyncio.run(faults.campaign(s, ["kill", "all", "access", "daemon"]))
+        faults.ENVIRONMENT = machine.environment
+        asyncio.run(faults.campaign(s, list(faults.PARTS)))
         assert "MPS" not in s.log().replace("event=mps", ""), "it fell back"
 
 

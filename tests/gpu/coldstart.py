@@ -4,7 +4,7 @@
     SLUICE_BUILD=build/dist python3 tests/gpu/coldstart.py [DIR]      (default: a directory of its own in /dev/shm, removed at the end)
 
 Writes a BF16 checkpoint of Gemma 4 12B's shapes with random weights (24 GB, in shards; kept and used again when DIR is given), serves it as it is and rounded
-to FP8, and prints seconds from exec to ready, seconds and GB/s of loading, and whether the same request gives the same bytes after a second start.
+to FP8, kills the keeper on the way once, and prints seconds from exec to ready, seconds and GB/s of loading, and whether the same request gives the same bytes after a second start.
 Needs a Hopper GPU, 24 GB of memory for the files, and the standard library only.
 """
 import asyncio
@@ -12,6 +12,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import struct
 import sys
 import tempfile
@@ -19,7 +20,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
-from server import Server  # noqa: E402
+from server import Server, wait_until  # noqa: E402
 from workload import bodies  # noqa: E402
 from wsclient import run  # noqa: E402
 
@@ -103,6 +104,19 @@ def start(where, dtype):
     return outcome
 
 
+def kill_while_loading(where, dtype, wanted):
+    """SIGKILL of the keeper in mid-load: the next one loads into the same memory, and the bytes are the same."""
+    with Server("--device", "cuda", "--weights-dtype", dtype, "--max-context", "32768", model=where, log_level="warn", wait=False) as s:
+        wait_until("the keeper loads", lambda: (st := s.try_status()) and st["device"]["load"]["bytes"] > st["device"]["load"]["bytes_total"] / 10, 60, 0.002)
+        before = s.status()
+        assert not before["device"]["load"]["done"], "it loads too fast to be killed on the way"
+        s.signal("keeper", signal.SIGKILL)
+        s.wait_ready()
+        assert s.restarts()["keeper"] == 1, s.restarts()
+        assert asyncio.run(run(s, bodies(1)[0])).outcome() == wanted, "another output than without the kill"
+        print(f"     the keeper was killed after {before['device']['load']['bytes'] / 1e9:.1f} GB: the next one loaded them, the same bytes", flush=True)
+
+
 def main():
     if not os.path.exists("/dev/nvidiactl"):
         print("skip: no GPU")
@@ -114,7 +128,9 @@ def main():
             write_checkpoint(where)
             print(f"     checkpoint written in {time.perf_counter() - begin:.1f} s", flush=True)
         for dtype in ("bf16", "fp8"):
-            assert start(where, dtype) == start(where, dtype), f"{dtype}: two starts, two outputs"
+            outcome = start(where, dtype)
+            assert start(where, dtype) == outcome, f"{dtype}: two starts, two outputs"
+        kill_while_loading(where, dtype, outcome)
     finally:
         if len(sys.argv) <= 1:
             shutil.rmtree(where)

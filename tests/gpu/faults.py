@@ -7,7 +7,6 @@
   all      both GPU stages and the keeper at once, KILLS / 2 times: no weight is loaded again
   access   a kernel of each GPU stage reads where nothing is: once, and again and again (that request is refused, the others go on)
   daemon   SIGKILL of the MPS daemon, which takes every context along
-  loading  SIGKILL of the keeper while it loads: the next one loads again
   launcher SIGKILL of the launcher: nothing stays behind
 Each part runs STREAMS clients (default 8) on MODEL (default gemma-4-12b with random weights; demo: the demo model) and compares every output, token by token,
 with that of an undisturbed run; times from death to ready again and the pauses that clients saw are printed. SHARING sets --gpu-sharing.
@@ -22,7 +21,7 @@ import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
-from server import BUILD, Server, percentile, wait_until  # noqa: E402
+from server import BUILD, Server, percentile  # noqa: E402
 from workload import bodies  # noqa: E402
 from wsclient import run  # noqa: E402
 
@@ -32,6 +31,7 @@ MODEL = os.environ.get("MODEL", "gemma-4-12b")
 GPU_STAGES = ("prefill", "verify")
 OPTIONS = ["--device", "cuda", "--max-context", "8192"] + (["--random-weights", MODEL, "--weights-dtype", "fp8"] if MODEL != "demo" else []) + \
     (["--gpu-sharing", os.environ["SHARING"]] if os.environ.get("SHARING") else [])
+ENVIRONMENT = {}  # of servers that a part starts itself
 BODIES = bodies(16, least=120, most=300)
 
 
@@ -221,23 +221,9 @@ async def part_daemon(server, wanted):
     report("SIGKILL of the MPS daemon", load, await load.during(work()))
 
 
-async def part_loading(_server, wanted):
-    """A server of its own, because it is about the start."""
-    with Server(*OPTIONS, wait=False) as s:
-        wait_until("the keeper loads", lambda: (st := s.try_status()) and st["device"]["name"] == "cuda" and not st["device"]["load"]["done"], 60, 0.002)
-        pid = s.stage("keeper")["pid"]
-        kill(pid)
-        s.wait_ready()
-        assert s.stage("keeper")["pid"] != pid
-        got = await outcomes(s, BODIES[:4])
-        for i, outcome in enumerate(got):
-            assert outcome == wanted[i], differ(i, wanted[i], outcome)
-        say(f"the keeper was killed while it loaded: {s.restarts()['keeper']} restart, the same bytes")
-
-
 async def part_launcher(_server, _wanted):
     """A server of its own; its end is looked at from outside: no process, no file, and the GPU's memory is free for another one."""
-    s = Server(*OPTIONS)
+    s = Server(*OPTIONS, environment=ENVIRONMENT)
     try:
         kill(s.pid)
         s.process.wait()
@@ -248,7 +234,7 @@ async def part_launcher(_server, _wanted):
         s.kill_everything()
 
 
-PARTS = {"kill": part_kill, "all": part_all, "access": part_access, "daemon": part_daemon, "loading": part_loading, "launcher": part_launcher}
+PARTS = {"kill": part_kill, "all": part_all, "access": part_access, "daemon": part_daemon, "launcher": part_launcher}
 
 
 async def campaign(server, names):

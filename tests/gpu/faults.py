@@ -253,6 +253,7 @@ def main():
     if unknown:
         print(f"unknown part {unknown[0]}; there are {', '.join(PARTS)}")
         return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # a time limit: our server goes with us
     if not os.path.exists("/dev/nvidiactl"):
         print("skip: no GPU")
         return 77

@@ -7,6 +7,7 @@
  *          memory belongs to descriptors that the launcher holds, so a new process goes on where this one was. */
 #include "model/cuda_library.h"
 #include "model/engine.h"
+#include "model/turns.h"
 #include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/must.h"
@@ -20,6 +21,7 @@
 #define WAIT_US 10000u                /* between two heartbeats */
 #define STEP_LIMIT_NS 5000000000ull   /* a step takes milliseconds; another process may have the GPU for some time */
 #define FILL_LIMIT_NS 30000000000ull
+#define PREFILL_SHARE 50u             /* percent of the GPU's time that prompts get while sequences run */
 #define GRAPH_ROWS_MIN 16u            /* enough for a block and a few neighbours */
 
 _Static_assert(STEP_ROWS_MAX == ENGINE_ROWS_MAX, "a step's rows");
@@ -40,6 +42,7 @@ struct gpu {
     struct cuda_backend *backend;     /* ENGINE_STEP */
     struct cuda_prefill *prefill;     /* ENGINE_FILL */
     struct gpu_sequence *seq;         /* [slot_count] */
+    struct turns turns;               /* ENGINE_FILL */
     struct step_state state;
     struct step_result result;
 };
@@ -155,13 +158,22 @@ static void gpu_wait(struct engine *e)
     check(e, "step", rc);
 }
 
+static void await_prefill(struct engine *e, uint64_t until)
+{
+    struct gpu *g = e->state;
+    int rc;
+
+    while ((rc = g->lib.prefill_wait(g->prefill, WAIT_US)) == -E_TIMEOUT && clock_ns() < until) stage_beat(e->stage);
+    check(e, "prefill", rc);
+}
+
 static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
 {
     struct gpu *g = e->state;
     struct cuda_prefill_span out[CUDA_PREFILL_SPANS_MAX];
     const uint64_t until = clock_ns() + FILL_LIMIT_NS;
     uint32_t count = 0;
-    int rc;
+    int more;
 
     must(span_count <= CUDA_PREFILL_SPANS_MAX && rows <= e->rows_max);
     if (engine_fault_hook) fault_if_asked(e, spans, span_count);
@@ -169,9 +181,14 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
         if (spans[i].rows == 0) continue;
         out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows};
     }
-    check(e, "prefill", g->lib.prefill_run(g->prefill, out, count, tokens));
-    while ((rc = g->lib.prefill_wait(g->prefill, WAIT_US)) == -E_TIMEOUT && clock_ns() < until) stage_beat(e->stage);
-    check(e, "prefill", rc);
+    check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
+    do {
+        const uint32_t layers = turns_ask(&g->turns, rows);
+        more = g->lib.prefill_go(g->prefill, layers);
+        if (more < 0) check(e, "prefill", more);
+        await_prefill(e, until);
+        turns_end(&g->turns, rows, layers);
+    } while (more > 0);
 }
 
 static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
@@ -252,6 +269,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->device = &gpu_device;
     g->seq = calloc(e->slot_count, sizeof *g->seq);
     if (!g->seq) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    if (use == ENGINE_FILL) turns_open_prefill(&g->turns, e->stage, (uint32_t)wiring_u64(&e->stage->wiring, "prefill.share", PREFILL_SHARE));
     open_library(e);
     if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, format_of(e), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
     const uint64_t weight_bytes = g->lib.weights_bytes(&g->spec);

@@ -341,17 +341,19 @@ static void declare_busy(struct verify *k)
 
 static void round_of(struct verify *k)
 {
+    const bool turn = turns_asked(&k->turns);
+
     drafts_decide(k);
-    if (k->drafting) {
-        tell_decided(k);
-        drafts_wait(k);
-    }
+    if (k->drafting || turn) tell_decided(k);
+    if (turn) turns_give(&k->turns);
+    if (k->drafting) drafts_wait(k);
     gather(k);
     declare_busy(k);
     const uint64_t begin_ns = clock_ns();
     engine_step(&k->engine, k->span, k->block_count, k->tokens, k->row_count);
     tell_decided(k); /* of the step before: the device is at work meanwhile */
     engine_wait(&k->engine);
+    turns_note_step(&k->turns, clock_ns() - begin_ns);
     pace_note_step(&k->pace, engine_rows_computed(&k->engine, k->row_count), clock_ns() - begin_ns);
     for (uint32_t i = 0; i < k->block_count; i++) decide_block(k, &k->span[i]);
     stage_idle(&k->stage);
@@ -371,6 +373,7 @@ static void attach(struct verify *k, int argc, char **argv)
     k->active = calloc(k->table.limits.slot_count, sizeof *k->active);
     if (!k->seq || !k->active) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
     pace_init(&k->pace);
+    turns_open_verify(&k->turns, &k->stage);
     scan(k);
     announce_again(k);
     for (uint32_t i = k->active_count; i-- > 0;) end_by_last_token(k, k->active[i]);
@@ -391,6 +394,7 @@ int main(int argc, char **argv)
             continue;
         }
         tell_decided(&k);
+        turns_note_idle(&k.turns);
         stage_wait(&k.stage, 1000);
     }
     tell_decided(&k);

@@ -36,6 +36,11 @@ int cuda_prefill_pages(struct cuda_prefill *prefill, uint32_t seq, enum cuda_lay
  * 0, -E_RANGE (nothing launched), -E_BUSY (the last call is not over), -E_IO. */
 int cuda_prefill_run(struct cuda_prefill *prefill, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens);
 
+/* The same in pieces, so that the work of others can go between them. begin: takes spans and tokens, launches nothing. go: launches the next
+ * layers, at least one; 1: there are more, 0: these are the last. Each must be awaited (cuda_prefill_wait) before the next. Errors as above. */
+int cuda_prefill_begin(struct cuda_prefill *prefill, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens);
+int cuda_prefill_go(struct cuda_prefill *prefill, uint32_t layers);
+
 /* 0: the last run is complete, its K and V are in the pages. -E_TIMEOUT: not yet. -E_IO. */
 int cuda_prefill_wait(struct cuda_prefill *prefill, uint32_t timeout_us);
 

@@ -4,6 +4,7 @@
 
 #include "model/engine.h"
 #include "model/pace.h"
+#include "model/turns.h"
 #include "schemas/counters.h"
 #include "schemas/table.h"
 #include "shm/stage.h"
@@ -29,6 +30,7 @@ struct verify {
     struct table table;
     struct engine engine;
     struct pace pace;
+    struct turns turns;
     struct sequence *seq; /* [slot_count] */
     uint32_t *active;     /* slots in work, in no order */
     uint32_t active_count, next_active;

@@ -1,0 +1,128 @@
+/* model/turns.c - asking and giving turns through words in shared memory (contract in turns.h). */
+#include "model/turns.h"
+
+#include "schemas/counters.h"
+#include "shm/atomic.h"
+#include "shm/clock.h"
+
+#include <string.h>
+#include <time.h>
+
+#define IDLE_SLICE_NS 10e6            /* when nobody waits: what a first step may wait all the same */
+#define SLICE_LEAST_NS 0.5e6          /* shorter ones cost more in handing over than they give */
+#define STEP_UNKNOWN_NS 4e6
+#define ASK_LIMIT_NS 100000000ull     /* verify may be dead; a step takes milliseconds */
+#define GIVE_LIMIT_NS 50000000ull     /* prefill may be dead; a slice takes milliseconds */
+#define STEP_FADE 0.9
+#define PAUSE_NS 5000                 /* between prefill's looks */
+#define BEAT_LOOKS 4096u
+
+static uint64_t *own(const struct turns *t, unsigned counter)
+{
+    return &t->stage->status->counters[counter];
+}
+
+static void open_side(struct turns *t, struct stage *s, int other)
+{
+    memset(t, 0, sizeof *t);
+    t->stage = s;
+    if (s->segment[other]) t->peer = ((const struct stage_status *)(s->segment[other] + SEGMENT_STATUS_OFFSET))->counters;
+}
+
+/* ---- prefill ----------------------------------------------------------------------------- */
+
+void turns_open_prefill(struct turns *t, struct stage *s, uint32_t share_percent)
+{
+    open_side(t, s, ROLE_VERIFY);
+    t->share = (share_percent < 1 ? 1 : share_percent > 95 ? 95 : share_percent) / 100.0;
+    shm_store_release(own(t, PREFILL_TURN_ENDED), *own(t, PREFILL_TURN_ASKED)); /* a predecessor's slice is over: it is dead */
+}
+
+static bool is_stepping(const struct turns *t)
+{
+    return t->peer && shm_load_acquire(&t->peer[VERIFY_STEPPING]);
+}
+
+static void await_turn(const struct turns *t, uint64_t number)
+{
+    const struct timespec pause = {0, PAUSE_NS};
+    const uint64_t until = clock_ns() + ASK_LIMIT_NS;
+
+    while (shm_load_acquire(&t->peer[VERIFY_TURN_GIVEN]) < number && is_stepping(t) && clock_ns() < until) { /* A0 <- G0 */
+        stage_beat(t->stage);
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* Layers that fit the time, judged by the newest slice; a call with more rows takes longer in proportion at most. */
+static uint32_t layers_of(const struct turns *t, double slice_ns, uint32_t rows)
+{
+    const double longer = t->layer_rows > 0 && rows > t->layer_rows ? rows / t->layer_rows : 1;
+
+    if (t->layer_ns <= 0) return 1;
+    const double layers = slice_ns / (t->layer_ns * longer);
+    return layers < 1 ? 1 : layers > 1000 ? 1000 : (uint32_t)layers;
+}
+
+uint32_t turns_ask(struct turns *t, uint32_t rows)
+{
+    const uint64_t number = *own(t, PREFILL_TURN_ASKED) + 1;
+    double slice_ns = IDLE_SLICE_NS;
+
+    shm_store_release(own(t, PREFILL_TURN_ASKED), number); /* said even when nobody runs: whoever begins now waits for the slice's end */
+    if (is_stepping(t)) {
+        const double step_ns = (double)shm_load_relaxed(&t->peer[VERIFY_STEP_NS]);
+        slice_ns = (step_ns > 0 ? step_ns : STEP_UNKNOWN_NS) * t->share / (1 - t->share);
+        if (slice_ns < SLICE_LEAST_NS) slice_ns = SLICE_LEAST_NS;
+        await_turn(t, number);
+    }
+    t->begin_ns = clock_ns();
+    return layers_of(t, slice_ns, rows);
+}
+
+void turns_end(struct turns *t, uint32_t rows, uint32_t layers)
+{
+    t->layer_ns = (double)(clock_ns() - t->begin_ns) / layers;
+    t->layer_rows = rows;
+    shm_store_release(own(t, PREFILL_TURN_ENDED), *own(t, PREFILL_TURN_ASKED)); /* E0 -> V0 in turns_give */
+}
+
+/* ---- verify ------------------------------------------------------------------------------- */
+
+void turns_open_verify(struct turns *t, struct stage *s)
+{
+    open_side(t, s, ROLE_PREFILL);
+}
+
+bool turns_asked(const struct turns *t)
+{
+    if (!t->peer) return false;
+    const uint64_t asked = shm_load_acquire(&t->peer[PREFILL_TURN_ASKED]);
+    return asked > *own(t, VERIFY_TURN_GIVEN) && asked > shm_load_acquire(&t->peer[PREFILL_TURN_ENDED]);
+}
+
+void turns_give(struct turns *t)
+{
+    const uint64_t number = shm_load_acquire(&t->peer[PREFILL_TURN_ASKED]), begin = clock_ns();
+
+    shm_store_release(own(t, VERIFY_TURN_GIVEN), number); /* G0 -> A0 in await_turn */
+    for (uint32_t looks = 1; shm_load_acquire(&t->peer[PREFILL_TURN_ENDED]) < number; looks++) { /* V0 <- E0 */
+        shm_pause();
+        if (looks % BEAT_LOOKS) continue;
+        stage_beat(t->stage);
+        if (clock_ns() - begin > GIVE_LIMIT_NS) break;
+    }
+    stage_count(t->stage, VERIFY_TURN_NS, clock_ns() - begin);
+}
+
+void turns_note_step(struct turns *t, uint64_t ns)
+{
+    t->step_ns = t->step_ns > 0 ? t->step_ns * STEP_FADE + (double)ns * (1 - STEP_FADE) : (double)ns;
+    shm_store_relaxed(own(t, VERIFY_STEP_NS), (uint64_t)t->step_ns);
+    if (!*own(t, VERIFY_STEPPING)) shm_store_release(own(t, VERIFY_STEPPING), 1);
+}
+
+void turns_note_idle(struct turns *t)
+{
+    if (*own(t, VERIFY_STEPPING)) shm_store_release(own(t, VERIFY_STEPPING), 0);
+}

@@ -9,21 +9,25 @@
 #define LINEAR_GROUP_BYTES (512u << 10)
 #define LINEAR_GROUP_BLOCKS 4         /* a group is at least this many tiles of rows, however long they are */
 
-VEC vec linear_weight(const void *w, uint64_t i, const enum kernels_dtype dtype)
+#define LINEAR_HALF 16                /* as dtype: the 16 bits that vec_load_half takes, from stored.h only */
+#define LINEAR_BYTES(dtype) ((dtype) == KERNELS_F32 ? 4u : 2u)
+
+VEC vec linear_weight(const void *w, uint64_t i, const uint32_t dtype)
 {
+    if (dtype == LINEAR_HALF) return vec_load_half((const uint16_t *)w + i);
     return dtype == KERNELS_BF16 ? vec_load_bf16((const uint16_t *)w + i) : vec_load((const float *)w + i);
 }
 
 /* acc[n][m] += lanes of w[n] . x[m]; n, m, dtype are constants where this is inlined.
  * ahead: the next n rows of w will be needed soon. */
 VEC void linear_lanes(vec *acc, const int n, const int m, const float *x, uint64_t x_stride, const void *w,
-                      const enum kernels_dtype dtype, uint64_t k, const int ahead)
+                      const uint32_t dtype, uint64_t k, const int ahead)
 {
     for (uint32_t i = 0; i < k; i += 16) {
         UNROLL for (int a = 0; a < n; a++) {
             const vec weight = linear_weight(w, a * k + i, dtype);
 
-            if (ahead && i % 32 == 0) __builtin_prefetch((const char *)w + ((a + n) * k + i) * (dtype == KERNELS_BF16 ? 2 : 4), 0, 2);
+            if (ahead && i % 32 == 0) __builtin_prefetch((const char *)w + ((a + n) * k + i) * LINEAR_BYTES(dtype), 0, 2);
             UNROLL for (int b = 0; b < m; b++) acc[a * m + b] = vec_fma(weight, vec_load(x + b * x_stride + i), acc[a * m + b]);
         }
     }
@@ -31,7 +35,7 @@ VEC void linear_lanes(vec *acc, const int n, const int m, const float *x, uint64
 
 /* One tile over the whole of k. */
 VEC void linear_tile(const int n, const int m, float *y, uint64_t y_stride, const float *x, uint64_t x_stride,
-                     const void *w, const enum kernels_dtype dtype, uint32_t k, const int ahead)
+                     const void *w, const uint32_t dtype, uint32_t k, const int ahead)
 {
     vec acc[LINEAR_N * LINEAR_M > LINEAR_N1 ? LINEAR_N * LINEAR_M : LINEAR_N1];
 
@@ -45,7 +49,7 @@ VEC void linear_tile(const int n, const int m, float *y, uint64_t y_stride, cons
 
 /* LINEAR_N rows of w against up to LINEAR_M rows. */
 VEC void linear_few(float *y, uint64_t y_stride, const float *x, uint64_t x_stride, uint32_t rows, const void *w,
-                    const enum kernels_dtype dtype, uint32_t k)
+                    const uint32_t dtype, uint32_t k)
 {
     switch (rows) {
     LINEAR_CASE(1);
@@ -63,9 +67,9 @@ VEC void linear_few(float *y, uint64_t y_stride, const float *x, uint64_t x_stri
 
 /* All columns for one group of rows. */
 VEC void linear_group(float *y, uint64_t y_stride, const float *x, uint64_t x_stride, uint32_t rows, const char *w,
-                      const enum kernels_dtype dtype, uint32_t k, uint32_t n, uint32_t n_end)
+                      const uint32_t dtype, uint32_t k, uint32_t n, uint32_t n_end)
 {
-    const uint64_t row_bytes = (uint64_t)k * (dtype == KERNELS_BF16 ? 2 : 4);
+    const uint64_t row_bytes = (uint64_t)k * LINEAR_BYTES(dtype);
     const uint32_t blocks = (rows + LINEAR_M - 1) / LINEAR_M, block = (rows + blocks - 1) / blocks;   /* 8 rows: 4 and 4, not 6 and 2 */
 
     for (; rows == 1 && n + LINEAR_N1 <= n_end; n += LINEAR_N1)

@@ -3,6 +3,8 @@
 #define LINEAR_N 2                    /* 8 of 16 registers hold lanes; 2 x 3 and 3 x 2 spill: 47 against 66 GFLOP/s */
 #define LINEAR_M 2
 #define LINEAR_N1 4
+#define STORED_WIDE_LATE 2
+#define STORED_WIDE_SCALED 2
 #define ATTENTION_Q 2
 #define ATTENTION_D 2
 #define KERNELS_TABLE kernels_avx2

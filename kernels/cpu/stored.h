@@ -2,6 +2,9 @@
  *
  * Codes become f32 in registers, 32 of them at a time. E4M3 comes out of vec_load_e4m3 as 2^-8 of its value; the factor
  * 2^8 goes into the last multiplication of a sum, where it is exact. Three kinds, each a constant where tiles are inlined:
+ * Many rows of x meet the same codes again and again: then a tile's rows of W are widened once into a scratch on the stack, to 16 bits,
+ * which hold a code (times its group's scale) exactly, or to f32 (BLOCK), and the tiles of linear.h do the rest, with the same bits.
+ * From how many blocks of rows on that pays stands beside the tile sizes (STORED_WIDE_LATE, STORED_WIDE_SCALED for BLOCK and GROUP).
  *   LATE    one scale for a row: it multiplies the sum
  *   BLOCK   a scale for 128 columns of 128 rows: multiplies the codes
  *   GROUP   a scale for 16 columns of a row, an E4M3 code itself: multiplies the codes, exactly; the global factor the sum */
@@ -9,6 +12,7 @@
 #define STORED_KIND_BLOCK 1
 #define STORED_KIND_GROUP 2
 #define STORED_STEP 256u              /* GROUP: columns whose scales are widened together */
+#define STORED_SCRATCH_K 16384u       /* longer rows are widened in registers each time */
 #define STORED_CODE_FACTOR 256.0f     /* see above */
 
 struct stored_rows {                  /* consecutive rows of W */
@@ -136,6 +140,64 @@ VEC void stored_few(const int kind, float *y, uint64_t y_stride, const float *x,
     }
 }
 
+/* 16 columns of a row, from column i on, as the scratch holds them. */
+VEC void stored_widen16(const int kind, void *to, const uint8_t *p, vec factor)
+{
+    if (kind == STORED_KIND_LATE) vec_half_e4m3(to, p);
+    else if (kind == STORED_KIND_GROUP) vec_cut_bf16(to, vec_mul(vec_load_e2m1(p), factor));
+    else vec_store(to, vec_mul(vec_load_e4m3(p), factor));
+}
+
+/* LINEAR_N rows of W from row `row` on. */
+VEC void stored_widen(const int kind, void *to, const struct stored_matrix *w, uint32_t row)
+{
+    const uint64_t row_bytes = kind == STORED_KIND_GROUP ? w->k / 2 : w->k;
+    float scale[1][STORED_STEP / STORED_GROUP];
+
+    for (uint32_t a = 0; a < LINEAR_N; a++) {
+        const struct stored_rows one = { .code = (const uint8_t *)w->data + (row + a) * row_bytes, .row_bytes = row_bytes,
+                                         .group = kind == STORED_KIND_GROUP ? w->group_scale + (uint64_t)(row + a) * (w->k / STORED_GROUP) : NULL };
+        const float *block = kind == STORED_KIND_BLOCK ? w->scale + (uint64_t)((row + a) / STORED_BLOCK) * stored_scale_stride(w) : NULL;
+        char *out = (char *)to + (uint64_t)a * w->k * (kind == STORED_KIND_BLOCK ? 4 : 2);
+
+        for (uint32_t i = 0; i < w->k; i += 16) {
+            const uint8_t *p = one.code + (kind == STORED_KIND_GROUP ? i / 2 : i);
+
+            if (i % (kind == STORED_KIND_GROUP ? 128 : 64) == 0) __builtin_prefetch(p + LINEAR_N * row_bytes, 0, 2);
+            if (kind == STORED_KIND_GROUP && i % STORED_STEP == 0) stored_groups(scale, &one, 1, i, w->k - i < STORED_STEP ? w->k : i + STORED_STEP);
+            stored_widen16(kind, out + i * (kind == STORED_KIND_BLOCK ? 4u : 2u), p,
+                           stored_factor(kind, scale, kind == STORED_KIND_BLOCK ? vec_set(block[i / STORED_BLOCK]) : vec_zero(), 0, i));
+        }
+    }
+}
+
+/* LINEAR_N columns of y for many rows of x, from widened rows of W. */
+#define STORED_WIDE(name, dtype) \
+    static __attribute__((noinline)) void name(float *y, uint64_t y_stride, const float *x, uint64_t x_stride, uint32_t rows, const void *wide, uint32_t k, uint32_t block) \
+    { \
+        for (uint32_t r = 0; r < rows; r += block) linear_few(y + r * y_stride, y_stride, x + r * x_stride, x_stride, rows - r < block ? rows - r : block, wide, dtype, k); \
+    }
+STORED_WIDE(stored_wide_late, LINEAR_HALF)
+STORED_WIDE(stored_wide_group, KERNELS_BF16)
+STORED_WIDE(stored_wide_block, KERNELS_F32)
+
+VEC void stored_many(const int kind, float *y, uint64_t y_stride, const float *x, uint64_t x_stride, const float *x_scale, uint32_t rows,
+                     const struct stored_matrix *w, uint32_t row, uint32_t block)
+{
+    float wide[LINEAR_N * STORED_SCRATCH_K / (kind == STORED_KIND_BLOCK ? 1 : 2)] __attribute__((aligned(64)));
+
+    stored_widen(kind, wide, w, row);
+    if (kind == STORED_KIND_LATE) stored_wide_late(y, y_stride, x, x_stride, rows, wide, w->k, block);
+    else if (kind == STORED_KIND_GROUP) stored_wide_group(y, y_stride, x, x_stride, rows, wide, w->k, block);
+    else stored_wide_block(y, y_stride, x, x_stride, rows, wide, w->k, block);
+    for (uint32_t r = 0; r < rows; r++)
+        for (uint32_t a = 0; a < LINEAR_N; a++) {
+            const float sum = stored_finish(y[r * y_stride + a], kind, w, row + a);
+
+            y[r * y_stride + a] = x_scale ? sum * x_scale[r] : sum;
+        }
+}
+
 /* All columns for one group of rows of x, cut as in linear_group. */
 VEC void stored_group(const int kind, float *y, uint64_t y_stride, const float *x, uint64_t x_stride, const float *x_scale, uint32_t rows,
                       const struct stored_matrix *w, uint32_t n, uint32_t n_end)
@@ -145,9 +207,11 @@ VEC void stored_group(const int kind, float *y, uint64_t y_stride, const float *
     for (; kind == STORED_KIND_BLOCK && n % LINEAR_N1 != 0 && n < n_end; n++)      /* tiles of N1 or N rows never straddle blocks then */
         for (uint32_t r = 0; r < rows; r++) stored_tile(1, 1, kind, y + r * y_stride + n, y_stride, x + r * x_stride, x_stride, x_scale ? x_scale + r : x_scale, w, n, 0);
     for (; rows == 1 && n + LINEAR_N1 <= n_end; n += LINEAR_N1) stored_tile(LINEAR_N1, 1, kind, y + n, y_stride, x, x_stride, x_scale, w, n, 1);
-    for (; n + LINEAR_N <= n_end; n += LINEAR_N)
-        for (uint32_t r = 0; r < rows; r += block)
+    for (; n + LINEAR_N <= n_end; n += LINEAR_N) {
+        if (blocks >= (kind == STORED_KIND_LATE ? STORED_WIDE_LATE : STORED_WIDE_SCALED) && w->k <= STORED_SCRATCH_K) stored_many(kind, y + n, y_stride, x, x_stride, x_scale, rows, w, n, block);
+        else for (uint32_t r = 0; r < rows; r += block)
             stored_few(kind, y + r * y_stride + n, y_stride, x + r * x_stride, x_stride, x_scale ? x_scale + r : x_scale, rows - r < block ? rows - r : block, w, n);
+    }
     for (; n < n_end; n++)
         for (uint32_t r = 0; r < rows; r++) stored_tile(1, 1, kind, y + r * y_stride + n, y_stride, x + r * x_stride, x_stride, x_scale ? x_scale + r : x_scale, w, n, 0);
 }

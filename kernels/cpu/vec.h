@@ -40,6 +40,16 @@ VEC vec vec_load_e4m3(const uint8_t *p)
 
     return _mm512_cvtph_ps(_mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbfff)));
 }
+/* The same number as 16 bits: what vec_load_half takes back. */
+VEC void vec_half_e4m3(uint16_t *to, const uint8_t *p)
+{
+    const __m256i code = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+
+    _mm256_storeu_si256((__m256i *)to, _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbfff)));
+}
+VEC vec vec_load_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+/* Numbers that are BF16 already. */
+VEC void vec_cut_bf16(uint16_t *p, vec a) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_castps_si512(a), 16))); }
 VEC void vec_load2_e4m3(vec *a, vec *b, const uint8_t *p)
 {
     const __m512i code = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)p));
@@ -120,6 +130,22 @@ VEC vec vec_load_e4m3(const uint8_t *p)
     const __m256i half = _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbfff));
 
     return (vec){ _mm256_cvtph_ps(_mm256_castsi256_si128(half)), _mm256_cvtph_ps(_mm256_extracti128_si256(half, 1)) };
+}
+VEC void vec_half_e4m3(uint16_t *to, const uint8_t *p)
+{
+    const __m256i code = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)p));
+
+    _mm256_storeu_si256((__m256i *)to, _mm256_and_si256(_mm256_slli_epi16(code, 7), _mm256_set1_epi16((short)0xbfff)));
+}
+VEC vec vec_load_half(const uint16_t *p)
+{
+    return (vec){ _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8))) };
+}
+VEC void vec_cut_bf16(uint16_t *p, vec a)
+{
+    const __m256i packed = _mm256_packus_epi32(_mm256_srli_epi32(_mm256_castps_si256(a.lo), 16), _mm256_srli_epi32(_mm256_castps_si256(a.hi), 16));
+
+    _mm256_storeu_si256((__m256i *)p, _mm256_permute4x64_epi64(packed, 0xd8));
 }
 VEC void vec_load2_e4m3(vec *a, vec *b, const uint8_t *p)
 {
@@ -219,6 +245,9 @@ VEC void vec_load2_e4m3(vec *a, vec *b, const uint8_t *p)
     *a = vec_load_e4m3(p);
     *b = vec_load_e4m3(p + 16);
 }
+VEC void vec_cut_bf16(uint16_t *p, vec a) { VEC_FOR p[i] = (uint16_t)(vec_bits(a.f[i]) >> 16); }
+VEC void vec_half_e4m3(uint16_t *to, const uint8_t *p) { vec_cut_bf16(to, vec_load_e4m3(p)); }
+VEC vec vec_load_half(const uint16_t *p) { return vec_load_bf16(p); }
 VEC vec vec_load_e2m1(const uint8_t *p)
 {
     static const float table[16] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };

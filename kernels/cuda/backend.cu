@@ -9,6 +9,7 @@
 #include <time.h>
 #include <new>
 
+#define MANY_GROUPS 4                 /* fewer sequences: attention for blocks of rows */
 #define GRAPHS_DEFAULT 31              /* 1, 2, 4, 8, 16 rows */
 #define RING_SLOTS_DEFAULT 10
 #define WAIT_SLOTS_DEFAULT 2
@@ -102,6 +103,7 @@ static int prepare_kernels(const struct cuda_backend *b)
     if (rc == 0) rc = norm_init();
     if (rc == 0) rc = embed_init();
     if (rc == 0) rc = attn_init();
+    if (rc == 0) rc = attn_many_init();
     if (rc == 0) rc = sample_init();
     return rc ? rc : sample_general_init(b->spec.vocab);
 }
@@ -126,8 +128,13 @@ static int open_all(struct cuda_backend *b)
     if (rc == 0) rc = make_scratch(b);
     if (rc == 0) rc = b->is_plain ? open_plain(b) : make_frequencies(b);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream");
-    for (uint32_t i = 0; i < GRAPHS && rc == 0; i++)
-        if (mask >> i & 1) rc = chain_graph(b, 1u << i, CHAIN_ALL, &b->graph[i]);
+    for (uint32_t i = 0; i < 2 * GRAPHS && rc == 0; i++) {
+        const uint32_t rows = 1u << i / 2;
+
+        b->many = i % 2;
+        if (b->many ? b->is_plain || rows < MANY_GROUPS : !b->is_plain && rows > ROWMM_ROWS_MAX) continue;
+        if (mask & rows) rc = chain_graph(b, rows, CHAIN_ALL, &b->graph[b->many][i / 2]);
+    }
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
 }
 
@@ -168,8 +175,8 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
 extern "C" void cuda_backend_close(struct cuda_backend *b)
 {
     cudaDeviceSynchronize();
-    for (int i = 0; i < GRAPHS; i++)
-        if (b->graph[i]) cudaGraphExecDestroy(b->graph[i]);
+    for (int i = 0; i < 2 * GRAPHS; i++)
+        if (b->graph[i % 2][i / 2]) cudaGraphExecDestroy(b->graph[i % 2][i / 2]);
     plain_close(b->plain);
     cudaFree(b->slab);
     if (b->state_host) cudaFreeHost(b->state_host);
@@ -250,6 +257,20 @@ static uint32_t general_rows(const struct step_state *s)
     return rows;
 }
 
+/* Are the rows rather single ones of several sequences than blocks of a few? */
+static bool is_many(const struct cuda_backend *b, const struct step_state *s)
+{
+    return !b->is_plain && (s->rows > ROWMM_ROWS_MAX || (s->groups >= MANY_GROUPS && 2 * s->groups > s->rows));
+}
+
+/* The smallest graph that holds the rows, or NULL. */
+static cudaGraphExec_t pick_graph(const struct cuda_backend *b, uint32_t rows, bool many)
+{
+    for (uint32_t i = 0; i < GRAPHS; i++)
+        if (1u << i >= rows && b->graph[many][i]) return b->graph[many][i];
+    return NULL;
+}
+
 /* Only what is set: most of a result is room for log probabilities. */
 static void copy_result(struct step_result *to, const struct step_result *from, uint32_t rows)
 {
@@ -263,22 +284,23 @@ extern "C" int cuda_backend_put_state(struct cuda_backend *b, const struct step_
     const int rc = check_state(b, state);
 
     if (rc) return rc;
+    b->many = is_many(b, state);
     return launch_check(cudaMemcpyAsync(b->state, state, sizeof *state, cudaMemcpyHostToDevice, b->stream), "state copy");
 }
 
 extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state *state)
 {
-    uint32_t g = 0;
     const int rc = check_state(b, state);
 
     if (rc) return rc;
     if (b->launched && __atomic_load_n(&b->result->step, __ATOMIC_ACQUIRE) != b->launched) return -E_BUSY;   /* state_host may still be read */
-    while (g < GRAPHS && ((1u << g) < state->rows || !b->graph[g])) g++;
-    if (g == GRAPHS || state->step == 0 || state->step == b->launched) return -E_RANGE;
+    cudaGraphExec_t graph = pick_graph(b, state->rows, is_many(b, state));
+    if (graph == NULL) graph = pick_graph(b, state->rows, !is_many(b, state));
+    if (graph == NULL || state->step == 0 || state->step == b->launched) return -E_RANGE;
     *b->state_host = *state;
     b->state_host->general_rows = general_rows(state);
     b->launched = state->step;
-    int launched = launch_check(cudaGraphLaunch(b->graph[g], b->stream), "step");
+    int launched = launch_check(cudaGraphLaunch(graph, b->stream), "step");
     if (launched == 0 && b->state_host->general_rows) {
         const struct sample_args args = chain_sample_args(b);
 

@@ -3,7 +3,7 @@
 #define SLUICE_CUDA_CHAIN_H
 
 #include "arena.h"
-#include "attn.h"
+#include "attn_many.h"
 #include "embed.h"
 #include "norm.h"
 #include "plain.h"
@@ -23,7 +23,8 @@ struct cuda_backend {
     struct rowmm_tuning tuning;
     struct rowmm_next tuning_l2;      /* how much of gate_up goes to the L2, and how; no weights yet; pace 0: the measured best */
     cudaStream_t stream;
-    cudaGraphExec_t graph[GRAPHS];
+    cudaGraphExec_t graph[2][GRAPHS]; /* [1]: for single rows of many sequences; the same bits */
+    bool many;                        /* kind of the graphs that are made now */
     uint64_t launched;                /* step number of the last launch */
     uint32_t rows_max;                /* of the largest graph: rows in the scratch buffers, written [rows] below */
     uint32_t spans_max[2];            /* partial attention results per row and head, per layer type */

@@ -60,7 +60,7 @@ static uint32_t layers_of(const struct turns *t, double slice_ns, uint32_t rows)
     const double longer = t->layer_rows > 0 && rows > t->layer_rows ? rows / t->layer_rows : 1;
 
     if (t->layer_ns <= 0) return 1;
-    const double layers = slice_ns / (t->layer_ns * longer);
+    const double layers = slice_ns / (t->layer_ns * longer) + 0.5; /* to the nearest: the share holds on average */
     return layers < 1 ? 1 : layers > 1000 ? 1000 : (uint32_t)layers;
 }
 

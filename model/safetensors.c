@@ -119,21 +119,26 @@ static int compare_data(const void *a, const void *b)
 {
     const struct tensor *x = a, *y = b;
 
-    return x->data < y->data ? -1 : x->data > y->data;
+    if (x->data != y->data) return (const char *)x->data < (const char *)y->data ? -1 : 1;
+    return x->byte_count < y->byte_count ? -1 : x->byte_count > y->byte_count;      /* empty ones first */
 }
 
-/* Sorts the tensors of one file by place and refuses two that share a byte. */
-static int check_overlap(struct safetensors *index, uint32_t first, struct place *at)
+/* Sorts the tensors of one file by place: they must follow each other without a gap or a shared byte, to the end of the file. */
+static int check_layout(struct safetensors *index, uint32_t first, const uint8_t *data, uint64_t data_bytes, struct place *at)
 {
+    const uint8_t *next = data;
+
     if (index->count > first) qsort(index->tensor + first, index->count - first, sizeof(struct tensor), compare_data);
-    for (uint32_t i = first; i + 1 < index->count; i++) {
+    for (uint32_t i = first; i < index->count; i++) {
         const struct tensor *t = &index->tensor[i];
 
         at->tensor = t->name;
-        if ((const uint8_t *)t->data + t->byte_count > (const uint8_t *)t[1].data && t[1].byte_count > 0)
-            return refuse(at, "overlaps another tensor");
+        if ((const uint8_t *)t->data < next) return refuse(at, "overlaps another tensor");
+        if ((const uint8_t *)t->data > next) return refuse(at, "there is a hole before its data");
+        next = (const uint8_t *)t->data + t->byte_count;
     }
-    return 0;
+    if (next == data + data_bytes) return 0;
+    return model_error_set(at->err, -E_FORMAT, "%.120s: %llu bytes behind the last tensor", at->file, (unsigned long long)(data + data_bytes - next));
 }
 
 static int add_all(struct safetensors *index, json_t *header, uint32_t file_index, const uint8_t *data, uint64_t data_bytes,
@@ -158,7 +163,16 @@ static int add_all(struct safetensors *index, json_t *header, uint32_t file_inde
         if (!(t->name = strdup(at->tensor))) return model_error_set(at->err, -E_NOMEM, "%.120s: no memory for the index", at->file);
         index->count++;
     }
-    return check_overlap(index, first, at);
+    return check_layout(index, first, data, data_bytes, at);
+}
+
+/* More values than a full index has? Counted without parsing: some inside strings count, too. */
+static bool has_too_many_values(const uint8_t *text, uint64_t bytes)
+{
+    uint64_t values = 0;
+
+    for (uint64_t i = 0; i < bytes; i++) values += text[i] == ',' || text[i] == '{' || text[i] == '[';
+    return values > SAFETENSORS_VALUES_MAX;
 }
 
 int safetensors_add(struct safetensors *index, const char *name, uint32_t file_index,
@@ -175,6 +189,7 @@ int safetensors_add(struct safetensors *index, const char *name, uint32_t file_i
     if (header_bytes > SAFETENSORS_HEADER_BYTES_MAX || header_bytes > byte_count - 8)
         return model_error_set(err, -E_FORMAT, "%.120s: a header of %llu bytes in a file of %llu: not safetensors, or cut short",
                                name, (unsigned long long)header_bytes, (unsigned long long)byte_count);
+    if (has_too_many_values(bytes + 8, header_bytes)) return model_error_set(err, -E_LIMIT, "%.120s: a header of more than %u values", name, SAFETENSORS_VALUES_MAX);
     header = json_loadb((const char *)bytes + 8, (size_t)header_bytes, JSON_REJECT_DUPLICATES, &problem);
     if (!header) return model_error_set(err, -E_FORMAT, "%.120s: header: %s", name, problem.text);
     if (!json_is_object(header)) rc = model_error_set(err, -E_FORMAT, "%.120s: the header is not an object", name);

@@ -13,6 +13,7 @@
 #define SAFETENSORS_RANK_MAX 8
 #define SAFETENSORS_TENSORS_MAX 65536
 #define SAFETENSORS_HEADER_BYTES_MAX (16u << 20)  /* the largest real headers are below 1 MiB */
+#define SAFETENSORS_VALUES_MAX (16u * SAFETENSORS_TENSORS_MAX)  /* JSON values in a header: parsed, each takes a hundred bytes */
 
 enum tensor_dtype {
     DTYPE_BF16 = 1, DTYPE_F32 = 2, DTYPE_F16 = 3, DTYPE_F64 = 4, DTYPE_E4M3 = 5, DTYPE_U8 = 6,

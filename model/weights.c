@@ -185,16 +185,19 @@ int model_weights_load(struct model_weights *weights, const struct model_config 
                        struct safetensors *index, struct model_error *err)
 {
     struct binder b = { .weights = weights, .config = config, .index = index, .err = err };
-    uint64_t floats = config->hidden;
+    uint64_t floats = config->hidden, stored = 0, room;
     int rc;
 
     memset(weights, 0, sizeof(*weights));
     weights->config = config;
     for (uint32_t i = 0; i < config->layer_count; i++) floats += 4 * (uint64_t)config->hidden + 2 * config->layer[i].head_dim;
+    for (uint32_t i = 0; i < index->count; i++) stored += index->tensor[i].byte_count;
+    /* Whatever the configuration claims: a vector is bound only when it is in the files, with two bytes an element at least. */
+    room = floats < stored / 2 ? floats : stored / 2;
     b.source = (struct format_source){ .index = index, .quantization = quantization, .err = err, .room_floats = format_floats(index) };
-    weights->owned = b.room = malloc((floats + b.source.room_floats) * sizeof(float));
+    weights->owned = b.room = malloc((room + b.source.room_floats + 1) * sizeof(float));
     if (!weights->owned) return model_error_set(err, -E_NOMEM, "no memory for the norm weights and scales");
-    b.source.room = weights->owned + floats;
+    b.source.room = weights->owned + room;
     if ((rc = bind_all(&b)) != 0) model_weights_free(weights);
     else must(b.room == weights->owned + floats);
     return rc;

@@ -148,7 +148,7 @@ static inline uint64_t synthetic_header(char *text, uint64_t room, const struct 
         used += (uint64_t)snprintf(text + used, room - used, ",\"%s%s\":{\"dtype\":\"%s\",\"shape\":[%s],\"data_offsets\":[%llu,%llu]}",
                                    o->prefix ? o->prefix : "", t->name, other ? "F16" : o->f32 ? "F32" : "BF16", shape,
                                    (unsigned long long)at, (unsigned long long)(at + bytes));
-        at += synthetic_elements(t) * element;
+        at += bytes;
     }
     if (o->extra && shard == 0)
         used += (uint64_t)snprintf(text + used, room - used, ",\"%s\":{\"dtype\":\"BF16\",\"shape\":[0],\"data_offsets\":[%llu,%llu]}",
@@ -177,8 +177,11 @@ static inline void synthetic_file(struct model_files *files, const struct model_
     memcpy(map + 8, header, header_bytes);
     for (uint32_t i = 0; i < count; i++) {
         if (!synthetic_in_shard(i, shard, shards) || (o->omit && strcmp(o->omit, list[i].name) == 0)) continue;
-        synthetic_fill(map + at, &list[i], o->f32, c->norm_plus_one);
-        at += synthetic_elements(&list[i]) * element;
+        struct synthetic_tensor stored = list[i];
+
+        stored.rows -= o->misshape && strcmp(o->misshape, stored.name) == 0;
+        synthetic_fill(map + at, &stored, o->f32, c->norm_plus_one);
+        at += synthetic_elements(&stored) * element;
     }
     munmap(map, total);
     free(header);

@@ -109,6 +109,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         && generation_config_parse(&generation, &config, NULL, 0, &err) == 0
         && quantization_parse(&quantization, (const uint8_t *)b.config, b.config_bytes, NULL, 0, &err) == 0
         && safetensors_add(&index, "fuzz", 0, file, 8 + b.header_bytes + b.data_bytes, &err) == 0 && safetensors_finish(&index, &err) == 0
+        && (format_floats(&index) * 2 <= b.data_bytes || (abort(), 0))
         && model_weights_load(&weights, &config, &quantization, &index, &err) == 0) {
         model_weights_scan(&weights, &err);
         for (uint32_t which = 0; which < MODEL_MATRICES; which++) {      /* the first and the last element with their scales */

@@ -23,7 +23,6 @@
 struct checkpoint {
     json_t *header, *config, *hf;     /* hf may be NULL */
     uint8_t *data;
-    uint64_t data_bytes;
 };
 
 static json_t *read_json(const char *name, const char *file)
@@ -48,7 +47,7 @@ static void open_golden(struct checkpoint *c, const char *name)
     assert_int_equal(fread(text, 1, header_bytes, in), header_bytes);
     assert_non_null(c->header = json_loadb(text, header_bytes, 0, NULL));
     assert_non_null(c->data = malloc(1 << 20));
-    c->data_bytes = fread(c->data, 1, 1 << 20, in);
+    assert_true(fread(c->data, 1, 1 << 20, in) > 0);
     fclose(in);
     free(text);
     assert_non_null(c->config = read_json(name, "config.json"));
@@ -81,19 +80,48 @@ static void add_json(struct model_files *files, const char *name, const json_t *
     free(text);
 }
 
-/* A header and its data as one file. */
-static void add_tensors(struct model_files *files, const char *name, const json_t *header, const uint8_t *data, uint64_t data_bytes)
-{
-    char *text = json_dumps(header, JSON_COMPACT);
-    const uint64_t length = strlen(text), padded = (length + 7) / 8 * 8;
-    uint8_t *head = malloc(8 + padded);
+static json_int_t begin_of(const json_t *e) { return json_integer_value(json_array_get(json_object_get(e, "data_offsets"), 0)); }
 
+static int compare_begin(const void *a, const void *b)
+{
+    const json_int_t x = begin_of(*(json_t *const *)a), y = begin_of(*(json_t *const *)b);
+
+    return x < y ? -1 : x > y;
+}
+
+/* The tensors of a header as one file, moved together where the edits left holes. */
+static void add_tensors(struct model_files *files, const char *name, const json_t *header, const uint8_t *data)
+{
+    json_t *packed = json_deep_copy(header), *list[512], *value;
+    uint64_t length, padded, at = 0;
+    uint8_t *head, *moved = malloc(1 << 20);
+    uint32_t count = 0;
+    const char *key;
+    char *text;
+
+    json_object_foreach(packed, key, value)
+        if (strcmp(key, "__metadata__") != 0) list[count++] = value;
+    qsort(list, count, sizeof(list[0]), compare_begin);
+    for (uint32_t i = 0; i < count; i++) {
+        json_t *offsets = json_object_get(list[i], "data_offsets");
+        const uint64_t from = (uint64_t)begin_of(list[i]), bytes = (uint64_t)json_integer_value(json_array_get(offsets, 1)) - from;
+
+        memcpy(moved + at, data + from, bytes);
+        json_array_set_new(offsets, 0, json_integer((json_int_t)at));
+        json_array_set_new(offsets, 1, json_integer((json_int_t)(at += bytes)));
+    }
+    text = json_dumps(packed, JSON_COMPACT);
+    length = strlen(text);
+    padded = (length + 7) / 8 * 8;
+    head = malloc(8 + padded);
     memset(head, ' ', 8 + padded);
     memcpy(head, &padded, 8);
     memcpy(head + 8, text, length);
-    add_bytes(files, name, head, 8 + padded, data, data_bytes);
+    add_bytes(files, name, head, 8 + padded, moved, at);
     free(head);
     free(text);
+    free(moved);
+    json_decref(packed);
 }
 
 static int load_files(struct model_files *files, struct model_weights *weights, struct model_error *err)
@@ -111,7 +139,7 @@ static int load(const struct checkpoint *c, struct model_weights *weights, struc
     model_files_init(files);
     add_json(files, "config.json", c->config);
     if (c->hf) add_json(files, "hf_quant_config.json", c->hf);
-    add_tensors(files, "model.safetensors", c->header, c->data, c->data_bytes);
+    add_tensors(files, "model.safetensors", c->header, c->data);
     return load_files(files, weights, err);
 }
 
@@ -257,8 +285,8 @@ static void test_codes_and_scales_may_lie_in_different_shards(void **state)
     json_object_foreach(c.header, name, value) json_object_set(strstr(name, "_weight_scale") ? scales : codes, name, value);
     model_files_init(&files);
     add_json(&files, "config.json", c.config);
-    add_tensors(&files, "model-00001-of-00002.safetensors", codes, c.data, c.data_bytes);
-    add_tensors(&files, "model-00002-of-00002.safetensors", scales, c.data, c.data_bytes);
+    add_tensors(&files, "model-00001-of-00002.safetensors", codes, c.data);
+    add_tensors(&files, "model-00002-of-00002.safetensors", scales, c.data);
     if (load_files(&files, &weights, &err) != 0) fail_msg("%s", err.text);
     assert_true(sample(&weights, 2) == before);
     model_weights_free(&weights);

@@ -25,7 +25,7 @@
 #include <unistd.h>
 
 #define MS 1000000ull
-#define START_TIMEOUT_MS 120000u /* a stage that is not ready by then hangs; the keeper of a large model reads headers only */
+#define START_TIMEOUT_MS 120000u /* a heart that stands still so long before readiness hangs; the keeper beats while it loads */
 #define SWAP_GRACE_MS 1000u      /* for the old stage to leave */
 #define SWAP_READY_MS 15000u     /* for the new one to get ready */
 #define LOG_READS_MAX 16u

@@ -183,7 +183,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     }
     check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
     do {
-        const uint32_t layers = turns_ask(&g->turns, rows);
+        const uint32_t layers = turns_ask(&g->turns, rows, count);
         more = g->lib.prefill_go(g->prefill, layers);
         if (more < 0) check(e, "prefill", more);
         await_prefill(e, until);

@@ -64,7 +64,15 @@ static uint32_t layers_of(const struct turns *t, double slice_ns, uint32_t rows)
     return layers < 1 ? 1 : layers > 1000 ? 1000 : (uint32_t)layers;
 }
 
-uint32_t turns_ask(struct turns *t, uint32_t rows)
+/* Who all begin at once wait for each other: the sooner they run together, the better for everybody. */
+static double share_of(const struct turns *t, uint32_t sequences)
+{
+    const double running = (double)shm_load_relaxed(&t->peer[VERIFY_RUNNING]), crowd = sequences / (sequences + running);
+
+    return crowd <= t->share ? t->share : t->share > TURNS_SHARE_CROWD ? t->share : crowd < TURNS_SHARE_CROWD ? crowd : TURNS_SHARE_CROWD;
+}
+
+uint32_t turns_ask(struct turns *t, uint32_t rows, uint32_t sequences)
 {
     const uint64_t number = *own(t, PREFILL_TURN_ASKED) + 1;
     double slice_ns = IDLE_SLICE_NS;
@@ -72,7 +80,8 @@ uint32_t turns_ask(struct turns *t, uint32_t rows)
     shm_store_release(own(t, PREFILL_TURN_ASKED), number); /* said even when nobody runs: whoever begins now waits for the slice's end */
     if (is_stepping(t)) {
         const double step_ns = (double)shm_load_relaxed(&t->peer[VERIFY_STEP_NS]);
-        slice_ns = (step_ns > 0 ? step_ns : STEP_UNKNOWN_NS) * t->share / (1 - t->share);
+        const double share = share_of(t, sequences);
+        slice_ns = (step_ns > 0 ? step_ns : STEP_UNKNOWN_NS) * share / (1 - share);
         if (slice_ns < SLICE_LEAST_NS) slice_ns = SLICE_LEAST_NS;
         await_turn(t, number);
     }

@@ -15,6 +15,8 @@
 
 #include "shm/stage.h"
 
+#define TURNS_SHARE_CROWD 0.8
+
 struct turns {                        /* of either side */
     struct stage *stage;              /* borrowed */
     const uint64_t *peer;             /* counters of the other side; NULL: it is not there, no turns are taken */
@@ -29,8 +31,9 @@ struct turns {                        /* of either side */
 /* ---- prefill ---- */
 
 void turns_open_prefill(struct turns *t, struct stage *s, uint32_t share_percent);
-/* Waits for the turn, if sequences run; returns how many layers of a call with `rows` rows the slice may have, at least 1. */
-uint32_t turns_ask(struct turns *t, uint32_t rows);
+/* Waits for the turn, if sequences run; returns how many layers the slice may have, at least 1. The call has `rows` rows of so many sequences: when
+ * more of them begin than run, they get more than their share, up to TURNS_SHARE_CROWD. */
+uint32_t turns_ask(struct turns *t, uint32_t rows, uint32_t sequences);
 /* The slice of so many layers is over. */
 void turns_end(struct turns *t, uint32_t rows, uint32_t layers);
 

@@ -1,0 +1,71 @@
+#!/usr/bin/env python3
+"""The demo model in FP8 and FP4: `sluice quantize` writes it, `sluice inspect` knows it, the server answers held-out questions with it.
+
+Fewer questions than test_chat.py, the first of the same list; what each format costs is measured by bench/formats.py.
+"""
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
+from server import ROOT, SCALE, SLUICE, Server, main
+from test_chat import AT_ONCE, TRAIN, request
+from wsclient import gather_limited, run
+
+DEMO = os.path.join(ROOT, "model", "demo")
+QUESTIONS = max(10, int(40 * SCALE))
+RIGHT_SHARE = 0.9
+
+
+def sluice(*words, code=0):
+    p = subprocess.run([SLUICE, *words], capture_output=True, text=True, timeout=120, cwd=ROOT)
+    assert p.returncode == code, f"sluice {' '.join(words)}: exit code {p.returncode}\n{p.stdout}\n{p.stderr}"
+    return p.stdout + p.stderr
+
+
+def ask(folder, *options):
+    sys.path.insert(0, TRAIN)
+    from score import score
+    with open(os.path.join(TRAIN, "heldout.json"), encoding="utf-8") as f:
+        items = json.load(f)[:QUESTIONS]
+    with Server("--device", "cpu", *options, model=folder) as s:
+        results = asyncio.run(gather_limited(AT_ONCE, [run(s, request(i)) for i in items]))
+    right = sum(bool(score(i, r.text, r.reasoning, r.calls)) for i, r in zip(items, results))
+    print(f"     {os.path.basename(folder)} {' '.join(options)}: {right} of {len(items)} right", flush=True)
+    assert right >= RIGHT_SHARE * len(items), f"{right} of {len(items)} right"
+
+
+def test_quantized_checkpoints_are_served():
+    with tempfile.TemporaryDirectory(prefix="sluice-formats-") as out:
+        text = os.path.join(out, "text")
+        with open(os.path.join(TRAIN, "heldout.json"), encoding="utf-8") as f, open(text, "w", encoding="utf-8") as g:
+            g.write("\n".join(str(m.get("content")) for q in json.load(f)[-20:] for m in q["messages"]))
+        for name, options, words in (("fp8-static", ["--calibration", text], "FP8 per tensor, activations FP8 static"),
+                                     ("nvfp4a16", [], "FP4 in groups of 16 (NVFP4), weight-only")):
+            folder = os.path.join(out, name)
+            sluice("quantize", DEMO, folder, "--format", name, *options)
+            shown = sluice("inspect", folder)
+            assert words in shown and "\nloads\n" in shown, shown
+            ask(folder)
+        ask(os.path.join(out, "fp8-static"), "--activations", "bf16")
+
+
+def test_a_broken_quantized_checkpoint_is_named_before_it_serves():
+    with tempfile.TemporaryDirectory(prefix="sluice-formats-") as out:
+        folder = os.path.join(out, "fp8-row")
+        sluice("quantize", DEMO, folder, "--format", "fp8-row")
+        with open(os.path.join(folder, "config.json"), encoding="utf-8") as f:
+            config = json.load(f)
+        config["quantization_config"]["quant_method"] = "awq"
+        with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        assert '"awq"' in sluice("inspect", folder, code=1)
+        p = subprocess.run([SLUICE, "serve", "--port", "0", "--run-dir", os.path.join(out, "run"), "--device", "cpu", "--model", folder],
+                           capture_output=True, text=True, timeout=60, cwd=ROOT)
+        assert p.returncode == 100 and '"awq"' in p.stdout + p.stderr, (p.returncode, p.stderr)
+
+
+if __name__ == "__main__":
+    main(test_quantized_checkpoints_are_served, test_a_broken_quantized_checkpoint_is_named_before_it_serves)

@@ -198,10 +198,8 @@ void gpu_environment(const struct server *v, int role)
     if (!gpu_is_used(v) && role != ROLE_KEEPER) return;
     const bool shared = (g->state == GPU_MPS || g->state == GPU_MPS_STARTING) && gpu_is_stage(v, role);
     setenv("CUDA_MPS_PIPE_DIRECTORY", shared ? g->dir : none, 1);
-    unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE");
-    if (!shared || role != ROLE_PREFILL) return;
-    setenv("CUDA_MPS_CLIENT_PRIORITY", "1", 0); /* below normal: blocks of a decode step go first wherever a multiprocessor gets free */
-    if (options_u64(&v->options, OPT_PREFILL_SHARE) < 100) setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", v->options.value[OPT_PREFILL_SHARE], 1);
+    unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"); /* prompts and steps share the time (model/turns.h), not the multiprocessors */
+    unsetenv("CUDA_MPS_CLIENT_PRIORITY");          /* measured: a prefill of lower priority never ends while sequences run */
 }
 
 void gpu_started(struct server *v, int role)

@@ -236,6 +236,7 @@ static void set_base_options(struct server *v)
     wiring_set(w, "draft.kind", o->value[OPT_DRAFT]);
     wiring_set(w, "draft.tokens", o->value[OPT_DRAFT_TOKENS]);
     wiring_set(w, "draft.when", o->value[OPT_DRAFT_WHEN]);
+    wiring_set(w, "prefill.share", o->value[OPT_PREFILL_SHARE]);
     wiring_set(w, "gateway.queue_max", o->value[OPT_QUEUE]);
     wiring_setf(w, "gateway.message_bytes_max", "%llu", (unsigned long long)options_u64(o, OPT_MESSAGE_MIB) << 20);
     wiring_setf(w, "gateway.grace_ms", "%llu", (unsigned long long)options_u64(o, OPT_GRACE) * 1000);

@@ -14,6 +14,12 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__CUDACC__)
+#define STORED_FN static __host__ __device__ inline
+#else
+#define STORED_FN static inline
+#endif
+
 #define STORED_GROUP 16               /* elements of a row that share a scale: E2M1 */
 #define STORED_BLOCK 128              /* rows and columns that share a scale: E4M3 in blocks */
 #define STORED_E4M3_MAX 448.0f
@@ -46,19 +52,19 @@ struct stored_matrix {
 };
 
 /* Bytes of n codes of an element format. */
-static inline uint64_t stored_code_bytes(uint32_t element, uint64_t n)
+STORED_FN uint64_t stored_code_bytes(uint32_t element, uint64_t n)
 {
     return element == STORED_F32 ? 4 * n : element == STORED_BF16 ? 2 * n : element == STORED_E4M3 ? n : n / 2;
 }
 
 /* Scales along k. */
-static inline uint32_t stored_scale_stride(const struct stored_matrix *m)
+STORED_FN uint32_t stored_scale_stride(const struct stored_matrix *m)
 {
     return m->scale_columns ? (m->k + m->scale_columns - 1) / m->scale_columns : 0;
 }
 
 /* Bytes of codes and scales that one reading of the matrix moves. */
-static inline uint64_t stored_bytes(const struct stored_matrix *m)
+STORED_FN uint64_t stored_bytes(const struct stored_matrix *m)
 {
     const uint64_t codes = stored_code_bytes(m->element, (uint64_t)m->rows * m->k);
 
@@ -67,9 +73,9 @@ static inline uint64_t stored_bytes(const struct stored_matrix *m)
 }
 
 /* Does the scale stay the same along a row? Then it can wait until the row's sum is complete. */
-static inline int stored_scale_is_late(const struct stored_matrix *m) { return m->scale_rows == 0 || m->scale_columns >= m->k; }
+STORED_FN int stored_scale_is_late(const struct stored_matrix *m) { return m->scale_rows == 0 || m->scale_columns >= m->k; }
 
-static inline float stored_from_bf16(uint16_t code)
+STORED_FN float stored_from_bf16(uint16_t code)
 {
     const uint32_t bits = (uint32_t)code << 16;
     float value;
@@ -78,7 +84,7 @@ static inline float stored_from_bf16(uint16_t code)
     return value;
 }
 
-static inline float stored_from_e4m3(uint8_t code)
+STORED_FN float stored_from_e4m3(uint8_t code)
 {
     const int exponent = code >> 3 & 15, mantissa = code & 7;
     const float size = exponent == 0 ? ldexpf((float)mantissa, -9) : ldexpf((float)(8 + mantissa), exponent - 10);
@@ -87,15 +93,15 @@ static inline float stored_from_e4m3(uint8_t code)
     return code & 0x80 ? -size : size;
 }
 
-static inline float stored_from_e2m1(uint32_t code)
+STORED_FN float stored_from_e2m1(uint32_t code)
 {
-    static const float size[8] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6 };
+    const float size[8] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6 };
 
     return code & 8 ? -size[code & 7] : size[code & 7];
 }
 
 /* The weight, with every factor, rounded to f32 after each. */
-static inline float stored_value(const struct stored_matrix *m, uint64_t row, uint64_t column)
+STORED_FN float stored_value(const struct stored_matrix *m, uint64_t row, uint64_t column)
 {
     const uint64_t at = row * m->k + column;
     const uint8_t *byte = (const uint8_t *)m->data;

@@ -232,13 +232,33 @@ static void odd_vision(struct checkpoint *c)
     json_object_set_new(c->header, "model.embed_vision.patch_dense._weight_qdata", json_loads("{\"dtype\":\"F8_E4M3\",\"shape\":[0,16],\"data_offsets\":[0,0]}", 0, NULL));
 }
 
+/* The layout of a model with a vision tower: sizes in text_config, another prefix, layers of other parts quantized as well. */
+static void odd_with_a_tower(struct checkpoint *c)
+{
+    json_t *renamed = json_object(), *whole = json_pack("{s:s, s:O, s:O}", "model_type", "gemma3", "text_config", c->config, "quantization_config", quantization(c)), *value;
+    const char *name;
+    char other[256];
+
+    json_object_foreach(c->header, name, value) {
+        snprintf(other, sizeof(other), "%s%s", strncmp(name, "model.", 6) == 0 ? "language_model." : "", name);
+        json_object_set(renamed, other, value);
+    }
+    json_object_set_new(renamed, "vision_tower.vision_model.encoder.layers.0.mlp.fc1.weight", json_loads("{\"dtype\":\"F8_E4M3\",\"shape\":[0,16],\"data_offsets\":[0,0]}", 0, NULL));
+    json_object_set_new(whole, "eos_token_id", json_integer(1));
+    json_object_del(c->config, "quantization_config");
+    json_decref(c->header);
+    json_decref(c->config);
+    c->header = renamed;
+    c->config = whole;
+}
+
 static void test_odd_checkpoints_load_the_same(void **state)
 {
     static const struct { const char *golden; void (*edit)(struct checkpoint *c); } odd[] = {
         { "torchao_row", odd_null }, { "torchao_row", odd_list }, { "torchao_row", odd_text }, { "torchao_row", odd_empty }, { "torchao_row", odd_old_names },
         { "torchao_row", odd_in_text }, { "torchao_row", odd_vision }, { "modelopt_block128", odd_upper }, { "modelopt_block128", odd_hf_alone },
         { "modelopt_block128", odd_inverse_name }, { "modelopt_block128", odd_flat_blocks }, { "modelopt_static", odd_one_scale }, { "modelopt_static", odd_hf_alone },
-        { "compressed_dynamic", odd_row_scale }, { "compressed_dynamic", odd_ignore }, { "compressed_nvfp4a16", odd_ignore }, { "modelopt_nvfp4_mlp", odd_hf_alone },
+        { "compressed_dynamic", odd_row_scale }, { "compressed_dynamic", odd_ignore }, { "compressed_nvfp4a16", odd_ignore }, { "compressed_dynamic", odd_with_a_tower }, { "modelopt_nvfp4_mlp", odd_hf_alone },
     };
 
     (void)state;

@@ -3,6 +3,8 @@
 
 Run:  python tests/oracle/make_format_golden.py                writes tests/golden/formats
       python tests/oracle/make_format_golden.py --demo OUT     writes the demo model in every format below OUT, for measuring accuracy
+      python tests/oracle/make_format_golden.py --check OUT    asks the packages whether they take what `sluice quantize` wrote of the demo
+                                                               model to OUT/fp8-row, OUT/fp8-dynamic, ... (the names of its formats)
 
 Needs torch, transformers 5.17, torchao 0.18, llmcompressor 0.14 with compressed-tensors 0.20, nvidia-modelopt 0.47; a CPU is enough.
 None of our own quantizing is used here. Each case is the checkpoint as the package saves it, and
@@ -252,13 +254,50 @@ def make_case(name, folder):
     print(name, len(rules), "modules quantized; relative distance of logits from weights-only in float32:", {k: f"{v:.2g}" for k, v in distance.items()})
 
 
+# ---- the other way round: our files, their readers ----
+
+WRITTEN = {"fp8-row": "torchao_row", "fp8-dynamic": "compressed_dynamic", "nvfp4a16": "compressed_nvfp4a16", "fp8-static": "modelopt_static",
+           "fp8-block128": "modelopt_block128"}
+
+
+def check_written(folder, scratch):
+    """The package reads the same numbers; ModelOpt has no reader here: its own file of the same model must have the same tensors."""
+    tensors = safetensors.torch.load_file(folder / "model.safetensors")
+    plain, rules = dequantize(tensors)
+    case = WRITTEN[folder.name]
+    if case.startswith("modelopt"):
+        CASES[case][1](DEMO, scratch / case)
+        theirs = safetensors.torch.load_file(scratch / case / "model.safetensors")
+        shapes = lambda ts: {n: (str(t.dtype), tuple(t.shape)) for n, t in ts.items() if not n.endswith(("k_scale", "v_scale"))}
+        assert shapes(tensors) == shapes(theirs), "other tensors than ModelOpt writes"
+        keys = lambda f, d: set(json.loads((d / f).read_text()).get("quantization_config", json.loads((d / f).read_text())))
+        for file in ("config.json", "hf_quant_config.json"):
+            assert keys(file, folder) == keys(file, scratch / case) - {"kv_cache_scheme"}, f"{file}: other fields than ModelOpt writes"
+        return f"{len(rules)} modules, names, types and shapes as ModelOpt writes them"
+    model, info = model_class(json.loads((folder / "config.json").read_text())).from_pretrained(folder, dtype=torch.bfloat16, output_loading_info=True)
+    assert not any(info.values()), info
+    logits_of(model.eval(), prompt(DEMO)[:, :8]) if case != "torchao_row" else None  # compressed-tensors widens at the first call
+    modules, worst = dict(model.named_modules()), 0.0
+    for m in rules:
+        got = modules[m].weight.dequantize() if case == "torchao_row" else modules[m].weight
+        want = plain[m + ".weight"]
+        worst = max(worst, float(((got.float() - want).abs() / want.abs().clamp(min=1e-30)).max()))
+    assert worst <= 2**-8, f"weights differ by {worst}"  # the package rounds to bfloat16
+    return f"{len(rules)} modules, weights as we read them (largest relative difference {worst:.1e})"
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--demo", type=pathlib.Path)
+    p.add_argument("--check", type=pathlib.Path)
     p.add_argument("cases", nargs="*", default=[])
     args = p.parse_args()
     torch.set_num_threads(1)
-    for name in args.cases or CASES:
+    for name in WRITTEN if args.check else ():
+        with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(sys.stderr):
+            said = check_written(args.check / name, pathlib.Path(scratch))
+        print(f"{name}: {said}")
+    for name in () if args.check else args.cases or CASES:
         if args.demo:
             out = args.demo / name
             with contextlib.redirect_stdout(sys.stderr):

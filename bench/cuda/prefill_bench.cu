@@ -1,9 +1,9 @@
 /* bench/cuda/prefill_bench.cu - the prefill of Gemma 4 12B on random weights: a whole prompt, its parts, and cuBLASLt's rate for the same products.
  *
- *   cuda_prefill_bench [--format fp8|bf16] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--repeat N] [--no-cublas]
+ *   cuda_prefill_bench [--format fp8|bf16] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
  *
  * Fills 12B weights on the device (no checkpoint needed). "prompt" is host time from the first cuda_prefill_run to the end of the last chunk's wait;
- * the parts are measured by events with the other parts left out (in the last chunk's geometry for every chunk: positions matter to attention).
+ * the parts are measured by events, chunk by chunk, with the other parts left out. "turn": a further 145 tokens behind the prompt.
  * TFLOP/s counts what a prompt needs: 2 * rows * weights for the products, 4 * 16 * d per query and visible key for attention.
  * cuBLASLt: bf16 x bf16 -> bf16 with its best of 8 heuristics for each of the shapes; loaded at run time, no part of the library. */
 #include "kernels/cuda/cuda_weights.h"
@@ -23,7 +23,7 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 #define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
 struct settings {
-    uint32_t format, layers, chunk, repeat;
+    uint32_t format, layers, chunk, repeat, turn;
     bool cublas;
     std::vector<uint32_t> prompts;
 };
@@ -65,7 +65,7 @@ static void fill_weights(const struct cuda_model_spec *spec, void *arena)
 static struct cuda_prefill *make_prefill(const struct settings *s)
 {
     const struct cuda_model_spec spec = gemma_12b(s->format, s->layers);
-    const uint32_t longest = (*std::max_element(s->prompts.begin(), s->prompts.end()) + 31) / 32 * 32;
+    const uint32_t longest = (*std::max_element(s->prompts.begin(), s->prompts.end()) + s->turn + 31) / 32 * 32;
     struct cuda_options o = {};
     struct cuda_prefill *p;
     std::vector<uint32_t> pages(longest / 32 + 128);
@@ -124,14 +124,15 @@ static double parts_ms(struct cuda_prefill *p, uint32_t prompt, const std::vecto
     return sum;
 }
 
-static double prompt_ms(struct cuda_prefill *p, uint32_t prompt, const std::vector<uint32_t> &tokens, uint32_t repeat)
+/* Of positions [first, end). */
+static double prompt_ms(struct cuda_prefill *p, uint32_t first, uint32_t end, const std::vector<uint32_t> &tokens, uint32_t repeat)
 {
     std::vector<double> t;
 
     for (uint32_t i = 0; i <= repeat; i++) {
         const double begin = now_ms();
 
-        for (uint32_t at = 0; at < prompt; at += p->rows_max) run_chunk(p, at, std::min(p->rows_max, prompt - at), tokens);
+        for (uint32_t at = first; at < end; at += p->rows_max) run_chunk(p, at, std::min(p->rows_max, end - at), tokens);
         if (i) t.push_back(now_ms() - begin);              /* the first warms up */
     }
     std::sort(t.begin(), t.end());
@@ -269,19 +270,20 @@ static double cublas_prompt_ms(struct cublas *c, struct cuda_prefill *p, uint32_
 static void bench(struct cuda_prefill *p, const struct settings *s)
 {
     const uint32_t longest = *std::max_element(s->prompts.begin(), s->prompts.end());
-    std::vector<uint32_t> tokens(longest);
+    std::vector<uint32_t> tokens(longest + s->turn);
     struct cublas c = {};
     const bool cublas = s->cublas && open_cublas(&c, s->chunk);
 
-    for (uint32_t i = 0; i < longest; i++) tokens[i] = (uint32_t)((i * 2654435761u) >> 14);
-    printf("%-7s %9s %9s %9s %9s %9s %10s %10s %10s %8s\n", "prompt", "all ms", "products", "attention", "rotary", "norms", "all TF/s", "prod TF/s", "attn TF/s", "cuBLASLt");
+    for (uint32_t i = 0; i < tokens.size(); i++) tokens[i] = (uint32_t)((i * 2654435761u) >> 14);
+    printf("%-7s %9s %9s %9s %9s %9s %9s %10s %10s %10s %8s\n", "prompt", "all ms", "turn ms", "products", "attention", "rotary", "norms", "all TF/s", "prod TF/s", "attn TF/s", "cuBLASLt");
     for (uint32_t n : s->prompts) {
-        const double all = prompt_ms(p, n, tokens, n > 8192 ? 1 : s->repeat), products = parts_ms(p, n, tokens, 1u << PREFILL_PRODUCTS);
+        const double all = prompt_ms(p, 0, n, tokens, n > 8192 ? 1 : s->repeat), turn = prompt_ms(p, n, n + s->turn, tokens, s->repeat);
+        const double products = parts_ms(p, n, tokens, 1u << PREFILL_PRODUCTS);
         const double attention = parts_ms(p, n, tokens, 1u << PREFILL_ATTENTION), rotary = parts_ms(p, n, tokens, 1u << PREFILL_ROTARY);
         const double norms = parts_ms(p, n, tokens, 1u << PREFILL_NORM | 1u << PREFILL_EMBED);
         const double flop = product_flop(p, n), attn_flop = attention_flop(p, n), lt = cublas ? cublas_prompt_ms(&c, p, n) : 0;
 
-        printf("%-7u %9.2f %9.2f %9.2f %9.2f %9.2f %10.0f %10.0f %10.0f", n, all, products, attention, rotary, norms, (flop + attn_flop) / all / 1e9, flop / products / 1e9, attn_flop / attention / 1e9);
+        printf("%-7u %9.2f %9.2f %9.2f %9.2f %9.2f %9.2f %10.0f %10.0f %10.0f", n, all, turn, products, attention, rotary, norms, (flop + attn_flop) / all / 1e9, flop / products / 1e9, attn_flop / attention / 1e9);
         if (cublas) printf(" %8.2f ms: products at %.2f of its rate", lt, lt / products);
         printf("\n");
         fflush(stdout);
@@ -298,7 +300,7 @@ static std::vector<uint32_t> numbers(const char *list)
 
 int main(int argc, char **argv)
 {
-    struct settings s = { WEIGHT_FP8, 48, 2048, 5, true, { 145, 512, 2048, 8192, 32768 } };
+    struct settings s = { WEIGHT_FP8, 48, 2048, 5, 145, true, { 145, 512, 2048, 8192, 32768 } };
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -307,11 +309,12 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--layers")) s.layers = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--chunk")) s.chunk = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--repeat")) s.repeat = (uint32_t)atoi(value), i++;
+        else if (!strcmp(argv[i], "--turn")) s.turn = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--prompts")) s.prompts = numbers(value), i++;
         else if (!strcmp(argv[i], "--no-cublas")) s.cublas = false;
-        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|bf16] [--layers N] [--chunk ROWS] [--prompts N,N] [--repeat N] [--no-cublas]\n"), 2;
+        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|bf16] [--layers N] [--chunk ROWS] [--prompts N,N] [--turn ROWS] [--repeat N] [--no-cublas]\n"), 2;
     }
-    if (s.layers < 2 || s.layers > CUDA_LAYERS_MAX || s.chunk == 0 || s.repeat == 0) return fprintf(stderr, "layers 2..%u, chunk and repeat above 0\n", CUDA_LAYERS_MAX), 2;
+    if (s.layers < 2 || s.layers > CUDA_LAYERS_MAX || s.chunk == 0 || s.repeat == 0 || s.turn == 0) return fprintf(stderr, "layers 2..%u, chunk, turn and repeat above 0\n", CUDA_LAYERS_MAX), 2;
     struct cuda_prefill *p = make_prefill(&s);
 
     printf("prefill of Gemma 4 12B, %s, %u layers, chunks of %u rows, random weights\n", s.format == WEIGHT_FP8 ? "FP8 E4M3" : "BF16", s.layers, s.chunk);

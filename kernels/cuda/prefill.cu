@@ -76,6 +76,20 @@ static int make_frequencies(struct cuda_prefill *p)
     return launch_check(cudaMemcpy(p->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
 }
 
+static int make_maps(struct cuda_prefill *p)
+{
+    int rc = 0;
+
+    p->maps = new (std::nothrow) prefill_attn_maps[p->spec.layers];
+    if (p->maps == NULL) return -E_NOMEM;
+    for (uint32_t i = 0; i < p->spec.layers && rc == 0; i++) {
+        const struct prefill_kv kv = prefill_kv_of(p, i);
+
+        rc = prefill_attn_map(&p->maps[i], &kv, spec_head_dim(&p->spec, i));
+    }
+    return rc;
+}
+
 static int check_device(void)
 {
     int device, major, rc = launch_check(cudaGetDevice(&device), "device");
@@ -92,6 +106,7 @@ static int open_all(struct cuda_prefill *p)
     if (rc == 0) rc = prefill_ops_init();
     if (rc == 0) rc = prefill_attn_init();
     if (rc == 0) rc = make_memory(p);
+    if (rc == 0) rc = make_maps(p);
     if (rc == 0) rc = make_frequencies(p);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking), "stream");
     if (rc == 0) rc = launch_check(cudaEventCreateWithFlags(&p->done, cudaEventDisableTiming), "event");
@@ -146,6 +161,7 @@ extern "C" void cuda_prefill_close(struct cuda_prefill *p)
     cudaFree(p->slab);
     if (p->job_host) cudaFreeHost(p->job_host);
     delete[] p->cut;
+    delete[] p->maps;
     if (p->done) cudaEventDestroy(p->done);
     if (p->stream) cudaStreamDestroy(p->stream);
     delete p;
@@ -264,9 +280,9 @@ static uint64_t lay_out_job(struct cuda_prefill *p, const struct cuda_prefill_sp
     return p->tile_at[CUDA_FULL] + p->tile_count[CUDA_FULL] * tile_bytes;
 }
 
-extern "C" int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+extern "C" int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
-    if (p->plain) return plain_prefill_run(p->plain, spans, span_count, tokens);   /* small models: in one piece */
+    if (p->plain) return plain_prefill_run(p->plain, spans, span_count, tokens);
     int rc = check_spans(p, spans, span_count, tokens);
 
     if (rc) return rc;
@@ -277,27 +293,9 @@ extern "C" int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_pref
     const uint64_t bytes = lay_out_job(p, spans, span_count, tokens);
 
     must(bytes <= p->job_bytes);
-    p->launched = 0;
-    return launch_check(cudaMemcpyAsync(p->job, p->job_host, bytes, cudaMemcpyHostToDevice, p->stream), "prefill job");
-}
-
-extern "C" int cuda_prefill_go(struct cuda_prefill *p, uint32_t layers)
-{
-    if (p->plain) return 0;
-    const uint32_t left = p->spec.layers - p->launched, count = layers == 0 ? 1 : layers < left ? layers : left;
-
-    if (left == 0) return -E_RANGE;
-    int rc = prefill_launch_layers(p, PREFILL_ALL, p->launched, p->launched + count);
-    p->launched += count;
-    if (rc == 0) rc = launch_check(cudaEventRecord(p->done, p->stream), "prefill event");
-    return rc ? rc : count < left;
-}
-
-extern "C" int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
-{
-    const int rc = cuda_prefill_begin(p, spans, span_count, tokens);
-
-    return rc ? rc : cuda_prefill_go(p, CUDA_LAYERS_MAX);
+    rc = launch_check(cudaMemcpyAsync(p->job, p->job_host, bytes, cudaMemcpyHostToDevice, p->stream), "prefill job");
+    if (rc == 0) rc = prefill_launch(p, PREFILL_ALL);
+    return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "prefill event");
 }
 
 static uint64_t now_us()

@@ -1,6 +1,7 @@
 /* kernels/cuda/prefill_attn.cu - attention of many rows over pages (contract in prefill_attn.h).
  *
- * Two warpgroups; Q of the tile stays in shared memory, K and V come in two buffers of one key block each: while one is worked on, the next arrives.
+ * One warp fetches K and V by tensor maps, a key block each, two buffers ahead; two warpgroups work. Q of the tile stays in shared memory. While a
+ * warpgroup takes the softmax of one block, the tensor cores are at its p v of the block before.
  * d = 256: a warpgroup owns 64 rows (one head), all keys of the block and all of d. d = 512: both share 64 rows; each takes one half
  * of d, both for q k (the two halves of the scores meet in shared memory) and for p v. So in both cases a warpgroup multiplies 64 rows by
  * 256 of d with wgmma, and the output takes 128 registers. Shared memory holds panels of 64 columns, 128 bytes a row, 16-byte chunks XORed
@@ -10,12 +11,21 @@
 #include "launch.h"
 #include "prefill_mm.h"
 #include "shm/error.h"
+#include <cudaTypedefs.h>
 
-#define WARPS 8
+#define WARPS 8                       /* that compute; one thread of another warpgroup fetches */
 #define THREADS (WARPS * 32)
+#define FETCH_THREADS 128             /* a warpgroup: registers change hands by warpgroups */
+#define FETCH_REGISTERS 24
+#define COMPUTE_REGISTERS 240
+#define STAGES 2
 #define GROUP_D 256                   /* of d, per warpgroup */
 #define JOIN_PARTS 4                  /* blocks of a tile that add its segments */
+#define PAGES_LIMIT (1u << 24)        /* of a pool, in tensor maps */
 #define NEVER (-3.0e38f)              /* below every score; finite so that differences are never NaN */
+
+/* Filled and emptied stages of K and of V. */
+struct barriers { uint64_t full[2][STAGES], empty[2][STAGES]; };
 
 template <int D> struct shape {
     static constexpr int KEYS = D == 256 ? 64 : 32;            /* of a key block */
@@ -23,13 +33,12 @@ template <int D> struct shape {
     static constexpr int POSITIONS = D == 256 ? 64 : 4;
     static constexpr int TILES = KEYS / 8;                     /* mma columns of the scores */
     static constexpr int CHUNKS = D / 8;                       /* 16-byte chunks of a row */
-    static constexpr int PASSES = KEYS * CHUNKS / THREADS;     /* chunks of K per thread */
-    static constexpr int PASS_KEYS = THREADS / CHUNKS;
+    static constexpr int PANELS = D / 64;
     static constexpr uint32_t ROW_BYTES = D * 2;
     static constexpr uint32_t BLOCK_BYTES = KEYS * ROW_BYTES;
     static constexpr uint32_t Q_BYTES = ROWS * ROW_BYTES;
-    static constexpr uint32_t MEET_BYTES = D == 512 ? THREADS * TILES * 16 : 0;   /* halves of the scores */
-    static constexpr uint32_t SHARED_BYTES = Q_BYTES + 4 * BLOCK_BYTES + MEET_BYTES;
+    static constexpr uint32_t MEET_BYTES = D == 512 ? THREADS * TILES * 16 : 0;   /* halves of the scores; two buffers in turn */
+    static constexpr uint32_t SHARED_BYTES = Q_BYTES + STAGES * 2 * BLOCK_BYTES + 2 * MEET_BYTES + sizeof(barriers);
 };
 static_assert(shape<256>::SHARED_BYTES <= LAUNCH_SHARED_MAX && shape<512>::SHARED_BYTES <= LAUNCH_SHARED_MAX, "shared memory");
 
@@ -59,7 +68,7 @@ __device__ __forceinline__ void load_q(uint32_t to, const prefill_attn_args &a, 
     const uint32_t chunk = threadIdx.x % S::CHUNKS;
 
 #pragma unroll 4
-    for (uint32_t m = threadIdx.x / S::CHUNKS; m < S::ROWS; m += S::PASS_KEYS) {
+    for (uint32_t m = threadIdx.x / S::CHUNKS; m < S::ROWS; m += THREADS / S::CHUNKS) {
         const uint32_t row = D == 256 ? m % 64 : m / 16, head = D == 256 ? p.kv_head * 2 + m / 64 : m % 16;
         const bool live = row < p.tile.rows;
         const uint64_t from = ((uint64_t)(p.tile.first_row + (live ? row : 0)) * PREFILL_HEADS + head) * D + chunk * 8;
@@ -68,67 +77,91 @@ __device__ __forceinline__ void load_q(uint32_t to, const prefill_attn_args &a, 
     }
 }
 
-/* K and V of the keys from `first` on. Keys outside [low, end) become zeros: their pages may belong to somebody else, and their bytes may be
- * anything, NaN too, which would survive a multiplication by p = 0. */
+/* The other copies: K and V of one key block after the other. A page of which nobody sees a key is replaced by its neighbour: its entry may be
+ * anything. */
 template <int D>
-__device__ __forceinline__ void load_block(uint32_t k_to, uint32_t v_to, const prefill_attn_args &a, const place<D> &p, uint32_t first)
+__device__ __forceinline__ void fetch(uint32_t to, const CUtensorMap *map, uint64_t *bar, const prefill_attn_args &a, const place<D> &p, uint32_t first)
 {
     using S = shape<D>;
-    const uint32_t chunk = threadIdx.x % S::CHUNKS, own = threadIdx.x / S::CHUNKS;
+    constexpr uint32_t PAGES = S::KEYS / PREFILL_PAGE_TOKENS;
     const uint32_t *pages = a.kv.pages + (uint64_t)p.tile.seq * a.kv.ring_pages;
-    const uint8_t *page[S::KEYS / PREFILL_PAGE_TOKENS];
+
+    mbar_arrive_expect(bar, S::BLOCK_BYTES);
+#pragma unroll
+    for (uint32_t i = 0; i < PAGES; i++) {
+        const uint32_t own = first + i * PREFILL_PAGE_TOKENS;
+        const bool live = own < p.end && own + PREFILL_PAGE_TOKENS > p.low;
+        const uint32_t key = live ? own : first + (PAGES - 1 - i) * PREFILL_PAGE_TOKENS;
+        const uint32_t page = __ldg(pages + key / PREFILL_PAGE_TOKENS % a.kv.ring_pages);
 
 #pragma unroll
-    for (int i = 0; i < S::KEYS / PREFILL_PAGE_TOKENS; i++) {
-        const uint32_t key = first + i * PREFILL_PAGE_TOKENS;
-        const bool live = key < p.end && key + PREFILL_PAGE_TOKENS > p.low;
-
-        page[i] = a.kv.arena + (live ? __ldg(pages + key / PREFILL_PAGE_TOKENS % a.kv.ring_pages) * a.kv.page_bytes : 0);
+        for (uint32_t panel = 0; panel < S::PANELS; panel++)
+            box_load(to + panel * (S::KEYS * PANEL_BYTES) + i * (PREFILL_PAGE_TOKENS * PANEL_BYTES), map, panel * 64, p.kv_head * PREFILL_PAGE_TOKENS, page, bar);
     }
-#pragma unroll
-    for (int i = 0; i < S::PASSES; i++) {
-        const uint32_t key = i * S::PASS_KEYS + own;
-        const bool live = first + key >= p.low && first + key < p.end;
-        const uint64_t at = (((uint64_t)p.kv_head * PREFILL_PAGE_TOKENS + key % PREFILL_PAGE_TOKENS) * D + chunk * 8) * 2;
-        const uint8_t *from = page[i * S::PASS_KEYS / PREFILL_PAGE_TOKENS] + at;
+}
 
-        copy_async(k_to + swizzled(S::KEYS, key, chunk), from + a.kv.k_offset, live);
-        copy_async(v_to + swizzled(S::KEYS, key, chunk), from + a.kv.v_offset, live);
+template <int D>
+__device__ __forceinline__ void fetch_all(uint32_t stages, barriers *bar, const prefill_attn_args &a, const prefill_attn_maps &maps, const place<D> &p)
+{
+    using S = shape<D>;
+    uint32_t stage = 0, phase = 0;
+
+    for (uint32_t first = p.low / S::KEYS * S::KEYS; first < p.end; first += S::KEYS) {
+        mbar_wait(&bar->empty[0][stage], phase ^ 1);
+        fetch<D>(stages + stage * S::BLOCK_BYTES, &maps.k, &bar->full[0][stage], a, p, first);
+        mbar_wait(&bar->empty[1][stage], phase ^ 1);
+        fetch<D>(stages + (STAGES + stage) * S::BLOCK_BYTES, &maps.v, &bar->full[1][stage], a, p, first);
+        if (++stage == STAGES) stage = 0, phase ^= 1;
     }
+}
+
+/* V of keys outside [low, end) becomes zeros: it may belong to somebody else and be anything, NaN too, which would survive a multiplication by
+ * p = 0. Each warpgroup does it for what it reads (d = 256: both do the same). */
+template <int D>
+__device__ __forceinline__ void clear_dead(uint32_t v, const place<D> &p, uint32_t first)
+{
+    using S = shape<D>;
+    constexpr uint32_t CHUNKS = GROUP_D / 64 * 8;
+
+    if (first >= p.low && first + S::KEYS <= p.end) return;
+    for (uint32_t i = threadIdx.x % 128; i < S::KEYS * CHUNKS; i += 128) {
+        const uint32_t key = i / CHUNKS, chunk = p.d_first / 8 + i % CHUNKS;
+
+        if (first + key >= p.low && first + key < p.end) continue;
+        asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(v + swizzled(S::KEYS, key, chunk)), "r"(0) : "memory");
+    }
+    copy_publish();
+    group_sync(5 + threadIdx.x / 128, 128);
 }
 
 /* ---- tensor cores ---- */
 
-/* Scores of the warpgroup's 64 rows over its part of d. */
+/* Scores of the warpgroup's 64 rows over its part of d. Launched, not awaited. */
 template <int D>
-__device__ __forceinline__ void multiply_qk(float (&s)[shape<D>::TILES][4], uint32_t q, uint32_t k, const place<D> &p)
+__device__ __forceinline__ void launch_qk(float (&s)[shape<D>::TILES][4], uint32_t q, uint32_t k, const place<D> &p)
 {
     using S = shape<D>;
     const uint64_t a = operand(q + p.d_first / 64 * (S::ROWS * PANEL_BYTES) + p.m_group * PANEL_BYTES, 0), b = operand(k + p.d_first / 64 * (S::KEYS * PANEL_BYTES), 0);
 
+    pin(s);
     wgmma_begin();
 #pragma unroll
     for (int i = 0; i < GROUP_D / 16; i++)
         wgmma_scores(s, a + (i / 4 * (S::ROWS * PANEL_BYTES) + i % 4 * 32 >> 4), b + (i / 4 * (S::KEYS * PANEL_BYTES) + i % 4 * 32 >> 4), i == 0);
-    wgmma_end();
-    pin(s);
+    wgmma_commit();
 }
 
 template <int D>
-__device__ __forceinline__ void multiply_pv(float (&out)[GROUP_D / 8][4], const float (&s)[shape<D>::TILES][4], uint32_t v, const place<D> &p)
+__device__ __forceinline__ void launch_pv(float (&out)[GROUP_D / 8][4], const uint32_t (&x)[shape<D>::TILES][2], uint32_t v, const place<D> &p)
 {
     using S = shape<D>;
     const uint64_t b = operand(v + p.d_first / 64 * (S::KEYS * PANEL_BYTES), S::KEYS * PANEL_BYTES);
-    uint32_t x[S::TILES][2];
 
-#pragma unroll
-    for (int t = 0; t < S::TILES; t++) x[t][0] = pack_bf16(s[t][0], s[t][1]), x[t][1] = pack_bf16(s[t][2], s[t][3]);
     pin(out);
     wgmma_begin();
 #pragma unroll
     for (int i = 0; i < S::KEYS / 16; i++) wgmma_values(out, x[2 * i][0], x[2 * i][1], x[2 * i + 1][0], x[2 * i + 1][1], b + (i * 16 * PANEL_BYTES >> 4));
-    wgmma_end();
-    pin(out);
+    wgmma_commit();
 }
 
 /* The two halves of d meet: both warps of a pair get the same sums (a + b and b + a have the same bits). */
@@ -137,7 +170,7 @@ __device__ __forceinline__ void meet(float (&s)[shape<D>::TILES][4], float4 *hal
 {
 #pragma unroll
     for (int t = 0; t < shape<D>::TILES; t++) halves[(warp * shape<D>::TILES + t) * 32 + lane] = make_float4(s[t][0], s[t][1], s[t][2], s[t][3]);
-    asm volatile("bar.sync %0, 64;" ::"r"(1 + warp % 4) : "memory");
+    group_sync(1 + warp % 4, 64);
 #pragma unroll
     for (int t = 0; t < shape<D>::TILES; t++) {
         const float4 other = halves[((warp ^ 4) * shape<D>::TILES + t) * 32 + lane];
@@ -151,14 +184,12 @@ __device__ __forceinline__ void meet(float (&s)[shape<D>::TILES][4], float4 *hal
 /* Position of row m of the warp's 16. */
 template <int D> __device__ __forceinline__ uint32_t position_of(const place<D> &p, uint32_t m) { return p.oldest + (D == 256 ? m : 0); }
 
-/* s becomes p; out and sum shrink by what the maximum grew. When no row sees anything new larger than before, nothing is multiplied: the
- * factor would be exactly 1. */
+/* s becomes p; sum shrinks by what the maximum grew, and so shall out. */
 template <int D>
-__device__ __forceinline__ void softmax_block(float (&s)[shape<D>::TILES][4], float (&out)[GROUP_D / 8][4], float (&top)[2], float (&sum)[2],
-                                              const place<D> &p, uint32_t window, uint32_t first, uint32_t lane)
+__device__ __forceinline__ void softmax_block(float (&s)[shape<D>::TILES][4], float (&top)[2], float (&sum)[2], float (&factor)[2], const place<D> &p, uint32_t window,
+                                              uint32_t first, uint32_t lane)
 {
     const bool whole = first + shape<D>::KEYS - 1 <= p.oldest && (!window || first + window > p.newest);
-    float factor[2];
 
 #pragma unroll
     for (int h = 0; h < 2; h++) {
@@ -191,6 +222,11 @@ __device__ __forceinline__ void softmax_block(float (&s)[shape<D>::TILES][4], fl
             }
         sum[h] = sum[h] * factor[h] + part;
     }
+}
+
+/* When no maximum grew nothing is multiplied: the factors would be exactly 1. */
+__device__ __forceinline__ void shrink(float (&out)[GROUP_D / 8][4], const float (&factor)[2])
+{
     if (!__any_sync(0xffffffffu, factor[0] != 1.0f || factor[1] != 1.0f)) return;
 #pragma unroll
     for (int t = 0; t < GROUP_D / 8; t++) out[t][0] *= factor[0], out[t][1] *= factor[0], out[t][2] *= factor[1], out[t][3] *= factor[1];
@@ -260,43 +296,96 @@ __device__ __forceinline__ place<D> find_place(const prefill_attn_args &a, const
     return p;
 }
 
+/* Tells the fetching warp that this warp is done with a stage. */
+__device__ __forceinline__ void release(uint64_t *bar, uint32_t lane)
+{
+    __syncwarp();
+    if (lane == 0) mbar_arrive(bar);
+}
+
 template <int D>
-__global__ void __launch_bounds__(THREADS, 1) prefill_attn_kernel(const __grid_constant__ prefill_attn_args a)
+__device__ __forceinline__ void pack_block(uint32_t (&x)[shape<D>::TILES][2], const float (&s)[shape<D>::TILES][4])
+{
+#pragma unroll
+    for (int t = 0; t < shape<D>::TILES; t++) x[t][0] = pack_bf16(s[t][0], s[t][1]), x[t][1] = pack_bf16(s[t][2], s[t][3]);
+}
+
+/* The two warpgroups' work: scores of a block are launched before p v of the block before, and both run while the softmax is taken. */
+template <int D>
+__device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *halves, barriers *bar, const prefill_attn_args &a, const place<D> &p, uint32_t warp, uint32_t lane)
+{
+    using S = shape<D>;
+    float out[GROUP_D / 8][4] = {}, s[S::TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
+    uint32_t x[S::TILES][2], stage = 0, phase = 0, behind = 0, behind_phase = 0, first = p.low / S::KEYS * S::KEYS;
+
+    mbar_wait(&bar->full[0][0], 0);
+    launch_qk<D>(s, q, stages, p);
+    wgmma_wait<0>();
+    pin(s);
+    release(&bar->empty[0][0], lane);
+    if (D == 512) meet<D>(s, halves, warp, lane);
+    softmax_block<D>(s, top, sum, factor, p, a.window, first, lane);
+    pack_block<D>(x, s);
+#pragma unroll 1
+    for (first += S::KEYS; first < p.end; first += S::KEYS) {
+        if (++stage == STAGES) stage = 0, phase ^= 1;
+        mbar_wait(&bar->full[0][stage], phase);
+        launch_qk<D>(s, q, stages + stage * S::BLOCK_BYTES, p);
+        mbar_wait(&bar->full[1][behind], behind_phase);
+        clear_dead<D>(stages + (STAGES + behind) * S::BLOCK_BYTES, p, first - S::KEYS);
+        launch_pv<D>(out, x, stages + (STAGES + behind) * S::BLOCK_BYTES, p);
+        wgmma_wait<1>();
+        pin(s);
+        release(&bar->empty[0][stage], lane);
+        if (D == 512) meet<D>(s, halves + (stage & 1) * (S::MEET_BYTES / 16), warp, lane);
+        softmax_block<D>(s, top, sum, factor, p, a.window, first, lane);
+        wgmma_wait<0>();
+        pin(out);
+        release(&bar->empty[1][behind], lane);
+        shrink(out, factor);
+        pack_block<D>(x, s);
+        behind = stage, behind_phase = phase;
+    }
+    mbar_wait(&bar->full[1][behind], behind_phase);
+    clear_dead<D>(stages + (STAGES + behind) * S::BLOCK_BYTES, p, first - S::KEYS);
+    launch_pv<D>(out, x, stages + (STAGES + behind) * S::BLOCK_BYTES, p);
+    wgmma_wait<0>();
+    pin(out);
+    if (D == 512 && p.tile.segments > 1) store_part(out, top, sum, a, p.tile.slot);
+    else store_out<D>(out, 0, sum, a, p, lane);
+}
+
+template <int D>
+__global__ void __launch_bounds__(THREADS + FETCH_THREADS, 1) prefill_attn_kernel(const __grid_constant__ prefill_attn_args a, const __grid_constant__ prefill_attn_maps maps)
 {
     using S = shape<D>;
     extern __shared__ __align__(1024) uint8_t shared_bytes[];
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    const uint32_t q = smem_address(shared_bytes), blocks = q + S::Q_BYTES;       /* two buffers, each K then V */
-    float4 *halves = (float4 *)(shared_bytes + S::Q_BYTES + 4 * S::BLOCK_BYTES);
-    float out[GROUP_D / 8][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
-    uint32_t buffer = blocks, other = blocks + 2 * S::BLOCK_BYTES;
+    const uint32_t q = smem_address(shared_bytes), stages = q + S::Q_BYTES;       /* K's stages, then V's */
+    float4 *halves = (float4 *)(shared_bytes + S::Q_BYTES + STAGES * 2 * S::BLOCK_BYTES);
+    barriers *bar = (barriers *)((uint8_t *)halves + 2 * S::MEET_BYTES);
 
     chain_trigger();
+    if (threadIdx.x == 0) {
+        for (int i = 0; i < 2 * STAGES; i++) mbar_init(&bar->full[0][0] + i, 1), mbar_init(&bar->empty[0][0] + i, WARPS);
+        mbar_init_fence();
+    }
+    __syncthreads();
     chain_wait();
+    if (warp >= WARPS) {
+        registers_lower<FETCH_REGISTERS>();
+        if (threadIdx.x == THREADS) fetch_all<D>(stages, bar, a, maps, find_place<D>(a, a.tiles + blockIdx.x / a.kv.kv_heads, 0));
+        return;
+    }
+    registers_raise<COMPUTE_REGISTERS>();
     const place<D> p = find_place<D>(a, a.tiles + blockIdx.x / a.kv.kv_heads, warp);
-    uint32_t first = p.low / S::KEYS * S::KEYS;
 
     load_q<D>(q, a, p);
-    load_block<D>(buffer, buffer + S::BLOCK_BYTES, a, p, first);
     copy_commit();
-#pragma unroll 1
-    for (; first < p.end; first += S::KEYS) {
-        float s[S::TILES][4];
-
-        copy_wait_all();
-        copy_publish();
-        __syncthreads();              /* this block is there, and everybody is done with the other buffer */
-        if (first + S::KEYS < p.end) load_block<D>(other, other + S::BLOCK_BYTES, a, p, first + S::KEYS);
-        copy_commit();
-        multiply_qk<D>(s, q, buffer, p);
-        if (D == 512) meet<D>(s, halves, warp, lane);
-        softmax_block<D>(s, out, top, sum, p, a.window, first, lane);
-        multiply_pv<D>(out, s, buffer + S::BLOCK_BYTES, p);
-        const uint32_t done = buffer;
-        buffer = other, other = done;
-    }
-    if (D == 512 && p.tile.segments > 1) store_part(out, top, sum, a, p.tile.slot);
-    else store_out<D>(out, 0, sum, a, p, lane);
+    copy_wait_all();
+    copy_publish();
+    group_sync(7, THREADS);
+    compute<D>(q, stages, halves, bar, a, p, warp, lane);
 }
 
 /* Adds the segments of a tile in ascending order. A segment of which a row sees nothing changes nothing: its factor is 0, the other's 1. */
@@ -335,25 +424,49 @@ __global__ void __launch_bounds__(THREADS) prefill_join_kernel(const __grid_cons
     store_out<512>(out, (int)first, sum, a, p, lane);
 }
 
+static PFN_cuTensorMapEncodeTiled_v12000 encode_map;
+
 int prefill_attn_init(void)
 {
-    int rc = launch_prepare((const void *)prefill_attn_kernel<256>, shape<256>::SHARED_BYTES);
+    cudaDriverEntryPointQueryResult found;
+    void *fn = NULL;
+    int rc = launch_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault, &found), "tensor maps");
 
+    if (rc == 0 && (found != cudaDriverEntryPointSuccess || fn == NULL)) return -E_UNSUPPORTED;
+    encode_map = (PFN_cuTensorMapEncodeTiled_v12000)fn;
+    if (rc == 0) rc = launch_prepare((const void *)prefill_attn_kernel<256>, shape<256>::SHARED_BYTES);
     if (rc == 0) rc = launch_prepare((const void *)prefill_attn_kernel<512>, shape<512>::SHARED_BYTES);
     return rc ? rc : launch_prepare((const void *)prefill_join_kernel, 0);
 }
 
-int prefill_attn_launch(const struct prefill_attn_args *args, uint32_t head_dim, void *stream)
+/* [page][position of a head][d]; boxes of 64 columns. How many pages the pool has is not known here: the page tables are trusted. */
+static int encode(CUtensorMap *map, const struct prefill_kv *kv, uint64_t offset, uint32_t d)
+{
+    const cuuint64_t dims[3] = { d, kv->kv_heads * PREFILL_PAGE_TOKENS, PAGES_LIMIT }, strides[2] = { 2 * d, kv->page_bytes };
+    const cuuint32_t box[3] = { 64, PREFILL_PAGE_TOKENS, 1 }, steps[3] = { 1, 1, 1 };
+
+    return encode_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, kv->arena + offset, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                      CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS ? 0 : -E_RANGE;
+}
+
+int prefill_attn_map(struct prefill_attn_maps *maps, const struct prefill_kv *kv, uint32_t head_dim)
+{
+    const int rc = encode(&maps->k, kv, kv->k_offset, head_dim);
+
+    return rc ? rc : encode(&maps->v, kv, kv->v_offset, head_dim);
+}
+
+int prefill_attn_launch(const struct prefill_attn_args *args, const struct prefill_attn_maps *maps, uint32_t head_dim, void *stream)
 {
     prefill_attn_args a = *args;
-    void *params[] = { &a };
+    void *params[] = { &a, (void *)maps };
     int rc;
 
     if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;
     if (head_dim == 256 ? a.kv.kv_heads != 8 || !a.window : a.kv.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
     if (a.tile_count == 0 || (a.join_count && (a.window || !a.part))) return -E_RANGE;
     rc = launch_chained(head_dim == 256 ? (const void *)prefill_attn_kernel<256> : (const void *)prefill_attn_kernel<512>, a.tile_count * a.kv.kv_heads,
-                        THREADS, head_dim == 256 ? shape<256>::SHARED_BYTES : shape<512>::SHARED_BYTES, params, stream);
+                        THREADS + FETCH_THREADS, head_dim == 256 ? shape<256>::SHARED_BYTES : shape<512>::SHARED_BYTES, params, stream);
     if (rc || a.join_count == 0) return rc;
     return launch_chained((const void *)prefill_join_kernel, a.join_count * JOIN_PARTS, THREADS, 0, params, stream);
 }

@@ -3,6 +3,7 @@
 #define SLUICE_CUDA_PREFILL_ATTN_CUH
 
 #include "device.cuh"
+#include <cuda.h>
 
 #define PANEL_BYTES 128               /* of a row: 64 bf16 */
 
@@ -18,6 +19,20 @@ __device__ __forceinline__ void copy_wait_all() { asm volatile("cp.async.wait_gr
 
 /* What the copies of this thread wrote becomes visible to wgmma, which reads by another way than ordinary loads. */
 __device__ __forceinline__ void copy_publish() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/* A box of a KV page: 64 columns from `column` on, all positions of a head from `row` on. Swizzled; counts as bytes on bar. */
+__device__ __forceinline__ void box_load(uint32_t to, const CUtensorMap *map, uint32_t column, uint32_t row, uint32_t page, uint64_t *bar)
+{
+    asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], [%5];"
+                 ::"r"(to), "l"(map), "r"(column), "r"(row), "r"(page), "r"(smem_address(bar)) : "memory");
+}
+
+/* Registers of a thread of this warpgroup from here on. */
+template <int COUNT> __device__ __forceinline__ void registers_raise() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+template <int COUNT> __device__ __forceinline__ void registers_lower() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
+
+/* Some of the block's warps meet. */
+__device__ __forceinline__ void group_sync(uint32_t id, uint32_t threads) { asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory"); }
 
 /* ---- wgmma ---- */
 
@@ -36,12 +51,11 @@ __device__ __forceinline__ void pin(float (&d)[N][4])
     for (int t = 0; t < N; t++) asm volatile("" : "+f"(d[t][0]), "+f"(d[t][1]), "+f"(d[t][2]), "+f"(d[t][3])::"memory");
 }
 
+/* As many products as are still being computed after it. */
+template <int PENDING> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
+
 __device__ __forceinline__ void wgmma_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
-__device__ __forceinline__ void wgmma_end()
-{
-    asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-}
+__device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 
 /* d (+)= A[64 x 16] B[64 x 16]^T, both in shared memory, k running along their rows. first: d counts as zero. */
 __device__ __forceinline__ void wgmma_scores(float (&d)[8][4], uint64_t a, uint64_t b, bool first)

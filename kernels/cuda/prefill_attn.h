@@ -16,6 +16,7 @@
 #define SLUICE_CUDA_PREFILL_ATTN_H
 
 #include "prefill_ops.h"
+#include <cuda.h>
 
 #define PREFILL_SEGMENT 4096          /* keys */
 #define PREFILL_SLOTS 512             /* partial results of a round, 132 KB each; also the longest text in segments */
@@ -43,8 +44,14 @@ struct prefill_attn_args {
 /* Positions of a tile. */
 static inline uint32_t prefill_tile_rows(uint32_t head_dim) { return head_dim == 256 ? 64 : 4; }
 
-/* 0, -E_UNSUPPORTED, -E_RANGE, -E_IO. */
-int prefill_attn_launch(const struct prefill_attn_args *args, uint32_t head_dim, void *stream);
+/* How the copies find a layer's K and V; made once (prefill_attn_map). */
+struct prefill_attn_maps { CUtensorMap k, v; };
+
+/* Once per process and device. 0, -E_IO or -E_UNSUPPORTED (the driver has no tensor maps). */
 int prefill_attn_init(void);
+/* 0, or -E_RANGE: a stride or an address that is not a multiple of 16 bytes. */
+int prefill_attn_map(struct prefill_attn_maps *maps, const struct prefill_kv *kv, uint32_t head_dim);
+/* 0, -E_UNSUPPORTED, -E_RANGE, -E_IO. */
+int prefill_attn_launch(const struct prefill_attn_args *args, const struct prefill_attn_maps *maps, uint32_t head_dim, void *stream);
 
 #endif

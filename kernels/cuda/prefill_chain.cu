@@ -37,7 +37,7 @@ static int product(const struct chain *c, const struct arena_matrix *m, uint32_t
     return has(c, PREFILL_PRODUCTS) ? prefill_mm_launch(&w, x, c->p->rows, out, kind, out_stride, c->p->stream) : 0;
 }
 
-static struct prefill_kv kv_of(const struct cuda_prefill *p, uint32_t layer)
+struct prefill_kv prefill_kv_of(const struct cuda_prefill *p, uint32_t layer)
 {
     const struct cuda_layer_spec *l = &p->spec.layer[layer];
     const struct prefill_kv kv = { (uint8_t *)p->options.kv_device[l->type], p->spec.page_bytes[l->type], l->k_offset, l->v_offset,
@@ -63,7 +63,7 @@ static int rotary(const struct chain *c, uint32_t layer, uint32_t qkv_stride, ui
     a.rope = p->rope + (type == CUDA_FULL ? p->spec.rope_turned[CUDA_SLIDING] : 0);
     a.rope_stride = p->spec.rope_turned[0] + p->spec.rope_turned[1];
     a.turned = p->spec.rope_turned[type];
-    a.kv = kv_of(p, layer);
+    a.kv = prefill_kv_of(p, layer);
     a.q = p->q;
     a.eps = p->spec.norm_eps;
     a.scale = p->spec.attention_scale;
@@ -89,7 +89,7 @@ static int attention(const struct chain *c, uint32_t layer)
 
     if (!has(c, PREFILL_ATTENTION)) return 0;
     a.window = type == CUDA_SLIDING ? p->spec.window : 0;
-    a.kv = kv_of(p, layer);
+    a.kv = prefill_kv_of(p, layer);
     a.q = p->q;
     a.part = p->part;
     a.out = p->attn_out;
@@ -98,7 +98,7 @@ static int attention(const struct chain *c, uint32_t layer)
         a.joins = (const struct prefill_tile *)(p->job + p->join_at) + j;
         a.tile_count = round_count(tile, tiles, i, tile[i].round);
         a.join_count = round_count(join, joins, j, tile[i].round);
-        rc = prefill_attn_launch(&a, spec_head_dim(&p->spec, layer), p->stream);
+        rc = prefill_attn_launch(&a, &p->maps[layer], spec_head_dim(&p->spec, layer), p->stream);
     }
     return rc;
 }
@@ -151,14 +151,13 @@ static int layer(const struct chain *c, uint32_t i)
     return rc;
 }
 
-int prefill_launch_layers(struct cuda_prefill *p, uint32_t parts, uint32_t first, uint32_t end)
+int prefill_launch(struct cuda_prefill *p, uint32_t parts)
 {
     const struct chain c = { p, parts };
     const uint32_t last = p->spec.layers - 1;
-    int rc = first == 0 ? embed(&c) : 0;
+    int rc = embed(&c);
 
-    for (uint32_t i = first; i < end && rc == 0; i++) rc = i == last && !p->whole ? last_layer(&c, i) : layer(&c, i);
+    for (uint32_t i = 0; i < last && rc == 0; i++) rc = layer(&c, i);
+    if (rc == 0) rc = p->whole ? layer(&c, last) : last_layer(&c, last);
     return rc;
 }
-
-int prefill_launch(struct cuda_prefill *p, uint32_t parts) { return prefill_launch_layers(p, parts, 0, p->spec.layers); }

@@ -62,7 +62,7 @@ __device__ __forceinline__ uint32_t full_rows_per_item(const attn_args &a)
     for (uint32_t g = 0; g < groups; g++) spans += full_spans(group_tokens(a.state->group[g]));
     const uint32_t parts = spans < gridDim.x ? gridDim.x / spans : 1;
 
-    return parts >= STEP_GROUP_ROWS_MAX ? 1 : (STEP_GROUP_ROWS_MAX + parts - 1) / parts;
+    return (a.fresh_rows + parts - 1) / parts;
 }
 
 /* Item `index` of a full layer, newest spans first: their blocks have the most to do. */
@@ -99,7 +99,7 @@ __device__ __forceinline__ void work_sliding(const attn_args &a, const item &it,
 #pragma unroll
     for (int h = 0; h < 2; h++) newest[h] = (int)(it.group.first_position + m_row<256>(lane / 4 + 8 * h, 0)) - (int)it.span.first;
     if (fresh && it.group.rows > 1) scores<256>(older, k, sh, warp, lane);
-    if (fresh) patch_k<256>(k, it, sh, warp, lane);
+    if (fresh) patch_k<256>(k, it, it.span.first, sh, warp, lane);
     scores<256>(s, k, sh, warp, lane);
     if (fresh && it.group.rows > 1) {
 #pragma unroll
@@ -111,14 +111,15 @@ __device__ __forceinline__ void work_sliding(const attn_args &a, const item &it,
         return;
     }
     if (it.span.first >= ATTN_WINDOW) accumulate<256, PLACES_OLDER>(out, v, newest, sh, lane);
-    patch_v<256>(v, it, sh, warp, lane);
+    patch_v<256>(v, it, it.span.first, sh, warp, lane);
     accumulate<256, PLACES_NEWER>(out, v, newest, sh, lane);
 }
 
 /* Full layers: row by row; spans of several chunks are read again for each row, from the L2. */
-__device__ __forceinline__ void work_full(const attn_args &a, const item &it, uint4 (&k)[8], uint32_t (&v)[32], uint32_t end, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void work_full(const attn_args &a, const item &it, uint4 (&k)[8], uint32_t (&v)[32], attn_shared<512> &sh, uint32_t warp, uint32_t lane)
 {
     using S = attn_shape<512>;
+    const uint32_t p0 = it.group.first_position, end = p0 + it.row_end;
     const bool one_chunk = it.span.end - it.span.first == S::KEYS;
     const int all[2] = { 0, 0 };
 
@@ -132,7 +133,8 @@ __device__ __forceinline__ void work_full(const attn_args &a, const item &it, ui
         for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += S::KEYS) {
             float s[4] = {};
 
-            if (!one_chunk) load_k<512>(k, a, it, chunk, 0, end, warp, lane), load_v<512>(v, a, it, chunk, 0, end, warp, lane);
+            if (!one_chunk) load_k<512>(k, a, it, chunk, 0, p0, warp, lane), load_v<512>(v, a, it, chunk, 0, p0, warp, lane);
+            if (chunk + S::KEYS > p0 && (!one_chunk || row == it.row_first)) patch_k<512>(k, it, chunk, sh, warp, lane), patch_v<512>(v, it, chunk, sh, warp, lane);
             scores<512>(s, k, sh, warp, lane);
             softmax_chunk<512>(s, top, sum, factor, it, chunk, row, sh, warp, lane);
             if (!one_chunk) {
@@ -160,7 +162,7 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
     const uint32_t rows_per_item = D == 512 ? full_rows_per_item(a) : 0;
 
     for (uint32_t index = blockIdx.x; D == 256 ? find_sliding(it, a, index) : find_full(it, a, rows_per_item, index); index += gridDim.x) {
-        const uint32_t p0 = it.group.first_position, end = group_tokens(it.group);
+        const uint32_t p0 = it.group.first_position;
         const uint32_t first = a.window && p0 + 1 > a.window ? p0 + 1 - a.window : 0;
         const bool fresh = it.span.end > p0;       /* holds positions of this step */
         uint4 k[8];
@@ -171,11 +173,14 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
         __syncthreads();
         load_k<D>(k, a, it, it.span.first, first, p0, warp, lane);
         load_v<D>(v, a, it, it.span.first, first, p0, warp, lane);
+        const uint32_t page = fresh ? fresh_page(a, it, warp) : 0;
+
         if (!waited) chain_wait();
         if (!waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
         waited = true;
         prepare<D>(a, it, it.row_first, fresh, sh, warp, lane);
         __syncthreads();
+        if (fresh) store_fresh<D>(a, it, page, sh, warp, lane);
         if constexpr (D == 256) {
             float out[4][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
 
@@ -183,8 +188,7 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
             store_partial<256>(a, it, 0, out, top, sum, warp, lane);
             __syncthreads();          /* q and p are written again */
         } else {
-            if (fresh) patch_k<D>(k, it, sh, warp, lane), patch_v<D>(v, it, sh, warp, lane);
-            work_full(a, it, k, v, min(end, p0 + it.row_end), sh, warp, lane);
+            work_full(a, it, k, v, sh, warp, lane);
         }
     }
     if (!waited) chain_wait();
@@ -299,8 +303,7 @@ static int launch_sliding(attn_args *a, uint32_t rows, void *stream)
 static int launch_full(attn_args *a, uint32_t rows, uint32_t sm_count, void *stream)
 {
     void *params[] = { a };
-    const uint32_t grid = rows == 1 ? sm_count : 2 * sm_count;
-    const int rc = launch_chained((const void *)attn_kernel<512>, grid, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a->turned), params, stream);
+    const int rc = launch_chained((const void *)attn_kernel<512>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a->turned), params, stream);
 
     return rc ? rc : launch_chained((const void *)combine_kernel, rows * ATTN_HEADS, 256, 0, params, stream);
 }

@@ -10,6 +10,7 @@
 #include "device.cuh"
 
 #define ATTN_WARPS 8
+static_assert(ATTN_WARPS >= STEP_GROUP_ROWS_MAX, "store_fresh: a warp for each row of a group");
 #define NEVER (-3.0e38f)              /* below every score; kept finite so that differences are never NaN */
 
 struct span { uint32_t first, end; };
@@ -189,8 +190,7 @@ __device__ __forceinline__ task find_task(const attn_args &a, const item &it, ui
     return t;
 }
 
-/* One task per warp and turn, so that a single row is done in one turn; the next turn's load is in flight meanwhile. New K and V go to
- * shared memory and, if the item answers their row, to their pages. */
+/* One task per warp and turn, so that a single row is done in one turn; the next turn's load is in flight meanwhile. */
 template <int D>
 __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint32_t row, bool fresh, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
@@ -210,9 +210,30 @@ __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint
             head_store<D>(v, sh.q[i], a.scale, lane);
         } else {
             head_store<D>(v, sh.fresh[2 * t.row + t.value], 1.0f, lane);
-            if (t.row >= it.row_first)
-                head_store<D>(v, (__nv_bfloat16 *)key_address<D>(a, it, it.group.first_position + t.row, t.value ? a.v_offset : a.k_offset), 1.0f, lane);
         }
+    }
+}
+
+/* The page of the new position of row `warp`. Asked for before the wait: behind it, this load would hold up the items that everybody waits for. */
+__device__ __forceinline__ uint32_t fresh_page(const attn_args &a, const item &it, uint32_t warp)
+{
+    const uint32_t key = it.group.first_position + (warp < it.row_end ? warp : 0);
+
+    return __ldg(a.pages + (uint64_t)it.group.seq * a.pages_stride + key / ATTN_PAGE_TOKENS % a.ring_pages);
+}
+
+/* New K and V of the rows that the item answers, from shared memory to their pages: warp w has row w. */
+template <int D>
+__device__ __forceinline__ void store_fresh(const attn_args &a, const item &it, uint32_t page, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    const uint32_t key = it.group.first_position + warp;
+    uint8_t *to = a.arena + page * a.page_bytes + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * D * sizeof(__nv_bfloat16);
+
+    if (warp < it.row_first || warp >= it.row_end || key < it.span.first || key >= it.span.end) return;
+#pragma unroll
+    for (uint32_t i = lane; i < D / 8; i += 32) {
+        ((uint4 *)(to + a.k_offset))[i] = *(const uint4 *)&sh.fresh[2 * warp][i * 8];
+        ((uint4 *)(to + a.v_offset))[i] = *(const uint4 *)&sh.fresh[2 * warp + 1][i * 8];
     }
 }
 
@@ -235,11 +256,11 @@ __device__ __forceinline__ void clear_dead_rows(const item &it, attn_shared<D> &
         for (uint32_t i = threadIdx.x; i < D / 8; i += ATTN_WARPS * 32) *(uint4 *)&sh.q[m][i * 8] = make_uint4(0, 0, 0, 0);
 }
 
-/* Puts the new positions' K, just computed, into the fragments. */
+/* Puts the new positions' K, just computed, into the fragments. Never from the pages: another block may be the one that writes them. */
 template <int D>
-__device__ __forceinline__ void patch_k(uint4 (&k)[8], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void patch_k(uint4 (&k)[8], const item &it, uint32_t chunk, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
-    const uint32_t key = it.span.first + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4 - it.group.first_position;
+    const uint32_t key = chunk + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4 - it.group.first_position;
 
     if (key < it.row_end) {           /* unsigned: earlier keys are huge */
 #pragma unroll
@@ -249,7 +270,7 @@ __device__ __forceinline__ void patch_k(uint4 (&k)[8], const item &it, const att
 
 /* The same for V. */
 template <int D>
-__device__ __forceinline__ void patch_v(uint32_t (&v)[32], const item &it, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void patch_v(uint32_t (&v)[32], const item &it, uint32_t chunk, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
 
@@ -257,7 +278,7 @@ __device__ __forceinline__ void patch_v(uint32_t (&v)[32], const item &it, const
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const uint32_t r = it.span.first + s * 16 + lane % 4 * 4 + e - it.group.first_position;
+            const uint32_t r = chunk + s * 16 + lane % 4 * 4 + e - it.group.first_position;
             const uint32_t *from = (const uint32_t *)&sh.fresh[2 * r + 1][warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS)];
 
             if (r >= it.row_end) continue;

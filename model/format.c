@@ -161,7 +161,7 @@ static int bind_e4m3(struct stored_matrix *m, struct format_source *s, const cha
     m->data = codes->data;
     m->activation = s->quantization->fp8_activation;
     if ((rc = take_scales(m, s, scales)) != 0) return rc;
-    if (input && s->quantization->method == QUANTIZATION_NONE) m->activation = STORED_STATIC;
+    if (input && s->quantization->fp8_by_layer) m->activation = STORED_STATIC;
     if (m->activation != STORED_STATIC) return 0;
     return input ? scalar(s, input, &m->input_scale) : missing_scale(s, codes, name, ".input_scale");
 }

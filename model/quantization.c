@@ -112,9 +112,9 @@ static int parse_compressed(struct quantization *q, const json_t *config, struct
 
 static int parse_modelopt(struct quantization *q, const json_t *config, const json_t *hf, struct model_error *err)
 {
-    static const struct { const char *name; uint32_t activation; bool fp4; } known[] = {
-        { "FP8", STORED_STATIC, false }, { "FP8_PB_WO", STORED_AS_IS, false }, { "FP8_PER_CHANNEL_PER_TOKEN", STORED_TOKEN, false },
-        { "NVFP4", STORED_STATIC, true }, { "W4A16_NVFP4", STORED_STATIC, false }, { "MIXED_PRECISION", STORED_STATIC, true },
+    static const struct { const char *name; uint32_t activation; bool by_layer, fp4; } known[] = {
+        { "FP8", STORED_STATIC, false, false }, { "FP8_PB_WO", STORED_AS_IS, false, false }, { "FP8_PER_CHANNEL_PER_TOKEN", STORED_TOKEN, false, false },
+        { "NVFP4", STORED_AS_IS, true, true }, { "W4A16_NVFP4", STORED_AS_IS, true, false }, { "MIXED_PRECISION", STORED_AS_IS, true, true },
     };
     const json_t *inner = json_object_get(hf, "quantization"), *algo = json_object_get(config, "quant_algo"), *kv = json_object_get(config, "kv_cache_scheme");
 
@@ -126,10 +126,11 @@ static int parse_modelopt(struct quantization *q, const json_t *config, const js
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcasecmp(known[i].name, json_string_value(algo)) != 0) continue;
         q->fp8_activation = known[i].activation;
+        q->fp8_by_layer = known[i].by_layer;
         q->fp4_activations = known[i].fp4;
         return 0;
     }
-    return refuse(err, -E_UNSUPPORTED, "quant_algo", algo, "this server reads FP8, FP8_PB_WO, FP8_PER_CHANNEL_PER_TOKEN, NVFP4 and W4A16_NVFP4");
+    return refuse(err, -E_UNSUPPORTED, "quant_algo", algo, "this server reads FP8, FP8_PB_WO, FP8_PER_CHANNEL_PER_TOKEN, NVFP4, W4A16_NVFP4 and MIXED_PRECISION of them");
 }
 
 /* ---- all ---- */
@@ -153,7 +154,8 @@ static int parse_roots(struct quantization *q, const json_t *root, const json_t 
 
     if (!config || json_is_null(config)) config = json_object_get(json_object_get(root, "text_config"), "quantization_config");
     if (json_is_null(config)) config = NULL;
-    if (!config && !json_is_object(json_object_get(hf, "quantization"))) return 0;
+    q->fp8_by_layer = !config && !json_is_object(json_object_get(hf, "quantization"));     /* nothing is said: the tensors say it */
+    if (q->fp8_by_layer) return 0;
     if (config && !json_is_object(config)) return refuse(err, -E_FORMAT, "", config, "must be an object");
     method = config ? text_of(config, "quant_method") : "modelopt";
     if (strcasecmp(method, "torchao") == 0) q->method = QUANTIZATION_TORCHAO;

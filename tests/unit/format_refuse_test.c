@@ -363,6 +363,32 @@ static void test_cache_scales_are_known_and_not_applied(void **state)
     close_golden(&c);
 }
 
+/* A recipe of several algorithms: the layer's own tensors say which it is. */
+static void test_layers_of_one_checkpoint_may_differ(void **state)
+{
+    struct model_weights weights;
+    struct model_files files;
+    struct model_error err;
+    struct checkpoint c;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        open_golden(&c, "modelopt_static");
+        if (i == 0) json_object_set_new(quantization(&c), "quant_algo", json_string("MIXED_PRECISION"));
+        else {
+            json_object_del(c.config, "quantization_config");
+            json_decref(c.hf);
+            c.hf = NULL;
+        }
+        json_object_del(c.header, LAYER "mlp.up_proj.input_scale");
+        if (load(&c, &weights, &files, &err) != 0) fail_msg("%s", err.text);
+        assert_true(weights.layer[0].up.activation == STORED_AS_IS && weights.layer[0].gate.activation == STORED_STATIC && weights.rounds_activations);
+        model_weights_free(&weights);
+        model_files_close(&files);
+        close_golden(&c);
+    }
+}
+
 /* ---- what is refused ---- */
 
 static void bad_code(struct checkpoint *c) { place(c, LAYER "mlp.up_proj._weight_qdata")[130] = 0xff; }
@@ -452,6 +478,7 @@ int main(void)
         cmocka_unit_test(test_codes_and_scales_may_lie_in_different_shards),
         cmocka_unit_test(test_the_two_kinds_of_fp4_meet),
         cmocka_unit_test(test_cache_scales_are_known_and_not_applied),
+        cmocka_unit_test(test_layers_of_one_checkpoint_may_differ),
         cmocka_unit_test(test_broken_checkpoints_are_refused_by_name),
     };
 

@@ -230,11 +230,43 @@ static void test_bits_do_not_depend_on_the_instruction_set(void **state)
     }
 }
 
+static double distance(const float *a, const float *b, uint32_t n)
+{
+    double off = 0, size = 0;
+
+    for (uint32_t i = 0; i < n; i++) off += pow((double)a[i] - (double)b[i], 2), size += pow((double)b[i], 2);
+    return sqrt(off / size);
+}
+
+/* q, k and v share what is rounded once when their scales are equal. Scales that differ in the last place, or a matrix without a
+ * rule among them, must give nearly the same, through buffers of their own. */
+static void test_matrices_with_scales_of_their_own(void **state)
+{
+    static float logits[COUNT * 64], reference[COUNT * 64];
+    struct loaded l;
+    struct layer_weights *w;
+
+    (void)state;
+    load(&l, "modelopt_static");
+    run(&l, FORWARD_ACTIVATIONS_AUTO, KERNELS_BEST, reference);
+    w = &l.weights.layer[0];
+    w->k.input_scale = nextafterf(w->k.input_scale, 1);
+    w->v.input_scale = nextafterf(w->k.input_scale, 1);
+    w->up.input_scale = nextafterf(w->up.input_scale, 1);
+    run(&l, FORWARD_ACTIVATIONS_AUTO, KERNELS_BEST, logits);
+    assert_true(distance(logits, reference, COUNT * 64) <= TOLERANCE_RULE);
+    w->k.activation = w->gate.activation = STORED_AS_IS;
+    run(&l, FORWARD_ACTIVATIONS_AUTO, KERNELS_BEST, logits);
+    assert_true(distance(logits, reference, COUNT * 64) > 0 && distance(logits, reference, COUNT * 64) <= TOLERANCE_ORACLE_ROUNDS);
+    unload(&l);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_matrices_are_read_exactly),
         cmocka_unit_test(test_logits_are_those_of_the_packages),
+        cmocka_unit_test(test_matrices_with_scales_of_their_own),
         cmocka_unit_test(test_bits_do_not_depend_on_the_instruction_set),
     };
 

@@ -223,14 +223,14 @@ static int norms(const struct plain *p, float *h, uint64_t w_post, const float *
     return plain_norm_launch(&a, rows, stream);
 }
 
-/* All layers: h in and out; x becomes the final norm of h when `hidden_out` is given (the decode step). Not whole: ends with the last K and V. */
-static int layers(const struct plain *p, float *h, const struct plain_row *row, uint32_t rows, bool whole, void *hidden_out, void *stream)
+/* Layers [first, end): h in and out, x the normed h that the next layer takes; behind the last layer the final norm when `hidden_out` is given (the
+ * decode step). Not whole: the last layer ends with K and V. */
+static int layers(const struct plain *p, float *h, const struct plain_row *row, uint32_t rows, uint32_t first, uint32_t end, bool whole, void *hidden_out, void *stream)
 {
     const struct cuda_model_spec *s = &p->spec;
-    const struct plain_norm enter = { NULL, NULL, NULL, h, vector(p, p->arena.layer[0].input_norm), p->x, NULL, s->hidden, s->norm_eps };
-    int rc = plain_norm_launch(&enter, rows, stream);
+    int rc = 0;
 
-    for (uint32_t i = 0; i < s->layers && rc == 0; i++) {
+    for (uint32_t i = first; i < end && rc == 0; i++) {
         const struct plain_layer *l = &p->arena.layer[i];
         const bool last = i + 1 == s->layers;
         const float *next = !last ? vector(p, p->arena.layer[i + 1].input_norm) : hidden_out ? vector(p, p->arena.final_norm) : NULL;
@@ -248,11 +248,14 @@ static int layers(const struct plain *p, float *h, const struct plain_row *row, 
     return rc;
 }
 
+/* The table's rows, and their norm for the first layer. */
 static int embed(const struct plain *p, float *h, const struct plain_row *row, uint32_t rows, void *stream)
 {
     const struct plain_embed a = { row, matrix(p, p->arena.embed), h, p->spec.hidden, p->arena.weight_bytes, p->spec.embed_scale };
+    const struct plain_norm enter = { NULL, NULL, NULL, h, vector(p, p->arena.layer[0].input_norm), p->x, NULL, p->spec.hidden, p->spec.norm_eps };
+    const int rc = plain_embed_launch(&a, rows, stream);
 
-    return plain_embed_launch(&a, rows, stream);
+    return rc ? rc : plain_norm_launch(&enter, rows, stream);
 }
 
 extern "C" int plain_step_launch(struct plain *p, uint32_t rows, const struct plain_step *step, void *stream)
@@ -262,15 +265,15 @@ extern "C" int plain_step_launch(struct plain *p, uint32_t rows, const struct pl
     if (rows == 0 || rows > p->options.rows_max) return -E_RANGE;
     int rc = plain_rows_launch_from_state(p->row, step->state, step->last_token, rows, stream);
     if (rc == 0) rc = embed(p, step->residual, p->row, rows, stream);
-    if (rc == 0) rc = layers(p, step->residual, p->row, rows, true, step->hidden, stream);
+    if (rc == 0) rc = layers(p, step->residual, p->row, rows, 0, p->spec.layers, true, step->hidden, stream);
     if (rc == 0) rc = product(p, step->logits, p->x, p->arena.embed, NULL, p->spec.vocab, p->spec.hidden, rows, stream);
     return rc ? rc : plain_logits_launch(&cap, rows, stream);
 }
 
-extern "C" int plain_rows_launch(struct plain *p, const struct plain_row *rows_device, uint32_t rows, bool whole, void *stream)
+extern "C" int plain_rows_launch(struct plain *p, const struct plain_row *rows_device, uint32_t rows, uint32_t first, uint32_t count, bool whole, void *stream)
 {
-    if (rows == 0 || rows > p->options.rows_max) return -E_RANGE;
-    const int rc = embed(p, p->h, rows_device, rows, stream);
+    if (rows == 0 || rows > p->options.rows_max || first > p->spec.layers || count > p->spec.layers - first) return -E_RANGE;
+    const int rc = first == 0 ? embed(p, p->h, rows_device, rows, stream) : 0;
 
-    return rc ? rc : layers(p, p->h, rows_device, rows, whole, NULL, stream);
+    return rc ? rc : layers(p, p->h, rows_device, rows, first, first + count, whole, NULL, stream);
 }

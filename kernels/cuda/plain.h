@@ -79,9 +79,10 @@ struct plain_step {
 };
 int plain_step_launch(struct plain *plain, uint32_t rows, const struct plain_step *step, void *stream);
 
-/* All layers over `rows` rows given as records (device): K and V are written. whole: the last layer is computed to its end, and the
- * residual stays in plain_residual; else it ends with its K and V. */
-int plain_rows_launch(struct plain *plain, const struct plain_row *rows_device, uint32_t rows, bool whole, void *stream);
+/* Layers [first, first + count) over `rows` rows given as records (device): K and V are written. The first layer brings the embedding with it; what the
+ * next ones need stays in the handle, so that a call may do some layers and a later one the next. whole: the last layer is computed to its
+ * end, and the residual stays in plain_residual; else it ends with its K and V. */
+int plain_rows_launch(struct plain *plain, const struct plain_row *rows_device, uint32_t rows, uint32_t first, uint32_t count, bool whole, void *stream);
 void *plain_residual(struct plain *plain);
 
 /* cuda_prefill.h for these shapes. */

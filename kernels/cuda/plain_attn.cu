@@ -109,28 +109,29 @@ __device__ float2 segment_softmax(attn_shared &sh)
     return make_float2(top, sh.sum);
 }
 
-/* part[d] = the sum of e[i] * value[i][d] in order of position; a thread holds two neighbours d. */
+/* to[d] = the sum of e[i] * value[i][d] in order of position; a thread holds two neighbours d. alone: the row sees this segment only, so the sum is
+ * divided at once and needs no joining. */
 template <typename E>
-__device__ void segment_values(const plain_attn &a, const attn_shared &sh, uint64_t v_at, uint32_t from, uint32_t to, float *part)
+__device__ void segment_values(const plain_attn &a, const attn_shared &sh, uint64_t v_at, uint32_t from, uint32_t last, bool alone, float *to)
 {
     for (uint32_t d = 2 * threadIdx.x; d < a.dim; d += 2 * ATTN_THREADS) {
         float2 acc = make_float2(0, 0);
 
-#pragma unroll 32
-        for (uint32_t i = from; i <= to; i++) {
+#pragma unroll 16
+        for (uint32_t i = from; i <= last; i++) {
             const E *v = (const E *)(sh.page[i / PLAIN_PAGE_TOKENS] + v_at) + (uint64_t)(i % PLAIN_PAGE_TOKENS) * a.dim + d;
             const float2 w = load2(v);
 
             acc.x = plain_fma(sh.score[i], w.x, acc.x);
             acc.y = plain_fma(sh.score[i], w.y, acc.y);
         }
-        *(float2 *)(part + d) = acc;
+        *(float2 *)(to + d) = alone ? make_float2(plain_div(acc.x, sh.sum), plain_div(acc.y, sh.sum)) : acc;
     }
 }
 
 /* Block (segment, head, row): rows `first` and on. */
 template <typename E>
-__global__ void __launch_bounds__(ATTN_THREADS) plain_segment_kernel(const __grid_constant__ plain_attn a, uint32_t first)
+__global__ void __launch_bounds__(ATTN_THREADS, 4) plain_segment_kernel(const __grid_constant__ plain_attn a, uint32_t first)
 {
     __shared__ attn_shared sh;
     const uint32_t head = blockIdx.y, r = first + blockIdx.z;
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(ATTN_THREADS) plain_segment_kernel(const __gri
         const float2 top = segment_softmax(sh);
 
         if (threadIdx.x == 0) a.part_top[at] = top;
-        segment_values<E>(a, sh, a.v_offset + head_at, from, to, a.part + at * a.dim);
+        segment_values<E>(a, sh, a.v_offset + head_at, from, to, count == 1, count == 1 ? a.out + ((uint64_t)r * a.q_heads + head) * a.dim : a.part + at * a.dim);
     }
 }
 
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(JOIN_THREADS) plain_join_kernel(const __grid_c
     const uint32_t count = see.last / PLAIN_SEGMENT - see.first / PLAIN_SEGMENT + 1;
     const uint64_t at = ((uint64_t)blockIdx.y * a.q_heads + head) * a.segments_max;
 
-    if (!row.live) return;
+    if (!row.live || count == 1) return;      /* the segment kernel has written the result of one segment */
     for (uint32_t d = threadIdx.x; d < a.dim; d += JOIN_THREADS) {
         float2 all = __ldcg(&a.part_top[at]);
         float acc = ld_l2(&a.part[at * a.dim + d]);

@@ -11,7 +11,7 @@
 
 struct plain_prefill {
     struct plain *plain;              /* owned */
-    uint32_t rows_max, seqs_max, context_max, vocab, window;
+    uint32_t rows_max, seqs_max, context_max, vocab, window, layers;
     uint32_t pages_stride[2];
     bool whole;                       /* somebody reads the residual */
     uint32_t *pages[2];               /* device, owned */
@@ -56,6 +56,7 @@ extern "C" int plain_prefill_open(struct plain_prefill **prefill, const struct c
     p->context_max = options->context_max;
     p->vocab = spec->vocab;
     p->window = spec->window;
+    p->layers = spec->layers;
     p->pages_stride[CUDA_SLIDING] = options->ring_pages;
     p->pages_stride[CUDA_FULL] = (options->context_max + PLAIN_PAGE_TOKENS - 1) / PLAIN_PAGE_TOKENS;
     const int rc = make(p, spec, options);
@@ -113,7 +114,7 @@ extern "C" int plain_prefill_run(struct plain_prefill *p, const struct cuda_pref
         for (uint32_t j = 0; j < spans[i].rows; j++, rows++) p->rows_host[rows] = { tokens[rows], spans[i].first_position + j, spans[i].seq, 1 };
     }
     rc = launch_check(cudaMemcpyAsync(p->rows, p->rows_host, rows * sizeof *p->rows, cudaMemcpyHostToDevice, p->stream), "rows");
-    if (rc == 0) rc = plain_rows_launch(p->plain, p->rows, rows, p->whole, p->stream);
+    if (rc == 0) rc = plain_rows_launch(p->plain, p->rows, rows, 0, p->layers, p->whole, p->stream);
     return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "event");
 }
 

@@ -21,6 +21,8 @@ try python3 tests/gpu/sampling.py
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 --start 1100
 try python3 tests/gpu/logits.py --layers 6 --format fp8 --prompt 40 --decode 64
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
+try python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048
+try python3 tests/gpu/prefill.py --layers 6 --format fp8 --prompt 5000 --decode 4 --long 7000
 if [ -x build/sluice ]; then
     try python3 tests/gpu/serve.py demo
     try env MODEL=demo KILLS=4 python3 tests/gpu/faults.py
@@ -30,6 +32,8 @@ fi
 if [ "$mode" = full ]; then
     try python3 tests/gpu/logits.py --layers 48 --format bf16 --prompt 40 --decode 64
     try python3 tests/gpu/logits.py --layers 48 --format fp8 --prompt 40 --decode 64
+    try python3 tests/gpu/prefill.py --layers 48 --format bf16 --prompt 2048 --decode 64
+    try python3 tests/gpu/prefill.py --layers 48 --format fp8 --prompt 2048 --decode 64
 fi
 [ $bad -ne 0 ] && { echo "$bad failed"; exit 1; }
 [ $skipped -ne 0 ] && { echo "$skipped skipped: no GPU"; exit 77; }

@@ -17,6 +17,7 @@ struct plain_prefill {
     uint32_t *pages[2];               /* device, owned */
     struct plain_row *rows_host;      /* pinned, owned: [rows_max]; free again when the event has passed */
     struct plain_row *rows;           /* device, owned */
+    uint32_t row_count, launched;     /* of the run in hand: its rows, and the layers that were launched */
     cudaStream_t stream;
     cudaEvent_t done;
 };
@@ -102,7 +103,7 @@ static int check_span(const struct plain_prefill *p, const struct cuda_prefill_s
     return 0;
 }
 
-extern "C" int plain_prefill_run(struct plain_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+extern "C" int plain_prefill_begin(struct plain_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
     uint32_t rows = 0;
     int rc = plain_prefill_wait(p, 0);
@@ -113,9 +114,21 @@ extern "C" int plain_prefill_run(struct plain_prefill *p, const struct cuda_pref
         if ((rc = check_span(p, spans, i, rows, tokens)) != 0) return rc;
         for (uint32_t j = 0; j < spans[i].rows; j++, rows++) p->rows_host[rows] = { tokens[rows], spans[i].first_position + j, spans[i].seq, 1 };
     }
+    p->row_count = rows;
+    p->launched = 0;
     rc = launch_check(cudaMemcpyAsync(p->rows, p->rows_host, rows * sizeof *p->rows, cudaMemcpyHostToDevice, p->stream), "rows");
-    if (rc == 0) rc = plain_rows_launch(p->plain, p->rows, rows, 0, p->layers, p->whole, p->stream);
     return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "event");
+}
+
+extern "C" int plain_prefill_go(struct plain_prefill *p, uint32_t layers)
+{
+    const uint32_t left = p->layers - p->launched, count = layers == 0 ? 1 : layers < left ? layers : left;
+
+    if (left == 0 || p->row_count == 0) return -E_RANGE;
+    int rc = plain_rows_launch(p->plain, p->rows, p->row_count, p->launched, count, p->whole, p->stream);
+    p->launched += count;
+    if (rc == 0) rc = launch_check(cudaEventRecord(p->done, p->stream), "event");
+    return rc ? rc : count < left;
 }
 
 static uint64_t now_us()

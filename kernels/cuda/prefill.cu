@@ -280,9 +280,9 @@ static uint64_t lay_out_job(struct cuda_prefill *p, const struct cuda_prefill_sp
     return p->tile_at[CUDA_FULL] + p->tile_count[CUDA_FULL] * tile_bytes;
 }
 
-extern "C" int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+extern "C" int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
-    if (p->plain) return plain_prefill_run(p->plain, spans, span_count, tokens);
+    if (p->plain) return plain_prefill_begin(p->plain, spans, span_count, tokens);
     int rc = check_spans(p, spans, span_count, tokens);
 
     if (rc) return rc;
@@ -293,9 +293,28 @@ extern "C" int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefil
     const uint64_t bytes = lay_out_job(p, spans, span_count, tokens);
 
     must(bytes <= p->job_bytes);
+    p->launched = 0;
     rc = launch_check(cudaMemcpyAsync(p->job, p->job_host, bytes, cudaMemcpyHostToDevice, p->stream), "prefill job");
-    if (rc == 0) rc = prefill_launch(p, PREFILL_ALL);
     return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "prefill event");
+}
+
+extern "C" int cuda_prefill_go(struct cuda_prefill *p, uint32_t layers)
+{
+    if (p->plain) return plain_prefill_go(p->plain, layers);
+    const uint32_t left = p->spec.layers - p->launched, count = layers == 0 ? 1 : layers < left ? layers : left;
+
+    if (left == 0) return -E_RANGE;
+    int rc = prefill_launch_layers(p, PREFILL_ALL, p->launched, p->launched + count);
+    p->launched += count;
+    if (rc == 0) rc = launch_check(cudaEventRecord(p->done, p->stream), "prefill event");
+    return rc ? rc : count < left;
+}
+
+extern "C" int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    const int rc = cuda_prefill_begin(p, spans, span_count, tokens);
+
+    return rc ? rc : cuda_prefill_go(p, CUDA_LAYERS_MAX);
 }
 
 static uint64_t now_us()

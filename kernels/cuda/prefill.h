@@ -40,6 +40,7 @@ struct cuda_prefill {
     uint32_t rows;
     uint64_t tile_at[2], join_at;     /* bytes from the start of job */
     uint32_t tile_count[2], join_count;
+    uint32_t launched;                /* layers */
 };
 
 enum prefill_part { PREFILL_EMBED, PREFILL_PRODUCTS, PREFILL_ROTARY, PREFILL_ATTENTION, PREFILL_NORM, PREFILL_PARTS };
@@ -50,5 +51,7 @@ struct prefill_kv prefill_kv_of(const struct cuda_prefill *p, uint32_t layer);
 
 /* Launches the chosen parts (bits of enum prefill_part) for the rows of the last run's job. 0 or -E_. Benches measure parts with it. */
 int prefill_launch(struct cuda_prefill *p, uint32_t parts);
+/* Only the layers [first, end); the embedding goes with layer 0. */
+int prefill_launch_layers(struct cuda_prefill *p, uint32_t parts, uint32_t first, uint32_t end);
 
 #endif

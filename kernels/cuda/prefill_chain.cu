@@ -151,13 +151,14 @@ static int layer(const struct chain *c, uint32_t i)
     return rc;
 }
 
-int prefill_launch(struct cuda_prefill *p, uint32_t parts)
+int prefill_launch_layers(struct cuda_prefill *p, uint32_t parts, uint32_t first, uint32_t end)
 {
     const struct chain c = { p, parts };
     const uint32_t last = p->spec.layers - 1;
-    int rc = embed(&c);
+    int rc = first == 0 ? embed(&c) : 0;
 
-    for (uint32_t i = 0; i < last && rc == 0; i++) rc = layer(&c, i);
-    if (rc == 0) rc = p->whole ? layer(&c, last) : last_layer(&c, last);
+    for (uint32_t i = first; i < end && rc == 0; i++) rc = i == last && !p->whole ? last_layer(&c, i) : layer(&c, i);
     return rc;
 }
+
+int prefill_launch(struct cuda_prefill *p, uint32_t parts) { return prefill_launch_layers(p, parts, 0, p->spec.layers); }

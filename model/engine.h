@@ -49,6 +49,7 @@ struct engine_device {                /* one of engine_cpu, engine_cuda */
     void (*step)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
     void (*wait)(struct engine *e);
     int (*pick)(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out);
+    uint32_t (*fill_rows)(const struct engine *e);
     uint32_t steps_by_graph;          /* 1: a step computes the next power of two of rows */
 };
 
@@ -81,6 +82,9 @@ static inline void engine_fill(struct engine *e, const struct engine_span *spans
 {
     e->device->fill(e, spans, span_count, tokens, rows);
 }
+
+/* Rows that one engine_fill should have now: rows_max, or fewer while sequences run on the same device. */
+static inline uint32_t engine_fill_rows(const struct engine *e) { return e->device->fill_rows(e); }
 
 /* Verify: begins a step of at most rows_max rows (a GPU starts at once, a CPU in engine_wait). Spans and tokens are borrowed until the next
  * step: engine_pick reads them. One step at a time. */

@@ -111,7 +111,12 @@ static int cpu_pick(struct engine *e, const struct engine_span *span, uint32_t r
     return 0;
 }
 
-static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_wait, cpu_pick, 0};
+static uint32_t cpu_fill_rows(const struct engine *e)
+{
+    return e->rows_max;
+}
+
+static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_wait, cpu_pick, cpu_fill_rows, 0};
 
 static uint8_t *map_arena(struct engine *e)
 {

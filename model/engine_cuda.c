@@ -21,7 +21,8 @@
 #define WAIT_US 10000u                /* between two heartbeats */
 #define STEP_LIMIT_NS 5000000000ull   /* a step takes milliseconds; another process may have the GPU for some time */
 #define FILL_LIMIT_NS 30000000000ull
-#define PREFILL_SHARE 50u             /* percent of the GPU's time that prompts get while sequences run */
+#define FILL_ROWS_SHARED 512u         /* while sequences run: a layer of more rows is too long a slice, of fewer reads the weights too often */
+#define PREFILL_SHARE 45u             /* percent of the GPU's time that prompts get while sequences run */
 #define GRAPH_ROWS_MIN 16u            /* enough for a block and a few neighbours */
 
 _Static_assert(STEP_ROWS_MAX == ENGINE_ROWS_MAX, "a step's rows");
@@ -42,7 +43,8 @@ struct gpu {
     struct cuda_backend *backend;     /* ENGINE_STEP */
     struct cuda_prefill *prefill;     /* ENGINE_FILL */
     struct gpu_sequence *seq;         /* [slot_count] */
-    struct turns turns;               /* ENGINE_FILL */
+    struct turns turns;               /* ENGINE_FILL; what a layer of each type costs goes by the slices so far */
+    double layer_ns[LAYER_TYPES], layer_rows[LAYER_TYPES];
     struct step_state state;
     struct step_result result;
 };
@@ -158,6 +160,45 @@ static void gpu_wait(struct engine *e)
     check(e, "step", rc);
 }
 
+static uint32_t gpu_fill_rows(const struct engine *e)
+{
+    const struct gpu *g = e->state;
+
+    return turns_are_taken(&g->turns) && e->rows_max > FILL_ROWS_SHARED ? FILL_ROWS_SHARED : e->rows_max;
+}
+
+/* Layers from `first` on that fit the time, to the nearest; at least one. A call with more rows than the last takes longer in proportion at most. */
+static uint32_t slice_layers(const struct gpu *g, uint32_t first, uint32_t rows, double ns)
+{
+    uint32_t count = 0;
+
+    for (uint32_t i = first; i < g->spec.layers; i++, count++) {
+        const uint32_t type = g->spec.layer[i].type;
+        const double own_ns = g->layer_ns[type] * (rows > g->layer_rows[type] && g->layer_rows[type] > 0 ? rows / g->layer_rows[type] : 1);
+        if (own_ns <= 0 || own_ns / 2 > ns) break;
+        ns -= own_ns;
+    }
+    return count ? count : 1;
+}
+
+static void note_slice(struct gpu *g, uint32_t first, uint32_t count, uint32_t rows, double ns)
+{
+    uint32_t of[LAYER_TYPES] = {0};
+
+    if (first + count >= g->spec.layers) return; /* the last layer is cheap: nobody reads more of it than K and V */
+    for (uint32_t i = first; i < first + count; i++) of[g->spec.layer[i].type]++;
+    if (of[LAYER_FULL] && of[LAYER_SLIDING]) { /* what the sliding ones do not explain, the full ones have taken: their keys grow */
+        const double rest = (ns - of[LAYER_SLIDING] * g->layer_ns[LAYER_SLIDING]) / of[LAYER_FULL];
+        if (rest < g->layer_ns[LAYER_SLIDING]) g->layer_ns[LAYER_SLIDING] = ns / count; /* fewer rows than they were measured with */
+        g->layer_ns[LAYER_FULL] = rest < g->layer_ns[LAYER_SLIDING] ? ns / count : rest;
+        g->layer_rows[LAYER_FULL] = rows;
+        return;
+    }
+    const uint32_t type = of[LAYER_FULL] ? LAYER_FULL : LAYER_SLIDING;
+    g->layer_ns[type] = ns / count;
+    g->layer_rows[type] = rows;
+}
+
 static void await_prefill(struct engine *e, uint64_t until)
 {
     struct gpu *g = e->state;
@@ -172,7 +213,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     struct gpu *g = e->state;
     struct cuda_prefill_span out[CUDA_PREFILL_SPANS_MAX];
     const uint64_t until = clock_ns() + FILL_LIMIT_NS;
-    uint32_t count = 0;
+    uint32_t count = 0, layer = 0;
     int more;
 
     must(span_count <= CUDA_PREFILL_SPANS_MAX && rows <= e->rows_max);
@@ -183,11 +224,13 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     }
     check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
     do {
-        const uint32_t layers = turns_ask(&g->turns, rows, count);
+        const uint64_t ns = turns_ask(&g->turns, count);
+        const uint32_t layers = slice_layers(g, layer, rows, (double)ns);
         more = g->lib.prefill_go(g->prefill, layers);
         if (more < 0) check(e, "prefill", more);
         await_prefill(e, until);
-        turns_end(&g->turns, rows, layers);
+        note_slice(g, layer, layers, rows, (double)turns_end(&g->turns));
+        layer += layers;
     } while (more > 0);
 }
 
@@ -209,7 +252,7 @@ static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t r
     return 0;
 }
 
-static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_wait, gpu_pick, 1};
+static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_wait, gpu_pick, gpu_fill_rows, 1};
 
 /* ---- setting up -------------------------------------------------------------------------------- */
 
@@ -269,6 +312,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->device = &gpu_device;
     g->seq = calloc(e->slot_count, sizeof *g->seq);
     if (!g->seq) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    if (use == ENGINE_FILL) setenv("CUDA_MODULE_LOADING", "EAGER", 0); /* a kernel that is loaded at its first use stops the whole device then */
     if (use == ENGINE_FILL) turns_open_prefill(&g->turns, e->stage, (uint32_t)wiring_u64(&e->stage->wiring, "prefill.share", PREFILL_SHARE));
     open_library(e);
     if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, format_of(e), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);

@@ -6,6 +6,7 @@
 #include "shm/clock.h"
 
 #include <string.h>
+#include <sys/prctl.h>
 #include <time.h>
 
 #define IDLE_SLICE_NS 10e6            /* when nobody waits: what a first step may wait all the same */
@@ -15,6 +16,7 @@
 #define GIVE_LIMIT_NS 50000000ull     /* prefill may be dead; a slice takes milliseconds */
 #define STEP_FADE 0.9
 #define PAUSE_NS 5000                 /* between prefill's looks */
+#define TIMER_SLACK_NS 1000ul
 #define BEAT_LOOKS 4096u
 
 static uint64_t *own(const struct turns *t, unsigned counter)
@@ -36,9 +38,10 @@ void turns_open_prefill(struct turns *t, struct stage *s, uint32_t share_percent
     open_side(t, s, ROLE_VERIFY);
     t->share = (share_percent < 1 ? 1 : share_percent > 95 ? 95 : share_percent) / 100.0;
     shm_store_release(own(t, PREFILL_TURN_ENDED), *own(t, PREFILL_TURN_ASKED)); /* a predecessor's slice is over: it is dead */
+    prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS); /* the GPU idles while we oversleep */
 }
 
-static bool is_stepping(const struct turns *t)
+bool turns_are_taken(const struct turns *t)
 {
     return t->peer && shm_load_acquire(&t->peer[VERIFY_STEPPING]);
 }
@@ -48,20 +51,10 @@ static void await_turn(const struct turns *t, uint64_t number)
     const struct timespec pause = {0, PAUSE_NS};
     const uint64_t until = clock_ns() + ASK_LIMIT_NS;
 
-    while (shm_load_acquire(&t->peer[VERIFY_TURN_GIVEN]) < number && is_stepping(t) && clock_ns() < until) { /* A0 <- G0 */
+    while (shm_load_acquire(&t->peer[VERIFY_TURN_GIVEN]) < number && turns_are_taken(t) && clock_ns() < until) { /* A0 <- G0 */
         stage_beat(t->stage);
         nanosleep(&pause, NULL);
     }
-}
-
-/* Layers that fit the time, judged by the newest slice; a call with more rows takes longer in proportion at most. */
-static uint32_t layers_of(const struct turns *t, double slice_ns, uint32_t rows)
-{
-    const double longer = t->layer_rows > 0 && rows > t->layer_rows ? rows / t->layer_rows : 1;
-
-    if (t->layer_ns <= 0) return 1;
-    const double layers = slice_ns / (t->layer_ns * longer) + 0.5; /* to the nearest: the share holds on average */
-    return layers < 1 ? 1 : layers > 1000 ? 1000 : (uint32_t)layers;
 }
 
 /* Who all begin at once wait for each other: the sooner they run together, the better for everybody. */
@@ -72,13 +65,13 @@ static double share_of(const struct turns *t, uint32_t sequences)
     return crowd <= t->share ? t->share : t->share > TURNS_SHARE_CROWD ? t->share : crowd < TURNS_SHARE_CROWD ? crowd : TURNS_SHARE_CROWD;
 }
 
-uint32_t turns_ask(struct turns *t, uint32_t rows, uint32_t sequences)
+uint64_t turns_ask(struct turns *t, uint32_t sequences)
 {
     const uint64_t number = *own(t, PREFILL_TURN_ASKED) + 1;
     double slice_ns = IDLE_SLICE_NS;
 
     shm_store_release(own(t, PREFILL_TURN_ASKED), number); /* said even when nobody runs: whoever begins now waits for the slice's end */
-    if (is_stepping(t)) {
+    if (turns_are_taken(t)) {
         const double step_ns = (double)shm_load_relaxed(&t->peer[VERIFY_STEP_NS]);
         const double share = share_of(t, sequences);
         slice_ns = (step_ns > 0 ? step_ns : STEP_UNKNOWN_NS) * share / (1 - share);
@@ -86,14 +79,15 @@ uint32_t turns_ask(struct turns *t, uint32_t rows, uint32_t sequences)
         await_turn(t, number);
     }
     t->begin_ns = clock_ns();
-    return layers_of(t, slice_ns, rows);
+    return (uint64_t)slice_ns;
 }
 
-void turns_end(struct turns *t, uint32_t rows, uint32_t layers)
+uint64_t turns_end(struct turns *t)
 {
-    t->layer_ns = (double)(clock_ns() - t->begin_ns) / layers;
-    t->layer_rows = rows;
+    const uint64_t ns = clock_ns() - t->begin_ns;
+
     shm_store_release(own(t, PREFILL_TURN_ENDED), *own(t, PREFILL_TURN_ASKED)); /* E0 -> V0 in turns_give */
+    return ns;
 }
 
 /* ---- verify ------------------------------------------------------------------------------- */

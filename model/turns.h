@@ -22,7 +22,6 @@ struct turns {                        /* of either side */
     const uint64_t *peer;             /* counters of the other side; NULL: it is not there, no turns are taken */
     /* prefill */
     double share;                     /* of the GPU's time, while sequences run: 0.01 .. 0.95 */
-    double layer_ns, layer_rows;      /* of the newest slice */
     uint64_t begin_ns;
     /* verify */
     double step_ns;
@@ -31,11 +30,13 @@ struct turns {                        /* of either side */
 /* ---- prefill ---- */
 
 void turns_open_prefill(struct turns *t, struct stage *s, uint32_t share_percent);
-/* Waits for the turn, if sequences run; returns how many layers the slice may have, at least 1. The call has `rows` rows of so many sequences: when
- * more of them begin than run, they get more than their share, up to TURNS_SHARE_CROWD. */
-uint32_t turns_ask(struct turns *t, uint32_t rows, uint32_t sequences);
-/* The slice of so many layers is over. */
-void turns_end(struct turns *t, uint32_t rows, uint32_t layers);
+/* Waits for the turn, if sequences run; returns how long the slice may take, in ns. It is about so many sequences: when more begin
+ * than run, they get more than their share, up to TURNS_SHARE_CROWD. */
+uint64_t turns_ask(struct turns *t, uint32_t sequences);
+/* The slice is over. Returns how long it took, in ns. */
+uint64_t turns_end(struct turns *t);
+/* Do sequences run? Then long calls make long slices: one layer is the least. */
+bool turns_are_taken(const struct turns *t);
 
 /* ---- verify ---- */
 

@@ -261,7 +261,8 @@ static bool is_suspect(const struct prefill *k, uint32_t s)
  * first takes all the rest. Returns rows; *count sequences. */
 static uint32_t gather(struct prefill *k, uint32_t *count)
 {
-    const uint32_t none = k->table.limits.slot_count, first = first_in(k, SEQ_FILLING, 0), shared = k->chunk / 2;
+    const uint32_t chunk = engine_fill_rows(&k->engine), shared = chunk / 2;
+    const uint32_t none = k->table.limits.slot_count, first = first_in(k, SEQ_FILLING, 0);
     uint32_t rows = 0, seqs = 0;
 
     *count = 0;
@@ -271,7 +272,7 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
         while (rows < shared && seqs + 1 < STATUS_BUSY_MAX && (s = first_in(k, SEQ_FILLING, k->seq[s].order)) != none)
             if (!is_suspect(k, s)) rows += add_rows(k, s, rows, shared - rows, seqs++);
     }
-    rows += add_rows(k, first, rows, k->chunk - rows, seqs++);
+    rows += add_rows(k, first, rows, chunk - rows, seqs++);
     *count = seqs;
     return rows;
 }

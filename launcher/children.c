@@ -305,7 +305,7 @@ static void describe_death(const struct server *v, const struct child *c, int st
     const char *words = s && s->panic[0] ? s->panic : NULL;
 
     if (c->kill_reason == KILL_HANG) snprintf(text, bytes, "hung and was killed");
-    else if (c->kill_reason == KILL_GPU) snprintf(text, bytes, "its GPU context went with another stage's");
+    else if (c->kill_reason == KILL_GPU) snprintf(text, bytes, v->gpu.fault_pid == c->pid ? "one of its kernels made a fatal GPU error" : "its GPU context went with another stage's");
     else if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_GPU) snprintf(text, bytes, "exit code %d: %.*s", EXIT_GPU, (int)STATUS_PANIC_BYTES - 1, words ? words : "GPU context lost");
     else if (c->kill_reason == KILL_STOPPED_BY_SIGNAL) snprintf(text, bytes, "was stopped from outside and replaced");
     else if (WIFSIGNALED(status)) snprintf(text, bytes, "signal %d%s%.*s", WTERMSIG(status), words ? ": " : "", (int)STATUS_PANIC_BYTES - 1, words ? words : "");
@@ -328,7 +328,8 @@ static void plan_restart(struct server *v, struct child *c, uint64_t now, bool w
 
     if (!lost_gpu || gpu_counts(v, now)) v->death_ns[v->death_count++ % (sizeof v->death_ns / sizeof v->death_ns[0])] = now;
     c->quick_deaths = (own_fault || !was_ready) && now - c->started_ns < 1000 * MS ? c->quick_deaths + 1 : 0;
-    if (was_ready || !lost_gpu || own_fault) c->unready_deaths = was_ready ? 0 : c->unready_deaths + 1;
+    if (was_ready) c->unready_deaths = 0;
+    else if (own_fault || !(lost_gpu || gpu_recovers(v, c->role, now))) c->unready_deaths++;
     if (c->swapped && ((!was_ready && c->swap_client >= 0) || c->unready_deaths >= 2 || code == 100 || code == 111 || c->quick_deaths > 8)) revert_swap(v, c, "does not work as this stage");
     if (c->unready_deaths >= UNREADY_DEATHS_MAX) {
         server_stop(v, 1, "a stage dies before it is ready, again and again");
@@ -367,7 +368,8 @@ void child_reap(struct server *v, struct child *c)
 
     if (c->log_fd >= 0) child_log(c); /* its last lines */
     describe_death(v, c, status, text, sizeof text);
-    const bool lost_gpu = !asked && gpu_is_stage(v, c->role) && (c->kill_reason == KILL_GPU || (WIFEXITED(status) && code == EXIT_GPU));
+    if (WIFEXITED(status) && code == EXIT_GPU && c->kill_reason == KILL_NONE) c->kill_reason = KILL_GPU; /* whoever kills GPU stages now: this one is gone */
+    const bool lost_gpu = !asked && gpu_is_stage(v, c->role) && c->kill_reason == KILL_GPU;
     const bool own_fault = !asked && (lost_gpu ? judge_gpu(v, c) : is_own_fault(c, status));
     if (own_fault) verdict_on_death(v, c, true);
     const enum kill_reason reason = c->kill_reason;

@@ -4,7 +4,7 @@
  *          directory below the run directory, and what every GPU stage's environment says about MPS. The keeper stays outside.
  * Reads    the daemon's log: only it says which client made a fatal fault. All clients lose their context with it and see the same error.
  * Faults   a lost context is ordinary: the GPU stages that still run are killed (they cannot compute any more), and start again when all
- *          are reaped: the server lets nobody in before. A daemon that dies is started again, the stages after it.
+ *          are reaped and the MPS server has put its own context away: it lets nobody in before. A daemon that dies is started again, the stages after it.
  * Fails    no daemon to be had: --gpu-sharing auto goes on by turns and says so once; mps ends the server (exit 111). */
 #include "launcher/server.h"
 
@@ -30,6 +30,8 @@
 #define MPS_START_MS 5000u       /* measured: 25 ms */
 #define MPS_DEATHS_MAX 5u        /* before its start succeeds */
 #define MPS_STOP_MS 1000u
+#define MPS_RECOVERY_MS 5000u    /* after a fault: a stage that does not get ready is not to blame */
+#define MPS_RESET_MS 1500u       /* for the server to get over a fault; measured: 30 ms behind the last client. One that comes too early is turned away */
 #define MPS_LOG_WAIT_MS 50u       /* for the line that blames, when the stage was quicker */
 
 bool gpu_is_used(const struct server *v) { return strcmp(wiring_text(&v->base, "device", "cpu"), "cuda") == 0; }
@@ -155,6 +157,37 @@ int gpu_fault_pid(const char *line)
     return *end == ',' && pid > 0 && pid <= INT32_MAX ? (int)pid : 0;
 }
 
+/* Under MPS nobody's context survives another's fault; a stage that is idle would notice only in its next step. */
+static void kill_stages(struct server *v)
+{
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        struct child *c = &v->child[role];
+        if (!gpu_is_stage(v, role) || c->pid == 0 || c->kill_reason != KILL_NONE) continue;
+        c->kill_reason = KILL_GPU;
+        kill(c->pid, SIGKILL);
+    }
+}
+
+static bool is_our_client(const struct server *v, pid_t pid)
+{
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (gpu_is_stage(v, role) && v->child[role].pid == pid) return true;
+    return false;
+}
+
+static void take_line(struct server *v)
+{
+    struct gpu_sharing *g = &v->gpu;
+    const pid_t pid = gpu_fault_pid(g->log);
+
+    server_log(v, pid ? SERVER_LOG_WARN : SERVER_LOG_DEBUG, "mps", "line=\"%s\"", g->log);
+    if (strstr(g->log, "Destroy server context")) g->reset_ns = 0;
+    if (pid == 0 || !is_our_client(v, pid)) return;
+    g->fault_pid = pid;
+    g->reset_ns = clock_ns();
+    kill_stages(v); /* at once: they would only find out what we know */
+}
+
 void gpu_read_log(struct server *v)
 {
     struct gpu_sharing *g = &v->gpu;
@@ -168,9 +201,7 @@ void gpu_read_log(struct server *v)
             if (!end && g->log_bytes < sizeof g->log - 1) break;
             const unsigned used = end ? (unsigned)(end - g->log) + 1 : g->log_bytes;
             g->log[end ? used - 1 : used] = '\0';
-            const int pid = gpu_fault_pid(g->log);
-            if (pid) g->fault_pid = pid;
-            server_log(v, pid ? SERVER_LOG_WARN : SERVER_LOG_DEBUG, "mps", "line=\"%s\"", g->log);
+            take_line(v);
             g->log_bytes -= used < g->log_bytes ? used : g->log_bytes;
             memmove(g->log, g->log + used, g->log_bytes);
         }
@@ -204,27 +235,17 @@ void gpu_environment(const struct server *v, int role)
 
 void gpu_started(struct server *v, int role)
 {
-    if (gpu_is_stage(v, role)) v->gpu.fault_pid = 0;
+    if (gpu_is_stage(v, role)) v->gpu.fault_pid = 0, v->gpu.reset_ns = 0;
 }
 
 bool gpu_may_start(const struct server *v, int role)
 {
     if (!gpu_is_stage(v, role)) return true;
     if (v->gpu.state == GPU_MPS_STARTING) return false;
+    if (v->gpu.state == GPU_MPS && v->gpu.reset_ns && clock_ns() - v->gpu.reset_ns < MPS_RESET_MS * MS) return false;
     for (int other = 0; other < ROLE_COUNT; other++)
         if (gpu_is_stage(v, other) && v->child[other].pid && v->child[other].kill_reason == KILL_GPU) return false;
     return true;
-}
-
-/* Under MPS nobody's context survives another's fault; a stage that is idle would notice only in its next step. */
-static void kill_stages(struct server *v)
-{
-    for (int role = 0; role < ROLE_COUNT; role++) {
-        struct child *c = &v->child[role];
-        if (!gpu_is_stage(v, role) || c->pid == 0 || c->kill_reason != KILL_NONE) continue;
-        c->kill_reason = KILL_GPU;
-        kill(c->pid, SIGKILL);
-    }
 }
 
 static bool daemon_is_gone(const struct gpu_sharing *g)
@@ -261,12 +282,18 @@ bool gpu_counts(struct server *v, uint64_t now_ns)
     return counts;
 }
 
+bool gpu_recovers(const struct server *v, int role, uint64_t now_ns)
+{
+    return gpu_is_stage(v, role) && v->gpu.lost_ns && now_ns - v->gpu.lost_ns < MPS_RECOVERY_MS * MS;
+}
+
 static void daemon_died(struct server *v)
 {
     struct gpu_sharing *g = &v->gpu;
     char why[256];
 
     forget_daemon(g);
+    g->reset_ns = 0;
     if (v->exit_code >= 0) return;
     server_log(v, SERVER_LOG_WARN, "mps-death", "deaths=%u", g->deaths + 1);
     kill_stages(v);

@@ -363,7 +363,7 @@ static bool all_gone(const struct server *v)
     return true;
 }
 
-enum { POLL_SIGNAL, POLL_CONTROL, POLL_CLIENTS, POLL_CHILDREN = POLL_CLIENTS + CLIENTS_MAX, POLL_COUNT = POLL_CHILDREN + 3 * ROLE_COUNT };
+enum { POLL_SIGNAL, POLL_CONTROL, POLL_GPU, POLL_CLIENTS, POLL_CHILDREN = POLL_CLIENTS + CLIENTS_MAX, POLL_COUNT = POLL_CHILDREN + 3 * ROLE_COUNT };
 
 static void poll_once(struct server *v, int signal_fd)
 {
@@ -372,6 +372,7 @@ static void poll_once(struct server *v, int signal_fd)
     for (int i = 0; i < POLL_COUNT; i++) p[i] = (struct pollfd){.fd = -1, .events = POLLIN};
     p[POLL_SIGNAL].fd = signal_fd;
     p[POLL_CONTROL].fd = v->control_fd;
+    p[POLL_GPU].fd = v->gpu.log_fd;
     for (unsigned i = 0; i < CLIENTS_MAX; i++) p[POLL_CLIENTS + i].fd = v->client[i].fd;
     for (int role = 0; role < ROLE_COUNT; role++) {
         p[POLL_CHILDREN + 3 * role].fd = v->child[role].log_fd;
@@ -381,6 +382,7 @@ static void poll_once(struct server *v, int signal_fd)
     if (poll(p, POLL_COUNT, TICK_MS) <= 0) return;
     if (p[POLL_SIGNAL].revents) on_signal(v, signal_fd);
     if (p[POLL_CONTROL].revents) control_accept(v);
+    if (p[POLL_GPU].revents) gpu_read_log(v);
     for (unsigned i = 0; i < CLIENTS_MAX; i++)
         if (p[POLL_CLIENTS + i].revents && v->client[i].fd >= 0) control_read(v, &v->client[i]);
     for (int role = 0; role < ROLE_COUNT; role++) {

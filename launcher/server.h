@@ -56,7 +56,9 @@ struct gpu_sharing { /* gpu.c */
     char log[1024];
     unsigned log_bytes;
     pid_t fault_pid;          /* the client that made the newest fatal fault, as its log says; 0: none since the last start of a GPU stage */
-    uint64_t started_ns, lost_ns;
+    uint64_t started_ns;
+    uint64_t lost_ns;         /* when contexts were last lost, as counted */
+    uint64_t reset_ns;        /* when the fault was made that the MPS server has not yet got over; 0: none */
     unsigned deaths;          /* of the daemon */
 };
 
@@ -126,6 +128,7 @@ void gpu_started(struct server *v, int role); /* the last fault is history */
 bool gpu_may_start(const struct server *v, int role);
 enum gpu_blame gpu_blame(struct server *v, const struct child *c);
 void gpu_lost(struct server *v); /* a stage lost its context: so did the others under MPS */
+bool gpu_recovers(const struct server *v, int role, uint64_t now_ns); /* a stage that cannot start just now is no wonder */
 bool gpu_counts(struct server *v, uint64_t now_ns); /* does this lost context count for the restart budget? */
 void gpu_read_log(struct server *v);
 int gpu_fault_pid(const char *line); /* the pid that this line of the daemon's log blames, or 0 */

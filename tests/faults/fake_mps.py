@@ -29,5 +29,7 @@ with open(os.path.join(where, "epoch"), "wb", buffering=0) as f:
             epoch += 1
             os.pwrite(f.fileno(), struct.pack("<Q", epoch), 0)
             os.unlink(os.path.join(where, "fault"))
+            time.sleep(0.05)  # until its last client has gone, more or less
+            print("[2026-01-01 00:00:00.000 Server     1] Destroy server context on device 0 (fake GPU)", flush=True)
         except FileNotFoundError:
             time.sleep(0.005)

@@ -70,8 +70,8 @@ class Load:
         return out
 
     def longest_gaps_ms(self, begin, end):
-        """Of each stream: the longest silence within one response that began in this time."""
-        gaps = [[1000 * (b[0] - a[0]) for a, b in zip(d, d[1:]) if begin <= a[0] <= end and a[1] == b[1]] for d in self.deltas]
+        """Of each stream: the longest silence within one response that touches this time."""
+        gaps = [[1000 * (b[0] - a[0]) for a, b in zip(d, d[1:]) if begin <= b[0] and a[0] <= end and a[1] == b[1]] for d in self.deltas]
         return [max(g) for g in gaps if g]
 
     async def during(self, work):

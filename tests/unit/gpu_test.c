@@ -143,12 +143,18 @@ static void test_blame_follows_the_log(void **state)
     (void)state;
     v->gpu.state = GPU_MPS;
     v->gpu.pid = live_daemon();
-    v->child[ROLE_VERIFY].pid = 41;
-    v->child[ROLE_PREFILL].pid = 42;
+    v->child[ROLE_VERIFY].pid = live_daemon();
+    v->child[ROLE_PREFILL].pid = live_daemon();
     assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY]), GPU_BLAME_UNKNOWN);
-    feed_log("something else\nClient {PID: 42, Context: 1} encountered a fatal GPU error.\nmore");
+    char text[256];
+    snprintf(text, sizeof text, "something else\nClient {PID: %d, Context: 1} encountered a fatal GPU error.\nmore", (int)v->child[ROLE_PREFILL].pid);
+    feed_log(text);
     assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY]), GPU_BLAME_OTHER);
     assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
+    for (int role = ROLE_PREFILL; role <= ROLE_VERIFY; role += ROLE_VERIFY - ROLE_PREFILL) { /* both were killed when the line came */
+        assert_int_equal(v->child[role].kill_reason, KILL_GPU);
+        assert_int_equal(waitpid(v->child[role].pid, NULL, 0), v->child[role].pid);
+    }
     gpu_started(v, ROLE_DRAFT); /* no GPU stage: nothing is forgotten */
     assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
     gpu_started(v, ROLE_PREFILL);
@@ -168,11 +174,14 @@ static void test_a_long_line_of_the_daemon_does_no_harm(void **state)
 
     (void)state;
     memset(text, 'x', sizeof text);
-    memcpy(text + 4000, "\nClient {PID: 9, Context: 1} encountered a fatal GPU error.\n", 60);
     text[sizeof text - 1] = '\0';
+    v->child[ROLE_VERIFY].pid = live_daemon();
+    const int bytes = snprintf(text + 4000, 100, "\nClient {PID: %d, Context: 1} encountered a fatal GPU error.\n", (int)v->child[ROLE_VERIFY].pid);
+    text[4000 + bytes] = 'x';
     feed_log(text);
     gpu_read_log(v);
-    assert_int_equal(v->gpu.fault_pid, 9);
+    assert_int_equal(v->gpu.fault_pid, v->child[ROLE_VERIFY].pid);
+    waitpid(v->child[ROLE_VERIFY].pid, NULL, 0);
     assert_true(v->gpu.log_bytes < sizeof v->gpu.log);
 }
 
@@ -192,6 +201,40 @@ static void test_stages_wait_until_all_that_lost_their_context_are_reaped(void *
     assert_true(gpu_may_start(v, ROLE_VERIFY));
     v->gpu.state = GPU_MPS_STARTING;
     assert_false(gpu_may_start(v, ROLE_VERIFY));
+}
+
+static void test_stages_wait_until_the_server_is_over_the_fault(void **state)
+{
+    char text[256];
+
+    (void)state;
+    v->gpu.state = GPU_MPS;
+    v->child[ROLE_VERIFY].pid = live_daemon();
+    snprintf(text, sizeof text, "Client {PID: %d, Context: 1} encountered a fatal GPU error.\n", (int)v->child[ROLE_VERIFY].pid);
+    feed_log(text);
+    gpu_read_log(v);
+    waitpid(v->child[ROLE_VERIFY].pid, NULL, 0);
+    v->child[ROLE_VERIFY].pid = 0;
+    assert_false(gpu_may_start(v, ROLE_VERIFY));
+    close(v->gpu.log_fd);
+    feed_log("[..] Destroy server context on device 0 (NVIDIA H200)\n");
+    gpu_read_log(v);
+    assert_true(gpu_may_start(v, ROLE_VERIFY));
+    v->gpu.reset_ns = 1; /* long ago: the line never came */
+    assert_true(gpu_may_start(v, ROLE_VERIFY));
+}
+
+static void test_a_fault_of_a_stranger_is_none_of_ours(void **state)
+{
+    (void)state;
+    v->gpu.state = GPU_MPS;
+    v->child[ROLE_VERIFY].pid = live_daemon();
+    feed_log("Client {PID: 1, Context: 1} encountered a fatal GPU error.\n");
+    gpu_read_log(v);
+    assert_int_equal(v->gpu.fault_pid, 0);
+    assert_int_equal(v->child[ROLE_VERIFY].kill_reason, KILL_NONE);
+    kill(v->child[ROLE_VERIFY].pid, SIGKILL);
+    waitpid(v->child[ROLE_VERIFY].pid, NULL, 0);
 }
 
 static void test_by_turns_neighbours_are_left_alone(void **state)
@@ -229,6 +272,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_blame_follows_the_log, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_long_line_of_the_daemon_does_no_harm, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_stages_wait_until_all_that_lost_their_context_are_reaped, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_stages_wait_until_the_server_is_over_the_fault, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_fault_of_a_stranger_is_none_of_ours, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_by_turns_neighbours_are_left_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_contexts_lost_together_count_once, set_up, tear_down),
     };

@@ -29,6 +29,7 @@ KILLS = int(os.environ.get("KILLS", "10"))
 STREAMS = int(os.environ.get("STREAMS", "8"))
 MODEL = os.environ.get("MODEL", "gemma-4-12b")
 GPU_STAGES = ("prefill", "verify")
+EFFECT_S = 0.5  # a silence that a kill causes has begun by then
 OPTIONS = ["--device", "cuda", "--max-context", "8192"] + (["--random-weights", MODEL, "--weights-dtype", "fp8"] if MODEL != "demo" else []) + \
     (["--gpu-sharing", os.environ["SHARING"]] if os.environ.get("SHARING") else [])
 ENVIRONMENT = {}  # of servers that a part starts itself
@@ -60,14 +61,6 @@ class Load:
             assert result.outcome() == self.wanted[at % len(BODIES)], differ(at % len(BODIES), self.wanted[at % len(BODIES)], result.outcome())
             self.done += 1
             at += STREAMS + 1
-
-    def pauses_ms(self, moment):
-        out = []
-        for deltas in self.deltas:
-            after = next((i for i, d in enumerate(deltas) if d[0] > moment), 0)
-            if after and deltas[after - 1][1] == deltas[after][1]:
-                out.append(1000 * (deltas[after][0] - moment))
-        return out
 
     def longest_gaps_ms(self, begin, end):
         """Of each stream: the longest silence within one response that touches this time."""
@@ -116,12 +109,13 @@ async def kill_and_wait(server, roles):
 
 
 def report(what, load, hits):
-    pauses = [p for moment, _ in hits for p in load.pauses_ms(moment)]
+    moments = [moment for moment, _ in hits] + [float("inf")]
+    pauses = [p for begin, end in zip(moments, moments[1:]) for p in load.longest_gaps_ms(begin, min(end, begin + EFFECT_S))]
     for role in sorted({r for _, times in hits for r in times}):
         times = [t[role] for _, t in hits if role in t]
         say(f"{what}: {role} is ready again after p50 {percentile(times, 50):.0f} ms, max {max(times):.0f} ms ({len(times)} deaths)")
     if pauses:
-        say(f"{what}: pauses of streams p50 {percentile(pauses, 50):.0f}, p99 {percentile(pauses, 99):.0f}, max {max(pauses):.0f} ms ({len(pauses)}); {load.done} outputs, all exact")
+        say(f"{what}: longest silence of streams p50 {percentile(pauses, 50):.0f}, p99 {percentile(pauses, 99):.0f}, max {max(pauses):.0f} ms ({len(pauses)}); {load.done} outputs, all exact")
 
 
 async def outcomes(server, requests):

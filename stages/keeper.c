@@ -128,13 +128,16 @@ static uint32_t rows_max(const struct keeper *k)
     return rows < k->config.max_position ? (uint32_t)rows : k->config.max_position;
 }
 
-static uint64_t cache_limit(const struct keeper *k)
+static uint64_t cache_limit(struct keeper *k)
 {
     const uint64_t asked = wiring_u64(&k->stage.wiring, "kv.cache_mib", 0) << 20, taken = k->weights_bytes + GPU_RESERVE_BYTES;
 
     if (asked) return asked;
     if (!k->cuda) return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
-    return k->facts.memory_free > taken ? k->facts.memory_free - taken : 0;
+    if (k->facts.memory_free <= taken)
+        stage_exit(&k->stage, EXIT_MISSING, "the GPU has %llu MiB free, the weights need %llu and the stages about %llu: stop what else runs there%s", (unsigned long long)(k->facts.memory_free >> 20),
+                   (unsigned long long)(k->weights_bytes >> 20), GPU_RESERVE_BYTES >> 20, k->spec.format == WEIGHT_BF16 ? ", or try --weights-dtype fp8" : "");
+    return k->facts.memory_free - taken;
 }
 
 /* A context that nobody asked for is halved until a sequence fits; one that was asked for is kept, or refused. */

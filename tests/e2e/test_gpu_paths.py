@@ -120,6 +120,8 @@ def test_what_a_machine_may_lack():
         assert "computing on" not in s.log()
     refuse(none, ["--device", "cuda"], "there is no NVIDIA driver", "--device cpu", code=111)
     refuse({"SLUICE_CUDA_LIBRARY": "/nowhere/lib.so"}, ["--device", "cuda"], "/nowhere/lib.so", code=111)
+    refuse(Machine(mps=False, FAKE_GPU_FREE_MIB="3000").environment, ["--device", "cuda"], "the GPU has 3000 MiB free", "--weights-dtype fp8", code=111)
+    refuse(Machine(mps=False).environment, ["--device", "cuda", "--kv-cache-mib", "1", "--max-context", "8192"], "--kv-cache-mib", "--max-context", code=100)
     for broken in (Machine(FAKE_MPS="broken"), Machine(mps=False)):
         if not os.path.lexists("/usr/bin/nvidia-cuda-mps-control"):
             with broken.server() as s:

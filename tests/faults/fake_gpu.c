@@ -5,7 +5,7 @@
  *           Weights: counts rows and checks that every tensor is put once and whole; a step on incomplete weights fails.
  * Faults    a page number that leads nowhere "loses the context": alone when CUDA_MPS_PIPE_DIRECTORY is no directory, else that of every client of
  *           tests/faults/fake_mps.py, which lives there: it is told our pid in the file `fault` and moves the number in `epoch`.
- * Options   FAKE_GPU_LOAD_US: how long a put takes; FAKE_GPU_STEP_US: a step (1000). */
+ * Options   FAKE_GPU_LOAD_US: how long a put takes; FAKE_GPU_STEP_US: a step (1000); FAKE_GPU_MISSING: no driver; FAKE_GPU_FREE_MIB: free memory. */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_prefill.h"
@@ -64,6 +64,7 @@ int cuda_device_open(struct cuda_device_facts *facts)
     const char *dir = getenv("CUDA_MPS_PIPE_DIRECTORY");
 
     *facts = (struct cuda_device_facts){.name = "fake GPU", .memory_total = MEMORY_BYTES, .memory_free = MEMORY_BYTES, .sm_count = 1, .major = 9, .driver_version = 13000};
+    facts->memory_free = (uint64_t)option("FAKE_GPU_FREE_MIB", (long)(MEMORY_BYTES >> 20)) << 20;
     if (getenv("FAKE_GPU_MISSING")) return fail(-E_NOT_FOUND, "there is no NVIDIA driver on this machine");
     if (dir && (mps_dir = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) >= 0) {
         epoch_fd = openat(mps_dir, "epoch", O_RDONLY | O_CLOEXEC);

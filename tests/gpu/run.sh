@@ -18,6 +18,7 @@ try() {
 }
 for t in build/tests/cuda_*; do try "$t"; done
 try python3 tests/gpu/sampling.py
+try python3 tests/gpu/many.py
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 --start 1100
 try python3 tests/gpu/logits.py --layers 6 --format fp8 --prompt 40 --decode 64
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600

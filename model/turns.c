@@ -46,12 +46,20 @@ bool turns_are_taken(const struct turns *t)
     return t->peer && shm_load_acquire(&t->peer[VERIFY_STEPPING]);
 }
 
-static void await_turn(const struct turns *t, uint64_t number)
+static void await_turn(struct turns *t, uint64_t number)
 {
     const struct timespec pause = {0, PAUSE_NS};
     const uint64_t until = clock_ns() + ASK_LIMIT_NS;
+    uint64_t given = shm_load_acquire(&t->peer[VERIFY_TURN_GIVEN]);
 
-    while (shm_load_acquire(&t->peer[VERIFY_TURN_GIVEN]) < number && turns_are_taken(t) && clock_ns() < until) { /* A0 <- G0 */
+    if (t->deaf && given == t->given_seen) return;
+    t->deaf = false;
+    for (; given < number && turns_are_taken(t); given = shm_load_acquire(&t->peer[VERIFY_TURN_GIVEN])) { /* A0 <- G0 */
+        if (clock_ns() > until) { /* dead, or a verify that knows nothing of turns */
+            t->deaf = true;
+            t->given_seen = given;
+            return;
+        }
         stage_beat(t->stage);
         nanosleep(&pause, NULL);
     }

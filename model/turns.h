@@ -23,6 +23,8 @@ struct turns {                        /* of either side */
     /* prefill */
     double share;                     /* of the GPU's time, while sequences run: 0.01 .. 0.95 */
     uint64_t begin_ns;
+    bool deaf;                        /* verify let us wait in vain; asked again once VERIFY_TURN_GIVEN has moved from given_seen */
+    uint64_t given_seen;
     /* verify */
     double step_ns;
 };

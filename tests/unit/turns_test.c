@@ -166,6 +166,15 @@ static void test_a_dead_verify_costs_its_limit_only(void **state)
     assert_in_range(clock_ns() - begin, 50000000, 400000000);
     assert_true(t->prefill.status->heartbeat > 0);
     turns_end(&t->p);
+    const uint64_t again = clock_ns();
+    turns_ask(&t->p, 1); /* it is not waited for twice ... */
+    turns_end(&t->p);
+    assert_true(clock_ns() - again < 50000000);
+    shm_store_release(&t->verify.status->counters[VERIFY_TURN_GIVEN], t->prefill.status->counters[PREFILL_TURN_ASKED]); /* ... until it is back */
+    const uint64_t back = clock_ns();
+    turns_ask(&t->p, 1);
+    assert_true(clock_ns() - back >= 50000000);
+    turns_end(&t->p);
 }
 
 static void test_a_dead_prefill_costs_its_limit_once(void **state)

@@ -22,7 +22,9 @@
 #define GROUP_D 256                   /* of d, per warpgroup */
 #define JOIN_PARTS 4                  /* blocks of a tile that add its segments */
 #define PAGES_LIMIT (1u << 24)        /* of a pool, in tensor maps */
-#define NEVER (-3.0e38f)              /* below every score; finite so that differences are never NaN */
+#define NEVER (-1.0e38f)              /* score of a key that a row does not see; finite, times log2 e too */
+#define LEAST (-1.0e30f)              /* below every score times log2 e, far above NEVER's */
+#define LOG2_E 1.44269504f
 
 /* Filled and emptied stages of K and of V. */
 struct barriers { uint64_t full[2][STAGES], empty[2][STAGES]; };
@@ -181,20 +183,25 @@ __device__ __forceinline__ void meet(float (&s)[shape<D>::TILES][4], float4 *hal
 
 /* ---- softmax ---- */
 
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Position of row m of the warp's 16. */
 template <int D> __device__ __forceinline__ uint32_t position_of(const place<D> &p, uint32_t m) { return p.oldest + (D == 256 ? m : 0); }
 
-/* s becomes p; sum shrinks by what the maximum grew, and so shall out. */
+/* Keys that a row does not see. */
 template <int D>
-__device__ __forceinline__ void softmax_block(float (&s)[shape<D>::TILES][4], float (&top)[2], float (&sum)[2], float (&factor)[2], const place<D> &p, uint32_t window,
-                                              uint32_t first, uint32_t lane)
+__device__ __forceinline__ void mask_block(float (&s)[shape<D>::TILES][4], const place<D> &p, uint32_t window, uint32_t first, uint32_t lane)
 {
-    const bool whole = first + shape<D>::KEYS - 1 <= p.oldest && (!window || first + window > p.newest);
-
+    if (first + shape<D>::KEYS - 1 <= p.oldest && (!window || first + window > p.newest)) return;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const uint32_t position = position_of<D>(p, lane / 4 + 8 * h);
-        float best = top[h];
 
 #pragma unroll
         for (int t = 0; t < shape<D>::TILES; t++)
@@ -202,25 +209,36 @@ __device__ __forceinline__ void softmax_block(float (&s)[shape<D>::TILES][4], fl
             for (int e = 0; e < 2; e++) {
                 const uint32_t key = first + t * 8 + lane % 4 * 2 + e;
 
-                if (!whole && (key > position || (window && key + window <= position))) s[t][h * 2 + e] = NEVER;
-                best = fmaxf(best, s[t][h * 2 + e]);
+                if (key > position || (window && key + window <= position)) s[t][h * 2 + e] = NEVER;
             }
+    }
+}
+
+/* s becomes p; sum shrinks by what the maximum grew, and so shall out. Maxima are kept times log2 e, so that an exponential is one multiplication with
+ * addition and one instruction. A row that has seen nothing yet keeps LEAST: p = 0, factor 1. */
+template <int D>
+__device__ __forceinline__ void softmax_block(float (&s)[shape<D>::TILES][4], float (&top)[2], float (&sum)[2], float (&factor)[2])
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float best = NEVER, part = 0.0f;
+
+#pragma unroll
+        for (int t = 0; t < shape<D>::TILES; t++) best = fmaxf(best, fmaxf(s[t][h * 2], s[t][h * 2 + 1]));
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
-        factor[h] = __expf(top[h] - best);
-        top[h] = best;
-        float part = 0.0f;
+        const float grown = fmaxf(top[h], best * LOG2_E);
 
+        factor[h] = exp2_fast(top[h] - grown);
+        top[h] = grown;
 #pragma unroll
         for (int t = 0; t < shape<D>::TILES; t++)
 #pragma unroll
             for (int e = 0; e < 2; e++) {
-                float &x = s[t][h * 2 + e];
-
-                x = !whole && x == NEVER ? 0.0f : __expf(x - best);   /* a row that has seen nothing yet: best is NEVER, too */
-                part += x;
+                s[t][h * 2 + e] = exp2_fast(__fmaf_rn(s[t][h * 2 + e], LOG2_E, -grown));
+                part += s[t][h * 2 + e];
             }
-        sum[h] = sum[h] * factor[h] + part;
+        sum[h] = __fmaf_rn(sum[h], factor[h], part);
     }
 }
 
@@ -315,7 +333,7 @@ template <int D>
 __device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *halves, barriers *bar, const prefill_attn_args &a, const place<D> &p, uint32_t warp, uint32_t lane)
 {
     using S = shape<D>;
-    float out[GROUP_D / 8][4] = {}, s[S::TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
+    float out[GROUP_D / 8][4] = {}, s[S::TILES][4] = {}, top[2] = { LEAST, LEAST }, sum[2] = { 0.0f, 0.0f }, factor[2];
     uint32_t x[S::TILES][2], stage = 0, phase = 0, behind = 0, behind_phase = 0, first = p.low / S::KEYS * S::KEYS;
 
     mbar_wait(&bar->full[0][0], 0);
@@ -324,7 +342,8 @@ __device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *hal
     pin(s);
     release(&bar->empty[0][0], lane);
     if (D == 512) meet<D>(s, halves, warp, lane);
-    softmax_block<D>(s, top, sum, factor, p, a.window, first, lane);
+    mask_block<D>(s, p, a.window, first, lane);
+    softmax_block<D>(s, top, sum, factor);
     pack_block<D>(x, s);
 #pragma unroll 1
     for (first += S::KEYS; first < p.end; first += S::KEYS) {
@@ -338,7 +357,8 @@ __device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *hal
         pin(s);
         release(&bar->empty[0][stage], lane);
         if (D == 512) meet<D>(s, halves + (stage & 1) * (S::MEET_BYTES / 16), warp, lane);
-        softmax_block<D>(s, top, sum, factor, p, a.window, first, lane);
+        mask_block<D>(s, p, a.window, first, lane);
+        softmax_block<D>(s, top, sum, factor);
         wgmma_wait<0>();
         pin(out);
         release(&bar->empty[1][behind], lane);
@@ -409,7 +429,7 @@ __global__ void __launch_bounds__(THREADS) prefill_join_kernel(const __grid_cons
     for (uint32_t i = 1; i < p.tile.segments; i++) {
         const float4 other = ld_l2(part_place(a, p.tile.slot + i, GROUP_D / 8));
         const float best[2] = { fmaxf(top[0], other.x), fmaxf(top[1], other.y) };
-        const float own[2] = { __expf(top[0] - best[0]), __expf(top[1] - best[1]) }, its[2] = { __expf(other.x - best[0]), __expf(other.y - best[1]) };
+        const float own[2] = { exp2_fast(top[0] - best[0]), exp2_fast(top[1] - best[1]) }, its[2] = { exp2_fast(other.x - best[0]), exp2_fast(other.y - best[1]) };
 
         sum[0] = sum[0] * own[0] + other.z * its[0], sum[1] = sum[1] * own[1] + other.w * its[1];
         top[0] = best[0], top[1] = best[1];

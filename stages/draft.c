@@ -64,7 +64,8 @@ static void propose(struct draft *k, const struct ring_msg *in)
     if (p->prompt_count > k->table.limits.context_max || t.count > k->table.limits.context_max) return;
     if (!convicted) stage_busy(&k->stage, &in->slot, &generation, 1);
     out.base = t.count - t.prompt_count;
-    for (uint32_t from = convicted ? 0 : find_match(&t); from && from < t.count && out.count < k->tokens_max; from++) out.tokens[out.count++] = at(&t, from);
+    for (uint32_t from = convicted ? 0 : find_match(&t); from && out.count < k->tokens_max; from++)
+        out.tokens[out.count++] = from < t.count ? at(&t, from) : out.tokens[from - t.count]; /* a text in circles goes round again */
     ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &out);
     stage_idle(&k->stage);
     stage_count(&k->stage, DRAFT_PROPOSALS, 1);

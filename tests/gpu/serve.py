@@ -252,7 +252,9 @@ async def drafts(server, what):
     steps = await Steps().begin(server)
     s = await ask(server, words(300), 400, temperature=0)
     ms, rounds = await steps.end(server)
-    say(f"greedy, {what}: {s.ms_per_token():.3f} ms a token, {s.tokens() / rounds:.2f} tokens a step of {ms:.3f} ms; {json.dumps(s.final['sluice'])[:200]}")
+    facts = s.final["sluice"]
+    say(f"greedy, {what}: {facts['stage_ms']['decode'] / s.tokens():.3f} ms a token, {s.tokens() / rounds:.2f} tokens a step of {ms:.3f} ms; "
+        f"{facts['accepted_tokens']} of {facts['draft_tokens']} drafts accepted")
 
 
 def on_big(options, *parts, **shape):

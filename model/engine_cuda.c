@@ -22,7 +22,7 @@
 #define STEP_LIMIT_NS 5000000000ull   /* a step takes milliseconds; another process may have the GPU for some time */
 #define FILL_LIMIT_NS 30000000000ull
 #define FILL_ROWS_SHARED 512u         /* while sequences run: a layer of more rows is too long a slice, of fewer reads the weights too often */
-#define PREFILL_SHARE 45u             /* percent of the GPU's time that prompts get while sequences run */
+#define PREFILL_SHARE 40u             /* percent of the GPU's time that prompts get while sequences run */
 #define GRAPH_ROWS_MIN 16u            /* enough for a block and a few neighbours */
 
 _Static_assert(STEP_ROWS_MAX == ENGINE_ROWS_MAX, "a step's rows");

@@ -3,12 +3,11 @@
  * One row and kv head need 2 query heads only, so keys are the 16-row operand of the tensor cores and queries the 8-column one: scores come out as
  * [key][head], p v as [d][head]. Products and their order are those of attn.cu: which operand is which changes no bit. */
 #include "attn_many.h"
-#include "attn_head.cuh"
-#include "device.cuh"
+#include "attn_many_prepare.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
-#define D 256
+#define D 256                         /* head size */
 #define WINDOW 1024
 #define CHUNKS 16
 #define CHUNK_KEYS 64
@@ -25,9 +24,6 @@
 #define PIECE_BYTES (PIECE_KEYS * K_STRIDE)
 #define PAGES_MAX (WINDOW / ATTN_PAGE_TOKENS + 1)
 
-#define PREPARE_WARPS 8
-#define TASKS (ATTN_HEADS + 2 * ATTN_HEADS / 2)   /* heads of q, k and v */
-
 struct many_shared {
     uint8_t ring[WARPS][RING][PIECE_BYTES];
     float out[CHUNKS][2][D];          /* p v of each chunk, not yet divided */
@@ -36,42 +32,6 @@ struct many_shared {
     __nv_bfloat16 p[WARPS][2][CHUNK_KEYS];
     uint32_t page[PAGES_MAX];         /* of the window's pages, oldest first */
 };
-
-/* ---- the first kernel ---- */
-
-__device__ __forceinline__ const uint32_t *page_entry(const attn_args &a, uint32_t seq, uint32_t position)
-{
-    return a.pages + (uint64_t)seq * a.pages_stride + position / ATTN_PAGE_TOKENS % a.ring_pages;
-}
-
-__global__ void __launch_bounds__(PREPARE_WARPS * 32) many_prepare_kernel(const __grid_constant__ attn_args a)
-{
-    const uint32_t index = blockIdx.x * PREPARE_WARPS + threadIdx.x / 32, row = index / TASKS, task = index % TASKS, lane = threadIdx.x % 32;
-    const bool query = task < ATTN_HEADS, value = task >= ATTN_HEADS + a.kv_heads;
-    const uint32_t kv_head = (task - ATTN_HEADS) % a.kv_heads;
-    head_vector<D> v;
-
-    chain_trigger();
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START);
-    const bool live = row < a.state->rows;
-    const uint32_t position = live ? a.state->row[row].position : 0, seq = live ? a.state->group[a.state->row[row].group].seq : 0;
-    const uint64_t page = live && !query ? __ldg(page_entry(a, seq, position)) : 0;
-
-    chain_wait();
-    if (!live) return;
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-    head_load<D>(v, a.qkv + (uint64_t)row * a.qkv_stride + (query ? task : ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + kv_head) * D, lane);
-    head_norm<D>(v, value ? NULL : query ? a.q_norm : a.k_norm, a.eps, lane);
-    if (!value) head_rotate<D>(v, a.rope + (uint64_t)row * a.rope_stride, a.turned, lane);
-    if (query) {
-        head_store<D>(v, (__nv_bfloat16 *)a.part + ((uint64_t)row * ATTN_HEADS + task) * D, a.scale, lane);
-    } else {
-        const uint64_t key = (uint64_t)kv_head * ATTN_PAGE_TOKENS + position % ATTN_PAGE_TOKENS;
-
-        head_store<D>(v, (__nv_bfloat16 *)(a.arena + page * a.page_bytes + (value ? a.v_offset : a.k_offset)) + key * D, 1.0f, lane);
-    }
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
-}
 
 /* ---- keys on their way ---- */
 
@@ -133,14 +93,6 @@ __device__ __forceinline__ bool holds_fresh(const many_row &r, uint32_t warp, co
     for (uint32_t i = 0; i < PIECE_KEYS; i++) fresh |= key_of(r, p.chunk, p.place + i) >= (int)r.first_fresh;
     return fresh;
 }
-
-__device__ __forceinline__ void copy_async(uint32_t to, const void *from, uint32_t bytes)
-{
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-
-__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int LEFT> __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }
 
 /* Asks for the stream's next piece: one key per instruction, zeros for a key that the row does not see. Always commits a group, so that waiting can count. */
 __device__ __forceinline__ void ask(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane, stream &s, uint32_t &slot)
@@ -375,7 +327,7 @@ __global__ void __launch_bounds__(WARPS * 32) many_kernel(const __grid_constant_
 
 int attn_many_init(void)
 {
-    const int rc = launch_prepare((const void *)many_prepare_kernel, 0);
+    const int rc = launch_prepare((const void *)many_prepare_kernel<D>, 0);
 
     return rc ? rc : launch_prepare((const void *)many_kernel, (uint32_t)sizeof(struct many_shared));
 }
@@ -387,7 +339,7 @@ int attn_many_launch(const struct attn_args *args, uint32_t rows, void *stream)
 
     if (a.kv_heads != 8 || a.window != WINDOW) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > D / 2 || a.turned % 4) return -E_RANGE;
-    const int rc = launch_chained((const void *)many_prepare_kernel, rows * (TASKS / PREPARE_WARPS), PREPARE_WARPS * 32, 0, params, stream);
+    const int rc = launch_chained((const void *)many_prepare_kernel<D>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
 
     return rc ? rc : launch_chained((const void *)many_kernel, rows * a.kv_heads, WARPS * 32, (uint32_t)sizeof(struct many_shared), params, stream);
 }

@@ -104,6 +104,7 @@ static int prepare_kernels(const struct cuda_backend *b)
     if (rc == 0) rc = embed_init();
     if (rc == 0) rc = attn_init();
     if (rc == 0) rc = attn_many_init();
+    if (rc == 0) rc = attn_many_full_init();
     if (rc == 0) rc = sample_init();
     return rc ? rc : sample_general_init(b->spec.vocab);
 }

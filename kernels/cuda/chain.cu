@@ -129,7 +129,7 @@ static int attention(struct chain *c, uint32_t layer)
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
     a.trace = trace_words(c, 2);
-    if (b->many && type == CUDA_SLIDING) return attn_many_launch(&a, c->rows, b->stream);
+    if (b->many) return type == CUDA_SLIDING ? attn_many_launch(&a, c->rows, b->stream) : attn_many_full_launch(&a, c->rows, b->tuning.sm_count, b->stream);
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
 }
 

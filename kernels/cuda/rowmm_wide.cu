@@ -9,7 +9,8 @@
 #include "shm/error.h"
 
 #define RANGES 8                      /* of k in a slice: the warps of rowmm.cu */
-#define THREADS ((CONSUMER_WARPS + 2) * 32)
+#define STORE_WARPS TILES_AT_ONCE     /* each adds up and stores one tile of an item */
+#define THREADS ((CONSUMER_WARPS + STORE_WARPS + 1) * 32)
 #define TILES_AT_ONCE 2               /* weight tiles of an item */
 #define STAGES_MAX 20
 
@@ -33,7 +34,7 @@ template <bool FP8, int SLICE, int ROWS, int SPLIT> struct wide {
 
 struct wide_shared {                  /* behind ring, activations and sums */
     uint64_t full[STAGES_MAX], empty[STAGES_MAX];
-    uint64_t sums_full;               /* 8 warps of the cluster have sent their sums of an item */
+    uint64_t sums_full[TILES_AT_ONCE];      /* the sums of 8 ranges of a tile are here */
     uint64_t sums_empty[RANGES];      /* of the block that stores set s: its room is free again */
     alignas(8) float inverse[RANGES][ROWMM_WIDE_ROWS_MAX];      /* by own range and row; read in pairs */
     uint32_t ready;                   /* 1: the consumers are past their wait */
@@ -61,27 +62,14 @@ __device__ __forceinline__ uint32_t peer_address(const void *own, uint32_t rank)
     return address;
 }
 
-__device__ __forceinline__ void peer_store(uint32_t address, float4 v)
+/* 16 bytes into a peer's shared memory; they count on its barrier like those of a bulk copy, so no fence orders anything. */
+__device__ __forceinline__ void peer_store(uint32_t address, float4 v, uint32_t bar)
 {
-    asm volatile("st.shared::cluster.v4.f32 [%0], {%1,%2,%3,%4};" ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w) : "memory");
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1,%2,%3,%4}, [%5];"
+                 ::"r"(address), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w), "r"(bar) : "memory");
 }
 
-/* P1 -> P2: what this warp stored in the peer is there for who waits on the barrier. */
-__device__ __forceinline__ void peer_arrive(uint32_t bar)
-{
-    asm volatile("mbarrier.arrive.release.cluster.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory");
-}
-
-/* P2 <- P1. */
-__device__ __forceinline__ void wait_for_peers(uint64_t *bar, uint32_t parity)
-{
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "again:\n"
-                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-                 "@!done bra again;\n"
-                 "}\n" ::"r"(smem_address(bar)), "r"(parity) : "memory");
-}
+__device__ __forceinline__ void peer_arrive(uint32_t bar) { asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(bar) : "memory"); }
 
 /* ---- who works on what ---- */
 
@@ -270,7 +258,7 @@ __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring,
     asm volatile("bar.sync 1, %0;" ::"n"(CONSUMER_WARPS * 32) : "memory");
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
     cluster_wait();                   /* the peers' barriers exist */
-    const uint32_t to = peer_address(sums, set) + range * (TILES_AT_ONCE * N_TILES * 512) + lane * 16, arrived = peer_address(&sh->sums_full, set);
+    const uint32_t to = peer_address(sums, set) + range * (TILES_AT_ONCE * N_TILES * 512) + lane * 16, arrived = peer_address(sh->sums_full, set);
 
     for (uint32_t item = w.first; item < w.items; item += SPLIT * w.step) {
         const uint32_t live = live_sets(w, item, SPLIT);
@@ -282,7 +270,7 @@ __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring,
         wide_item<FP8, W, N_TILES>(acc, a, ring, x, sh, own, own_phase, live, own_range, lane);
         stage = own >= set ? own - set : own + a.ring_slots - set, phase = own >= set ? own_phase : own_phase ^ 1;
 
-        wait_for_peers(&sh->sums_empty[set], sums_phase ^ 1);
+        mbar_wait(&sh->sums_empty[set], sums_phase ^ 1);
 #pragma unroll
         for (int n = 0; n < N_TILES; n++) {
             const float2 inverse = *(const float2 *)&sh->inverse[own_range][n * 8 + lane % 4 * 2];
@@ -290,10 +278,8 @@ __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring,
 #pragma unroll
             for (int t = 0; t < TILES_AT_ONCE; t++)
                 peer_store(to + (t * N_TILES + n) * 512, make_float4((acc[t][n][0][0] + acc[t][n][1][0]) * inverse.x, (acc[t][n][0][1] + acc[t][n][1][1]) * inverse.y,
-                                                                     (acc[t][n][0][2] + acc[t][n][1][2]) * inverse.x, (acc[t][n][0][3] + acc[t][n][1][3]) * inverse.y));
+                                                                     (acc[t][n][0][2] + acc[t][n][1][2]) * inverse.x, (acc[t][n][0][3] + acc[t][n][1][3]) * inverse.y), arrived + t * 8);
         }
-        __syncwarp();
-        if (lane == 0) peer_arrive(arrived);
         sums_phase ^= 1;
     }
 }
@@ -344,53 +330,49 @@ __device__ __forceinline__ void wide_store(const rowmm_args &a, float4 v, uint32
     }
 }
 
-/* Block `rank` adds up the items of set `rank`. Row scales come by ordinary loads, asked for before the wait. */
+/* Block `rank` adds up the items of set `rank`, a warp a tile. Row scales come by ordinary loads, an item ahead. */
 template <bool FP8, typename W, int SPLIT>
-__device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t lane)
+__device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t t, uint32_t lane)
 {
     constexpr int N_TILES = W::N_TILES;
     const wide_work w = work_of(a, SPLIT);
-    uint32_t phase = 0;
+    const float *scales = (const float *)a.w + lane / 4;
+    uint32_t phase = 0, item = w.first + rank * w.step;
+    float low = 1.0f, high = 1.0f;
 
+    if (FP8 && item < w.items) low = __ldg(scales + (uint64_t)unit_of(w, item, t) * (W::UNIT_BYTES / 4)), high = __ldg(scales + (uint64_t)unit_of(w, item, t) * (W::UNIT_BYTES / 4) + 8);
     cluster_wait();
     chain_wait();
     const uint32_t freed = peer_address(&sh->sums_empty[rank], lane % SPLIT);
 
-    for (uint32_t item = w.first + rank * w.step; item < w.items; item += SPLIT * w.step) {
-        float4 sum[TILES_AT_ONCE][N_TILES];
-        float low[TILES_AT_ONCE], high[TILES_AT_ONCE];
+    for (; item < w.items; item += SPLIT * w.step) {
+        const uint32_t unit = unit_of(w, item, t), next = item + SPLIT * w.step;
+        float4 sum[N_TILES];
+        float next_low = 1.0f, next_high = 1.0f;
+
+        if (FP8 && next < w.items) next_low = __ldg(scales + (uint64_t)unit_of(w, next, t) * (W::UNIT_BYTES / 4)), next_high = __ldg(scales + (uint64_t)unit_of(w, next, t) * (W::UNIT_BYTES / 4) + 8);
+        mbar_wait(&sh->sums_full[t], phase);
+#pragma unroll
+        for (int n = 0; n < N_TILES; n++) {
+            float4 s = make_float4(0, 0, 0, 0);
 
 #pragma unroll
-        for (int t = 0; t < TILES_AT_ONCE; t++) {
-            const float *scale = (const float *)(a.w + (uint64_t)unit_of(w, item, t) * W::UNIT_BYTES);
+            for (int r = 0; r < RANGES; r++) {
+                const float4 p = ((const float4 *)sums)[((r * TILES_AT_ONCE + t) * N_TILES + n) * 32 + lane];
 
-            low[t] = FP8 ? __ldg(scale + lane / 4) : 1.0f, high[t] = FP8 ? __ldg(scale + lane / 4 + 8) : 1.0f;
-        }
-        wait_for_peers(&sh->sums_full, phase);
-#pragma unroll
-        for (int t = 0; t < TILES_AT_ONCE; t++)
-#pragma unroll
-            for (int n = 0; n < N_TILES; n++) {
-                float4 s = make_float4(0, 0, 0, 0);
-
-#pragma unroll
-                for (int r = 0; r < RANGES; r++) {
-                    const float4 p = ((const float4 *)sums)[((r * TILES_AT_ONCE + t) * N_TILES + n) * 32 + lane];
-
-                    s.x += p.x, s.y += p.y, s.z += p.z, s.w += p.w;
-                }
-                s.x *= low[t], s.y *= low[t], s.z *= high[t], s.w *= high[t];
-                asm volatile("" ::"f"(s.x), "f"(s.y), "f"(s.z), "f"(s.w));    /* used before the arrival below */
-                sum[t][n] = s;
+                s.x += p.x, s.y += p.y, s.z += p.z, s.w += p.w;
             }
+            s.x *= low, s.y *= low, s.z *= high, s.w *= high;
+            asm volatile("" ::"f"(s.x), "f"(s.y), "f"(s.z), "f"(s.w));    /* used before the arrival below */
+            sum[n] = s;
+        }
+        if (lane == 0) mbar_arrive_expect(&sh->sums_full[t], RANGES * N_TILES * 512);      /* of the next item */
         __syncwarp();
         if (lane < SPLIT) peer_arrive(freed);
         phase ^= 1;
 #pragma unroll
-        for (int t = 0; t < TILES_AT_ONCE; t++)
-#pragma unroll
-            for (int n = 0; n < N_TILES; n++)
-                wide_store(a, sum[t][n], unit_of(w, item, t) / w.slices, item % w.slices, n * 8 + lane % 4 * 2, lane / 4);
+        for (int n = 0; n < N_TILES; n++) wide_store(a, sum[n], unit / w.slices, unit % w.slices, n * 8 + lane % 4 * 2, lane / 4);
+        low = next_low, high = next_high;
     }
     if (lane == 0) trace_mark(a.trace, TRACE_END);
 }
@@ -410,16 +392,19 @@ __global__ void __maxnreg__(ROWS == 32 ? 120 : 168) rowmm_wide_kernel(const __gr
         trace_mark(a.trace, TRACE_START);
         sh->ready = 0;
         for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], W::OWN_RANGES);
-        mbar_init(&sh->sums_full, RANGES);
-        for (uint32_t i = 0; i < SPLIT; i++) mbar_init(&sh->sums_empty[i], 1);
+        for (uint32_t i = 0; i < SPLIT; i++) mbar_init(&sh->sums_empty[i], STORE_WARPS);
+        for (uint32_t i = 0; i < TILES_AT_ONCE; i++) {
+            mbar_init(&sh->sums_full[i], 1);
+            mbar_arrive_expect(&sh->sums_full[i], RANGES * W::N_TILES * 512);
+        }
         mbar_init_fence();
     }
     __syncthreads();
     cluster_arrive();
     if (warp < CONSUMER_WARPS) {
         wide_consume<FP8, W, ROWS, SPLIT>(a, ring, xs, sums, sh, rank, warp, lane);
-    } else if (warp == CONSUMER_WARPS) {
-        wide_epilogue<FP8, W, SPLIT>(a, sums, sh, rank, lane);
+    } else if (warp < CONSUMER_WARPS + STORE_WARPS) {
+        wide_epilogue<FP8, W, SPLIT>(a, sums, sh, rank, warp - CONSUMER_WARPS, lane);
     } else {
         if (lane == 0) wide_produce<W, SPLIT>(a, ring, sh, rank);
         __syncwarp();

@@ -1,0 +1,272 @@
+/* kernels/cuda/attn_many_full.cu - full attention for many sequences (contract in attn_many.h).
+ *
+ * The block's work on a chunk of 32 keys is that of attn.cu, but rows are single, their q, K and V are ready, and K, V and q of the block's next
+ * chunk are on their way into shared memory meanwhile. A third kernel adds the spans of a row. */
+#include "attn_many.h"
+#include "attn_many_prepare.cuh"
+#include "attn_block.cuh"
+#include "launch.h"
+#include "shm/error.h"
+
+#define FULL_D 512
+#define FULL_KEYS 32                  /* of a chunk: one page */
+#define FULL_THREADS (ATTN_WARPS * 32)
+#define ROW_VECTORS (FULL_D / 8)      /* 16-byte pieces of a key */
+/* Rows of K 64 bytes apart modulo the banks: 16-byte loads of a quarter warp never collide; those of V meet in pairs. */
+#define FULL_K_STRIDE (2 * FULL_D + 64)
+#define FULL_V_STRIDE (2 * FULL_D + 16)
+#define COMBINE_BATCH 16              /* spans whose loads are in flight together */
+
+static_assert(FULL_KEYS == ATTN_PAGE_TOKENS, "a chunk has one page number");
+
+struct full_stage {
+    uint8_t k[FULL_KEYS * FULL_K_STRIDE], v[FULL_KEYS * FULL_V_STRIDE];
+    alignas(16) uint8_t block_bytes[sizeof(attn_shared<FULL_D>)];      /* q, and what attn.cu's functions need */
+    __device__ attn_shared<FULL_D> &block() { return *(attn_shared<FULL_D> *)block_bytes; }
+};
+
+struct full_shared {
+    full_stage stage[2];
+    uint32_t first[STEP_ROWS_MAX + 1];      /* items in front of each row */
+};
+
+/* The cut of attn.cu. */
+__device__ __forceinline__ span many_span(uint32_t i)
+{
+    uint32_t first, keys;
+
+    if (i < 64) keys = 32, first = 32 * i;
+    else if (i < 112) keys = 128, first = 2048 + 128 * (i - 64);
+    else if (i < 160) keys = 512, first = 8192 + 512 * (i - 112);
+    else keys = 1024, first = 32768 + 1024 * (i - 160);
+    return span{ first, first + keys };
+}
+
+__device__ __forceinline__ uint32_t many_spans(uint32_t tokens)
+{
+    if (tokens <= 2048) return (tokens + 31) / 32;
+    if (tokens <= 8192) return 64 + (tokens - 2048 + 127) / 128;
+    if (tokens <= 32768) return 112 + (tokens - 8192 + 511) / 512;
+    return 160 + (tokens - 32768 + 1023) / 1024;
+}
+
+/* Spans of a row: those of its group, for that is what is added up. */
+__device__ __forceinline__ uint32_t row_spans(const attn_args &a, uint32_t row)
+{
+    const step_group g = a.state->group[a.state->row[row].group];
+
+    return many_spans(g.first_position + g.rows);
+}
+
+/* ---- which chunk ---- */
+
+struct chunk { uint32_t index; item it; uint32_t key; bool last; };      /* last: of its item */
+
+/* The item of that index; false past the last one. One item is one span of one row. */
+__device__ __forceinline__ bool find_chunk(chunk &c, const attn_args &a, const full_shared &sh, uint32_t index)
+{
+    const uint32_t rows = a.state->rows;
+    uint32_t row = 0, step = STEP_ROWS_MAX;
+
+    c.index = index;
+    if (index >= sh.first[rows]) return false;
+    while (step /= 2)
+        if (row + step < rows && sh.first[row + step] <= index) row += step;
+    const step_row own = a.state->row[row];
+
+    c.it.group = step_group{ row, 1, own.position, a.state->group[own.group].seq };
+    c.it.head = 0;
+    c.it.slot = index - sh.first[row];
+    c.it.span = many_span(c.it.slot);
+    c.it.row_first = 0, c.it.row_end = 1;
+    c.key = c.it.span.first;
+    c.last = c.key + FULL_KEYS >= c.it.span.end || c.key + FULL_KEYS > own.position;
+    return true;
+}
+
+__device__ __forceinline__ bool next_chunk(chunk &c, const attn_args &a, const full_shared &sh)
+{
+    if (c.last) return find_chunk(c, a, sh, c.index + gridDim.x);
+    c.key += FULL_KEYS;
+    c.last = c.key + FULL_KEYS >= c.it.span.end || c.key + FULL_KEYS > c.it.group.first_position;
+    return true;
+}
+
+/* ---- on its way into shared memory ---- */
+
+__device__ __forceinline__ void ask_keys(const attn_args &a, const chunk &c, full_stage &to, uint32_t warp, uint32_t lane)
+{
+    const uint32_t position = c.it.group.first_position;
+    const uint8_t *page = a.arena + __ldg(page_entry(a, c.it.group.seq, c.key)) * a.page_bytes;
+
+#pragma unroll
+    for (uint32_t i = 0; i < FULL_KEYS / ATTN_WARPS; i++) {
+        const uint32_t key = warp * (FULL_KEYS / ATTN_WARPS) + i, bytes = c.key + key <= position ? 16 : 0;      /* zeros for keys that the row does not see */
+
+#pragma unroll
+        for (uint32_t j = lane; j < ROW_VECTORS; j += 32) {
+            copy_async(smem_address(to.k + key * FULL_K_STRIDE) + j * 16, page + a.k_offset + (key * ROW_VECTORS + j) * 16, bytes);
+            copy_async(smem_address(to.v + key * FULL_V_STRIDE) + j * 16, page + a.v_offset + (key * ROW_VECTORS + j) * 16, bytes);
+        }
+    }
+}
+
+__device__ __forceinline__ void ask_queries(const attn_args &a, const chunk &c, full_stage &to, uint32_t warp, uint32_t lane)
+{
+    const __nv_bfloat16 *q = a.out + (uint64_t)c.it.group.first_row * ATTN_HEADS * FULL_D;      /* out is not written before everybody has read it */
+
+#pragma unroll
+    for (uint32_t i = 0; i < ATTN_HEADS / ATTN_WARPS; i++) {
+        const uint32_t head = warp * (ATTN_HEADS / ATTN_WARPS) + i;
+
+#pragma unroll
+        for (uint32_t j = lane; j < ROW_VECTORS; j += 32) copy_async(smem_address(to.block().q[head]) + j * 16, q + head * FULL_D + j * 8, 16);
+    }
+}
+
+/* ---- a chunk by a block ---- */
+
+__device__ __forceinline__ void load_fragments(uint4 (&k)[8], uint32_t (&v)[32], const full_stage &from, uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<FULL_D>;
+    const uint8_t *row = from.k + (warp % S::KEY_TILES * 8 + lane / 4) * FULL_K_STRIDE + warp / S::KEY_TILES * 512 + lane % 4 * 16;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) k[i] = *(const uint4 *)(row + i * 64);
+#pragma unroll
+    for (int s = 0; s < S::PV_STEPS; s++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const uint4 x = *(const uint4 *)(from.v + (s * 16 + lane % 4 * 4 + e) * FULL_V_STRIDE + warp * (S::PV_DIMS * 2) + lane / 4 * 16);
+            uint32_t *to = v + (s * 4 + e) * 4;
+
+            to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+        }
+}
+
+__global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_constant__ attn_args a)
+{
+    using S = attn_shape<FULL_D>;
+    extern __shared__ __align__(16) uint8_t shared_bytes[];
+    full_shared &sh = *(full_shared *)shared_bytes;
+    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
+    const int all[2] = { 0, 0 };
+    float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
+    chunk at, asked;
+    uint32_t turn = 0;
+
+    chain_trigger();
+    if (threadIdx.x == 0) {
+        uint32_t items = 0;
+
+        for (uint32_t row = 0; row < a.state->rows; row++) sh.first[row] = items, items += row_spans(a, row);
+        sh.first[a.state->rows] = items;
+    }
+    __syncthreads();
+    bool more = find_chunk(asked, a, sh, blockIdx.x);
+    const bool some = more;
+
+    at = asked;
+    /* Keys of earlier steps do not wait for this one's. */
+    const bool early = more && asked.key + FULL_KEYS <= a.state->group[a.state->row[asked.it.group.first_row].group].first_position;
+    if (early) ask_keys(a, asked, sh.stage[0], warp, lane);
+    chain_wait();
+    if (!some) return;
+    if (!early) ask_keys(a, asked, sh.stage[0], warp, lane);
+    ask_queries(a, asked, sh.stage[0], warp, lane);
+    copies_commit();
+    more = next_chunk(asked, a, sh);
+    for (bool left = true; left; turn ^= 1) {
+        full_stage &stage = sh.stage[turn], &other = sh.stage[turn ^ 1];
+        float s[4] = {}, factor[2];
+        uint4 k[8];
+        uint32_t v[32];
+
+        __syncthreads();              /* everybody is done with the other stage */
+        if (more) ask_keys(a, asked, other, warp, lane), ask_queries(a, asked, other, warp, lane);
+        copies_commit();
+        copies_wait<1>();
+        __syncthreads();
+        load_fragments(k, v, stage, warp, lane);
+        scores<FULL_D>(s, k, stage.block(), warp, lane);
+        softmax_chunk<FULL_D>(s, top, sum, factor, at.it, at.key, 0, stage.block(), warp, lane);
+        if (at.it.span.end - at.it.span.first != FULL_KEYS) {
+#pragma unroll
+            for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
+        }
+        accumulate<FULL_D, PLACES_ALL>(out, v, all, stage.block(), lane);
+        if (at.last) {
+            store_partial<FULL_D>(a, at.it, 0, out, top, sum, warp, lane);
+#pragma unroll
+            for (int j = 0; j < S::PV_TILES; j++) out[j][0] = out[j][1] = out[j][2] = out[j][3] = 0.0f;
+            top[0] = top[1] = NEVER, sum[0] = sum[1] = 0.0f;
+        }
+        left = more;
+        at = asked;
+        if (more) more = next_chunk(asked, a, sh);
+    }
+}
+
+/* One block per (row, head): the spans in ascending order, operation by operation as attn.cu's combine. */
+__global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_constant__ attn_args a)
+{
+    const uint32_t row = blockIdx.x / ATTN_HEADS, lane = threadIdx.x % 32;
+    const float2 *ml = a.part_ml + (uint64_t)blockIdx.x * a.spans_max;
+    const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * FULL_D + threadIdx.x * 2;
+    unsigned long long *trace = a.trace ? a.trace + TRACE_WORDS : NULL;
+    float top = NEVER, sum = 0.0f;
+    float2 out = make_float2(0.0f, 0.0f);
+
+    chain_trigger();
+    if (threadIdx.x == 0) trace_mark(trace, TRACE_START);
+    const bool live = row < a.state->rows;
+    const uint32_t spans = live ? row_spans(a, row) : 0;
+
+    chain_wait();
+    if (!live) return;
+    if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
+    for (uint32_t s = lane; s < spans; s += 32) top = fmaxf(top, __ldcg(&ml[s].x));
+#pragma unroll
+    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    for (uint32_t first = 0; first < spans; first += COMBINE_BATCH) {
+        float2 x[COMBINE_BATCH];
+
+#pragma unroll
+        for (uint32_t s = 0; s < COMBINE_BATCH; s++) x[s] = first + s < spans ? __ldcg((const float2 *)(part + (uint64_t)(first + s) * FULL_D)) : make_float2(0.0f, 0.0f);
+        const float2 own = lane < COMBINE_BATCH && first + lane < spans ? __ldcg(ml + first + lane) : make_float2(NEVER, 0.0f);
+        const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top), mass = __fmul_rn(weight, own.y);
+
+#pragma unroll
+        for (uint32_t s = 0; s < COMBINE_BATCH; s++) {
+            const float w = __shfl_sync(0xffffffffu, weight, s);
+
+            sum = __fadd_rn(sum, __shfl_sync(0xffffffffu, mass, s));
+            out.x = __fmaf_rn(w, x[s].x, out.x), out.y = __fmaf_rn(w, x[s].y, out.y);
+        }
+    }
+    const float inv = 1.0f / sum;
+
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * FULL_D + threadIdx.x * 2) = pack_bf16(out.x * inv, out.y * inv);
+    if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
+}
+
+int attn_many_full_init(void)
+{
+    int rc = launch_prepare((const void *)many_prepare_kernel<FULL_D>, 0);
+
+    if (rc == 0) rc = launch_prepare((const void *)many_full_kernel, (uint32_t)sizeof(struct full_shared));
+    return rc ? rc : launch_prepare((const void *)many_combine_kernel, 0);
+}
+
+int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, void *stream)
+{
+    attn_args a = *args;
+    void *params[] = { &a };
+
+    if (a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
+    if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > FULL_D / 2 || a.turned % 4) return -E_RANGE;
+    int rc = launch_chained((const void *)many_prepare_kernel<FULL_D>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
+
+    if (rc == 0) rc = launch_chained((const void *)many_full_kernel, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
+    return rc ? rc : launch_chained((const void *)many_combine_kernel, rows * ATTN_HEADS, FULL_D / 2, 0, params, stream);
+}

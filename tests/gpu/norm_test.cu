@@ -1,0 +1,157 @@
+/* tests/gpu/norm_test.cu - the norms between the blocks of a layer; exit 0 pass, 1 fail, 77 no GPU.
+ *
+ * The norm kernel agrees with f64 for 1, 2 and 4 partial results, and a row's bits are the same alone and among 16 rows, again and again. */
+#include "kernels/cuda/launch.h"
+#include "kernels/cuda/norm.h"
+#include <cuda_runtime.h>
+#include <math.h>
+#include <random>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <vector>
+
+#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
+#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, launch_error()); exit(1); } } while (0)
+
+#define HIDDEN 3840u
+#define ROWS 16u
+#define REPEATS 20
+
+static float bf16(float x)
+{
+    return __bfloat162float(__float2bfloat16_rn(x));
+}
+
+struct data {
+    std::vector<float> part, residual, post, next;
+    float scalar, *part_device, *residual_device, *residual_out, *scalar_device;
+    __nv_bfloat16 *post_device, *next_device, *y;
+};
+
+template <class T> static T *to_device(const std::vector<T> &v)
+{
+    T *p;
+
+    CHECK(cudaMalloc(&p, v.size() * sizeof(T)));
+    CHECK(cudaMemcpy(p, v.data(), v.size() * sizeof(T), cudaMemcpyHostToDevice));
+    return p;
+}
+
+static __nv_bfloat16 *to_device_bf16(const std::vector<float> &v)
+{
+    std::vector<__nv_bfloat16> b(v.size());
+
+    for (size_t i = 0; i < v.size(); i++) b[i] = __float2bfloat16_rn(v[i]);
+    return to_device(b);
+}
+
+static struct data make_data()
+{
+    std::mt19937 random(7);
+    std::normal_distribution<float> normal;
+    struct data d;
+
+    for (uint32_t i = 0; i < 4 * ROWS * HIDDEN; i++) d.part.push_back(normal(random) * 0.5f);
+    for (uint32_t i = 0; i < ROWS * HIDDEN; i++) d.residual.push_back(normal(random) * (1.0f + (float)(i / HIDDEN)));
+    for (uint32_t i = 0; i < HIDDEN; i++) d.post.push_back(bf16(1.0f + 0.3f * normal(random))), d.next.push_back(bf16(1.0f + 0.3f * normal(random)));
+    d.scalar = bf16(0.7f);
+    d.part_device = to_device(d.part), d.residual_device = to_device(d.residual), d.residual_out = to_device(d.residual);
+    d.post_device = to_device_bf16(d.post), d.next_device = to_device_bf16(d.next), d.y = to_device_bf16(d.residual);
+    d.scalar_device = to_device(std::vector<float>(1, d.scalar));
+    return d;
+}
+
+static struct norm_args arguments(const struct data *d, uint32_t split)
+{
+    struct norm_args n = {};
+
+    n.part = d->part_device, n.part_stride = ROWS * HIDDEN, n.split = split, n.hidden = HIDDEN;
+    n.residual = d->residual_device, n.residual_out = d->residual_out;
+    n.w_post = d->post_device, n.w_next = d->next_device, n.scalar = d->scalar_device, n.eps = 1e-6f, n.y = d->y;
+    return n;
+}
+
+template <class T> static std::vector<T> fetch(const T *p, size_t n)
+{
+    std::vector<T> v(n);
+
+    CHECK(cudaDeviceSynchronize());
+    CHECK(cudaMemcpy(v.data(), p, n * sizeof(T), cudaMemcpyDeviceToHost));
+    return v;
+}
+
+static int test_kernel_agrees_with_f64(const struct data *d, uint32_t split)
+{
+    const struct norm_args n = arguments(d, split);
+    double worst_h = 0.0, worst_y = 0.0;
+
+    OK(norm_launch(&n, ROWS, NULL));
+    const std::vector<float> got_h = fetch(d->residual_out, ROWS * HIDDEN);
+    const std::vector<__nv_bfloat16> got_y = fetch(d->y, ROWS * HIDDEN);
+
+    for (uint32_t m = 0; m < ROWS; m++) {
+        std::vector<double> a(HIDDEN), h(HIDDEN);
+        double sum_a = 0.0, sum_h = 0.0;
+
+        for (uint32_t i = 0; i < HIDDEN; i++) {
+            for (uint32_t s = 0; s < split; s++) a[i] += d->part[(s * ROWS + m) * HIDDEN + i];
+            sum_a += a[i] * a[i];
+        }
+        for (uint32_t i = 0; i < HIDDEN; i++) {
+            h[i] = (d->residual[m * HIDDEN + i] + a[i] / sqrt(sum_a / HIDDEN + 1e-6) * d->post[i]) * d->scalar;
+            sum_h += h[i] * h[i];
+        }
+        for (uint32_t i = 0; i < HIDDEN; i++) {
+            const double y = h[i] / sqrt(sum_h / HIDDEN + 1e-6) * d->next[i];
+
+            worst_h = fmax(worst_h, fabs(got_h[m * HIDDEN + i] - h[i]) / (fabs(h[i]) + 1.0));
+            worst_y = fmax(worst_y, fabs((double)__bfloat162float(got_y[m * HIDDEN + i]) - y) / (fabs(y) + 1e-3));
+        }
+    }
+    /* f32 sums: a few 1e-7; y has one rounding to bf16: 2^-8. */
+    const bool bad = !(worst_h < 2e-6) || !(worst_y < 1.0 / 256 * 1.001);
+
+    printf("%-4s norm kernel, %u partial results: h %.2e, y %.2e\n", bad ? "FAIL" : "ok", split, worst_h, worst_y);
+    return bad;
+}
+
+static int test_company_changes_no_bit(const struct data *d, uint32_t split)
+{
+    struct norm_args n = arguments(d, split);
+    uint32_t different = 0;
+
+    OK(norm_launch(&n, ROWS, NULL));
+    const std::vector<float> want = fetch(d->residual_out, ROWS * HIDDEN);
+    const std::vector<uint16_t> want_y = fetch((const uint16_t *)d->y, ROWS * HIDDEN);
+
+    for (int i = 0; i < REPEATS; i++) {
+        const uint32_t first = (uint32_t)i % ROWS, rows = (uint32_t)i % 3 + 1 <= ROWS - first ? (uint32_t)i % 3 + 1 : ROWS - first;
+
+        CHECK(cudaMemset(d->residual_out, 0xff, 4ull * ROWS * HIDDEN));
+        CHECK(cudaMemset(d->y, 0xff, 2ull * ROWS * HIDDEN));
+        n.part = d->part_device + (uint64_t)first * HIDDEN, n.residual = d->residual_device + (uint64_t)first * HIDDEN;
+        OK(norm_launch(&n, rows, NULL));
+        const std::vector<float> h = fetch(d->residual_out, rows * HIDDEN);
+        const std::vector<uint16_t> y = fetch((const uint16_t *)d->y, rows * HIDDEN);
+
+        different += memcmp(h.data(), &want[(uint64_t)first * HIDDEN], 4 * h.size()) || memcmp(y.data(), &want_y[(uint64_t)first * HIDDEN], 2 * y.size());
+    }
+    printf("%-4s norm kernel, %u partial results: launches with other bits %u\n", different ? "FAIL" : "ok", split, different);
+    return different != 0;
+}
+
+int main()
+{
+    int count = 0, bad = 0;
+
+    if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
+    OK(norm_init());
+    const struct data d = make_data();
+
+    for (uint32_t split : { 1u, 2u, 4u }) {
+        bad += test_kernel_agrees_with_f64(&d, split);
+        bad += test_company_changes_no_bit(&d, split);
+    }
+    return bad ? 1 : 0;
+}

@@ -93,6 +93,7 @@ static void tell_decided(struct verify *k)
         drafts_peek(k, slot);
     }
     k->pending_count = 0;
+    k->first_tokens = false;
 }
 
 static void admit(struct verify *k, uint32_t slot)
@@ -325,6 +326,7 @@ static void decide_block(struct verify *k, const struct engine_span *b)
     drafts_judge(k, b->slot);
     k->seq[b->slot].steps++;
     k->pending[k->pending_count++] = b->slot;
+    if (k->seq[b->slot].committed == 0) k->first_tokens = true;
     if (k->seq[b->slot].finish) leave_work(k, b->slot); /* takes part no more; said with its last commit */
 }
 
@@ -344,7 +346,7 @@ static void round_of(struct verify *k)
     const bool turn = turns_asked(&k->turns);
 
     drafts_decide(k);
-    if (k->drafting || turn) tell_decided(k);
+    if (k->drafting || turn || k->first_tokens) tell_decided(k);
     if (turn) turns_give(&k->turns);
     if (k->drafting) drafts_wait(k);
     gather(k);

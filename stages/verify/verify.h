@@ -42,6 +42,7 @@ struct verify {
     struct engine_span span[ENGINE_ROWS_MAX];
     uint32_t tokens[ENGINE_ROWS_MAX];
     uint32_t pending[ENGINE_ROWS_MAX], pending_count; /* slots with decided tokens that nobody has been told of */
+    bool first_tokens;               /* one of them is the first of its output: somebody waits for it more than for others */
 };
 
 static inline uint32_t newest_token(const struct verify *k, uint32_t slot)

@@ -13,19 +13,22 @@
 
 #define W_ROWS 8                      /* quads of a warp */
 #define PAD 16                        /* elements behind a row of w in shared memory: 4 rows side by side fall into different banks */
+#define W_PIECE_BYTES 512             /* of a row of w: a warp copies it with one instruction */
+#define COLUMNS_FEW 4096              /* up to here a matrix needs small blocks to reach all SMs */
 
-/* The shape of a block. */
-template <typename E, int WARPS, int XROWS, int WROWS, bool GATE, int K_PIECE>
+/* The shape of a block: WN x WM warps; a warp has PER_QUAD * 8 rows of w (the same for the WM warps beside it) and X_ROWS rows of x. */
+template <typename E, int WN, int WM, int X_ROWS, int W_PER_QUAD, bool GATE, int STAGE_COUNT>
 struct tile {
     using element = E;
-    static constexpr int THREADS = 32 * WARPS, ROWS = WARPS * XROWS;      /* rows of x of a block */
-    static constexpr int PER_QUAD = WROWS, COLUMNS = W_ROWS * (GATE ? 1 : WROWS);   /* columns of y of a block */
-    static constexpr int PIECE = K_PIECE, STAGES = 3;
-    static constexpr int W_PITCH = PIECE + PAD, X_PITCH = PIECE;
-    static constexpr int W_BYTES = W_ROWS * WROWS * W_PITCH * (int)sizeof(E), STAGE_BYTES = W_BYTES + ROWS * X_PITCH * 4;
-    static constexpr int SHARED = STAGES * STAGE_BYTES;
     static constexpr bool GATED = GATE;
-    static constexpr int X_PER_WARP = XROWS;
+    static constexpr int WARPS_N = WN, WARPS_M = WM, THREADS = 32 * WN * WM;
+    static constexpr int PER_QUAD = W_PER_QUAD, W_PER_WARP = W_ROWS * W_PER_QUAD, X_PER_WARP = X_ROWS;
+    static constexpr int ROWS = WM * X_ROWS, COLUMNS_PER_WARP = W_ROWS * (GATE ? 1 : W_PER_QUAD), COLUMNS = WN * COLUMNS_PER_WARP;
+    static constexpr int PIECE = W_PIECE_BYTES / (int)sizeof(E), STAGES = STAGE_COUNT;      /* elements of k */
+    static constexpr int W_PITCH = PIECE + PAD, X_PITCH = PIECE;
+    static constexpr int W_BYTES = WN * W_PER_WARP * W_PITCH * (int)sizeof(E), STAGE_BYTES = W_BYTES + ROWS * X_PITCH * 4;
+    static constexpr int SHARED = STAGES * STAGE_BYTES;
+    static_assert(W_PER_WARP % WM == 0 && SHARED <= LAUNCH_SHARED_MAX, "the warps that share rows of w fetch equal parts of them");
 };
 
 __device__ __forceinline__ float4 four(const uint16_t *w)
@@ -58,11 +61,11 @@ __device__ __forceinline__ float tree(float4 a)
     return plain_add(plain_add(a.x, a.z), plain_add(a.y, a.w));
 }
 
-/* Row `row` of the block's piece of w: of a gated product the first 8 are gate, the next 8 up; else quad q has the rows q * PER_QUAD and on. */
+/* Row `row` of a warp's rows of w: of a gated product the first 8 are gate, the next 8 up; else quad q has the rows q * PER_QUAD and on. */
 template <typename T>
-__device__ __forceinline__ const typename T::element *w_row(const plain_linear &a, uint32_t row)
+__device__ __forceinline__ const typename T::element *w_row(const plain_linear &a, uint32_t warp_n, uint32_t row)
 {
-    const uint32_t column = blockIdx.x * T::COLUMNS + (T::GATED ? row % W_ROWS : row);
+    const uint32_t column = blockIdx.x * T::COLUMNS + warp_n * T::COLUMNS_PER_WARP + (T::GATED ? row % W_ROWS : row);
     const void *matrix = T::GATED && row >= W_ROWS ? a.up : a.w;
 
     return (const typename T::element *)matrix + (uint64_t)(column < a.n ? column : a.n - 1) * a.k;
@@ -72,12 +75,15 @@ __device__ __forceinline__ const typename T::element *w_row(const plain_linear &
 template <typename T>
 __device__ __forceinline__ void fetch_w(const plain_linear &a, uint8_t *stage, uint32_t at)
 {
-    constexpr int E = sizeof(typename T::element), W_RUN = T::PIECE * E / 16;    /* 16-byte runs of a row */
+    constexpr int E = sizeof(typename T::element);
+    const uint32_t warp = threadIdx.x / 32, warp_n = warp / T::WARPS_M, element = threadIdx.x % 32 * (16 / E);
 
-    for (int i = threadIdx.x; i < W_ROWS * T::PER_QUAD * W_RUN; i += T::THREADS) {
-        const uint32_t row = i / W_RUN, element = i % W_RUN * (16 / E);
+    if (at + element >= a.k) return;
+#pragma unroll
+    for (int i = 0; i < T::W_PER_WARP / T::WARPS_M; i++) {
+        const uint32_t row = i * T::WARPS_M + warp % T::WARPS_M;
 
-        if (at + element < a.k) __pipeline_memcpy_async(stage + (row * T::W_PITCH + element) * E, w_row<T>(a, row) + at + element, 16);
+        __pipeline_memcpy_async(stage + ((warp_n * T::W_PER_WARP + row) * T::W_PITCH + element) * E, w_row<T>(a, warp_n, row) + at + element, 16);
     }
 }
 
@@ -98,8 +104,8 @@ __device__ __forceinline__ void multiply(const uint8_t *stage, uint32_t count, f
 {
     using E = typename T::element;
     const uint32_t quad = threadIdx.x % 32 / 4, t = threadIdx.x % 4, warp = threadIdx.x / 32;
-    const E *w = (const E *)stage + 4 * t;
-    const float *x = (const float *)(stage + T::W_BYTES) + warp * T::X_PER_WARP * T::X_PITCH + 4 * t;
+    const E *w = (const E *)stage + warp / T::WARPS_M * T::W_PER_WARP * T::W_PITCH + 4 * t;
+    const float *x = (const float *)(stage + T::W_BYTES) + warp % T::WARPS_M * T::X_PER_WARP * T::X_PITCH + 4 * t;
 
 #pragma unroll 4
     for (uint32_t i = 0; i < count; i += 16) {
@@ -120,7 +126,8 @@ __device__ __forceinline__ void multiply(const uint8_t *stage, uint32_t count, f
 template <typename T>
 __device__ __forceinline__ void finish(const plain_linear &a, const float4 (&acc)[T::PER_QUAD][T::X_PER_WARP])
 {
-    const uint32_t quad = threadIdx.x % 32 / 4, first = blockIdx.y * T::ROWS + threadIdx.x / 32 * T::X_PER_WARP;
+    const uint32_t quad = threadIdx.x % 32 / 4, warp = threadIdx.x / 32, first = blockIdx.y * T::ROWS + warp % T::WARPS_M * T::X_PER_WARP;
+    const uint32_t column = blockIdx.x * T::COLUMNS + warp / T::WARPS_M * T::COLUMNS_PER_WARP + quad * (T::GATED ? 1 : T::PER_QUAD);
 
 #pragma unroll
     for (int m = 0; m < T::X_PER_WARP; m++) {
@@ -130,7 +137,6 @@ __device__ __forceinline__ void finish(const plain_linear &a, const float4 (&acc
         for (int j = 0; j < T::PER_QUAD; j++) sum[j] = tree(acc[j][m]);
         if (threadIdx.x % 4 != 0 || first + m >= a.rows) continue;
         float *y = a.y + (first + m) * a.y_stride;
-        const uint32_t column = blockIdx.x * T::COLUMNS + quad * (T::GATED ? 1 : T::PER_QUAD);
 
         if (T::GATED) {
             if (column < a.n) y[column] = plain_geglu(sum[0], sum[T::PER_QUAD - 1]);
@@ -143,7 +149,7 @@ __device__ __forceinline__ void finish(const plain_linear &a, const float4 (&acc
 }
 
 template <typename T>
-__global__ void __launch_bounds__(T::THREADS) plain_linear_kernel(const __grid_constant__ plain_linear a)
+__global__ void __launch_bounds__(T::THREADS, T::THREADS >= 256 ? 2 : 4) plain_linear_kernel(const __grid_constant__ plain_linear a)
 {
     extern __shared__ __align__(16) uint8_t stages[];
     const uint32_t pieces = (a.k + T::PIECE - 1) / T::PIECE;
@@ -179,33 +185,50 @@ static int launch(const plain_linear &a, void *stream)
     return plain_chained(plain_linear_kernel<T>, grid, T::THREADS, T::SHARED, stream, a);
 }
 
-/* Few rows of x: as many blocks as possible; many: as much work per element brought in. */
-#define CHOICES(one) \
-    (a.rows == 1  ? one(1, 1, 1, 512) : a.rows == 2 ? one(2, 1, 1, 512) : a.rows <= 4 ? one(4, 1, 1, 512) : \
-     a.rows <= 8  ? one(4, 2, 1, 256) : a.rows <= 16 ? one(8, 2, 1, 256) : one(8, 4, 2, 128))
+/* SHAPE(warps of w, warps of x, rows of x a warp, rows of w a quad, stages) for a number of rows of x. Few columns: as many blocks as possible; many:
+ * enough warps on an SM to keep up with memory, and for many rows as much work per element brought in. A gated quad has two rows of w anyway. */
+#define SHAPES_FEW(SHAPE, rows) \
+    ((rows) == 1 ? SHAPE(1, 1, 1, 1, 3) : (rows) == 2 ? SHAPE(1, 2, 1, 1, 3) : (rows) <= 4 ? SHAPE(1, 4, 1, 1, 3) : \
+     (rows) <= 8 ? SHAPE(1, 4, 2, 1, 3) : (rows) <= 16 ? SHAPE(1, 8, 2, 1, 3) : SHAPE(1, 8, 4, 2, 3))
+#define SHAPES_MANY(SHAPE, rows) \
+    ((rows) == 1 ? SHAPE(4, 1, 1, 1, 3) : (rows) == 2 ? SHAPE(4, 1, 2, 1, 3) : (rows) <= 4 ? SHAPE(4, 1, 4, 1, 3) : \
+     (rows) <= 8 ? SHAPE(4, 2, 4, 1, 3) : (rows) <= 16 ? SHAPE(4, 2, 8, 1, 3) : SHAPE(2, 4, 8, 2, 2))
+#define SHAPES_MANY_GATED(SHAPE, rows) \
+    ((rows) == 1 ? SHAPE(2, 1, 1, 2, 3) : (rows) == 2 ? SHAPE(2, 1, 2, 2, 3) : (rows) <= 4 ? SHAPE(2, 2, 2, 2, 3) : \
+     (rows) <= 8 ? SHAPE(2, 2, 4, 2, 3) : (rows) <= 16 ? SHAPE(2, 4, 4, 2, 3) : SHAPE(2, 4, 8, 2, 2))
+#define ROWS_MANY 128                 /* from here on rows alone make enough blocks */
 
 template <typename E>
 static int choose(const plain_linear &a, void *stream)
 {
-#define GATED_ONE(warps, xrows, wrows, piece) launch<tile<E, warps, xrows, 2, true, piece>>(a, stream)
-#define PLAIN_ONE(warps, xrows, wrows, piece) launch<tile<E, warps, xrows, wrows, false, piece>>(a, stream)
-    return a.up ? CHOICES(GATED_ONE) : CHOICES(PLAIN_ONE);
+    const bool few = a.n <= COLUMNS_FEW && a.rows < ROWS_MANY;
+
+#define GATED(wn, wm, x, w, stages) launch<tile<E, wn, wm, x, 2, true, stages>>(a, stream)
+#define SINGLE(wn, wm, x, w, stages) launch<tile<E, wn, wm, x, w, false, stages>>(a, stream)
+    if (a.up) return few ? SHAPES_FEW(GATED, a.rows) : SHAPES_MANY_GATED(GATED, a.rows);
+    return few ? SHAPES_FEW(SINGLE, a.rows) : SHAPES_MANY(SINGLE, a.rows);
 }
 
+template <typename T>
+static int prepare_one()
+{
+    return launch_prepare((const void *)plain_linear_kernel<T>, T::SHARED);
+}
+
+/* The same choices, to prepare what they choose. */
 template <typename E>
 static int prepare()
 {
     int rc = 0;
 
-#define PREPARE(warps, xrows, wrows, piece) \
-    if (rc == 0) rc = launch_prepare((const void *)plain_linear_kernel<tile<E, warps, xrows, 2, true, piece>>, tile<E, warps, xrows, 2, true, piece>::SHARED); \
-    if (rc == 0) rc = launch_prepare((const void *)plain_linear_kernel<tile<E, warps, xrows, wrows, false, piece>>, tile<E, warps, xrows, wrows, false, piece>::SHARED)
-    PREPARE(1, 1, 1, 512);
-    PREPARE(2, 1, 1, 512);
-    PREPARE(4, 1, 1, 512);
-    PREPARE(4, 2, 1, 256);
-    PREPARE(8, 2, 1, 256);
-    PREPARE(8, 4, 2, 128);
+#define PREPARE_GATED(wn, wm, x, w, stages) prepare_one<tile<E, wn, wm, x, 2, true, stages>>()
+#define PREPARE_SINGLE(wn, wm, x, w, stages) prepare_one<tile<E, wn, wm, x, w, false, stages>>()
+    for (uint32_t rows = 1; rows <= 32 && rc == 0; rows *= 2) {
+        rc = SHAPES_FEW(PREPARE_GATED, rows);
+        if (rc == 0) rc = SHAPES_FEW(PREPARE_SINGLE, rows);
+        if (rc == 0) rc = SHAPES_MANY_GATED(PREPARE_GATED, rows);
+        if (rc == 0) rc = SHAPES_MANY(PREPARE_SINGLE, rows);
+    }
     return rc;
 }
 

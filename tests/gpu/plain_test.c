@@ -289,7 +289,23 @@ static void prefill_cpu(struct rig *g, uint32_t seq, const uint32_t *tokens, uin
     }
 }
 
-/* Continues `count` sequences by lengths[i] random tokens each, on both sides: the GPU all in one call. */
+/* A GPU prefill by `layers` layers at a time; 0: in one call. */
+static void prefill_gpu(struct rig *g, const struct cuda_prefill_span *spans, uint32_t count, const uint32_t *tokens, uint32_t layers)
+{
+    int more = 1;
+
+    if (layers == 0) {
+        ok(cuda_prefill_run(g->prefill, spans, count, tokens), "prefill");
+        return;
+    }
+    ok(cuda_prefill_begin(g->prefill, spans, count, tokens), "prefill");
+    while (more) {
+        if ((more = cuda_prefill_go(g->prefill, layers)) < 0) ok(more, "prefill");
+        ok(cuda_prefill_wait(g->prefill, 10000000), "prefill");
+    }
+}
+
+/* Continues `count` sequences by lengths[i] random tokens each, on both sides: the GPU all rows in one call, or some layers at a time. */
 static void prefill(struct rig *g, const uint32_t *seq, const uint32_t *lengths, uint32_t count)
 {
     struct cuda_prefill_span spans[CUDA_PREFILL_SPANS_MAX];
@@ -303,7 +319,7 @@ static void prefill(struct rig *g, const uint32_t *seq, const uint32_t *lengths,
         spans[i] = (struct cuda_prefill_span){ seq[i], g->length[seq[i]], total, lengths[i] };
         total += lengths[i];
     }
-    ok(cuda_prefill_run(g->prefill, spans, count, tokens), "prefill");
+    prefill_gpu(g, spans, count, tokens, next_word(4));
     for (uint32_t i = 0; i < count; i++) {
         prefill_cpu(g, seq[i], tokens + spans[i].first_row, lengths[i]);
         g->length[seq[i]] += lengths[i];
@@ -444,8 +460,8 @@ static void run_golden(const char *name, bool f32, enum kv_dtype dtype, uint32_t
     free(json);
 }
 
-/* What the others do not have: positions scaled, Gemma 3's larger vocabulary, a head of 96, sizes that are multiples of 16 only, no full layer. */
-#define GEMMA3_SCALED "{\"model_type\":\"gemma3_text\",\"vocab_size\":262208,\"hidden_size\":48,\"intermediate_size\":80,\"num_hidden_layers\":3," \
+/* What the others do not have: positions scaled, Gemma 3's larger vocabulary, a wide MLP, a head of 96, sizes that are multiples of 16 only, no full layer. */
+#define GEMMA3_SCALED "{\"model_type\":\"gemma3_text\",\"vocab_size\":262208,\"hidden_size\":48,\"intermediate_size\":4176,\"num_hidden_layers\":3," \
     "\"layer_types\":[\"sliding_attention\",\"full_attention\",\"sliding_attention\"],\"num_attention_heads\":6,\"num_key_value_heads\":3,\"head_dim\":96," \
     "\"sliding_window\":300,\"query_pre_attn_scalar\":168,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0},\"eos_token_id\":1}"
 #define GEMMA4_SLIDING "{\"model_type\":\"gemma4_unified_text\",\"vocab_size\":112,\"hidden_size\":80,\"intermediate_size\":16,\"num_hidden_layers\":2," \

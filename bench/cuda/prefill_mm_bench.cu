@@ -6,7 +6,7 @@
  * its heuristic proposes for the shape, f32 output (gate_up: bf16, without the GEGLU that ours includes). Launches go back to back over
  * distinct copies of the weights (200 MB at least: nothing is left in the L2 by the launch before), timed by events, the
  * best of three turns that alternate between the contestants. libcublasLt.so.13 is opened at run time (LD_LIBRARY_PATH); without it
- * its columns are empty. --widths: every tile width of ours. */
+ * its columns are empty. --widths: every tile width of ours. s: the k slices of a tile on different SMs. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/prefill_mm.h"
@@ -161,11 +161,13 @@ static void run(struct contest *c, uint32_t m, bool widths, double total[3])
         choice[who] = prefill_mm_choice(&w, m);
     }
     if (!lt.there) best[PLAIN] = 0.0;
-    printf("%5u %-8s | %8.1f %5.0f | %3u %8.1f %5.0f %5.2f | %3u %8.1f %5.0f %5.2f |", m, s->name, best[PLAIN], lt.there ? flop / best[PLAIN] : 0.0, choice[FP8], best[FP8], flop / best[FP8],
-           best[PLAIN] / best[FP8], choice[BF16], best[BF16], flop / best[BF16], best[PLAIN] / best[BF16]);
+    printf("%5u %-8s | %8.1f %5.0f |", m, s->name, best[PLAIN], lt.there ? flop / best[PLAIN] : 0.0);
+    for (int who = FP8; who <= BF16; who++)
+        printf(" %3u%c %8.1f %5.0f %5.2f |", choice[who] & ~PREFILL_MM_SPLIT, choice[who] & PREFILL_MM_SPLIT ? 's' : ' ', best[who], flop / best[who], best[PLAIN] / best[who]);
     for (int who = FP8; widths && who <= BF16; who++, printf(" |"))
         for (const uint32_t *n = prefill_mm_columns; *n; n++)
-            if (m <= *n * 16 && *n < 2 * m + 16) printf(" %u: %.1f", *n, timed(c, who, &p, m, *n, std::max(3u, launches / 2)));
+            for (uint32_t split = 0; split <= (s->k > 4096 && m <= 512 ? PREFILL_MM_SPLIT : 0); split += PREFILL_MM_SPLIT)
+                if (m <= *n * 16 && *n < 2 * m + 16) printf(" %u%s %.1f", *n, split ? "s" : "", timed(c, who, &p, m, *n | split, std::max(3u, launches / 2)));
     printf("\n");
     fflush(stdout);
     for (int who = 0; who < 3; who++) total[who] += best[who] * s->count * 1e-3;
@@ -231,7 +233,7 @@ int main(int argc, char **argv)
     CHECK(cudaEventCreate(&c.start));
     CHECK(cudaEventCreate(&c.end));
     CHECK(cudaMalloc(&c.workspace, WORKSPACE_BYTES));
-    printf("                | cuBLASLt BF16  | ours FP8                | ours BF16\n rows product  |       us TFLOPs | tile   us TFLOPs  speed | tile   us TFLOPs  speed |\n");
+    printf("                | cuBLASLt BF16  | ours FP8                  | ours BF16\n rows product  |       us TFLOPs | tile     us TFLOPs  speed | tile     us TFLOPs  speed |\n");
     std::vector<double> totals(3 * rows.size());
     for (const struct shape &s : shapes) {
         prepare(&c, &s, *std::max_element(rows.begin(), rows.end()));

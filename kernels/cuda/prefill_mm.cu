@@ -2,10 +2,15 @@
  *
  * A block computes tiles of 128 weight rows times N activation rows. Two consumer warpgroups own 64 weight rows each: the A operand of wgmma
  * comes from registers, and a warp's part of it is exactly the fragment that the packed layout holds, so weights go from shared memory
- * through one 16-byte load and, for FP8, a conversion into the tensor cores. The B operand is the activations. One producer thread
- * keeps a ring of stages full with the tensor memory accelerator; a stage is 64 elements of k: a box [N][64] of
+ * through one 16-byte load and, for FP8, a conversion into the tensor cores. The B operand is the activations. Four producer threads
+ * keep a ring of stages full with the tensor memory accelerator; a stage is 64 elements of k: a box [N][64] of
  * activations and 2 (FP8) or 4 (BF16) runs of 512 bytes of each of the 8 tiles. Stages come in the order of k, which is not the memory's.
- * k is never split between blocks, and each output element is one chain of wgmma over k: N and the tiling change nothing in its bits. */
+ * The sum of each k slice (layout.h) is one chain of wgmma from zero, and slices are added in order, for every m: tiling changes nothing in
+ * the bits. Many rows: a block does the slices of a tile one after the other, their sum waits in `out`. Few rows (too few tiles for
+ * all SMs): one block per slice, a cluster; they add their sums through distributed shared memory.
+ * Tried and left: warpgroups that take turns at the tensor cores (no difference); halves of a slice as parts (o of 145 rows 27 to 21 us, but
+ * 3 to 8 % more for 2,048 and 8,192 rows, for the sums that wait); activations multicast in clusters of two with one release of
+ * cluster scope per arrival (half the speed; arrivals without it were not tried). */
 #include "prefill_mm.h"
 #include "prefill_mm.cuh"
 #include "launch.h"
@@ -18,6 +23,9 @@
 #define RUN_BYTES 512                                          /* what one load of a warp takes: 32 or 16 elements of k of a tile */
 #define STAGE_K 64                                             /* 64 bf16 are one row of the swizzle */
 #define STAGES_MAX 22
+#define RUNS_MAX 256                                           /* of a unit: 4096 x 16 bf16 */
+#define PRODUCERS 4                                            /* warps; one could not issue fast enough */
+#define SUM_PITCH (BLOCK_TILES * TILE_ROWS + 4)                /* floats between columns of the sums of a block: no bank conflicts */
 #define N_GROUP_TILES 8                                        /* column tiles that pass over the weights together */
 
 struct prefill_mm_args {
@@ -26,10 +34,14 @@ struct prefill_mm_args {
     void *out;
     uint64_t out_stride, tile_bytes;                           /* tile_bytes: of all slices */
     uint32_t m, tiles, row_blocks, column_tiles;               /* tiles: of 16 rows; row_blocks: of 128 */
-    uint32_t stages, slice_k, kind;                            /* stages: of a tile, k / 64 */
+    uint32_t stages, slices, slice_k, kind;                    /* stages: of a slice, 64 elements of k each */
+    uint32_t split;                                            /* 1: a cluster of `slices` blocks does a tile */
 };
 
-struct prefill_mm_shared { uint64_t full[STAGES_MAX], empty[STAGES_MAX]; };
+struct prefill_mm_shared {
+    uint64_t full[STAGES_MAX], empty[STAGES_MAX];
+    uint16_t run[RUNS_MAX];                                    /* which run of a unit is the next in the order of k */
+};
 
 template <bool FP8, int N> struct geometry {
     static constexpr int RUNS = STAGE_K / (FP8 ? 32 : 16);     /* of a stage */
@@ -43,6 +55,11 @@ template <bool FP8, int N> struct geometry {
 
 struct place { uint32_t row_block, column_tile; };
 
+/* The tiles of this block, and of each tile its slices. */
+#define FOR_TILES(a, tile) for (uint32_t tile = blockIdx.x / ((a).split ? (a).slices : 1); tile < (a).row_blocks * (a).column_tiles; \
+                                tile += (a).split ? (a).row_blocks * (a).column_tiles : gridDim.x)
+#define FOR_SLICES(a, slice) for (uint32_t slice = (a).split ? cluster_rank() : 0, end_ = (a).split ? slice + 1 : (a).slices; slice < end_; slice++)
+
 /* Column tiles go in groups of 8 that pass over the weights together, so that a wave of blocks shares both operands in the L2. */
 __device__ __forceinline__ place tile_place(const prefill_mm_args &a, uint32_t tile)
 {
@@ -52,57 +69,52 @@ __device__ __forceinline__ place tile_place(const prefill_mm_args &a, uint32_t t
     return { in_group / width, group * N_GROUP_TILES + in_group % width };
 }
 
-/* Walks over the runs of a tile in the order of k: a warp of rowmm.cu owns consecutive k, in `loads` runs of each of its slots. */
-struct walk { uint32_t load, slot, warp, slice, loads, slots; };
-
+/* A warp of rowmm.cu owns consecutive k, in `loads` runs of each of its slots. All threads of the block. */
 template <bool FP8>
-__device__ __forceinline__ uint32_t walk_next(struct walk *w)
+__device__ __forceinline__ void fill_runs(const prefill_mm_args &a, prefill_mm_shared *sh)
 {
-    const uint32_t run = (w->slot * CONSUMER_WARPS + w->warp) * w->loads + w->load;
+    const uint32_t loads = a.slice_k == 3840 ? 5 : 4, runs = a.slice_k * (FP8 ? 1 : 2) * TILE_ROWS / RUN_BYTES, per_warp = runs / CONSUMER_WARPS;
 
-    if (++w->load == w->loads) {
-        w->load = 0;
-        if (++w->slot == w->slots) {
-            w->slot = 0;
-            if (++w->warp == CONSUMER_WARPS) w->warp = 0, w->slice++;
-        }
-    }
-    return run;
+    for (uint32_t i = threadIdx.x; i < runs; i += THREADS)
+        sh->run[i] = (uint16_t)((i % per_warp / loads * CONSUMER_WARPS + i / per_warp) * loads + i % per_warp % loads);
 }
 
-/* One lane. The weights of the first stages do not wait for the kernel before us, the activations do. */
+/* One lane of producer warp number `warp`: every fourth stage. The weights of the first stages do not wait for the kernel before us, the
+ * activations do. */
 template <bool FP8, int N>
-__device__ __forceinline__ void produce(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh)
+__device__ __forceinline__ void produce(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh, uint32_t warp)
 {
     using G = geometry<FP8, N>;
-    const uint32_t tiles = a.row_blocks * a.column_tiles, loads = a.slice_k == 3840 ? 5 : 4;
-    const uint32_t slots = a.slice_k * (FP8 ? 1 : 2) * TILE_ROWS / (CONSUMER_WARPS * loads * RUN_BYTES);
     const uint64_t policy = a.column_tiles == 1 ? policy_evict_first() : policy_evict_normal();
-    uint32_t stage = 0, phase = 0, early = 0;
+    uint32_t stage = warp, phase = 0;
+    bool early = true;
 
-    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    FOR_TILES(a, tile) {
         const place at = tile_place(a, tile);
-        struct walk walk = { 0, 0, 0, 0, loads, slots };
 
-        for (uint32_t i = 0; i < a.stages; i++) {
-            uint8_t *to = ring + stage * G::STAGE_BYTES;
+        FOR_SLICES(a, slice) {
+            const uint32_t k = slice * a.slice_k, first = at.column_tile * N;
 
-            mbar_wait(&sh->empty[stage], phase ^ 1);
-            mbar_arrive_expect(&sh->full[stage], G::STAGE_BYTES);
+#pragma unroll 1
+            for (uint32_t i = warp; i < a.stages; i += PRODUCERS) {
+                uint8_t *to = ring + stage * G::STAGE_BYTES;
+
+                mbar_wait(&sh->empty[stage], phase ^ 1);
+                mbar_arrive_expect(&sh->full[stage], G::STAGE_BYTES);
 #pragma unroll
-            for (int r = 0; r < G::RUNS; r++) {
-                const uint32_t slice = walk.slice, run = walk_next<FP8>(&walk);
-
-                run_load(to + G::BOX_BYTES + r * (BLOCK_TILES * RUN_BYTES), &a.w, run, slice, at.row_block * BLOCK_TILES, &sh->full[stage], policy);
+                for (int r = 0; r < G::RUNS; r++)
+                    run_load(to + G::BOX_BYTES + r * (BLOCK_TILES * RUN_BYTES), &a.w, sh->run[i * G::RUNS + r], slice, at.row_block * BLOCK_TILES, &sh->full[stage], policy);
+                if (!early) box_load(to, &a.x, k + i * STAGE_K, first, &sh->full[stage]);
+                stage += PRODUCERS;
+                if (stage < G::STAGES) continue;
+                if (early) {                                   /* our part of the ring is full of weights: now the activations that they meet */
+                    chain_wait();
+#pragma unroll 1
+                    for (uint32_t j = warp; j < G::STAGES; j += PRODUCERS) box_load(ring + j * G::STAGE_BYTES, &a.x, k + j * STAGE_K, first, &sh->full[j]);
+                    early = false;
+                }
+                stage -= G::STAGES, phase ^= 1;
             }
-            if (early < G::STAGES && ++early == G::STAGES) {   /* the ring is full of weights: now the activations that they meet */
-                chain_wait();
-                for (int j = 0; j < G::STAGES; j++)
-                    box_load(ring + j * G::STAGE_BYTES, &a.x, j * STAGE_K, at.column_tile * N, &sh->full[j]);
-            } else if (early == G::STAGES) {
-                box_load(to, &a.x, i * STAGE_K, at.column_tile * N, &sh->full[stage]);
-            }
-            if (++stage == G::STAGES) stage = 0, phase ^= 1;
         }
     }
 }
@@ -115,23 +127,34 @@ __device__ __forceinline__ float gelu_tanh(float x)
     return x * (1.0f - 1.0f / (1.0f + __expf(2.0f * inner)));
 }
 
-/* d[4j..4j+3]: rows g, g + 8 of the tile times activation rows 8j + 2t, 8j + 2t + 1. Rows of a warp's 8 lanes make whole sectors. */
-template <int N>
+#define ADD_BATCH 4                                            /* column groups whose old sums are loaded together: 16 loads */
+
+/* d[4j..4j+3]: rows g, g + 8 of the tile times activation rows 8j + 2t, 8j + 2t + 1. Rows of a warp's 8 lanes make whole sectors.
+ * ADD: to what this thread stored before; all loads of a batch stand before its stores, which the compiler would not dare. */
+template <int N, bool ADD>
 __device__ __forceinline__ void store_f32(const prefill_mm_args &a, const float (&d)[N / 2], float low, float high, uint32_t tile, uint32_t first, uint32_t lane)
 {
-    float *out = (float *)a.out + tile * TILE_ROWS + lane / 4;
+    const uint32_t m = first + lane % 4 * 2;                   /* of j = 0, i = 0 */
+    float *out = (float *)a.out + tile * TILE_ROWS + lane / 4 + m * a.out_stride;
 
 #pragma unroll
-    for (int j = 0; j < N / 8; j++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-            const uint32_t m = first + 8 * j + lane % 4 * 2 + i;
+    for (int j = 0; j < N / 8; j += ADD_BATCH, out += 8 * ADD_BATCH * a.out_stride) {
+        float old[4 * ADD_BATCH] = {}, *at = out;
 
-            if (m < a.m) {
-                out[m * a.out_stride] = d[4 * j + i] * low;
-                out[m * a.out_stride + 8] = d[4 * j + 2 + i] * high;
+        if (ADD)
+#pragma unroll
+            for (int i = 0; i < 2 * ADD_BATCH && 4 * j + 2 * i < N / 2; i++, at += i % 2 ? a.out_stride : 7 * a.out_stride)
+                if (m + 8 * (j + i / 2) + i % 2 < a.m) old[2 * i] = __ldcg(at), old[2 * i + 1] = __ldcg(at + 8);
+        at = out;
+#pragma unroll
+        for (int i = 0; i < 2 * ADD_BATCH && 4 * j + 2 * i < N / 2; i++, at += i % 2 ? a.out_stride : 7 * a.out_stride)
+            if (m + 8 * (j + i / 2) + i % 2 < a.m) {
+                const float first_sum = d[4 * j + i / 2 * 4 + i % 2], second_sum = d[4 * j + i / 2 * 4 + i % 2 + 2];
+
+                at[0] = (ADD ? old[2 * i] + first_sum : first_sum) * low;
+                at[8] = (ADD ? old[2 * i + 1] + second_sum : second_sum) * high;
             }
-        }
+    }
 }
 
 /* Neighbours in g swap one value each: an even lane then stores both columns of one activation row, an odd lane those of the next. */
@@ -172,62 +195,106 @@ __device__ __forceinline__ void load_weights(uint32_t (&a)[4][4], const uint8_t 
     }
 }
 
+/* The sums of this block into its shared memory, once nobody reads the ring: [column][row]. */
+template <int N>
+__device__ __forceinline__ void keep_sums(const float (&d)[N / 2], float *sums, uint32_t warp, uint32_t lane)
+{
+    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * WARPGROUP_THREADS) : "memory");
+#pragma unroll
+    for (int j = 0; j < N / 2; j++) sums[(j / 4 * 8 + lane % 4 * 2 + j % 2) * SUM_PITCH + warp * TILE_ROWS + lane / 4 + j % 4 / 2 * 8] = d[j];
+}
+
+/* Behind a cluster_sync: the blocks of the cluster share the columns out, two at a time to a block. One thread per row and column. */
+template <bool FP8, int N>
+__device__ __forceinline__ void add_slices(const prefill_mm_args &a, const float *sums)
+{
+    const place at = tile_place(a, blockIdx.x / a.slices);
+    const uint32_t in_block = threadIdx.x % WARPGROUP_THREADS, row = at.row_block * BLOCK_TILES * TILE_ROWS + in_block;
+    const uint32_t first = at.column_tile * N, step = CONSUMERS * a.slices;
+    float scale = 1.0f;
+
+    if (row >= a.tiles * TILE_ROWS) return;
+    if (FP8) scale = __ldg((const float *)(a.scales + row / TILE_ROWS * a.tile_bytes) + row % TILE_ROWS);
+#pragma unroll 4
+    for (uint32_t n = cluster_rank() * CONSUMERS + threadIdx.x / WARPGROUP_THREADS; n < N && first + n < a.m; n += step) {
+        const uint32_t from = smem_address(sums + n * SUM_PITCH + in_block);
+        float sum = ld_cluster(from, 0);
+
+        for (uint32_t i = 1; i < a.slices; i++) sum += ld_cluster(from, i);
+        ((float *)a.out)[(first + n) * a.out_stride + row] = sum * scale;
+    }
+}
+
+/* A slice's sum is there. */
+template <int N>
+__device__ __forceinline__ void store(const prefill_mm_args &a, const float (&d)[N / 2], float low, float high, uint32_t tile, uint32_t first, uint32_t slice, uint32_t lane)
+{
+    if (slice + 1 < a.slices) low = 1.0f, high = 1.0f;         /* the scale belongs to the whole sum */
+    if (a.kind == PREFILL_GEGLU) store_geglu<N>(a, d, low, high, tile, first, lane);
+    else if (slice > 0) store_f32<N, true>(a, d, low, high, tile, first, lane);
+    else store_f32<N, false>(a, d, low, high, tile, first, lane);
+}
+
 template <bool FP8, int N>
 __device__ __forceinline__ void consume(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh, uint32_t warp, uint32_t lane)
 {
     using G = geometry<FP8, N>;
-    const uint32_t tiles = a.row_blocks * a.column_tiles, own = G::BOX_BYTES + warp * RUN_BYTES + lane * 16;
+    const uint32_t own = G::BOX_BYTES + warp * RUN_BYTES + lane * 16, tiles = a.row_blocks * a.column_tiles;
     uint32_t stage = 0, phase = 0, behind = 0, w[2][4][4];     /* behind: the oldest stage not given back */
 
     mbar_wait(&sh->full[0], 0);
     load_weights<FP8, N>(w[0], ring + own);
     chain_wait();                                              /* nothing is stored before all readers of `out` are done */
-    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    FOR_TILES(a, tile) {
         const place at = tile_place(a, tile);
         const uint32_t own_tile = at.row_block * BLOCK_TILES + warp;
-        const bool live = own_tile < a.tiles, last = tile + gridDim.x >= tiles;
-        float d[N / 2], low = 1.0f, high = 1.0f;
+        const bool live = own_tile < a.tiles;
+        float low = 1.0f, high = 1.0f;
 
         if (FP8 && live) {
             const float *scale = (const float *)(a.scales + own_tile * a.tile_bytes);
 
             low = __ldg(scale + lane / 4), high = __ldg(scale + lane / 4 + 8);
         }
-#pragma unroll
-        for (int i = 0; i < N / 2; i++) d[i] = 0.0f;
-        pin(d);
-        for (uint32_t pair = 0; pair < a.stages; pair += 2) {
-#pragma unroll
-            for (int i = 0; i < 2; i++) {
-                const uint64_t b = box_descriptor(smem_address(ring + stage * G::STAGE_BYTES));
+        FOR_SLICES(a, slice) {
+            const bool last = a.split || (tile + gridDim.x >= tiles && slice + 1 == a.slices);
+            float d[N / 2];
 
-                pin(w[i]);
-                wgmma_fence();
 #pragma unroll
-                for (int s = 0; s < 4; s++) wgmma<N>::issue(d, w[i][s], b + 2 * s, 1);
-                wgmma_commit();
-                if (++stage == G::STAGES) stage = 0, phase ^= 1;
-                /* The stage before this one is through: its registers are free and it goes back. Its loads are over for certain. */
-                wgmma_wait<1>();
-                pin(w[i ^ 1]);
-                if (pair + i > 0) {
-                    if (lane == 0) mbar_arrive(&sh->empty[behind]);
-                    if (++behind == G::STAGES) behind = 0;
-                }
-                /* While the tensor cores work: the weights of the next stage, of the next tile behind the last one. */
-                if (!last || pair + i + 1 < a.stages) {
-                    mbar_wait(&sh->full[stage], phase);
-                    load_weights<FP8, N>(w[i ^ 1], ring + stage * G::STAGE_BYTES + own);
+            for (int i = 0; i < N / 2; i++) d[i] = 0.0f;
+            pin(d);
+            for (uint32_t pair = 0; pair < a.stages; pair += 2) {
+#pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    const uint64_t b = box_descriptor(smem_address(ring + stage * G::STAGE_BYTES));
+
+                    pin(w[i]);
+                    wgmma_fence();
+#pragma unroll
+                    for (int s = 0; s < 4; s++) wgmma<N>::issue(d, w[i][s], b + 2 * s, 1);
+                    wgmma_commit();
+                    if (++stage == G::STAGES) stage = 0, phase ^= 1;
+                    /* The stage before this one is through: its registers are free and it goes back. Its loads are over for certain. */
+                    wgmma_wait<1>();
+                    pin(w[i ^ 1]);
+                    if (pair + i > 0) {
+                        if (lane == 0) mbar_arrive(&sh->empty[behind]);
+                        if (++behind == G::STAGES) behind = 0;
+                    }
+                    /* While the tensor cores work: the weights of the next stage, of the next slice or tile behind the last one. */
+                    if (!last || pair + i + 1 < a.stages) {
+                        mbar_wait(&sh->full[stage], phase);
+                        load_weights<FP8, N>(w[i ^ 1], ring + stage * G::STAGE_BYTES + own);
+                    }
                 }
             }
+            wgmma_wait<0>();
+            pin(d);
+            if (lane == 0) mbar_arrive(&sh->empty[behind]);
+            if (++behind == G::STAGES) behind = 0;
+            if (a.split) keep_sums<N>(d, (float *)ring, warp, lane);
+            else if (live) store<N>(a, d, low, high, own_tile, at.column_tile * N, slice, lane);
         }
-        wgmma_wait<0>();
-        pin(d);
-        if (lane == 0) mbar_arrive(&sh->empty[behind]);
-        if (++behind == G::STAGES) behind = 0;
-        if (!live) continue;
-        if (a.kind == PREFILL_GEGLU) store_geglu<N>(a, d, low, high, own_tile, at.column_tile * N, lane);
-        else store_f32<N>(a, d, low, high, own_tile, at.column_tile * N, lane);
     }
 }
 
@@ -245,14 +312,21 @@ __global__ void __launch_bounds__(THREADS, 1) prefill_mm_kernel(const __grid_con
         for (int i = 0; i < G::STAGES; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], BLOCK_TILES);
         mbar_init_fence();
     }
+    fill_runs<FP8>(a, sh);
     __syncthreads();
     if (warp >= CONSUMERS * 4) {
-        registers_lower<24>();
-        if (warp == CONSUMERS * 4 && lane == 0) produce<FP8, N>(a, ring, sh);
+        registers_lower<40>();
+        if (lane == 0) produce<FP8, N>(a, ring, sh, warp - CONSUMERS * 4);
+        __syncwarp();
     } else {
-        registers_raise<240>();
+        registers_raise<232>();
         consume<FP8, N>(a, ring, sh, warp, lane);
     }
+    if (!a.split) return;
+    cluster_sync();
+    if (warp < CONSUMERS * 4) add_slices<FP8, N>(a, (const float *)ring);
+    __syncwarp();
+    cluster_sync_relaxed();                                    /* a block's shared memory stays until its neighbours have read it */
 }
 
 /* ---- host ---- */
@@ -264,11 +338,14 @@ template <bool FP8, int N> static struct prefill_mm_variant variant()
 {
     const struct prefill_mm_variant v = { prefill_mm_kernel<FP8, N>, N, geometry<FP8, N>::SHARED_BYTES };
 
-    static_assert(geometry<FP8, N>::STAGES < 3840 / STAGE_K, "the ring must be full before the first tile ends");
+    static_assert(geometry<FP8, N>::STAGES < 3840 / STAGE_K, "the ring must be full before the first slice ends");
+    static_assert(geometry<FP8, N>::STAGES >= PRODUCERS && 3840 / STAGE_K % PRODUCERS == 0 && 4096 / STAGE_K % PRODUCERS == 0, "producers take turns");
+    static_assert(N * SUM_PITCH * 4 <= geometry<FP8, N>::STAGES * geometry<FP8, N>::STAGE_BYTES, "the sums lie where the ring was");
     return v;
 }
 
 #define VARIANTS 6
+#define SLICES_SPLIT_MAX 8            /* blocks of a cluster */
 
 const uint32_t prefill_mm_columns[VARIANTS + 1] = { 16, 48, 80, 128, 160, 256, 0 };
 
@@ -284,8 +361,27 @@ static struct prefill_mm_variant pick(bool fp8, int i)
     }
 }
 
-static uint32_t sm_count;
+static uint32_t sm_count, cluster_max;                         /* cluster_max: blocks of the largest cluster that this process can run */
 static PFN_cuTensorMapEncodeTiled_v12000 encode_map;
+
+/* A share of the GPU (MPS) may leave no place for a cluster: then no slices are split. */
+static void find_cluster_max(const struct prefill_mm_variant *v)
+{
+    cudaLaunchAttribute attribute[1];
+    cudaLaunchConfig_t config = {};
+
+    config.blockDim = dim3(THREADS), config.dynamicSmemBytes = v->shared_bytes, config.attrs = attribute, config.numAttrs = 1;
+    attribute[0].id = cudaLaunchAttributeClusterDimension;
+    attribute[0].val.clusterDim.y = attribute[0].val.clusterDim.z = 1;
+    cluster_max = 1;
+    for (uint32_t blocks = 2; blocks <= SLICES_SPLIT_MAX; blocks++) {
+        int count = 0;
+
+        config.gridDim = dim3(blocks), attribute[0].val.clusterDim.x = blocks;
+        if (cudaOccupancyMaxActiveClusters(&count, (const void *)v->fn, &config) == cudaSuccess && count > 0) cluster_max = blocks;
+    }
+    cudaGetLastError();                                        /* a size that cannot be is an answer, not a failure */
+}
 
 int prefill_mm_init(void)
 {
@@ -303,25 +399,32 @@ int prefill_mm_init(void)
         if ((rc = launch_prepare((const void *)v.fn, v.shared_bytes))) return rc;
     }
     sm_count = (uint32_t)sms;
+    const struct prefill_mm_variant widest = pick(true, VARIANTS - 1);
+
+    find_cluster_max(&widest);
     encode_map = (PFN_cuTensorMapEncodeTiled_v12000)fn;
     return 0;
 }
 
-/* The variant with the fewest clocks by a plain model of a stage, fitted to measurements: waves of tiles, 4 N clocks of tensor cores for
- * a stage and about 300 that nothing hides. */
-static struct prefill_mm_variant choose(const struct packed_matrix *w, uint32_t m)
+struct plan { struct prefill_mm_variant v; bool split; };
+
+/* The way with the fewest clocks by a plain model, fitted to measurements: a stage takes 4 N clocks of the tensor cores and 300 that nothing
+ * hides; a slice that waits in `out` costs 60 N, adding slices across a cluster 5000 and 30 N. */
+static struct plan choose(const struct packed_matrix *w, uint32_t m)
 {
     const bool fp8 = w->format == WEIGHT_FP8;
-    const uint32_t row_blocks = (w->rows + BLOCK_TILES * TILE_ROWS - 1) / (BLOCK_TILES * TILE_ROWS);
-    struct prefill_mm_variant best = pick(fp8, 0);
+    const uint32_t row_blocks = (w->rows + BLOCK_TILES * TILE_ROWS - 1) / (BLOCK_TILES * TILE_ROWS), slices = w->k / w->slice_k;
+    struct plan best = { pick(fp8, 0), false };
     uint64_t least = ~0ull;
 
-    for (int i = 0; i < VARIANTS; i++) {
-        const struct prefill_mm_variant v = pick(fp8, i);
-        const uint64_t tiles = (uint64_t)row_blocks * ((m + v.n - 1) / v.n), waves = (tiles + sm_count - 1) / sm_count;
-        const uint64_t clocks = waves * (300 + 4 * v.n);
+    for (int i = 0; i < 2 * VARIANTS; i++) {
+        const struct plan p = { pick(fp8, i / 2), i % 2 == 1 };
+        const uint64_t tiles = (uint64_t)row_blocks * ((m + p.v.n - 1) / p.v.n), waves = (tiles + sm_count - 1) / sm_count;
+        const uint64_t slice = w->slice_k / STAGE_K * (300 + 4 * p.v.n);
+        const uint64_t clocks = p.split ? slice + 5000 + 30 * p.v.n : waves * (slices * slice + (slices - 1) * 60 * p.v.n);
 
-        if (clocks < least) least = clocks, best = v;
+        if (p.split && (slices < 2 || slices > cluster_max || tiles * slices > sm_count * 31 / 32)) continue;
+        if (clocks < least) least = clocks, best = p;
     }
     return best;
 }
@@ -348,9 +451,27 @@ static CUresult encode_weights(CUtensorMap *map, const struct packed_matrix *w)
                       CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
+static int launch_plan(const struct plan *p, const prefill_mm_args *a, cudaStream_t stream)
+{
+    const uint32_t tiles = a->row_blocks * a->column_tiles;
+    cudaLaunchAttribute attributes[2];
+    cudaLaunchConfig_t config = {};
+    void *params[] = { (void *)a };
+
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = a->slices, attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    config.gridDim = dim3(p->split ? tiles * a->slices : tiles < sm_count ? tiles : sm_count);
+    config.blockDim = dim3(THREADS), config.dynamicSmemBytes = p->v.shared_bytes, config.stream = stream;
+    config.attrs = attributes, config.numAttrs = p->split ? 2 : 1;
+    return launch_check(cudaLaunchKernelExC(&config, (const void *)p->v.fn, params), "prefill product");
+}
+
 int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
                               uint64_t out_stride, uint32_t columns, cudaStream_t stream)
 {
+    const uint32_t width = columns & ~PREFILL_MM_SPLIT;
     struct prefill_mm_args a = {};
     int i = 0;
 
@@ -358,19 +479,18 @@ int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16
     if (m < 1 || w->rows == 0 || w->rows % (kind == PREFILL_GEGLU ? 64 : TILE_ROWS)) return -E_RANGE;
     if (out_stride < (kind == PREFILL_GEGLU ? w->rows / 2 : w->rows)) return -E_RANGE;
     if ((w->slice_k != 3840 && w->slice_k != 4096) || w->k == 0 || w->k % w->slice_k) return -E_RANGE;
-    while (i < VARIANTS && prefill_mm_columns[i] != columns) i++;
+    if (kind == PREFILL_GEGLU && w->k != w->slice_k) return -E_RANGE;
+    if ((columns & PREFILL_MM_SPLIT) && (w->k == w->slice_k || w->k / w->slice_k > cluster_max)) return -E_RANGE;
+    while (i < VARIANTS && prefill_mm_columns[i] != width) i++;
     if (columns && i == VARIANTS) return -E_RANGE;
-    const struct prefill_mm_variant v = columns ? pick(w->format == WEIGHT_FP8, i) : choose(w, m);
+    const struct plan forced = { pick(w->format == WEIGHT_FP8, i), (columns & PREFILL_MM_SPLIT) != 0 }, p = columns ? forced : choose(w, m);
 
-    if (encode_rows(&a.x, x, m, w->k, v.n) != CUDA_SUCCESS || encode_weights(&a.w, w) != CUDA_SUCCESS) return -E_RANGE;
-    a.scales = w->data, a.tile_bytes = (uint64_t)(w->k / w->slice_k) * packed_unit_bytes(w->format, w->slice_k);
+    if (encode_rows(&a.x, x, m, w->k, p.v.n) != CUDA_SUCCESS || encode_weights(&a.w, w) != CUDA_SUCCESS) return -E_RANGE;
+    a.slices = w->k / w->slice_k, a.slice_k = w->slice_k, a.stages = w->slice_k / STAGE_K;
+    a.split = p.split, a.scales = w->data, a.tile_bytes = (uint64_t)a.slices * packed_unit_bytes(w->format, w->slice_k);
     a.out = out, a.out_stride = out_stride, a.kind = kind, a.m = m, a.tiles = w->rows / TILE_ROWS;
-    a.row_blocks = (a.tiles + BLOCK_TILES - 1) / BLOCK_TILES, a.column_tiles = (m + v.n - 1) / v.n;
-    a.stages = w->k / STAGE_K, a.slice_k = w->slice_k;
-    const uint32_t tiles = a.row_blocks * a.column_tiles;
-    void *params[] = { &a };
-
-    return launch_chained((const void *)v.fn, tiles < sm_count ? tiles : sm_count, THREADS, v.shared_bytes, params, stream);
+    a.row_blocks = (a.tiles + BLOCK_TILES - 1) / BLOCK_TILES, a.column_tiles = (m + p.v.n - 1) / p.v.n;
+    return launch_plan(&p, &a, stream);
 }
 
 int prefill_mm_launch(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
@@ -379,4 +499,9 @@ int prefill_mm_launch(const struct packed_matrix *w, const __nv_bfloat16 *x, uin
     return prefill_mm_launch_columns(w, x, m, out, kind, out_stride, 0, stream);
 }
 
-uint32_t prefill_mm_choice(const struct packed_matrix *w, uint32_t m) { return choose(w, m).n; }
+uint32_t prefill_mm_choice(const struct packed_matrix *w, uint32_t m)
+{
+    const struct plan p = choose(w, m);
+
+    return p.v.n | (p.split ? PREFILL_MM_SPLIT : 0);
+}

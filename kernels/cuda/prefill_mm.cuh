@@ -25,6 +25,35 @@ __device__ __forceinline__ uint64_t box_descriptor(uint32_t address)
     return (uint64_t)(address >> 4) | 1ull << 16 | (uint64_t)(8 * SWIZZLE_BYTES >> 4) << 32 | 1ull << 62;
 }
 
+__device__ __forceinline__ uint32_t cluster_rank()
+{
+    uint32_t rank;
+
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+/* All threads of all blocks of the cluster; what they wrote before is visible behind it. */
+__device__ __forceinline__ void cluster_sync()
+{
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/* The same without making writes visible. */
+__device__ __forceinline__ void cluster_sync_relaxed()
+{
+    asm volatile("barrier.cluster.arrive.relaxed.aligned;\nbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+/* A float at this block's shared address, but in block `rank` of the cluster. */
+__device__ __forceinline__ float ld_cluster(uint32_t address, uint32_t rank)
+{
+    float v;
+
+    asm volatile("{\n.reg .b32 there;\nmapa.shared::cluster.u32 there, %1, %2;\nld.shared::cluster.f32 %0, [there];\n}" : "=f"(v) : "r"(address), "r"(rank) : "memory");
+    return v;
+}
+
 /* A box of activations into shared memory. What lies outside of the tensor arrives as zeros and counts as bytes. */
 __device__ __forceinline__ void box_load(void *to, const CUtensorMap *map, uint32_t k, uint32_t row, uint64_t *bar)
 {

@@ -5,9 +5,10 @@
  *   out PREFILL_F32    [m, rows] f32, row stride out_stride >= rows; plain order
  *       PREFILL_GEGLU  [m, rows / 2] bf16, row stride out_stride >= rows / 2; gelu_tanh(gate) * up, permuted by prefill_k: it is
  *                      the x of the next product. w holds 8 gate rows, then their 8 up rows in each tile of 16.
- *   sums in f32 on the tensor cores (wgmma m64nNk16, bf16 inputs; an E4M3 weight is a bf16 exactly), one chain over k per element.
+ *   sums in f32 on the tensor cores (wgmma m64nNk16, bf16 inputs; an E4M3 weight is a bf16 exactly): one chain of products per element
+ *       and k slice of 3840 or 4096, slices added in order.
  * The bits of out[m, :] depend on x[m, :] and w alone: not on the other rows, their number, or the row's place.
- * Needs     rows % 16 == 0 (GEGLU: rows % 64 == 0), k a multiple of 3840 or 4096, m >= 1. A persistent grid of one block per SM.
+ * Needs     rows % 16 == 0 (GEGLU: rows % 64 == 0), k a multiple of 3840 or 4096 (GEGLU: equal), m >= 1. A persistent grid of one block per SM.
  *           Never synchronizes. A link of a chain of programmatic dependent launches: x is read and out is written only
  *           after everything earlier in the stream is complete; a successor launched by launch_chained must chain_wait.
  * Checked   tests/gpu/prefill_mm_test.cu against f64 sums on the same bf16 inputs.
@@ -37,7 +38,9 @@ static inline uint64_t prefill_mm_bytes(const struct packed_matrix *w, uint32_t 
 int prefill_mm_launch(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
                       uint64_t out_stride, cudaStream_t stream);
 
-/* For tests and benches: with tiles of `columns` activation rows, one of prefill_mm_columns[] (0 ends it); 0: as prefill_mm_launch chooses. */
+/* For tests and benches: with tiles of `columns` activation rows, one of prefill_mm_columns[] (0 ends it), or that with PREFILL_MM_SPLIT: the
+ * k slices of a tile on different SMs (needs 2 to 8 slices); 0: as prefill_mm_launch chooses. */
+#define PREFILL_MM_SPLIT 0x1000u
 int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
                               uint64_t out_stride, uint32_t columns, cudaStream_t stream);
 extern const uint32_t prefill_mm_columns[];

@@ -147,6 +147,8 @@ static unsigned long long all_differences(struct bench *b, const struct shape *s
 
         for (uint32_t m : { 1u, n - 1, n + 1, 145u, 300u })
             if (m <= ROWS_MAX) different += differences(b, s, (ROWS_MAX - m) * 2 / 3, m, n);
+        for (uint32_t m : { 1u, n - 1, n + 1, 145u, 300u })
+            if (m <= ROWS_MAX && b->w.k > b->w.slice_k) different += differences(b, s, (ROWS_MAX - m) / 2, m, n | PREFILL_MM_SPLIT);
     }
     for (uint32_t m : { 1u, 3u, 8u, 15u, 16u, 17u, 33u, 64u, 100u, 129u, 145u, 177u, 256u, 299u }) different += differences(b, s, ROWS_MAX - m, m, 0);
     for (int i = 0; i < 10; i++) different += differences(b, s, i, 145, 0);
@@ -177,9 +179,9 @@ static int run(const struct shape *s, uint32_t format)
     OK(prefill_mm_launch_columns(&b.w, b.x, ROWS_MAX, b.base, s->kind, b.columns, 256, NULL));
     CHECK(cudaDeviceSynchronize());
 
-    /* The tensor cores cut each sum of 16 products short instead of rounding it: 2^-25 of the sum on average for each of k / 16 steps, all
-     * one way. One rounding to bf16 in the GEGLU: up to 2^-9. */
-    const double limit = s->kind == PREFILL_GEGLU ? 2.5e-3 : ldexp(s->k / 16.0, -25), error = worst_error(&b, s, sums);
+    /* The tensor cores cut each sum of 16 products short instead of rounding it: 2^-25 of the sum on average for each step of a
+     * slice's chain, all one way. One rounding to bf16 in the GEGLU: up to 2^-9. */
+    const double limit = s->kind == PREFILL_GEGLU ? 2.5e-3 : ldexp(b.w.slice_k / 16.0, -25), error = worst_error(&b, s, sums);
     const unsigned long long different = all_differences(&b, s);
     const int bad = !(error < limit) || different;
 
@@ -204,6 +206,7 @@ static int refusals()
     bad += prefill_mm_launch(&odd, x, 1, x, PREFILL_F32, 3840, NULL) >= 0;
     bad += prefill_mm_launch(&narrow, x, 1, x, PREFILL_F32, 3840, NULL) >= 0;
     bad += prefill_mm_launch_columns(&w, x, 1, x, PREFILL_F32, 3840, 24, NULL) >= 0;     /* no such width */
+    bad += prefill_mm_launch_columns(&w, x, 1, x, PREFILL_F32, 3840, 16 | PREFILL_MM_SPLIT, NULL) >= 0;  /* one slice */
     printf("%-4s refusals\n", bad ? "FAIL" : "ok");
     return bad;
 }
@@ -212,6 +215,7 @@ int main(int argc, char **argv)
 {
     static const struct shape shapes[] = {
         { "one tile", 16, 3840, PREFILL_F32, CODES_ALL },          { "ragged", 208, 4096, PREFILL_F32, CODES_ALL },
+        { "ragged, long", 176, 7680, PREFILL_F32, CODES_ALL },
         { "small codes", 256, 3840, PREFILL_F32, CODES_SMALL },    { "qkv", 8192, 3840, PREFILL_F32, CODES_ALL },
         { "qkv full", 8704, 3840, PREFILL_F32, CODES_ALL },        { "o", 3840, 4096, PREFILL_F32, CODES_ALL },
         { "o full", 3840, 8192, PREFILL_F32, CODES_ALL },          { "gate_up", 30720, 3840, PREFILL_GEGLU, CODES_ALL },

@@ -133,6 +133,7 @@ int child_start(struct server *v, struct child *c)
     pid_t pid = -1;
 
     must(c->pid == 0);
+    c->under_mps = gpu_is_shared(v, c->role);
     if (!w || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, control) != 0 || pipe2(log, O_CLOEXEC | O_NONBLOCK) != 0) goto failed;
     fcntl(log[1], F_SETFL, 0); /* a stage may block on its own log line, never lose it */
     pid = fork();
@@ -155,7 +156,6 @@ int child_start(struct server *v, struct child *c)
     if (rc != 0) server_log(v, SERVER_LOG_WARN, "wiring", "stage=%s reason=\"%s\"", role_name(c->role), error_text(rc)); /* its death follows */
     free(w);
     board_pid(v, c, 0);
-    gpu_started(v, c->role);
     server_log(v, SERVER_LOG_INFO, "start", "stage=%s pid=%d exe=%s", role_name(c->role), (int)pid, c->exe);
     return 0;
 failed:
@@ -305,7 +305,7 @@ static void describe_death(const struct server *v, const struct child *c, int st
     const char *words = s && s->panic[0] ? s->panic : NULL;
 
     if (c->kill_reason == KILL_HANG) snprintf(text, bytes, "hung and was killed");
-    else if (c->kill_reason == KILL_GPU) snprintf(text, bytes, v->gpu.fault_pid == c->pid ? "one of its kernels made a fatal GPU error" : "its GPU context went with another stage's");
+    else if (c->kill_reason == KILL_GPU) snprintf(text, bytes, "%s", v->gpu.faulted ? "the GPU contexts were lost" : "it is to run elsewhere");
     else if (WIFEXITED(status) && WEXITSTATUS(status) == EXIT_GPU) snprintf(text, bytes, "exit code %d: %.*s", EXIT_GPU, (int)STATUS_PANIC_BYTES - 1, words ? words : "GPU context lost");
     else if (c->kill_reason == KILL_STOPPED_BY_SIGNAL) snprintf(text, bytes, "was stopped from outside and replaced");
     else if (WIFSIGNALED(status)) snprintf(text, bytes, "signal %d%s%.*s", WTERMSIG(status), words ? ": " : "", (int)STATUS_PANIC_BYTES - 1, words ? words : "");
@@ -322,14 +322,14 @@ static bool is_own_fault(const struct child *c, int status)
 }
 
 /* A stage killed from outside comes back at once; one that dies of itself, soon after each start, ever later. */
-static void plan_restart(struct server *v, struct child *c, uint64_t now, bool was_ready, bool own_fault, bool lost_gpu, int code)
+static void plan_restart(struct server *v, struct child *c, uint64_t now, bool was_ready, bool own_fault, bool counts, int code)
 {
     const uint64_t budget = options_u64(&v->options, OPT_RESTART_BUDGET);
 
-    if (!lost_gpu || gpu_counts(v, now)) v->death_ns[v->death_count++ % (sizeof v->death_ns / sizeof v->death_ns[0])] = now;
+    if (counts) v->death_ns[v->death_count++ % (sizeof v->death_ns / sizeof v->death_ns[0])] = now;
     c->quick_deaths = (own_fault || !was_ready) && now - c->started_ns < 1000 * MS ? c->quick_deaths + 1 : 0;
     if (was_ready) c->unready_deaths = 0;
-    else if (own_fault || !(lost_gpu || gpu_recovers(v, c->role, now))) c->unready_deaths++;
+    else if (counts) c->unready_deaths++;
     if (c->swapped && ((!was_ready && c->swap_client >= 0) || c->unready_deaths >= 2 || code == 100 || code == 111 || c->quick_deaths > 8)) revert_swap(v, c, "does not work as this stage");
     if (c->unready_deaths >= UNREADY_DEATHS_MAX) {
         server_stop(v, 1, "a stage dies before it is ready, again and again");
@@ -348,9 +348,9 @@ static void plan_restart(struct server *v, struct child *c, uint64_t now, bool w
 }
 
 /* A lost GPU context: was it this stage's work? Unless that can be told, every stage's requests are suspects. */
-static bool judge_gpu(struct server *v, const struct child *c)
+static bool judge_gpu(struct server *v, const struct child *c, bool by_itself)
 {
-    const enum gpu_blame blame = gpu_blame(v, c);
+    const enum gpu_blame blame = gpu_blame(v, c, by_itself);
 
     if (blame == GPU_BLAME_UNKNOWN) verdict_on_death(v, c, false);
     return blame == GPU_BLAME_THIS;
@@ -368,11 +368,12 @@ void child_reap(struct server *v, struct child *c)
 
     if (c->log_fd >= 0) child_log(c); /* its last lines */
     describe_death(v, c, status, text, sizeof text);
-    if (WIFEXITED(status) && code == EXIT_GPU && c->kill_reason == KILL_NONE) c->kill_reason = KILL_GPU; /* whoever kills GPU stages now: this one is gone */
-    const bool lost_gpu = !asked && gpu_is_stage(v, c->role) && c->kill_reason == KILL_GPU;
-    const bool own_fault = !asked && (lost_gpu ? judge_gpu(v, c) : is_own_fault(c, status));
+    const bool by_itself = WIFEXITED(status) && code == EXIT_GPU && c->kill_reason == KILL_NONE;
+    const bool lost_gpu = !asked && gpu_is_stage(v, c->role) && (c->kill_reason == KILL_GPU || by_itself);
+    const bool own_fault = !asked && (lost_gpu ? judge_gpu(v, c, by_itself) : is_own_fault(c, status));
     if (own_fault) verdict_on_death(v, c, true);
     const enum kill_reason reason = c->kill_reason;
+    const bool counts = !lost_gpu || gpu_counts(v, c, by_itself, now);
     forget_process(c);
     c->kill_reason = KILL_NONE;
     if (reason != KILL_STOP) c->died_ns = now;
@@ -385,7 +386,7 @@ void child_reap(struct server *v, struct child *c)
         start_or_wait(v, c);
         return;
     }
-    if (lost_gpu) gpu_lost(v);
+    if (by_itself && c->under_mps) gpu_lost(v);
     c->deaths++;
     board_pid(v, c, 0);
     server_log(v, SERVER_LOG_WARN, "death", "stage=%s how=\"%s\"", role_name(c->role), text);
@@ -397,7 +398,7 @@ void child_reap(struct server *v, struct child *c)
         server_stop(v, 111, "a stage lacks a resource; its line above says which");
         return;
     }
-    plan_restart(v, c, now, was_ready, own_fault, lost_gpu, WIFEXITED(status) ? code : -1);
+    plan_restart(v, c, now, was_ready, own_fault, counts, WIFEXITED(status) ? code : -1);
 }
 
 /* 'T' or 't': somebody stopped the process from outside; it is no fault of a request. */

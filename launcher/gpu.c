@@ -2,9 +2,11 @@
  *
  * Owns     one process, nvidia-cuda-mps-control, in the foreground (it starts the MPS server itself and takes it along when it dies), its
  *          directory below the run directory, and what every GPU stage's environment says about MPS. The keeper stays outside.
- * Reads    the daemon's log: only it says which client made a fatal fault. All clients lose their context with it and see the same error.
- * Faults   a lost context is ordinary: the GPU stages that still run are killed (they cannot compute any more), and start again when all
- *          are reaped and the MPS server has put its own context away: it lets nobody in before. A daemon that dies is started again, the stages after it.
+ * Reads    the daemon's log, whose line about a fatal fault is the first sign of one. All clients lose their contexts with it and see the same
+ *          error; the client that the line names is not always the one that made it (4 of 11 on an H200 were not), so it accuses nobody.
+ * Faults   a lost context is ordinary: the GPU stages that still run are killed (they cannot compute any more), all requests in hand are suspects, and
+ *          when all stages are reaped they start again apart, outside MPS: there a fault is its maker's alone, so that a second one tells whose
+ *          it is. When nothing has happened for a while they go back. A daemon that dies is started again, the stages after it.
  * Fails    no daemon to be had: --gpu-sharing auto goes on by turns and says so once; mps ends the server (exit 111). */
 #include "launcher/server.h"
 
@@ -30,9 +32,8 @@
 #define MPS_START_MS 5000u       /* measured: 25 ms */
 #define MPS_DEATHS_MAX 5u        /* before its start succeeds */
 #define MPS_STOP_MS 1000u
-#define MPS_RECOVERY_MS 5000u    /* after a fault: a stage that does not get ready is not to blame */
-#define MPS_RESET_MS 1500u       /* for the server to get over a fault; measured: 30 ms behind the last client. One that comes too early is turned away */
-#define MPS_LOG_WAIT_MS 50u       /* for the line that blames, when the stage was quicker */
+#define APART_MS 60000u          /* without a fault, and nobody to be disturbed: back under MPS */
+#define APART_MAX_MS 600000u     /* back even if responses run: they pause for some 0.3 s */
 
 bool gpu_is_used(const struct server *v) { return strcmp(wiring_text(&v->base, "device", "cpu"), "cuda") == 0; }
 
@@ -130,6 +131,13 @@ static void kill_daemon(struct gpu_sharing *g)
     forget_daemon(g);
 }
 
+static bool daemon_is_gone(const struct gpu_sharing *g)
+{
+    siginfo_t info = {0};
+
+    return g->pid == 0 || (waitid(P_PID, (id_t)g->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0);
+}
+
 static void take_turns(struct server *v, const char *why)
 {
     struct gpu_sharing *g = &v->gpu;
@@ -177,15 +185,10 @@ static bool is_our_client(const struct server *v, pid_t pid)
 
 static void take_line(struct server *v)
 {
-    struct gpu_sharing *g = &v->gpu;
-    const pid_t pid = gpu_fault_pid(g->log);
+    const pid_t pid = gpu_fault_pid(v->gpu.log);
 
-    server_log(v, pid ? SERVER_LOG_WARN : SERVER_LOG_DEBUG, "mps", "line=\"%s\"", g->log);
-    if (strstr(g->log, "Destroy server context")) g->reset_ns = 0;
-    if (pid == 0 || !is_our_client(v, pid)) return;
-    g->fault_pid = pid;
-    g->reset_ns = clock_ns();
-    kill_stages(v); /* at once: they would only find out what we know */
+    server_log(v, pid ? SERVER_LOG_WARN : SERVER_LOG_DEBUG, "mps", "line=\"%s\"", v->gpu.log);
+    if (pid && is_our_client(v, pid)) gpu_lost(v); /* at once: the stages would only find out what we know */
 }
 
 void gpu_read_log(struct server *v)
@@ -227,64 +230,64 @@ void gpu_environment(const struct server *v, int role)
 
     snprintf(none, sizeof none, "%s.none", g->dir); /* a directory without a daemon: no other server's MPS either */
     if (!gpu_is_used(v) && role != ROLE_KEEPER) return;
-    const bool shared = (g->state == GPU_MPS || g->state == GPU_MPS_STARTING) && gpu_is_stage(v, role);
-    setenv("CUDA_MPS_PIPE_DIRECTORY", shared ? g->dir : none, 1);
+    setenv("CUDA_MPS_PIPE_DIRECTORY", gpu_is_shared(v, role) ? g->dir : none, 1);
     unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"); /* prompts and steps share the time (model/turns.h), not the multiprocessors */
     unsetenv("CUDA_MPS_CLIENT_PRIORITY");          /* measured: a prefill of lower priority never ends while sequences run */
 }
 
-void gpu_started(struct server *v, int role)
+bool gpu_is_shared(const struct server *v, int role)
 {
-    if (gpu_is_stage(v, role)) v->gpu.fault_pid = 0, v->gpu.reset_ns = 0;
+    return gpu_is_stage(v, role) && (v->gpu.state == GPU_MPS || v->gpu.state == GPU_MPS_STARTING);
 }
 
 bool gpu_may_start(const struct server *v, int role)
 {
     if (!gpu_is_stage(v, role)) return true;
-    if (v->gpu.state == GPU_MPS_STARTING) return false;
-    if (v->gpu.state == GPU_MPS && v->gpu.reset_ns && clock_ns() - v->gpu.reset_ns < MPS_RESET_MS * MS) return false;
+    if (v->gpu.state == GPU_MPS_STARTING || (v->gpu.state == GPU_MPS && daemon_is_gone(&v->gpu))) return false;
     for (int other = 0; other < ROLE_COUNT; other++)
         if (gpu_is_stage(v, other) && v->child[other].pid && v->child[other].kill_reason == KILL_GPU) return false;
     return true;
 }
 
-static bool daemon_is_gone(const struct gpu_sharing *g)
+enum gpu_blame gpu_blame(const struct server *v, const struct child *c, bool by_itself)
 {
-    siginfo_t info = {0};
-
-    return g->pid == 0 || (waitid(P_PID, (id_t)g->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0);
-}
-
-enum gpu_blame gpu_blame(struct server *v, const struct child *c)
-{
-    struct gpu_sharing *g = &v->gpu;
-
-    if (g->state == GPU_TIME_SLICE) return GPU_BLAME_THIS;
-    for (unsigned ms = 0; ms < MPS_LOG_WAIT_MS && g->fault_pid == 0 && !daemon_is_gone(g); ms += 5) {
-        if (ms) usleep(5000);
-        gpu_read_log(v);
-    }
-    if (g->fault_pid == 0) return g->state != GPU_MPS || daemon_is_gone(g) ? GPU_BLAME_OTHER : GPU_BLAME_UNKNOWN;
-    return g->fault_pid == c->pid ? GPU_BLAME_THIS : GPU_BLAME_OTHER;
+    if (!by_itself) return v->gpu.faulted ? GPU_BLAME_UNKNOWN : GPU_BLAME_OTHER; /* we killed it: for a fault, or to start it elsewhere */
+    if (!c->under_mps) return GPU_BLAME_THIS;
+    return daemon_is_gone(&v->gpu) ? GPU_BLAME_OTHER : GPU_BLAME_UNKNOWN;
 }
 
 void gpu_lost(struct server *v)
 {
-    if (v->gpu.state == GPU_MPS || v->gpu.state == GPU_MPS_STARTING) kill_stages(v);
+    if (v->gpu.state != GPU_MPS || daemon_is_gone(&v->gpu)) return; /* that is no fault: gpu_tick starts everything again */
+    v->gpu.faulted = true;
+    v->gpu.apart_ns = clock_ns();
+    v->gpu.state = GPU_APART;
+    kill_stages(v);
 }
 
-/* A time slice, or the first of those that died together, counts; the others do not. */
-bool gpu_counts(struct server *v, uint64_t now_ns)
+/* Contexts that were lost together count once. */
+bool gpu_counts(struct server *v, const struct child *c, bool by_itself, uint64_t now_ns)
 {
-    const bool counts = v->gpu.state != GPU_MPS || now_ns - v->gpu.lost_ns > 1000 * MS;
+    if (!c->under_mps) return by_itself;
+    const bool counts = now_ns - v->gpu.lost_ns > 1000 * MS;
 
     if (counts) v->gpu.lost_ns = now_ns;
     return counts;
 }
 
-bool gpu_recovers(const struct server *v, int role, uint64_t now_ns)
+/* Apart for long enough? Stages are replaced once more, under MPS again. */
+static void come_together(struct server *v, uint64_t now_ns)
 {
-    return gpu_is_stage(v, role) && v->gpu.lost_ns && now_ns - v->gpu.lost_ns < MPS_RECOVERY_MS * MS;
+    struct gpu_sharing *g = &v->gpu;
+    const uint64_t apart_ns = now_ns - g->apart_ns;
+    char why[256];
+
+    if (apart_ns < APART_MS * MS || (apart_ns < APART_MAX_MS * MS && server_live_slots(v) > 0)) return;
+    server_log(v, SERVER_LOG_INFO, "mps-again", "apart_s=%.0f", (double)apart_ns / 1e9);
+    g->faulted = false;
+    g->state = GPU_MPS;
+    if (g->pid == 0 && start_daemon(v, why, sizeof why) != 0) take_turns(v, why);
+    else kill_stages(v);
 }
 
 static void daemon_died(struct server *v)
@@ -293,9 +296,9 @@ static void daemon_died(struct server *v)
     char why[256];
 
     forget_daemon(g);
-    g->reset_ns = 0;
-    if (v->exit_code >= 0) return;
+    if (v->exit_code >= 0 || g->state == GPU_APART) return; /* apart nobody needs it: come_together starts another one */
     server_log(v, SERVER_LOG_WARN, "mps-death", "deaths=%u", g->deaths + 1);
+    g->faulted = false;
     kill_stages(v);
     if (++g->deaths >= MPS_DEATHS_MAX) take_turns(v, "its daemon dies again and again");
     else if (start_daemon(v, why, sizeof why) != 0) take_turns(v, why);
@@ -306,6 +309,7 @@ void gpu_tick(struct server *v, uint64_t now_ns)
     struct gpu_sharing *g = &v->gpu;
     char path[sizeof g->dir + 16];
 
+    if (g->state == GPU_APART) come_together(v, now_ns);
     if (g->pid == 0) return;
     gpu_read_log(v);
     if (waitpid(g->pid, NULL, WNOHANG) == g->pid) {
@@ -316,7 +320,6 @@ void gpu_tick(struct server *v, uint64_t now_ns)
     snprintf(path, sizeof path, "%s/control", g->dir);
     if (access(path, F_OK) == 0) {
         g->state = GPU_MPS;
-        g->fault_pid = 0;
     } else if (now_ns - g->started_ns > MPS_START_MS * MS) {
         take_turns(v, "its daemon does not start");
     }
@@ -331,12 +334,12 @@ void gpu_end(struct server *v)
         for (unsigned ms = 0; ms < MPS_STOP_MS && waitpid(g->pid, NULL, WNOHANG) != g->pid; ms += 10) usleep(10000);
         forget_daemon(g);
     }
-    if (g->state == GPU_MPS || g->state == GPU_MPS_STARTING) remove_flat_dir(g->dir);
+    if (g->state != GPU_NONE && g->state != GPU_TIME_SLICE) remove_flat_dir(g->dir);
 }
 
 const char *gpu_sharing_name(const struct server *v)
 {
-    static const char *const names[] = {[GPU_NONE] = "none", [GPU_TIME_SLICE] = "time-slice", [GPU_MPS_STARTING] = "mps", [GPU_MPS] = "mps"};
+    static const char *const names[] = {[GPU_NONE] = "none", [GPU_TIME_SLICE] = "time-slice", [GPU_MPS_STARTING] = "mps", [GPU_MPS] = "mps", [GPU_APART] = "apart"};
 
     return names[v->gpu.state];
 }

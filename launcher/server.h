@@ -30,6 +30,7 @@ struct child {
     char default_exe[PATH_MAX];
     bool swapped;             /* exe is not the default */
     bool ready;
+    bool under_mps;           /* was started as a client of the MPS daemon */
     uint64_t started_ns;
     uint64_t heartbeat, heartbeat_ns; /* last value seen and when it moved */
     uint64_t restart_ns;      /* when to start again; 0: not waiting */
@@ -45,7 +46,7 @@ struct child {
     unsigned log_bytes;
 };
 
-enum gpu_sharing_state { GPU_NONE = 0, GPU_TIME_SLICE, GPU_MPS_STARTING, GPU_MPS };
+enum gpu_sharing_state { GPU_NONE = 0, GPU_TIME_SLICE, GPU_MPS_STARTING, GPU_MPS, GPU_APART /* by turns after a fault; the daemon waits */ };
 enum gpu_blame { GPU_BLAME_THIS, GPU_BLAME_OTHER, GPU_BLAME_UNKNOWN };
 
 struct gpu_sharing { /* gpu.c */
@@ -55,10 +56,9 @@ struct gpu_sharing { /* gpu.c */
     char dir[1100];           /* its pipes */
     char log[1024];
     unsigned log_bytes;
-    pid_t fault_pid;          /* the client that made the newest fatal fault, as its log says; 0: none since the last start of a GPU stage */
-    uint64_t started_ns;
+    bool faulted;             /* the stages that are being killed lost their contexts by a fault */
+    uint64_t started_ns, apart_ns;
     uint64_t lost_ns;         /* when contexts were last lost, as counted */
-    uint64_t reset_ns;        /* when the fault was made that the MPS server has not yet got over; 0: none */
     unsigned deaths;          /* of the daemon */
 };
 
@@ -124,14 +124,13 @@ bool gpu_is_used(const struct server *v);
 bool gpu_is_stage(const struct server *v, int role);
 void gpu_begin(struct server *v);
 void gpu_environment(const struct server *v, int role);
-void gpu_started(struct server *v, int role); /* the last fault is history */
+bool gpu_is_shared(const struct server *v, int role); /* a stage that starts now will be a client of the daemon */
 bool gpu_may_start(const struct server *v, int role);
-enum gpu_blame gpu_blame(struct server *v, const struct child *c);
+enum gpu_blame gpu_blame(const struct server *v, const struct child *c, bool by_itself);
 void gpu_lost(struct server *v); /* a stage lost its context: so did the others under MPS */
-bool gpu_recovers(const struct server *v, int role, uint64_t now_ns); /* a stage that cannot start just now is no wonder */
-bool gpu_counts(struct server *v, uint64_t now_ns); /* does this lost context count for the restart budget? */
+bool gpu_counts(struct server *v, const struct child *c, bool by_itself, uint64_t now_ns); /* does this lost context count for the restart budget? */
 void gpu_read_log(struct server *v);
-int gpu_fault_pid(const char *line); /* the pid that this line of the daemon's log blames, or 0 */
+int gpu_fault_pid(const char *line); /* the client that this line of the daemon's log names as having made a fatal fault, or 0 */
 void gpu_tick(struct server *v, uint64_t now_ns);
 void gpu_end(struct server *v);
 const char *gpu_sharing_name(const struct server *v);

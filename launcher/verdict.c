@@ -7,8 +7,8 @@
  * when the stage died again is convicted: every stage leaves it, its client gets an
  * error, the others go on. A kill from outside (SIGKILL, SIGSTOP) accuses nobody.
  *
- * GPU stages under MPS lose their contexts together. The daemon's log tells who made the fault (gpu.c): its suspects
- * alone are accused. Where it does not tell, those of every GPU stage are, and a conviction needs one suspect in all of them together. */
+ * GPU stages under MPS lose their contexts together, and nobody can tell by whose fault: the requests of all of them get their
+ * strikes, and a conviction needs one suspect in all of them together. After that the stages run apart (gpu.c), where a fault is its maker's. */
 #include "launcher/server.h"
 
 #define STRIKES_MAX 16u

@@ -81,6 +81,7 @@ class Load:
 
 
 def kill(pid, number=signal.SIGKILL):
+    assert pid > 0, "no process to kill"
     try:
         os.kill(pid, number)
         return True
@@ -154,39 +155,45 @@ def marked(role, kind):
     return {**BODIES[0], "input": f"FAULT:{role}:{kind} " + "a river and seven birds " * 8}
 
 
-async def part_access(server, wanted):
+async def part_access(_server, wanted):
+    """Servers of its own: after a fault the stages run apart for a while."""
     for role in GPU_STAGES:
-        faulty = os.path.join(BUILD, "faulty", role)
-        if not os.access(faulty, os.X_OK):
-            say(f"skipped: {os.path.relpath(faulty, ROOT)} is not built")
-            continue
-        once = marked(role, "gpu:once")
-        healthy = (await outcomes(server, [once]))[0]
-        code, _, err = await asyncio.to_thread(server.command, "swap", role, faulty)
-        assert code == 0, err
-        for body, what in ((once, "one illegal access"), (marked(role, "gpu"), "illegal accesses of one request")):
-            load = Load(server, wanted)
+        with Server(*OPTIONS, environment=ENVIRONMENT) as server:
+            await access(server, wanted, role)
 
-            async def work():
-                before = {r: s["restarts"] for r, s in (await stages(server)).items()}
-                begin = time.monotonic()
-                result = await run(server, body)
-                end = time.monotonic()
-                await asyncio.sleep(0.5)
-                now = await stages(server)
-                return (begin, end), result, {r: now[r]["restarts"] - before[r] for r in GPU_STAGES}, {r: now[r]["last_recovery_ms"] for r in GPU_STAGES if "last_recovery_ms" in now[r]}
-            (begin, end), result, deaths, times = await load.during(work())
-            assert deaths[role] >= 1, f"{role} did not fault: {deaths}"
-            if body is once:
-                assert result.outcome() == healthy, differ(0, healthy, result.outcome())
-            else:
-                assert result.final["type"] == "response.failed", result.outcome()[:600]
-            say(f"{what} in {role}: deaths {deaths}, {'it is redone with the same bytes' if body is once else 'it is refused: ' + str(result.response['error'])[:120]}")
-            gaps = load.longest_gaps_ms(begin, end)
-            say(f"  ready again after {', '.join(f'{r} {t:.0f} ms' for r, t in times.items() if deaths[r])}; longest silence of the other streams p50 {percentile(gaps, 50):.0f}, "
-                f"max {max(gaps, default=float('nan')):.0f} ms; {load.done} outputs, all exact")
-        code, _, err = await asyncio.to_thread(server.command, "swap", role, "--default")
-        assert code == 0, err
+
+async def access(server, wanted, role):
+    faulty = os.path.join(BUILD, "faulty", role)
+    if not os.access(faulty, os.X_OK):
+        say(f"skipped: {os.path.relpath(faulty, ROOT)} is not built")
+        return
+    once = marked(role, "gpu:once")
+    healthy = (await outcomes(server, [once]))[0]
+    code, _, err = await asyncio.to_thread(server.command, "swap", role, faulty)
+    assert code == 0, err
+    for body, what in ((once, "one illegal access"), (marked(role, "gpu"), "illegal accesses of one request")):
+        load = Load(server, wanted)
+
+        async def work():
+            before = {r: s["restarts"] for r, s in (await stages(server)).items()}
+            sharing = (await asyncio.to_thread(server.status))["device"]["sharing"]
+            begin = time.monotonic()
+            result = await run(server, body)
+            end = time.monotonic()
+            await asyncio.sleep(0.5)
+            now = await stages(server)
+            return sharing, (begin, end), result, {r: now[r]["restarts"] - before[r] for r in GPU_STAGES}, {r: now[r].get("last_recovery_ms", 0) for r in GPU_STAGES}
+        sharing, (begin, end), result, deaths, times = await load.during(work())
+        assert deaths[role] >= 1, f"{role} did not fault: {deaths}"
+        if body is once:
+            assert result.outcome() == healthy, differ(0, healthy, result.outcome())
+            assert deaths[role] == 1, f"one fault, {deaths} deaths"
+        else:
+            assert result.final["type"] == "response.failed", result.outcome()[:600]
+        gaps = load.longest_gaps_ms(begin, end)
+        say(f"{what} in {role} ({sharing}): deaths {deaths}, {'it is redone with the same bytes' if body is once else 'it is refused: ' + result.response['error']['code']}")
+        say(f"  ready again after {', '.join(f'{r} {t:.0f} ms' for r, t in times.items() if deaths[r])}; longest silence of the other streams p50 {percentile(gaps, 50):.0f}, "
+            f"max {max(gaps, default=float('nan')):.0f} ms; {load.done} outputs, all exact")
 
 
 async def part_daemon(server, wanted):
@@ -228,7 +235,7 @@ async def part_launcher(_server, _wanted):
         s.kill_everything()
 
 
-PARTS = {"kill": part_kill, "all": part_all, "access": part_access, "daemon": part_daemon, "launcher": part_launcher}
+PARTS = {"kill": part_kill, "all": part_all, "daemon": part_daemon, "access": part_access, "launcher": part_launcher}
 
 
 async def campaign(server, names):

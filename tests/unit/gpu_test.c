@@ -66,7 +66,7 @@ static void in_hand(int role, unsigned count, uint32_t first_slot)
 static uint32_t strikes(uint32_t slot) { return word_for(&table_launcher(&v->table, slot)->strikes, GENERATION); }
 static uint32_t verdict(uint32_t slot) { return word_for(&table_launcher(&v->table, slot)->verdict, GENERATION); }
 
-static void test_the_daemons_line_names_the_culprit(void **state)
+static void test_the_daemons_line_tells_of_a_fault(void **state)
 {
     (void)state;
     assert_int_equal(gpu_fault_pid("[2026-11-21 14:24:14.360 Server   517] Client {PID: 513, Context: 1} encountered a fatal GPU error."), 513);
@@ -126,8 +126,8 @@ static void feed_log(const char *text)
     v->gpu.log_fd = ends[0];
 }
 
-/* A process that stands for the daemon: it lives until it is killed. */
-static pid_t live_daemon(void)
+/* A process that stands for the daemon or a stage: it lives until it is killed. */
+static pid_t live_process(void)
 {
     const pid_t pid = fork();
 
@@ -138,34 +138,112 @@ static pid_t live_daemon(void)
     return pid;
 }
 
-static void test_blame_follows_the_log(void **state)
+static void end(pid_t *pid)
+{
+    kill(*pid, SIGKILL);
+    assert_int_equal(waitpid(*pid, NULL, 0), *pid);
+    *pid = 0;
+}
+
+static void under_mps(void)
+{
+    v->gpu.state = GPU_MPS;
+    v->gpu.pid = live_process();
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        if (!gpu_is_stage(v, role)) continue;
+        v->child[role].pid = live_process();
+        v->child[role].under_mps = true;
+    }
+}
+
+static void test_a_fault_takes_all_stages_and_sets_them_apart(void **state)
+{
+    struct child *verify = &v->child[ROLE_VERIFY], *prefill = &v->child[ROLE_PREFILL];
+    char text[256];
+
+    (void)state;
+    under_mps();
+    assert_true(gpu_is_shared(v, ROLE_VERIFY) && !gpu_is_shared(v, ROLE_DRAFT));
+    snprintf(text, sizeof text, "something else\nClient {PID: %d, Context: 1} encountered a fatal GPU error.\nmore", (int)prefill->pid);
+    feed_log(text);
+    gpu_read_log(v);
+    assert_int_equal(verify->kill_reason, KILL_GPU);
+    assert_int_equal(prefill->kill_reason, KILL_GPU);
+    assert_int_equal(gpu_blame(v, verify, false), GPU_BLAME_UNKNOWN); /* the line does not always name the right one */
+    assert_int_equal(gpu_blame(v, prefill, false), GPU_BLAME_UNKNOWN);
+    assert_false(gpu_may_start(v, ROLE_VERIFY));
+    assert_true(gpu_may_start(v, ROLE_DRAFT));
+    end(&verify->pid);
+    assert_false(gpu_may_start(v, ROLE_VERIFY)); /* the other one's requests are still to be looked at */
+    end(&prefill->pid);
+    assert_true(gpu_may_start(v, ROLE_VERIFY));
+    assert_false(gpu_is_shared(v, ROLE_VERIFY));
+    verify->under_mps = false;
+    assert_int_equal(gpu_blame(v, verify, true), GPU_BLAME_THIS); /* apart, a fault is its maker's */
+    end(&v->gpu.pid);
+}
+
+static void test_a_stage_that_finds_its_context_lost_takes_the_others_along(void **state)
 {
     (void)state;
-    v->gpu.state = GPU_MPS;
-    v->gpu.pid = live_daemon();
-    v->child[ROLE_VERIFY].pid = live_daemon();
-    v->child[ROLE_PREFILL].pid = live_daemon();
-    assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY]), GPU_BLAME_UNKNOWN);
-    char text[256];
-    snprintf(text, sizeof text, "something else\nClient {PID: %d, Context: 1} encountered a fatal GPU error.\nmore", (int)v->child[ROLE_PREFILL].pid);
-    feed_log(text);
-    assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY]), GPU_BLAME_OTHER);
-    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
-    for (int role = ROLE_PREFILL; role <= ROLE_VERIFY; role += ROLE_VERIFY - ROLE_PREFILL) { /* both were killed when the line came */
-        assert_int_equal(v->child[role].kill_reason, KILL_GPU);
-        assert_int_equal(waitpid(v->child[role].pid, NULL, 0), v->child[role].pid);
-    }
-    gpu_started(v, ROLE_DRAFT); /* no GPU stage: nothing is forgotten */
-    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
-    gpu_started(v, ROLE_PREFILL);
-    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_UNKNOWN);
-    kill(v->gpu.pid, SIGKILL);
+    under_mps();
+    end(&v->child[ROLE_VERIFY].pid); /* exit 112 */
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY], true), GPU_BLAME_UNKNOWN);
+    gpu_lost(v);
+    assert_int_equal(v->gpu.state, GPU_APART);
+    assert_int_equal(v->child[ROLE_PREFILL].kill_reason, KILL_GPU);
+    assert_false(gpu_may_start(v, ROLE_VERIFY));
+    end(&v->child[ROLE_PREFILL].pid);
+    assert_true(gpu_may_start(v, ROLE_VERIFY));
+    end(&v->gpu.pid);
+}
+
+static void test_a_daemon_that_dies_accuses_nobody(void **state)
+{
     siginfo_t info;
+
+    (void)state;
+    under_mps();
+    kill(v->gpu.pid, SIGKILL);
     waitid(P_PID, (id_t)v->gpu.pid, &info, WEXITED | WNOWAIT);
-    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_OTHER); /* the daemon took the contexts along: no stage's fault */
+    end(&v->child[ROLE_VERIFY].pid);
+    assert_int_equal(gpu_blame(v, &v->child[ROLE_VERIFY], true), GPU_BLAME_OTHER);
+    gpu_lost(v);
+    assert_int_equal(v->gpu.state, GPU_MPS);
+    assert_false(gpu_may_start(v, ROLE_VERIFY)); /* there is no daemon to be a client of */
+    end(&v->child[ROLE_PREFILL].pid);
     waitpid(v->gpu.pid, NULL, 0);
-    v->gpu.state = GPU_TIME_SLICE;
-    assert_int_equal(gpu_blame(v, &v->child[ROLE_PREFILL]), GPU_BLAME_THIS);
+}
+
+static void test_they_come_together_when_it_has_been_quiet(void **state)
+{
+    const uint64_t second = 1000000000ull, fault_ns = 1000 * second;
+
+    (void)state;
+    under_mps();
+    gpu_lost(v);
+    for (int role = ROLE_PREFILL; role <= ROLE_VERIFY; role += ROLE_VERIFY - ROLE_PREFILL) {
+        end(&v->child[role].pid);
+        v->child[role].pid = live_process();
+        v->child[role].under_mps = false;
+        v->child[role].kill_reason = KILL_NONE;
+    }
+    v->gpu.apart_ns = fault_ns;
+    gpu_tick(v, fault_ns + 59 * second);
+    assert_int_equal(v->gpu.state, GPU_APART);
+    gpu_tick(v, fault_ns + 61 * second); /* requests run: they are not disturbed */
+    assert_int_equal(v->gpu.state, GPU_APART);
+    for (uint32_t s = 0; s < SLOTS; s++) table_gateway(&v->table, s)->commit = word_pack(GENERATION, PHASE_CLOSED);
+    gpu_tick(v, fault_ns + 61 * second);
+    assert_int_equal(v->gpu.state, GPU_MPS);
+    for (int role = ROLE_PREFILL; role <= ROLE_VERIFY; role += ROLE_VERIFY - ROLE_PREFILL) {
+        assert_int_equal(v->child[role].kill_reason, KILL_GPU);
+        assert_int_equal(gpu_blame(v, &v->child[role], false), GPU_BLAME_OTHER); /* nobody's fault */
+        assert_false(gpu_counts(v, &v->child[role], false, fault_ns + 61 * second));
+        end(&v->child[role].pid);
+    }
+    assert_true(gpu_is_shared(v, ROLE_VERIFY));
+    end(&v->gpu.pid);
 }
 
 static void test_a_long_line_of_the_daemon_does_no_harm(void **state)
@@ -173,106 +251,74 @@ static void test_a_long_line_of_the_daemon_does_no_harm(void **state)
     char text[5000];
 
     (void)state;
+    under_mps();
     memset(text, 'x', sizeof text);
     text[sizeof text - 1] = '\0';
-    v->child[ROLE_VERIFY].pid = live_daemon();
     const int bytes = snprintf(text + 4000, 100, "\nClient {PID: %d, Context: 1} encountered a fatal GPU error.\n", (int)v->child[ROLE_VERIFY].pid);
     text[4000 + bytes] = 'x';
     feed_log(text);
     gpu_read_log(v);
-    assert_int_equal(v->gpu.fault_pid, v->child[ROLE_VERIFY].pid);
-    waitpid(v->child[ROLE_VERIFY].pid, NULL, 0);
+    assert_int_equal(v->gpu.state, GPU_APART);
     assert_true(v->gpu.log_bytes < sizeof v->gpu.log);
-}
-
-static void test_stages_wait_until_all_that_lost_their_context_are_reaped(void **state)
-{
-    (void)state;
-    v->gpu.state = GPU_MPS;
-    assert_true(gpu_may_start(v, ROLE_VERIFY));
-    const pid_t stage = live_daemon();
-    v->child[ROLE_PREFILL].pid = stage;
-    gpu_lost(v);
-    assert_int_equal(v->child[ROLE_PREFILL].kill_reason, KILL_GPU);
-    assert_false(gpu_may_start(v, ROLE_VERIFY));
-    assert_true(gpu_may_start(v, ROLE_DRAFT));
-    assert_int_equal(waitpid(stage, NULL, 0), stage);
-    v->child[ROLE_PREFILL].pid = 0;
-    assert_true(gpu_may_start(v, ROLE_VERIFY));
-    v->gpu.state = GPU_MPS_STARTING;
-    assert_false(gpu_may_start(v, ROLE_VERIFY));
-}
-
-static void test_stages_wait_until_the_server_is_over_the_fault(void **state)
-{
-    char text[256];
-
-    (void)state;
-    v->gpu.state = GPU_MPS;
-    v->child[ROLE_VERIFY].pid = live_daemon();
-    snprintf(text, sizeof text, "Client {PID: %d, Context: 1} encountered a fatal GPU error.\n", (int)v->child[ROLE_VERIFY].pid);
-    feed_log(text);
-    gpu_read_log(v);
-    waitpid(v->child[ROLE_VERIFY].pid, NULL, 0);
-    v->child[ROLE_VERIFY].pid = 0;
-    assert_false(gpu_may_start(v, ROLE_VERIFY));
-    close(v->gpu.log_fd);
-    feed_log("[..] Destroy server context on device 0 (NVIDIA H200)\n");
-    gpu_read_log(v);
-    assert_true(gpu_may_start(v, ROLE_VERIFY));
-    v->gpu.reset_ns = 1; /* long ago: the line never came */
-    assert_true(gpu_may_start(v, ROLE_VERIFY));
+    end(&v->child[ROLE_VERIFY].pid);
+    end(&v->child[ROLE_PREFILL].pid);
+    end(&v->gpu.pid);
 }
 
 static void test_a_fault_of_a_stranger_is_none_of_ours(void **state)
 {
     (void)state;
-    v->gpu.state = GPU_MPS;
-    v->child[ROLE_VERIFY].pid = live_daemon();
+    under_mps();
     feed_log("Client {PID: 1, Context: 1} encountered a fatal GPU error.\n");
     gpu_read_log(v);
-    assert_int_equal(v->gpu.fault_pid, 0);
+    assert_int_equal(v->gpu.state, GPU_MPS);
     assert_int_equal(v->child[ROLE_VERIFY].kill_reason, KILL_NONE);
-    kill(v->child[ROLE_VERIFY].pid, SIGKILL);
-    waitpid(v->child[ROLE_VERIFY].pid, NULL, 0);
+    end(&v->child[ROLE_VERIFY].pid);
+    end(&v->child[ROLE_PREFILL].pid);
+    end(&v->gpu.pid);
 }
 
 static void test_by_turns_neighbours_are_left_alone(void **state)
 {
     (void)state;
+    under_mps();
     v->gpu.state = GPU_TIME_SLICE;
-    const pid_t stage = live_daemon();
-    v->child[ROLE_PREFILL].pid = stage;
     gpu_lost(v);
+    assert_int_equal(v->gpu.state, GPU_TIME_SLICE);
     assert_int_equal(v->child[ROLE_PREFILL].kill_reason, KILL_NONE);
-    assert_int_equal(waitpid(stage, NULL, WNOHANG), 0);
-    kill(stage, SIGKILL);
-    waitpid(stage, NULL, 0);
+    assert_int_equal(waitpid(v->child[ROLE_PREFILL].pid, NULL, WNOHANG), 0);
+    end(&v->child[ROLE_VERIFY].pid);
+    end(&v->child[ROLE_PREFILL].pid);
+    end(&v->gpu.pid);
 }
 
 static void test_contexts_lost_together_count_once(void **state)
 {
+    struct child *c = &v->child[ROLE_VERIFY];
+
     (void)state;
-    v->gpu.state = GPU_MPS;
-    assert_true(gpu_counts(v, 10000000000ull));
-    assert_false(gpu_counts(v, 10000000001ull));
-    assert_false(gpu_counts(v, 10900000000ull));
-    assert_true(gpu_counts(v, 12000000000ull));
-    v->gpu.state = GPU_TIME_SLICE;
-    assert_true(gpu_counts(v, 12000000001ull));
+    c->under_mps = true;
+    assert_true(gpu_counts(v, c, true, 10000000000ull));
+    assert_false(gpu_counts(v, c, false, 10000000001ull));
+    assert_false(gpu_counts(v, c, true, 10900000000ull));
+    assert_true(gpu_counts(v, c, false, 12000000000ull));
+    c->under_mps = false;
+    assert_true(gpu_counts(v, c, true, 12000000001ull));
+    assert_true(gpu_counts(v, c, true, 12000000002ull));
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_the_daemons_line_names_the_culprit),
+        cmocka_unit_test(test_the_daemons_line_tells_of_a_fault),
         cmocka_unit_test_setup_teardown(test_only_gpu_stages_are_gpu_stages, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_lone_repeat_offender_is_convicted, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_nobody_is_convicted_while_another_stage_may_have_done_it, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_blame_follows_the_log, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_fault_takes_all_stages_and_sets_them_apart, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_stage_that_finds_its_context_lost_takes_the_others_along, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_a_daemon_that_dies_accuses_nobody, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_they_come_together_when_it_has_been_quiet, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_long_line_of_the_daemon_does_no_harm, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_stages_wait_until_all_that_lost_their_context_are_reaped, set_up, tear_down),
-        cmocka_unit_test_setup_teardown(test_stages_wait_until_the_server_is_over_the_fault, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_fault_of_a_stranger_is_none_of_ours, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_by_turns_neighbours_are_left_alone, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_contexts_lost_together_count_once, set_up, tear_down),

@@ -75,24 +75,12 @@ enum cuda_tensor {
 
 struct cuda_backend;                  /* opaque */
 
-/* Bytes of the weight arena. 0: the spec is not supported. */
+/* Bytes of the weight arena (cuda_weights.h fills it). 0: the spec is not supported. */
 uint64_t cuda_weights_bytes(const struct cuda_model_spec *spec);
 
 /* Makes scratch, page tables and graphs on the current CUDA device. 0, -E_UNSUPPORTED, -E_RANGE, -E_NOMEM, -E_IO. */
 int cuda_backend_open(struct cuda_backend **backend, const struct cuda_model_spec *spec, const struct cuda_options *options);
 void cuda_backend_close(struct cuda_backend *backend);
-
-/* Packs one tensor from device memory into the arena. source_format: WEIGHT_BF16, or WEIGHT_FP8 with `scale` (device f32: one per row when
- * scale_stride is 1, one for all when 0). BF16 matrices are quantised when the spec says FP8. Returns when the source may be freed. */
-int cuda_backend_load(struct cuda_backend *backend, enum cuda_tensor tensor, uint32_t layer, const void *source_device,
-                      uint32_t source_format, const void *scale_device, uint32_t scale_stride);
-
-/* Fills every weight with random values (norms near 1): the real shapes and speed without a checkpoint. */
-int cuda_backend_fill_random(struct cuda_backend *backend, uint64_t seed);
-
-/* Writes a packed matrix back as f32 [rows, k] row-major into device memory, in packed row order: q, k, v one after the other; gate and up by
- * turns of 8 rows. tensor: CUDA_Q (the whole qkv), CUDA_O, CUDA_GATE (gate and up), CUDA_DOWN, CUDA_EMBED. */
-int cuda_backend_unpack(struct cuda_backend *backend, enum cuda_tensor tensor, uint32_t layer, void *out_device);
 
 /* Sets entries [first, first + count) of a sequence's page table. Takes effect for steps launched later. */
 int cuda_backend_pages(struct cuda_backend *backend, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);

@@ -62,7 +62,7 @@ uint32_t plain_tensor_rows(const struct cuda_model_spec *spec, enum cuda_tensor 
 int plain_weights_put(const struct cuda_model_spec *spec, void *arena, enum cuda_tensor tensor, uint32_t layer, uint32_t first, uint32_t rows,
                       const void *source, uint32_t format, void *stream);
 
-/* Every weight random (norms near 1); and the matrices back as f32 in the order of cuda_backend_unpack. They return when the work is done. */
+/* Every weight random (norms near 1); and the matrices back as f32 in the order of cuda_weights_unpack. They return when the work is done. */
 int plain_weights_fill(const struct cuda_model_spec *spec, void *arena, uint64_t seed, void *stream);
 int plain_weights_unpack(const struct cuda_model_spec *spec, const void *arena, enum cuda_tensor tensor, uint32_t layer, void *out, void *stream);
 

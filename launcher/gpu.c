@@ -149,7 +149,7 @@ static void take_turns(struct server *v, const char *why)
         server_stop(v, EXIT_MISSING, "the GPU cannot be shared as asked");
         return;
     }
-    server_say("sluice: the GPU stages take turns, which costs about 0.3 ms a step: %s (--gpu-sharing time-slice says the same without this line)", why);
+    server_say("sluice: the GPU stages take turns: %s (--gpu-sharing time-slice says the same without this line)", why);
     g->state = GPU_TIME_SLICE;
 }
 

@@ -21,6 +21,7 @@ struct pair {
     uint64_t stop;                    /* of the thread */
     uint64_t slices, overlaps;        /* counted by the verify thread: slices seen; of them, inside a step */
     uint64_t in_step, in_slice;
+    uint64_t late;                    /* turns whose end was not awaited: the machine stopped a thread for longer than the limit */
 };
 
 static int set_up(void **state)
@@ -117,8 +118,10 @@ static void *steps(void *context)
 
     while (!shm_load_acquire(&t->stop)) {
         if (turns_asked(&t->v)) {
+            const uint64_t asked = clock_ns();
             turns_give(&t->v);
             t->slices++;
+            t->late += clock_ns() - asked > 40000000;
         }
         shm_store_release(&t->in_step, 1);
         const uint64_t begin = clock_ns();
@@ -150,6 +153,7 @@ static void test_slices_and_steps_do_not_overlap(void **state)
     }
     shm_store_release(&t->stop, 1);
     pthread_join(thread, NULL);
+    if (t->late) skip(); /* a starved machine: the limit did its work, and nothing can be said about overlaps */
     assert_int_equal(overlaps, 0);
     assert_int_equal(t->overlaps, 0);
     assert_int_equal(t->slices, 200);

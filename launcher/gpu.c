@@ -3,7 +3,7 @@
  * Owns     one process, nvidia-cuda-mps-control, in the foreground (it starts the MPS server itself and takes it along when it dies), its
  *          directory below the run directory, and what every GPU stage's environment says about MPS. The keeper stays outside.
  * Reads    the daemon's log, whose line about a fatal fault is the first sign of one. All clients lose their contexts with it and see the same
- *          error; the client that the line names is not always the one that made it (4 of 11 on an H200 were not), so it accuses nobody.
+ *          error; the client that the line names is not always the one that made it (seen on an H200), so it accuses nobody.
  * Faults   a lost context is ordinary: the GPU stages that still run are killed (they cannot compute any more), all requests in hand are suspects, and
  *          when all stages are reaped they start again apart, outside MPS: there a fault is its maker's alone, so that a second one tells whose
  *          it is. When nothing has happened for a while they go back. A daemon that dies is started again, the stages after it.

@@ -28,6 +28,7 @@ struct full_stage {
 struct full_shared {
     full_stage stage[2];
     uint32_t first[STEP_ROWS_MAX + 1];      /* items in front of each row */
+    uint32_t position[STEP_ROWS_MAX], seq[STEP_ROWS_MAX], fresh[STEP_ROWS_MAX];      /* of each row; first key that this step writes */
 };
 
 /* The cut of attn.cu. */
@@ -62,6 +63,31 @@ __device__ __forceinline__ uint32_t row_spans(const attn_args &a, uint32_t row)
 
 struct chunk { uint32_t index; item it; uint32_t key; bool last; };      /* last: of its item */
 
+/* All rows at once: one after the other they would cost a load's latency each. */
+__device__ __forceinline__ void list_rows(const attn_args &a, full_shared &sh)
+{
+    const uint32_t row = threadIdx.x;
+
+    if (row < STEP_ROWS_MAX) {
+        uint32_t spans = 0;
+
+        if (row < a.state->rows) {
+            const step_row own = a.state->row[row];
+            const step_group group = a.state->group[own.group];
+
+            sh.position[row] = own.position, sh.seq[row] = group.seq, sh.fresh[row] = group.first_position;
+            spans = many_spans(group.first_position + group.rows);
+        }
+        sh.first[row + 1] = spans;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        sh.first[0] = 0;
+        for (uint32_t i = 1; i <= STEP_ROWS_MAX; i++) sh.first[i] += sh.first[i - 1];
+    }
+    __syncthreads();
+}
+
 /* The item of that index; false past the last one. One item is one span of one row. */
 __device__ __forceinline__ bool find_chunk(chunk &c, const attn_args &a, const full_shared &sh, uint32_t index)
 {
@@ -72,15 +98,13 @@ __device__ __forceinline__ bool find_chunk(chunk &c, const attn_args &a, const f
     if (index >= sh.first[rows]) return false;
     while (step /= 2)
         if (row + step < rows && sh.first[row + step] <= index) row += step;
-    const step_row own = a.state->row[row];
-
-    c.it.group = step_group{ row, 1, own.position, a.state->group[own.group].seq };
+    c.it.group = step_group{ row, 1, sh.position[row], sh.seq[row] };
     c.it.head = 0;
     c.it.slot = index - sh.first[row];
     c.it.span = many_span(c.it.slot);
     c.it.row_first = 0, c.it.row_end = 1;
     c.key = c.it.span.first;
-    c.last = c.key + FULL_KEYS >= c.it.span.end || c.key + FULL_KEYS > own.position;
+    c.last = c.key + FULL_KEYS >= c.it.span.end || c.key + FULL_KEYS > sh.position[row];
     return true;
 }
 
@@ -156,19 +180,13 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
     uint32_t turn = 0;
 
     chain_trigger();
-    if (threadIdx.x == 0) {
-        uint32_t items = 0;
-
-        for (uint32_t row = 0; row < a.state->rows; row++) sh.first[row] = items, items += row_spans(a, row);
-        sh.first[a.state->rows] = items;
-    }
-    __syncthreads();
+    list_rows(a, sh);
     bool more = find_chunk(asked, a, sh, blockIdx.x);
     const bool some = more;
 
     at = asked;
     /* Keys of earlier steps do not wait for this one's. */
-    const bool early = more && asked.key + FULL_KEYS <= a.state->group[a.state->row[asked.it.group.first_row].group].first_position;
+    const bool early = more && asked.key + FULL_KEYS <= sh.fresh[asked.it.group.first_row];
     if (early) ask_keys(a, asked, sh.stage[0], warp, lane);
     chain_wait();
     if (!some) return;

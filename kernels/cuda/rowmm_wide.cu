@@ -1,17 +1,20 @@
 /* kernels/cuda/rowmm_wide.cu - the product for 17 to 64 rows (contract in rowmm_wide.h).
  *
- * A cluster works on items: two tiles of 16 weight rows of one k slice. Each of its SPLIT blocks holds 8 / SPLIT ranges of k. Its 8 consumer warps form SPLIT
- * sets of one warp per range; set s works on the cluster's items s, s + SPLIT, ..., and block s adds up and stores what set s of all blocks
- * computed. So every item needs one hand-over between blocks and no block waits for another one's weights. One producer lane streams the block's
- * ranges of the weights into a ring, one stage (a slot's part, both tiles) of each set by turns, and starts before the previous kernel has ended. */
+ * A cluster works on items: 4 tiles of 16 weight rows of one k slice. Each of its SPLIT blocks holds 8 / SPLIT ranges of k. Its 8 consumer warps are two
+ * warpgroups that take items by turns, a tile a warp: wgmma reads the weights from registers, as the packed layout has them, and the activations from
+ * shared memory. Then each warp sends its sums to the block that adds up and stores its tile, so every item needs one hand-over between
+ * blocks and no block waits for another one's weights. One producer lane streams the block's ranges of the weights into a ring, one
+ * stage (a slot's part of 4 tiles) for each warpgroup by turns, and starts before the previous kernel has ended. */
 #include "rowmm_wide.h"
 #include "launch.h"
 #include "shm/error.h"
+#include "wide_wgmma.cuh"
 
 #define RANGES 8                      /* of k in a slice: the warps of rowmm.cu */
-#define STORE_WARPS TILES_AT_ONCE     /* each adds up and stores one tile of an item */
+#define STORE_WARPS 2                 /* each adds up and stores half of what a block gets */
 #define THREADS ((CONSUMER_WARPS + STORE_WARPS + 1) * 32)
-#define TILES_AT_ONCE 2               /* weight tiles of an item */
+#define TILES_AT_ONCE 4               /* weight tiles of an item: the warps of a warpgroup */
+#define SETS (CONSUMER_WARPS / TILES_AT_ONCE)
 #define STAGES_MAX 20
 
 template <bool FP8, int SLICE, int ROWS, int SPLIT> struct wide {
@@ -19,23 +22,31 @@ template <bool FP8, int SLICE, int ROWS, int SPLIT> struct wide {
     static constexpr int LOADS = SLICE == 3840 ? 5 : 4;                     /* 16-byte loads per lane, range and slot */
     static constexpr int SLOTS = SLICE * (FP8 ? 1 : 2) * TILE_ROWS / (RANGES * LOADS * 512);
     static constexpr int RANGE = SLICE / RANGES;                            /* elements */
+    static constexpr int BLOCKS = RANGE / 32;                               /* of a range */
     static constexpr int N_TILES = ROWS / 8;
     static constexpr uint32_t SLOT_BYTES = RANGES * LOADS * 512;            /* of a tile, all blocks' parts */
     static constexpr uint32_t PART_BYTES = OWN_RANGES * LOADS * 512;        /* this block's part of it */
     static constexpr uint32_t STAGE_BYTES = TILES_AT_ONCE * PART_BYTES;
     static constexpr uint32_t HEADER_BYTES = FP8 ? UNIT_HEADER_BYTES : 0;
     static constexpr uint32_t UNIT_BYTES = SLOTS * SLOT_BYTES + HEADER_BYTES;
-    /* Rows of the activations 64 bytes apart modulo the banks: the 8 lanes that a load serves at once never collide. */
-    static constexpr uint32_t ROW_BYTES = OWN_RANGES * RANGE * 2 + (OWN_RANGES * RANGE * 2 % 128 == 64 ? 0 : 64);
-    static constexpr uint32_t X_BYTES = ROWS * ROW_BYTES;
-    static constexpr uint32_t SUMS_BYTES = RANGES * TILES_AT_ONCE * N_TILES * 512;
-    static_assert(ROW_BYTES % 128 == 64, "bank conflicts");
+    /* Activations: [own range][block of 32][4 columns][ROWS / 8][8 rows][16 bytes]. A lane's 8 elements 8 t .. of a block go to the 4 columns in pairs,
+     * at place t: that is the k order of the weights. The 16 bytes more per block spread the columns' banks while they are written. */
+    static constexpr uint32_t COLUMN_BYTES = ROWS * 16;
+    static constexpr uint32_t BLOCK_BYTES = 4 * COLUMN_BYTES + 16;
+    static constexpr uint32_t X_BYTES = (OWN_RANGES * BLOCKS * BLOCK_BYTES + 127) / 128 * 128;
+    /* Sums: the tiles that a block stores: one of each set in a cluster of 4, one of one set in a cluster of 8. */
+    static constexpr int ROOMS = SETS * TILES_AT_ONCE / SPLIT;
+    static constexpr uint32_t ROOM_BYTES = RANGES * N_TILES * 512;
+    static constexpr uint32_t SUMS_BYTES = ROOMS * ROOM_BYTES;
+    static constexpr int STORE_N = ROOMS * N_TILES / STORE_WARPS;           /* tiles of 8 activation rows that a storing warp answers: of one room */
+    static constexpr uint32_t STORE_BYTES = RANGES * STORE_N * 512;
+    static_assert(BLOCK_BYTES / 4 % 32 == 4, "bank conflicts");
 };
 
 struct wide_shared {                  /* behind ring, activations and sums */
     uint64_t full[STAGES_MAX], empty[STAGES_MAX];
-    uint64_t sums_full[TILES_AT_ONCE];      /* the sums of 8 ranges of a tile are here */
-    uint64_t sums_empty[RANGES];      /* of the block that stores set s: its room is free again */
+    uint64_t sums_full[STORE_WARPS];  /* by storing warp: the sums of 8 ranges are here */
+    uint64_t sums_empty[CONSUMER_WARPS];      /* by sending warp: its room in the block that stores its tile is free again */
     alignas(8) float inverse[RANGES][ROWMM_WIDE_ROWS_MAX];      /* by own range and row; read in pairs */
     uint32_t ready;                   /* 1: the consumers are past their wait */
 };
@@ -89,11 +100,11 @@ __device__ __forceinline__ wide_work work_of(const rowmm_args &a, uint32_t split
 __device__ __forceinline__ uint32_t unit_of(const wide_work &w, uint32_t item, uint32_t tile) { return (item / w.slices * TILES_AT_ONCE + tile) * w.slices + item % w.slices; }
 
 /* Sets that have an item in the round that begins with `item`. */
-__device__ __forceinline__ uint32_t live_sets(const wide_work &w, uint32_t item, uint32_t split)
+__device__ __forceinline__ uint32_t live_sets(const wide_work &w, uint32_t item)
 {
     const uint32_t left = (w.items - item + w.step - 1) / w.step;
 
-    return left < split ? left : split;
+    return left < SETS ? left : SETS;
 }
 
 template <typename W, int SPLIT>
@@ -103,8 +114,8 @@ __device__ __forceinline__ void wide_produce(const rowmm_args &a, uint8_t *ring,
     const wide_work w = work_of(a, SPLIT);
     uint32_t stage = 0, phase = 0, behind = 0, behind_phase = 0, in_flight = 0, window = a.wait_slots;
 
-    for (uint32_t item = w.first; item < w.items; item += SPLIT * w.step) {
-        const uint32_t live = live_sets(w, item, SPLIT);
+    for (uint32_t item = w.first; item < w.items; item += SETS * w.step) {
+        const uint32_t live = live_sets(w, item);
 
         for (uint32_t slot = 0; slot < W::SLOTS; slot++)
             for (uint32_t set = 0; set < live; set++) {
@@ -147,6 +158,11 @@ __device__ __forceinline__ float wide_scale(uint4 (&x)[2])
     return __uint_as_float((uint32_t)(127 - shift) << 23);
 }
 
+template <typename W> __device__ __forceinline__ void put_columns(uint8_t *to, uint4 x)
+{
+    *(uint32_t *)to = x.x, *(uint32_t *)(to + W::COLUMN_BYTES) = x.y, *(uint32_t *)(to + 2 * W::COLUMN_BYTES) = x.z, *(uint32_t *)(to + 3 * W::COLUMN_BYTES) = x.w;
+}
+
 /* The block's ranges of all rows into shared memory, 4 pieces of one range in flight per warp; rows that stand for nobody hold zeros. */
 template <bool FP8, typename W, int ROWS>
 __device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, wide_shared *sh, uint32_t rank, uint32_t warp, uint32_t lane)
@@ -169,11 +185,11 @@ __device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, wid
 #pragma unroll
         for (uint32_t i = 0; i < BATCH; i++) {
             const uint32_t row = (first + i) / W::OWN_RANGES, range = (first + i) % W::OWN_RANGES;
-            uint4 *to = (uint4 *)(xs + row * W::ROW_BYTES + range * (W::RANGE * 2));
+            uint8_t *to = xs + (range * W::BLOCKS + lane / 4) * W::BLOCK_BYTES + row / 8 * 128 + row % 8 * 16 + lane % 4 * 4;
             const float inverse = FP8 ? wide_scale(x[i]) : 1.0f;
 
-            to[lane] = x[i][0];
-            if (lane + 32 < VECTORS) to[lane + 32] = x[i][1];
+            put_columns<W>(to, x[i][0]);
+            if (lane + 32 < VECTORS) put_columns<W>(to + 8 * W::BLOCK_BYTES, x[i][1]);
             if (lane == 0) sh->inverse[range][row] = inverse;
         }
     }
@@ -181,105 +197,113 @@ __device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, wid
 
 /* ---- consumers ---- */
 
-/* acc[tile][n][0 or 1] += one 16-byte load of each weight tile times the activations that belong to it. */
-template <bool FP8, int N_TILES>
-__device__ __forceinline__ void wide_multiply(float (&acc)[TILES_AT_ONCE][N_TILES][2][4], const uint4 (&w)[TILES_AT_ONCE], const uint8_t *x, uint32_t row8_bytes, int half)
+/* The A fragments of one 16-byte load: two of FP8, one of BF16. */
+template <bool FP8> __device__ __forceinline__ void fragments(uint32_t (&f)[8], uint4 w)
 {
     if (FP8) {
-        uint32_t f[TILES_AT_ONCE][8];
-
-#pragma unroll
-        for (int t = 0; t < TILES_AT_ONCE; t++) {
-            f[t][0] = e4m3x2_to_f16x2((uint16_t)w[t].x), f[t][1] = e4m3x2_to_f16x2((uint16_t)w[t].y);
-            f[t][2] = e4m3x2_to_f16x2((uint16_t)(w[t].x >> 16)), f[t][3] = e4m3x2_to_f16x2((uint16_t)(w[t].y >> 16));
-            f[t][4] = e4m3x2_to_f16x2((uint16_t)w[t].z), f[t][5] = e4m3x2_to_f16x2((uint16_t)w[t].w);
-            f[t][6] = e4m3x2_to_f16x2((uint16_t)(w[t].z >> 16)), f[t][7] = e4m3x2_to_f16x2((uint16_t)(w[t].w >> 16));
-        }
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++) {
-            const uint4 b = *(const uint4 *)(x + n * row8_bytes);
-
-#pragma unroll
-            for (int t = 0; t < TILES_AT_ONCE; t++) {
-                mma_f16(acc[t][n][0], f[t][0], f[t][1], f[t][2], f[t][3], b.x, b.y);
-                mma_f16(acc[t][n][1], f[t][4], f[t][5], f[t][6], f[t][7], b.z, b.w);
-            }
-        }
+        f[0] = e4m3x2_to_f16x2((uint16_t)w.x), f[1] = e4m3x2_to_f16x2((uint16_t)w.y);
+        f[2] = e4m3x2_to_f16x2((uint16_t)(w.x >> 16)), f[3] = e4m3x2_to_f16x2((uint16_t)(w.y >> 16));
+        f[4] = e4m3x2_to_f16x2((uint16_t)w.z), f[5] = e4m3x2_to_f16x2((uint16_t)w.w);
+        f[6] = e4m3x2_to_f16x2((uint16_t)(w.z >> 16)), f[7] = e4m3x2_to_f16x2((uint16_t)(w.w >> 16));
     } else {
-#pragma unroll
-        for (int n = 0; n < N_TILES; n++) {
-            const uint2 b = *(const uint2 *)(x + n * row8_bytes);
-
-#pragma unroll
-            for (int t = 0; t < TILES_AT_ONCE; t++) mma_bf16(acc[t][n][half], w[t].x, w[t].y, w[t].z, w[t].w, b.x, b.y);
-        }
+        f[0] = w.x, f[1] = w.y, f[2] = w.z, f[3] = w.w;
     }
 }
 
-/* The slots of one item in this warp's range. `live` stages lie between two stages of a set. */
-template <bool FP8, typename W, int N_TILES>
-__device__ __forceinline__ void wide_item(float (&acc)[TILES_AT_ONCE][N_TILES][2][4], const rowmm_args &a, const uint8_t *ring, const uint8_t *x, wide_shared *sh,
-                                          uint32_t &stage, uint32_t &phase, uint32_t live, uint32_t own_range, uint32_t lane)
+/* One tile of one item in this block's ranges. acc[range][0 or 1]: two chains a range, as in rowmm.cu. While the tensor cores work on one load, the next
+ * one is converted. `live` stages lie between two stages of a set. */
+template <bool FP8, typename W>
+__device__ __forceinline__ void wide_item(float (&acc)[W::OWN_RANGES][2][W::N_TILES * 4], const rowmm_args &a, const uint8_t *ring, uint32_t xs, wide_shared *sh,
+                                          uint32_t &stage, uint32_t &phase, uint32_t live, uint32_t tile, uint32_t lane)
 {
-#pragma unroll (FP8 ? 1 : 2)
-    for (uint32_t slot = 0; slot < W::SLOTS; slot++) {
-        const uint8_t *from = ring + stage * W::STAGE_BYTES + (own_range * W::LOADS * 32 + lane) * 16;
+    constexpr int STEPS = W::OWN_RANGES * W::LOADS;
+    uint32_t f[2][8];
+
+#pragma unroll
+    for (int slot = 0; slot < W::SLOTS; slot++) {
+        const uint8_t *from = ring + stage * W::STAGE_BYTES + tile * W::PART_BYTES + lane * 16;
         uint32_t loaded = 0;
 
         mbar_wait(&sh->full[stage], phase);
+        uint4 next = ld_shared(from);
 #pragma unroll
-        for (int i = 0; i < W::LOADS; i++) {
-            const uint4 w[TILES_AT_ONCE] = { *(const uint4 *)(from + i * 512), *(const uint4 *)(from + W::PART_BYTES + i * 512) };
-            const uint32_t load = slot * W::LOADS + i;
+        for (int i = 0; i < STEPS; i++) {
+            const int turn = (slot * STEPS + i) % 2, range = i / W::LOADS, load = slot * W::LOADS + i % W::LOADS;
+            const uint4 w = next;
 
-            /* FP8: 16 bytes of a block of 32 elements; BF16: the first or second 8 of them. */
-            wide_multiply<FP8, N_TILES>(acc, w, x + (FP8 ? load * 64 : load / 2 * 64 + load % 2 * 8), 8 * W::ROW_BYTES, FP8 ? 0 : (int)(load % 2));
-            loaded |= w[0].x | w[1].x;
+            if (i + 1 < STEPS) next = ld_shared(from + (i + 1) * 512);
+            wide_wait<1>();           /* the products of the load before the last are through: their registers are free */
+            fragments<FP8>(f[turn], w);
+            loaded |= FP8 ? f[turn][0] : w.x;
+            wide_pin(f[turn]);
+            wide_fence();
+            if (FP8) {
+                const uint32_t block = xs + (range * W::BLOCKS + load) * W::BLOCK_BYTES;
+
+                wide_mma<true>(acc[range][0], f[turn], wide_descriptor(block, W::COLUMN_BYTES));
+                wide_mma<true>(acc[range][1], f[turn] + 4, wide_descriptor(block + 2 * W::COLUMN_BYTES, W::COLUMN_BYTES));
+            } else {
+                const uint32_t block = xs + (range * W::BLOCKS + load / 2) * W::BLOCK_BYTES + load % 2 * 2 * W::COLUMN_BYTES;
+
+                wide_mma<false>(acc[range][load % 2], f[turn], wide_descriptor(block, W::COLUMN_BYTES));
+            }
+            wide_commit();
         }
         if (lane == 0) mbar_arrive_at(smem_address(&sh->empty[stage]) + (loaded & a.zero));      /* see rowmm.cu: never before the loads */
         stage += live;
         if (stage >= a.ring_slots) stage -= a.ring_slots, phase ^= 1;
     }
+    wide_wait<0>();
+#pragma unroll
+    for (int r = 0; r < W::OWN_RANGES; r++) wide_pin(acc[r][0]), wide_pin(acc[r][1]);
 }
 
 template <bool FP8, typename W, int ROWS, int SPLIT>
 __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring, uint8_t *xs, uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t warp, uint32_t lane)
 {
-    constexpr int N_TILES = W::N_TILES;
-    const uint32_t own_range = warp % W::OWN_RANGES, set = warp / W::OWN_RANGES, range = rank * W::OWN_RANGES + own_range;
+    const uint32_t set = warp / TILES_AT_ONCE, tile = warp % TILES_AT_ONCE, room = set % W::ROOMS;
+    const uint32_t storer = W::ROOMS == SETS ? tile : set * TILES_AT_ONCE + tile;      /* block of the cluster that stores this warp's tiles */
     const wide_work w = work_of(a, SPLIT);
-    const uint8_t *x = xs + lane / 4 * W::ROW_BYTES + own_range * (W::RANGE * 2) + lane % 4 * 16;
     uint32_t stage = 0, phase = 0, sums_phase = 0;
 
     chain_wait();
     if (a.late_trigger) chain_trigger();
     if (threadIdx.x == 0) *(volatile uint32_t *)&sh->ready = 1;
     stage_rows<FP8, W, ROWS>(a, xs, sh, rank, warp, lane);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");      /* wgmma reads what we wrote by ordinary stores */
     asm volatile("bar.sync 1, %0;" ::"n"(CONSUMER_WARPS * 32) : "memory");
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
     cluster_wait();                   /* the peers' barriers exist */
-    const uint32_t to = peer_address(sums, set) + range * (TILES_AT_ONCE * N_TILES * 512) + lane * 16, arrived = peer_address(sh->sums_full, set);
+    const uint32_t to = peer_address(sums, storer) + room * W::ROOM_BYTES + rank * W::OWN_RANGES * (W::N_TILES * 512) + lane * 16;
+    const uint32_t arrived = peer_address(sh->sums_full, storer);
 
-    for (uint32_t item = w.first; item < w.items; item += SPLIT * w.step) {
-        const uint32_t live = live_sets(w, item, SPLIT);
-        float acc[TILES_AT_ONCE][N_TILES][2][4] = {};
+    for (uint32_t item = w.first; item < w.items; item += SETS * w.step) {
+        const uint32_t live = live_sets(w, item);
+        float acc[W::OWN_RANGES][2][W::N_TILES * 4];
 
         if (set >= live) break;       /* only in the last round */
+#pragma unroll
+        for (int r = 0; r < W::OWN_RANGES; r++)
+#pragma unroll
+            for (int i = 0; i < W::N_TILES * 4; i++) acc[r][0][i] = acc[r][1][i] = 0.0f;
+#pragma unroll
+        for (int r = 0; r < W::OWN_RANGES; r++) wide_pin(acc[r][0]), wide_pin(acc[r][1]);
         uint32_t own = stage + set, own_phase = phase;
         if (own >= a.ring_slots) own -= a.ring_slots, own_phase ^= 1;
-        wide_item<FP8, W, N_TILES>(acc, a, ring, x, sh, own, own_phase, live, own_range, lane);
+        wide_item<FP8, W>(acc, a, ring, smem_address(xs), sh, own, own_phase, live, tile, lane);
         stage = own >= set ? own - set : own + a.ring_slots - set, phase = own >= set ? own_phase : own_phase ^ 1;
 
-        mbar_wait(&sh->sums_empty[set], sums_phase ^ 1);
+        mbar_wait(&sh->sums_empty[warp], sums_phase ^ 1);
 #pragma unroll
-        for (int n = 0; n < N_TILES; n++) {
-            const float2 inverse = *(const float2 *)&sh->inverse[own_range][n * 8 + lane % 4 * 2];
+        for (int r = 0; r < W::OWN_RANGES; r++)
+#pragma unroll
+            for (int n = 0; n < W::N_TILES; n++) {
+                const float2 inverse = *(const float2 *)&sh->inverse[r][n * 8 + lane % 4 * 2];
+                const float *x = acc[r][0] + n * 4, *y = acc[r][1] + n * 4;
 
-#pragma unroll
-            for (int t = 0; t < TILES_AT_ONCE; t++)
-                peer_store(to + (t * N_TILES + n) * 512, make_float4((acc[t][n][0][0] + acc[t][n][1][0]) * inverse.x, (acc[t][n][0][1] + acc[t][n][1][1]) * inverse.y,
-                                                                     (acc[t][n][0][2] + acc[t][n][1][2]) * inverse.x, (acc[t][n][0][3] + acc[t][n][1][3]) * inverse.y), arrived + t * 8);
-        }
+                peer_store(to + (r * W::N_TILES + n) * 512, make_float4((x[0] + y[0]) * inverse.x, (x[1] + y[1]) * inverse.y, (x[2] + y[2]) * inverse.x, (x[3] + y[3]) * inverse.y),
+                           arrived + (room * W::N_TILES + n) / W::STORE_N * 8);
+            }
         sums_phase ^= 1;
     }
 }
@@ -330,35 +354,37 @@ __device__ __forceinline__ void wide_store(const rowmm_args &a, float4 v, uint32
     }
 }
 
-/* Block `rank` adds up the items of set `rank`, a warp a tile. Row scales come by ordinary loads, an item ahead. */
+/* A storing warp: of one room, all activation rows in a cluster of 4, half of them in a cluster of 8. Row scales come by ordinary loads, an item ahead. */
 template <bool FP8, typename W, int SPLIT>
-__device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t t, uint32_t lane)
+__device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t part, uint32_t lane)
 {
-    constexpr int N_TILES = W::N_TILES;
     const wide_work w = work_of(a, SPLIT);
+    const uint32_t room = part * W::STORE_N / W::N_TILES, first_n = part * W::STORE_N % W::N_TILES, tile = rank % TILES_AT_ONCE;
+    const uint32_t set = W::ROOMS == SETS ? room : rank / TILES_AT_ONCE;
+    const float4 *from = (const float4 *)(sums + room * W::ROOM_BYTES) + first_n * 32 + lane;
     const float *scales = (const float *)a.w + lane / 4;
-    uint32_t phase = 0, item = w.first + rank * w.step;
+    uint32_t phase = 0, item = w.first + set * w.step;
     float low = 1.0f, high = 1.0f;
 
-    if (FP8 && item < w.items) low = __ldg(scales + (uint64_t)unit_of(w, item, t) * (W::UNIT_BYTES / 4)), high = __ldg(scales + (uint64_t)unit_of(w, item, t) * (W::UNIT_BYTES / 4) + 8);
+    if (FP8 && item < w.items) low = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4)), high = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4) + 8);
     cluster_wait();
     chain_wait();
-    const uint32_t freed = peer_address(&sh->sums_empty[rank], lane % SPLIT);
+    const uint32_t freed = peer_address(&sh->sums_empty[set * TILES_AT_ONCE + tile], lane % SPLIT);
 
-    for (; item < w.items; item += SPLIT * w.step) {
-        const uint32_t unit = unit_of(w, item, t), next = item + SPLIT * w.step;
-        float4 sum[N_TILES];
+    for (; item < w.items; item += SETS * w.step) {
+        const uint32_t unit = unit_of(w, item, tile), next = item + SETS * w.step;
+        float4 sum[W::STORE_N];
         float next_low = 1.0f, next_high = 1.0f;
 
-        if (FP8 && next < w.items) next_low = __ldg(scales + (uint64_t)unit_of(w, next, t) * (W::UNIT_BYTES / 4)), next_high = __ldg(scales + (uint64_t)unit_of(w, next, t) * (W::UNIT_BYTES / 4) + 8);
-        mbar_wait(&sh->sums_full[t], phase);
+        if (FP8 && next < w.items) next_low = __ldg(scales + (uint64_t)unit_of(w, next, tile) * (W::UNIT_BYTES / 4)), next_high = __ldg(scales + (uint64_t)unit_of(w, next, tile) * (W::UNIT_BYTES / 4) + 8);
+        mbar_wait(&sh->sums_full[part], phase);
 #pragma unroll
-        for (int n = 0; n < N_TILES; n++) {
+        for (int n = 0; n < W::STORE_N; n++) {
             float4 s = make_float4(0, 0, 0, 0);
 
 #pragma unroll
             for (int r = 0; r < RANGES; r++) {
-                const float4 p = ((const float4 *)sums)[((r * TILES_AT_ONCE + t) * N_TILES + n) * 32 + lane];
+                const float4 p = from[(r * W::N_TILES + n) * 32];
 
                 s.x += p.x, s.y += p.y, s.z += p.z, s.w += p.w;
             }
@@ -366,20 +392,20 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
             asm volatile("" ::"f"(s.x), "f"(s.y), "f"(s.z), "f"(s.w));    /* used before the arrival below */
             sum[n] = s;
         }
-        if (lane == 0) mbar_arrive_expect(&sh->sums_full[t], RANGES * N_TILES * 512);      /* of the next item */
+        if (lane == 0) mbar_arrive_expect(&sh->sums_full[part], W::STORE_BYTES);      /* of the next item */
         __syncwarp();
         if (lane < SPLIT) peer_arrive(freed);
         phase ^= 1;
 #pragma unroll
-        for (int n = 0; n < N_TILES; n++) wide_store(a, sum[n], unit / w.slices, unit % w.slices, n * 8 + lane % 4 * 2, lane / 4);
+        for (int n = 0; n < W::STORE_N; n++) wide_store(a, sum[n], unit / w.slices, unit % w.slices, (first_n + n) * 8 + lane % 4 * 2, lane / 4);
         low = next_low, high = next_high;
     }
     if (lane == 0) trace_mark(a.trace, TRACE_END);
 }
 
-/* 120 registers for up to 32 rows leave room for a norm block beside it. */
+/* Below 144 registers wgmma is serialized. */
 template <bool FP8, int SLICE, int ROWS, int SPLIT>
-__global__ void __maxnreg__(ROWS == 32 ? 120 : 168) rowmm_wide_kernel(const __grid_constant__ rowmm_args a)
+__global__ void __maxnreg__(144) rowmm_wide_kernel(const __grid_constant__ rowmm_args a)
 {
     using W = wide<FP8, SLICE, ROWS, SPLIT>;
     extern __shared__ __align__(128) uint8_t ring[];
@@ -391,11 +417,11 @@ __global__ void __maxnreg__(ROWS == 32 ? 120 : 168) rowmm_wide_kernel(const __gr
     if (threadIdx.x == 0) {
         trace_mark(a.trace, TRACE_START);
         sh->ready = 0;
-        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], W::OWN_RANGES);
-        for (uint32_t i = 0; i < SPLIT; i++) mbar_init(&sh->sums_empty[i], STORE_WARPS);
-        for (uint32_t i = 0; i < TILES_AT_ONCE; i++) {
+        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], TILES_AT_ONCE);
+        for (uint32_t i = 0; i < CONSUMER_WARPS; i++) mbar_init(&sh->sums_empty[i], STORE_WARPS / W::ROOMS);
+        for (uint32_t i = 0; i < STORE_WARPS; i++) {
             mbar_init(&sh->sums_full[i], 1);
-            mbar_arrive_expect(&sh->sums_full[i], RANGES * W::N_TILES * 512);
+            mbar_arrive_expect(&sh->sums_full[i], W::STORE_BYTES);
         }
         mbar_init_fence();
     }
@@ -490,8 +516,10 @@ int rowmm_wide_launch(const struct packed_matrix *w, struct rowmm_args args, con
     args.ring_slots = tuning->ring_slots * slot_bytes / v->stage_bytes;
     args.window_slots = tuning->window_slots * slot_bytes / v->stage_bytes;
     args.wait_slots = tuning->wait_slots * slot_bytes / v->stage_bytes;
+    if (args.wait_slots == 0) args.wait_slots = 1;
+    if (args.window_slots == 0) args.window_slots = 1;
     while (args.ring_slots * v->stage_bytes + v->fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > STAGES_MAX) args.ring_slots--;
-    if (args.ring_slots < v->split) return -E_RANGE;      /* a stage of every set */
+    if (args.ring_slots < SETS) return -E_RANGE;      /* a stage of each */
     void *params[] = { &args };
     return launch_cluster(v, clusters, args.ring_slots * v->stage_bytes + v->fixed_bytes, params, stream, false, NULL);
 }

@@ -94,7 +94,7 @@ int main()
 {
     static const struct shape shapes[] = { { "qkv", 8192, 3840, ROWMM_PARTIAL }, { "qkv full", 8704, 3840, ROWMM_PARTIAL }, { "o", 3840, 4096, ROWMM_PARTIAL },
                                            { "o full", 3840, 8192, ROWMM_PARTIAL }, { "gate_up", 30720, 3840, ROWMM_GEGLU }, { "down", 3840, 15360, ROWMM_PARTIAL },
-                                           { "head", 32768, 3840, ROWMM_LOGITS }, { "tiny", 32, 3840, ROWMM_PARTIAL } };
+                                           { "head", 32768, 3840, ROWMM_LOGITS }, { "tiny", 64, 3840, ROWMM_PARTIAL } };
     int count = 0, sms = 0, bad = 0;
 
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;

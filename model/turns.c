@@ -14,6 +14,7 @@
 #define STEP_UNKNOWN_NS 4e6
 #define ASK_LIMIT_NS 100000000ull     /* verify may be dead; a step takes milliseconds */
 #define GIVE_LIMIT_NS 50000000ull     /* prefill may be dead; a slice takes milliseconds */
+#define SLICE_MOST_NS (GIVE_LIMIT_NS / 2) /* a slice that verify does not wait for runs beside its steps and makes them longer, and the next slice with them */
 #define STEP_FADE 0.9
 #define PAUSE_NS 5000                 /* between prefill's looks */
 #define TIMER_SLACK_NS 1000ul
@@ -84,6 +85,7 @@ uint64_t turns_ask(struct turns *t, uint32_t sequences)
         const double share = share_of(t, sequences);
         slice_ns = (step_ns > 0 ? step_ns : STEP_UNKNOWN_NS) * share / (1 - share);
         if (slice_ns < SLICE_LEAST_NS) slice_ns = SLICE_LEAST_NS;
+        if (slice_ns > SLICE_MOST_NS) slice_ns = SLICE_MOST_NS;
         await_turn(t, number);
     }
     t->begin_ns = clock_ns();
@@ -112,18 +114,21 @@ bool turns_asked(const struct turns *t)
     return asked > *own(t, VERIFY_TURN_GIVEN) && asked > shm_load_acquire(&t->peer[PREFILL_TURN_ENDED]);
 }
 
-void turns_give(struct turns *t)
+bool turns_give(struct turns *t)
 {
     const uint64_t number = shm_load_acquire(&t->peer[PREFILL_TURN_ASKED]), begin = clock_ns();
+    bool ended = true;
 
     shm_store_release(own(t, VERIFY_TURN_GIVEN), number); /* G0 -> A0 in await_turn */
     for (uint32_t looks = 1; shm_load_acquire(&t->peer[PREFILL_TURN_ENDED]) < number; looks++) { /* V0 <- E0 */
         shm_pause();
         if (looks % BEAT_LOOKS) continue;
         stage_beat(t->stage);
-        if (clock_ns() - begin > GIVE_LIMIT_NS) break;
+        ended = clock_ns() - begin <= GIVE_LIMIT_NS;
+        if (!ended) break;
     }
     stage_count(t->stage, VERIFY_TURN_NS, clock_ns() - begin);
+    return ended;
 }
 
 void turns_note_step(struct turns *t, uint64_t ns)

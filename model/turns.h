@@ -45,8 +45,8 @@ bool turns_are_taken(const struct turns *t);
 void turns_open_verify(struct turns *t, struct stage *s);
 /* Does prefill wait for a turn, or is it in the middle of a slice? */
 bool turns_asked(const struct turns *t);
-/* Gives the turn and waits until it has ended. */
-void turns_give(struct turns *t);
+/* Gives the turn and waits until it has ended. False: it did not, and goes on beside the next step, whose time says nothing then. */
+bool turns_give(struct turns *t);
 /* A step took so long; or none runs. */
 void turns_note_step(struct turns *t, uint64_t ns);
 void turns_note_idle(struct turns *t);

@@ -347,7 +347,7 @@ static void round_of(struct verify *k)
 
     drafts_decide(k);
     if (k->drafting || turn || k->first_tokens) tell_decided(k);
-    if (turn) turns_give(&k->turns);
+    const bool undisturbed = !turn || turns_give(&k->turns);
     if (k->drafting) drafts_wait(k);
     gather(k);
     declare_busy(k);
@@ -355,7 +355,7 @@ static void round_of(struct verify *k)
     engine_step(&k->engine, k->span, k->block_count, k->tokens, k->row_count);
     tell_decided(k); /* of the step before: the device is at work meanwhile */
     engine_wait(&k->engine);
-    turns_note_step(&k->turns, clock_ns() - begin_ns);
+    if (undisturbed) turns_note_step(&k->turns, clock_ns() - begin_ns);
     pace_note_step(&k->pace, engine_rows_computed(&k->engine, k->row_count), clock_ns() - begin_ns);
     for (uint32_t i = 0; i < k->block_count; i++) decide_block(k, &k->span[i]);
     stage_idle(&k->stage);

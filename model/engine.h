@@ -7,7 +7,9 @@
  *
  * A sequence is known by its slot. engine_admit tells where its pages are and how it samples; from then on calls name slot,
  * positions and tokens. Both devices give each row a result that depends on its own sequence alone, and running rows again writes
- * the same bytes: what a dead stage left unfinished is repeated by its successor.
+ * the same bytes: what a dead stage left unfinished is repeated by its successor. One thing would not be the same: drafts that a dead
+ * verify's last step still writes behind the committed text. That step ends within milliseconds, a successor's first one begins
+ * after its GPU context is made, a tenth of a second at least.
  *
  * Fails: out of memory, a wrong configuration: the process exits with the reason. A GPU context that is lost cannot be used
  * again by this process: EXIT_GPU, the launcher starts another one, whose weights and KV cache are still there.
@@ -121,5 +123,8 @@ uint32_t engine_finish_by_token(const struct generation_config *g, const struct 
 struct cuda_model_spec;
 int engine_cuda_spec(struct cuda_model_spec *spec, const struct model_config *config, const struct generation_config *generation,
                      const struct kv_geometry *geometry, uint32_t weights_format, struct model_error *err);
+/* "fp8", "bf16" or "f32" in the wiring (gpu.weights_format), and back; 0: no such format. */
+const char *engine_weights_format_name(uint32_t format);
+uint32_t engine_weights_format(const char *name);
 
 #endif

@@ -199,9 +199,11 @@ static void note_slice(struct gpu *g, uint32_t first, uint32_t count, uint32_t r
     g->layer_rows[type] = rows;
 }
 
-static void await_prefill(struct engine *e, uint64_t until)
+/* Of one slice: with the turns of others between them, a whole call may well take longer. */
+static void await_prefill(struct engine *e)
 {
     struct gpu *g = e->state;
+    const uint64_t until = clock_ns() + FILL_LIMIT_NS;
     int rc;
 
     while ((rc = g->lib.prefill_wait(g->prefill, WAIT_US)) == -E_TIMEOUT && clock_ns() < until) stage_beat(e->stage);
@@ -212,7 +214,6 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
 {
     struct gpu *g = e->state;
     struct cuda_prefill_span out[CUDA_PREFILL_SPANS_MAX];
-    const uint64_t until = clock_ns() + FILL_LIMIT_NS;
     uint32_t count = 0, layer = 0;
     int more;
 
@@ -228,7 +229,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
         const uint32_t layers = slice_layers(g, layer, rows, (double)ns);
         more = g->lib.prefill_go(g->prefill, layers);
         if (more < 0) check(e, "prefill", more);
-        await_prefill(e, until);
+        await_prefill(e);
         note_slice(g, layer, layers, rows, (double)turns_end(&g->turns));
         layer += layers;
     } while (more > 0);
@@ -282,12 +283,11 @@ static void *map_memory(struct engine *e, const char *name, uint64_t bytes, bool
 
 static uint32_t format_of(struct engine *e)
 {
-    static const char *const names[] = {[WEIGHT_FP8] = "fp8", [WEIGHT_BF16] = "bf16", [WEIGHT_F32] = "f32"};
-    const char *format = wiring_text(&e->stage->wiring, "gpu.weights_format", "");
+    const char *name = wiring_text(&e->stage->wiring, "gpu.weights_format", "");
+    const uint32_t format = engine_weights_format(name);
 
-    for (uint32_t i = 1; i < sizeof names / sizeof *names; i++)
-        if (strcmp(names[i], format) == 0) return i;
-    stage_exit(e->stage, EXIT_CONFIG, "gpu.weights_format is \"%s\", known are fp8, bf16 and f32", format);
+    if (!format) stage_exit(e->stage, EXIT_CONFIG, "gpu.weights_format is \"%s\", known are fp8, bf16 and f32", name);
+    return format;
 }
 
 /* Rows of the largest graph: two for every sequence that may run, so that there is room for drafts. */

@@ -23,6 +23,20 @@ static float embed_scale(uint32_t hidden, uint32_t format)
     return rounded;
 }
 
+static const char *const format_names[] = {[WEIGHT_FP8] = "fp8", [WEIGHT_BF16] = "bf16", [WEIGHT_F32] = "f32"};
+
+const char *engine_weights_format_name(uint32_t format)
+{
+    return format > 0 && format < sizeof format_names / sizeof *format_names ? format_names[format] : "?";
+}
+
+uint32_t engine_weights_format(const char *name)
+{
+    for (uint32_t i = 1; i < sizeof format_names / sizeof *format_names; i++)
+        if (strcmp(format_names[i], name) == 0) return i;
+    return 0;
+}
+
 /* Pairs that turn, and what positions are divided by: as model/forward_rope.c does it. */
 static void put_rope(struct cuda_model_spec *spec, const struct rope_config *rope, uint32_t type)
 {

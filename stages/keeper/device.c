@@ -58,7 +58,6 @@ static int choose_format(const struct keeper *k, uint32_t *format, char *why, si
     return 0;
 }
 
-static const char *format_name(uint32_t format) { return format == WEIGHT_FP8 ? "fp8" : format == WEIGHT_F32 ? "f32" : "bf16"; }
 
 /* Sizes in the spec do not depend on the number of pages, so any geometry serves. */
 static int make_spec(struct keeper *k, uint32_t format, char *why, size_t why_bytes)
@@ -91,7 +90,7 @@ static int try_cuda(struct keeper *k, char *why, size_t why_bytes)
     }
     wiring_set(&k->out, "gpu.name", k->facts.name);
     wiring_set(&k->out, "gpu.library", k->lib.path);
-    wiring_set(&k->out, "gpu.weights_format", format_name(format));
+    wiring_set(&k->out, "gpu.weights_format", engine_weights_format_name(format));
     wiring_setf(&k->out, "gpu.weights_bytes", "%llu", (unsigned long long)k->weights_bytes);
     return 0;
 }
@@ -116,9 +115,10 @@ void device_reopen(struct keeper *k)
 {
     const struct wiring *w = &k->stage.wiring;
     const char *name = wiring_text(w, "gpu.weights_format", "");
-    const uint32_t format = strcmp(name, "fp8") == 0 ? WEIGHT_FP8 : strcmp(name, "f32") == 0 ? WEIGHT_F32 : WEIGHT_BF16;
+    const uint32_t format = engine_weights_format(name);
     char why[512] = "";
 
+    if (!format) stage_exit(&k->stage, EXIT_CONFIG, "gpu.weights_format is \"%s\", known are fp8, bf16 and f32", name);
     k->cuda = true;
     int rc = cuda_library_open(&k->lib, wiring_text(w, "gpu.library", NULL), why, sizeof why);
     if (rc == 0 && (rc = k->lib.device_open(&k->facts)) != 0) snprintf(why, sizeof why, "%s", k->lib.backend_error());

@@ -15,7 +15,6 @@
 #include "shm/atomic.h"
 #include "shm/clock.h"
 #include "shm/error.h"
-#include "shm/remove.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -176,7 +175,7 @@ static void make_arena(struct keeper *k)
             stage_exit(&k->stage, EXIT_MISSING, "the KV cache (%llu MiB) cannot be made: %s", (unsigned long long)(k->geometry.arena_bytes >> 20), strerror(errno));
     }
     wiring_add_fd(&k->out, "arena.kv", fd);
-    stage_count(&k->stage, KEEPER_ARENA_BYTES, k->geometry.arena_bytes);
+    shm_store_relaxed(&k->stage.status->counters[KEEPER_ARENA_BYTES], k->geometry.arena_bytes); /* stored, not added: a predecessor may have died behind this line */
 }
 
 /* Bytes of weights that a load moves: matrices as stored. */
@@ -245,7 +244,7 @@ static void begin(struct keeper *k)
     size_cache(k);
     make_arena(k);
     describe(k, dir);
-    stage_count(&k->stage, KEEPER_BYTES_TOTAL, stored_weights(k));
+    shm_store_relaxed(&k->stage.status->counters[KEEPER_BYTES_TOTAL], stored_weights(k));
     const int rc = wiring_send(k->stage.control_fd, "model", &k->out);
     if (rc != 0) stage_exit(&k->stage, EXIT_MISSING, "the launcher did not take the model's descriptors: %s", error_text(rc));
 }
@@ -280,17 +279,6 @@ static void load(struct keeper *k, int weights_fd)
     model_files_close(&k->files);
 }
 
-/* The launcher is gone without a goodbye: nothing of the server may stay behind. */
-static void sweep(const struct keeper *k)
-{
-    const char *socket = wiring_text(&k->stage.wiring, "run.control_path", NULL), *dir = wiring_text(&k->stage.wiring, "run.made_dir", NULL);
-    const char *mps = wiring_text(&k->stage.wiring, "run.mps_dir", NULL);
-
-    if (mps) remove_flat_dir(mps); /* its processes died with the launcher */
-    if (socket) unlink(socket);
-    if (dir) rmdir(dir);
-}
-
 int main(int argc, char **argv)
 {
     static struct keeper k;
@@ -304,6 +292,5 @@ int main(int argc, char **argv)
     }
     stage_ready(&k.stage);
     while (stage_running(&k.stage)) stage_wait(&k.stage, 1000);
-    if (stage_launcher_gone(&k.stage)) sweep(&k);
-    return 0;
+    keeper_leave(&k);
 }

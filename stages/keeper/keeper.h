@@ -30,6 +30,9 @@ void device_choose(struct keeper *k, char *why, size_t why_bytes);
 /* After a restart: what device_choose found then, from the wiring. Exits when it is no longer there. */
 void device_reopen(struct keeper *k);
 
+/* leave.c: asked to stop, or the launcher is gone: then what it left in the file system goes, too. Does not return. */
+void keeper_leave(struct keeper *k) __attribute__((noreturn));
+
 /* load.c: fills the weight arena (descriptor gpu.weights); beats the heart, counts bytes, exits 111 when the files or the device fail. */
 void load_weights(struct keeper *k, int weights_fd);
 

@@ -88,7 +88,7 @@ static void fill_buffer(struct loader *l, struct piece *p, const void *data, con
     if (failed == -2) stage_exit(&l->k->stage, EXIT_CONFIG, "%s in %s holds NaN codes", name, file->name);
     if (failed) stage_exit(&l->k->stage, EXIT_MISSING, "reading %s failed: %s", file->name, failed < 0 ? "it has become shorter" : strerror(failed));
     stage_count(&l->k->stage, KEEPER_BYTES_DONE, p->bytes);
-    if (!stage_running(&l->k->stage)) stage_exit(&l->k->stage, EXIT_ASKED, "asked to stop while loading");
+    if (!stage_running(&l->k->stage)) keeper_leave(l->k);
 }
 
 static void load_matrix(struct loader *l, enum cuda_tensor tensor, uint32_t layer, const struct stored_matrix *m, const char *name)

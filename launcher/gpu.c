@@ -30,7 +30,8 @@
 #define MPS_CONTROL "nvidia-cuda-mps-control"
 #define MPS_PATH_MAX 80u         /* of its directory: the longest socket in it must fit a sockaddr_un */
 #define MPS_START_MS 5000u       /* measured: 25 ms */
-#define MPS_DEATHS_MAX 5u        /* before its start succeeds */
+#define MPS_DEATHS_MAX 5u        /* in a row, each within MPS_STEADY_MS of its start */
+#define MPS_STEADY_MS 60000u
 #define MPS_STOP_MS 1000u
 #define APART_MS 60000u          /* without a fault, and nobody to be disturbed: back under MPS */
 #define APART_MAX_MS 600000u     /* back even if responses run: they pause for some 0.3 s */
@@ -297,6 +298,7 @@ static void daemon_died(struct server *v)
 
     forget_daemon(g);
     if (v->exit_code >= 0 || g->state == GPU_APART) return; /* apart nobody needs it: come_together starts another one */
+    if (clock_ns() - g->started_ns > MPS_STEADY_MS * MS) g->deaths = 0;
     server_log(v, SERVER_LOG_WARN, "mps-death", "deaths=%u", g->deaths + 1);
     g->faulted = false;
     kill_stages(v);

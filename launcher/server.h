@@ -59,7 +59,7 @@ struct gpu_sharing { /* gpu.c */
     bool faulted;             /* the stages that are being killed lost their contexts by a fault */
     uint64_t started_ns, apart_ns;
     uint64_t lost_ns;         /* when contexts were last lost, as counted */
-    unsigned deaths;          /* of the daemon */
+    unsigned deaths;          /* of the daemon, in a row */
 };
 
 struct client { /* of the control socket */

@@ -6,6 +6,7 @@
  * blocks and no block waits for another one's weights. One producer lane streams the block's ranges of the weights into a ring, one
  * stage (a slot's part of 4 tiles) for each warpgroup by turns, and starts before the previous kernel has ended. */
 #include "rowmm_wide.h"
+#include "rowmm_store.cuh"
 #include "launch.h"
 #include "shm/error.h"
 #include "wide_wgmma.cuh"
@@ -310,50 +311,6 @@ __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring,
 
 /* ---- adding and storing ---- */
 
-/* As gelu_tanh and finish_logit in rowmm.cu, bit by bit. */
-__device__ __forceinline__ float wide_gelu(float x)
-{
-    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-
-    return x * (1.0f - 1.0f / (1.0f + __expf(2.0f * inner)));
-}
-
-__device__ __forceinline__ float wide_logit(const rowmm_args &a, float x, uint32_t row)
-{
-    for (uint32_t i = 0; i < a.suppress_count; i++)
-        if (a.suppress[i] == row) return __uint_as_float(0xff800000u);
-    return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
-}
-
-/* v: rows g and g + 8 of the tile times activation rows m and m + 1. */
-__device__ __forceinline__ void wide_store(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g)
-{
-#pragma unroll
-    for (int i = 0; i < 2; i++) {
-        float low = i ? v.y : v.x, high = i ? v.w : v.z;
-        const bool live = m + i < a.m;
-
-        if (a.out_kind == ROWMM_GEGLU) {
-            if (live) ((__nv_bfloat16 *)a.out)[(uint64_t)(m + i) * a.out_stride + tile * 8 + g] = __float2bfloat16_rn(wide_gelu(low) * high);
-            continue;
-        }
-        if (a.out_kind == ROWMM_LOGITS) {
-            low = wide_logit(a, low, tile * TILE_ROWS + g);
-            high = wide_logit(a, high, tile * TILE_ROWS + g + 8);
-            float top = fmaxf(low, high);
-
-            for (int d = 4; d < 32; d <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-            if (live && g == 0) a.tile_top[(uint64_t)(m + i) * (a.out_stride / TILE_ROWS) + tile] = top;
-        }
-        if (live) {
-            float *to = (float *)a.out + slice * a.out_slice_stride + (uint64_t)(m + i) * a.out_stride + tile * TILE_ROWS + g;
-
-            to[0] = low;
-            to[8] = high;
-        }
-    }
-}
-
 /* A storing warp: of one room, all activation rows in a cluster of 4, half of them in a cluster of 8. Row scales come by ordinary loads, an item ahead. */
 template <bool FP8, typename W, int SPLIT>
 __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t part, uint32_t lane)
@@ -397,7 +354,7 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
         if (lane < SPLIT) peer_arrive(freed);
         phase ^= 1;
 #pragma unroll
-        for (int n = 0; n < W::STORE_N; n++) wide_store(a, sum[n], unit / w.slices, unit % w.slices, (first_n + n) * 8 + lane % 4 * 2, lane / 4);
+        for (int n = 0; n < W::STORE_N; n++) store_tile(a, sum[n], unit / w.slices, unit % w.slices, (first_n + n) * 8 + lane % 4 * 2, lane / 4);
         low = next_low, high = next_high;
     }
     if (lane == 0) trace_mark(a.trace, TRACE_END);

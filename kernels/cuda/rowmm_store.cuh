@@ -1,0 +1,54 @@
+/* kernels/cuda/rowmm_store.cuh - what happens to the sums of a small-row product on their way out: GeGLU, the cap of logits, plain f32.
+ * One text for the products of few rows and of many: their bits must be the same. */
+#ifndef SLUICE_CUDA_ROWMM_STORE_CUH
+#define SLUICE_CUDA_ROWMM_STORE_CUH
+
+#include "rowmm.h"
+#include <cuda_bf16.h>
+
+/* tanh by the fast exponential: within 2e-7 of tanhf where it matters (both ends saturate correctly). */
+__device__ __forceinline__ float gelu_tanh(float x)
+{
+    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
+
+    return x * (1.0f - 1.0f / (1.0f + __expf(2.0f * inner)));      /* 0.5 (1 + tanh u) = 1 - 1 / (1 + e^2u) */
+}
+
+/* One logit: capped, or -inf when its token must never be picked. */
+__device__ __forceinline__ float finish_logit(const rowmm_args &a, float x, uint32_t row)
+{
+    for (uint32_t i = 0; i < a.suppress_count; i++)
+        if (a.suppress[i] == row) return __uint_as_float(0xff800000u);
+    return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
+}
+
+/* v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
+__device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        float low = i ? v.y : v.x, high = i ? v.w : v.z;
+        const bool live = m + i < a.m;
+
+        if (a.out_kind == ROWMM_GEGLU) {
+            if (live) ((__nv_bfloat16 *)a.out)[(uint64_t)(m + i) * a.out_stride + tile * 8 + g] = __float2bfloat16_rn(gelu_tanh(low) * high);
+            continue;
+        }
+        if (a.out_kind == ROWMM_LOGITS) {
+            low = finish_logit(a, low, tile * TILE_ROWS + g);
+            high = finish_logit(a, high, tile * TILE_ROWS + g + 8);
+            float top = fmaxf(low, high);
+
+            for (int d = 4; d < 32; d <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+            if (live && g == 0) a.tile_top[(uint64_t)(m + i) * (a.out_stride / TILE_ROWS) + tile] = top;
+        }
+        if (live) {
+            float *to = (float *)a.out + slice * a.out_slice_stride + (uint64_t)(m + i) * a.out_stride + tile * TILE_ROWS + g;
+
+            to[0] = low;
+            to[8] = high;
+        }
+    }
+}
+
+#endif

@@ -33,6 +33,7 @@
 #define MPS_DEATHS_MAX 5u        /* in a row, each within MPS_STEADY_MS of its start */
 #define MPS_STEADY_MS 60000u
 #define MPS_STOP_MS 1000u
+#define MPS_GONE_MS 20u          /* a killed daemon's clients may notice before it can be waited for */
 #define APART_MS 60000u          /* without a fault, and nobody to be disturbed: back under MPS */
 #define APART_MAX_MS 600000u     /* back even if responses run: they pause for some 0.3 s */
 
@@ -137,6 +138,13 @@ static bool daemon_is_gone(const struct gpu_sharing *g)
     siginfo_t info = {0};
 
     return g->pid == 0 || (waitid(P_PID, (id_t)g->pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid != 0);
+}
+
+/* The same for one whose client has just lost its context: the daemon's files are closed a moment before its end can be seen. */
+static bool daemon_has_gone(const struct gpu_sharing *g)
+{
+    for (unsigned ms = 0; ms < MPS_GONE_MS && !daemon_is_gone(g); ms++) usleep(1000);
+    return daemon_is_gone(g);
 }
 
 static void take_turns(struct server *v, const char *why)
@@ -254,7 +262,7 @@ enum gpu_blame gpu_blame(const struct server *v, const struct child *c, bool by_
 {
     if (!by_itself) return v->gpu.faulted ? GPU_BLAME_UNKNOWN : GPU_BLAME_OTHER; /* we killed it: for a fault, or to start it elsewhere */
     if (!c->under_mps) return GPU_BLAME_THIS;
-    return daemon_is_gone(&v->gpu) ? GPU_BLAME_OTHER : GPU_BLAME_UNKNOWN;
+    return daemon_has_gone(&v->gpu) ? GPU_BLAME_OTHER : GPU_BLAME_UNKNOWN;
 }
 
 void gpu_lost(struct server *v)

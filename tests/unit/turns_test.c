@@ -167,13 +167,14 @@ static void test_a_dead_verify_costs_its_limit_only(void **state)
     turns_note_step(&t->v, 1000000); /* and it never comes back */
     const uint64_t begin = clock_ns();
     assert_true(turns_ask(&t->p, 1) > 500000);
-    assert_in_range(clock_ns() - begin, 50000000, 400000000);
-    assert_true(t->prefill.status->heartbeat > 0);
+    assert_true(clock_ns() - begin >= 50000000);
+    assert_true(t->p.deaf);
+    const uint64_t beats = t->prefill.status->heartbeat; /* who waits beats */
+    assert_true(beats > 0);
     turns_end(&t->p);
-    const uint64_t again = clock_ns();
     turns_ask(&t->p, 1); /* it is not waited for twice ... */
     turns_end(&t->p);
-    assert_true(clock_ns() - again < 50000000);
+    assert_int_equal(t->prefill.status->heartbeat, beats);
     shm_store_release(&t->verify.status->counters[VERIFY_TURN_GIVEN], t->prefill.status->counters[PREFILL_TURN_ASKED]); /* ... until it is back */
     const uint64_t back = clock_ns();
     turns_ask(&t->p, 1);
@@ -189,8 +190,8 @@ static void test_a_dead_prefill_costs_its_limit_once(void **state)
     shm_store_release(&t->prefill.status->counters[PREFILL_TURN_ENDED], 6);
     assert_true(turns_asked(&t->v));
     const uint64_t begin = clock_ns();
-    turns_give(&t->v);
-    assert_in_range(clock_ns() - begin, 25000000, 300000000);
+    assert_false(turns_give(&t->v)); /* what runs beside it says nothing about a step's time */
+    assert_true(clock_ns() - begin >= 25000000);
     assert_true(t->verify.status->heartbeat > 0);
     assert_false(turns_asked(&t->v));
     turns_open_prefill(&t->p, &t->prefill, 50); /* its successor */

@@ -40,7 +40,7 @@ void children_init(struct server *v, const char *exe_dir)
         memset(c, 0, sizeof *c);
         c->role = role;
         c->pidfd = c->control_fd = c->log_fd = c->swap_client = -1;
-        c->enabled = role != ROLE_LAUNCHER && !(role == ROLE_DRAFT && strcmp(v->options.value[OPT_DRAFT], "none") == 0);
+        c->enabled = role != ROLE_LAUNCHER && role != ROLE_VISION && !(role == ROLE_DRAFT && strcmp(v->options.value[OPT_DRAFT], "none") == 0);
         snprintf(c->default_exe, sizeof c->default_exe, "%s/stages/%s", exe_dir, role_name(role));
         memcpy(c->exe, c->default_exe, sizeof c->exe);
     }

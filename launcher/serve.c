@@ -270,6 +270,7 @@ static int create_table(struct server *v, char *err, size_t err_bytes)
         .full_pages_max = (uint32_t)wiring_u64(&v->base, "kv.full_pages_per_seq", 0),
         .sliding_pages_max = (uint32_t)wiring_u64(&v->base, "kv.sliding_pages_per_seq", 0),
         .log_bytes_max = table_log_bytes((uint32_t)context),
+        .media_tokens_max = (uint32_t)wiring_u64(&v->base, "table.media_tokens_max", 0),
     };
     table_init(&v->table, &limits);
     for (int role = 0; role < ROLE_COUNT; role++) {

@@ -28,6 +28,7 @@ void table_init(struct table *t, const struct table_limits *limits)
     t->output_offset = round_up(sizeof(struct verify_slot), PAGE);
     t->logprobs_offset = t->output_offset + round_up(sizeof(uint32_t) * (uint64_t)limits->context_max, PAGE);
     t->log_offset = round_up(sizeof(struct detokenize_slot), PAGE);
+    t->media_offset = round_up(sizeof(struct vision_slot), PAGE);
     for (int role = 0; role < ROLE_COUNT; role++) t->stride[role] = table_stride(limits, role);
 }
 
@@ -46,6 +47,7 @@ uint64_t table_stride(const struct table_limits *limits, int role)
         return round_up(sizeof(struct verify_slot), PAGE) + tokens_bytes +
                round_up(sizeof(struct token_logprobs) * (uint64_t)limits->context_max, PAGE);
     case ROLE_DETOKENIZE: return round_up(sizeof(struct detokenize_slot), PAGE) + round_up(limits->log_bytes_max, PAGE);
+    case ROLE_VISION: return limits->media_tokens_max ? round_up(sizeof(struct vision_slot), PAGE) + round_up((uint64_t)limits->media_tokens_max * MEDIA_TOKEN_BYTES, PAGE) : 0;
     default: return 0;
     }
 }
@@ -60,6 +62,7 @@ void table_attach(struct table *t, struct stage *s)
         .full_pages_max = (uint32_t)wiring_u64(w, "kv.full_pages_per_seq", 0),
         .sliding_pages_max = (uint32_t)wiring_u64(w, "kv.sliding_pages_per_seq", 0),
         .log_bytes_max = (uint32_t)wiring_u64(w, "table.log_bytes_max", 0),
+        .media_tokens_max = (uint32_t)wiring_u64(w, "table.media_tokens_max", 0),
     };
 
     table_init(t, &limits);

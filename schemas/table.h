@@ -4,6 +4,7 @@
  * per role, each in the role's own segment, written by that role alone:
  *
  *   gateway     the request: parameters, messages (msgpack), cancel flag
+ *   vision      pictures and sound as the model takes them in (only when the model does: else the role has no slots)
  *   tokenize    prompt token ids, or why the request was refused
  *   prefill     KV page tables; how many prompt tokens are in the KV cache
  *   verify      the committed output tokens: the truth of the stream
@@ -14,7 +15,7 @@
  * data they cover, loaded with acquire. A word of another generation says nothing
  * about this one. Generations of a slot only grow; 0 means never used.
  *
- * Life of a slot: gateway commits REQUESTED -> tokenize commits its prompt (or a
+ * Life of a slot: gateway commits REQUESTED -> (vision commits its pictures and sound) -> tokenize commits its prompt (or a
  * refusal: the end) -> prefill assigns pages, fills, hands over -> verify commits
  * tokens and then a finish reason (the pages are free) -> detokenize commits a
  * LOG_END record. The gateway may give the slot to the next request when
@@ -26,6 +27,7 @@
 #define SLUICE_SCHEMAS_TABLE_H
 
 #include "model/sampler.h" /* struct sampling_params: fixed-width, no pointers */
+#include "schemas/media.h"
 #include "shm/atomic.h"
 #include "shm/pipeline.h"
 
@@ -90,6 +92,24 @@ struct gateway_slot {
     char id[RESPONSE_ID_BYTES];
     struct request_params params;
     uint64_t request_bytes; /* msgpack map (schemas/chat_request.md) at table.request_offset of this record */
+    uint64_t record_bytes;  /* all of the variable part: the request, the gateway's notes, media */
+    uint64_t media_offset;  /* of the first file, from table.request_offset (schemas/media.h) */
+    uint32_t media_count;   /* files; 0: the request is text */
+    uint32_t pad2;
+};
+
+/* ---- vision ------------------------------------------------------------------ */
+
+struct vision_slot {
+    uint64_t commit; /* generation | enum media_status, after everything below; only when the request has media */
+    uint8_t pad0[120];
+    uint32_t count;  /* items, in the order of the request */
+    uint32_t tokens; /* soft tokens of all */
+    uint64_t bytes;  /* of data */
+    uint64_t done_ns;
+    char error_text[ERROR_TEXT_BYTES];
+    struct media_item item[MEDIA_ITEMS_MAX];
+    /* the data at table.media_offset: media_tokens_max * MEDIA_TOKEN_BYTES, given back to the system once prefill has read it */
 };
 
 /* ---- tokenize --------------------------------------------------------------- */
@@ -102,7 +122,10 @@ enum prompt_status {
     PROMPT_EMPTY = 4,
     PROMPT_BAD_TOKEN = 5,      /* a given token id is outside the vocabulary */
     PROMPT_MALFORMED = 6,      /* the request record cannot be read */
-    PROMPT_FAILED = 7          /* quarantined: this request killed the stage */
+    PROMPT_FAILED = 7,         /* quarantined: this request killed the stage */
+    PROMPT_MEDIA_BAD = 8,      /* vision refused a file: error_text has its words */
+    PROMPT_MEDIA_LARGE = 9,    /* the same: too many pixels, seconds or soft tokens */
+    PROMPT_MEDIA_FAILED = 10   /* the same: the server's fault */
 };
 
 struct tokenize_slot {
@@ -112,6 +135,9 @@ struct tokenize_slot {
     uint32_t max_output;   /* tokens: min(max_tokens, context - prompt_count) */
     uint64_t done_ns;
     char error_text[ERROR_TEXT_BYTES];
+    uint32_t media_count; /* of vision's items; item i fills the prompt from media_first[i] on */
+    uint32_t media_first[MEDIA_ITEMS_MAX];
+    uint32_t pad1;
     /* uint32_t tokens[context_max] at table.prompt_offset */
 };
 
@@ -234,6 +260,7 @@ struct table_limits { /* chosen by the launcher from configuration and model, th
     uint32_t full_pages_max;    /* per sequence */
     uint32_t sliding_pages_max;
     uint32_t log_bytes_max;
+    uint32_t media_tokens_max; /* soft tokens of one request; 0: the model takes text alone */
 };
 
 struct table {
@@ -241,7 +268,7 @@ struct table {
     uint8_t *base[ROLE_COUNT]; /* first slot record; only our own role's is writable. Borrowed from the mappings */
     uint64_t stride[ROLE_COUNT];
     struct launcher_board *board;
-    uint64_t request_offset, prompt_offset, full_pages_offset, sliding_pages_offset, output_offset, logprobs_offset, log_offset;
+    uint64_t request_offset, prompt_offset, full_pages_offset, sliding_pages_offset, output_offset, logprobs_offset, log_offset, media_offset;
 };
 
 /* Steps that a suspect with so many strikes is run alone. */
@@ -270,12 +297,15 @@ static inline struct verify_slot *table_verify(const struct table *t, uint32_t s
 static inline struct detokenize_slot *table_detokenize(const struct table *t, uint32_t s) { return TABLE_SLOT(t, ROLE_DETOKENIZE, detokenize_slot, s); }
 static inline struct launcher_slot *table_launcher(const struct table *t, uint32_t s) { return TABLE_SLOT(t, ROLE_LAUNCHER, launcher_slot, s); }
 
+static inline struct vision_slot *table_vision(const struct table *t, uint32_t s) { return TABLE_SLOT(t, ROLE_VISION, vision_slot, s); }
+
 static inline uint8_t *table_request(const struct table *t, uint32_t s) { return (uint8_t *)table_gateway(t, s) + t->request_offset; }
 static inline uint32_t *table_prompt(const struct table *t, uint32_t s) { return (uint32_t *)((uint8_t *)table_tokenize(t, s) + t->prompt_offset); }
 static inline uint32_t *table_full_pages(const struct table *t, uint32_t s) { return (uint32_t *)((uint8_t *)table_prefill(t, s) + t->full_pages_offset); }
 static inline uint32_t *table_sliding_pages(const struct table *t, uint32_t s) { return (uint32_t *)((uint8_t *)table_prefill(t, s) + t->sliding_pages_offset); }
 static inline uint32_t *table_output(const struct table *t, uint32_t s) { return (uint32_t *)((uint8_t *)table_verify(t, s) + t->output_offset); }
 static inline struct token_logprobs *table_logprobs(const struct table *t, uint32_t s) { return (struct token_logprobs *)((uint8_t *)table_verify(t, s) + t->logprobs_offset); }
+static inline uint8_t *table_media(const struct table *t, uint32_t s) { return (uint8_t *)table_vision(t, s) + t->media_offset; }
 static inline uint8_t *table_log(const struct table *t, uint32_t s) { return (uint8_t *)table_detokenize(t, s) + t->log_offset; }
 
 /* Generation of slot s if a request lives in it (PHASE_REQUESTED), else 0. Acquire: the request record is whole. */

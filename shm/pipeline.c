@@ -9,6 +9,7 @@
 static const char *const role_names[ROLE_COUNT] = {
     [ROLE_LAUNCHER] = "launcher", [ROLE_KEEPER] = "keeper", [ROLE_GATEWAY] = "gateway", [ROLE_TOKENIZE] = "tokenize",
     [ROLE_PREFILL] = "prefill",   [ROLE_DRAFT] = "draft",   [ROLE_VERIFY] = "verify",   [ROLE_DETOKENIZE] = "detokenize",
+    [ROLE_VISION] = "vision",
 };
 
 static const struct ring_edge edges[RING_COUNT] = {
@@ -23,6 +24,8 @@ static const struct ring_edge edges[RING_COUNT] = {
     [RING_VERIFY_DETOKENIZE] = {"verify-detokenize", ROLE_VERIFY, ROLE_DETOKENIZE},
     [RING_DETOKENIZE_VERIFY] = {"detokenize-verify", ROLE_DETOKENIZE, ROLE_VERIFY},
     [RING_DETOKENIZE_GATEWAY] = {"detokenize-gateway", ROLE_DETOKENIZE, ROLE_GATEWAY},
+    [RING_GATEWAY_VISION] = {"gateway-vision", ROLE_GATEWAY, ROLE_VISION},
+    [RING_VISION_TOKENIZE] = {"vision-tokenize", ROLE_VISION, ROLE_TOKENIZE},
 };
 
 const char *role_name(int role)

@@ -28,6 +28,7 @@ enum role {
     ROLE_DRAFT,
     ROLE_VERIFY,
     ROLE_DETOKENIZE,
+    ROLE_VISION,
     ROLE_COUNT
 };
 
@@ -44,10 +45,12 @@ enum ring_id {
     RING_VERIFY_DETOKENIZE,    /* slot s has new committed tokens, or is finished */
     RING_DETOKENIZE_VERIFY,    /* a stop string ended slot s */
     RING_DETOKENIZE_GATEWAY,   /* the log of slot s has grown */
+    RING_GATEWAY_VISION,       /* slot s has pictures or sound */
+    RING_VISION_TOKENIZE,      /* they are soft tokens now, or refused */
     RING_COUNT
 };
 
-#define LAYOUT_VERSION 1u
+#define LAYOUT_VERSION 2u
 #define SEGMENT_MAGIC 0x31454349554c53ull /* "SLUICE1" */
 #define RING_SLOTS 1024u                  /* power of two; more than one message per table slot and edge in normal running */
 #define RING_TOKENS_MAX 12u

@@ -10,15 +10,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct table_limits small = {.slot_count = 5, .context_max = 1, .request_bytes_max = 1, .full_pages_max = 1, .sliding_pages_max = 1, .log_bytes_max = 1};
+static const struct table_limits small = {.slot_count = 5, .context_max = 1, .request_bytes_max = 1, .full_pages_max = 1, .sliding_pages_max = 1, .log_bytes_max = 1, .media_tokens_max = 1};
 static const struct table_limits usual = {.slot_count = 128, .context_max = 8192, .request_bytes_max = (32u << 20) + 65536, .full_pages_max = 512,
-                                          .sliding_pages_max = 83, .log_bytes_max = 589824};
-static const struct table_limits odd = {.slot_count = 3, .context_max = 1001, .request_bytes_max = 4097, .full_pages_max = 17, .sliding_pages_max = 3, .log_bytes_max = 70001};
+                                          .sliding_pages_max = 83, .log_bytes_max = 589824, .media_tokens_max = 8192};
+static const struct table_limits odd = {.slot_count = 3, .context_max = 1001, .request_bytes_max = 4097, .full_pages_max = 17, .sliding_pages_max = 3, .log_bytes_max = 70001, .media_tokens_max = 3};
 static const struct table_limits large = {.slot_count = SLOTS_MAX, .context_max = 1u << 20, .request_bytes_max = 1u << 30, .full_pages_max = 1u << 16,
-                                          .sliding_pages_max = 4096, .log_bytes_max = 1u << 30};
+                                          .sliding_pages_max = 4096, .log_bytes_max = 1u << 30, .media_tokens_max = 1u << 20};
 static const struct table_limits *const all[] = {&small, &usual, &odd, &large};
 
-static const int with_slots[] = {ROLE_LAUNCHER, ROLE_GATEWAY, ROLE_TOKENIZE, ROLE_PREFILL, ROLE_VERIFY, ROLE_DETOKENIZE};
+static const int with_slots[] = {ROLE_LAUNCHER, ROLE_GATEWAY, ROLE_TOKENIZE, ROLE_PREFILL, ROLE_VERIFY, ROLE_DETOKENIZE, ROLE_VISION};
 
 /* [begin, end) inside a record of `stride` bytes; parts must come in order, apart, and aligned. */
 static void in_order(const uint64_t (*part)[2], unsigned count, uint64_t stride, unsigned alignment)
@@ -47,6 +47,7 @@ static void test_parts_of_a_record_do_not_overlap(void **state)
                                        {t.output_offset, t.output_offset + tokens},
                                        {t.logprobs_offset, t.logprobs_offset + sizeof(struct token_logprobs) * (uint64_t)l->context_max}}, 3, t.stride[ROLE_VERIFY], 64);
         in_order((const uint64_t[][2]){{0, sizeof(struct detokenize_slot)}, {t.log_offset, t.log_offset + l->log_bytes_max}}, 2, t.stride[ROLE_DETOKENIZE], 64);
+        in_order((const uint64_t[][2]){{0, sizeof(struct vision_slot)}, {t.media_offset, t.media_offset + MEDIA_TOKEN_BYTES * (uint64_t)l->media_tokens_max}}, 2, t.stride[ROLE_VISION], 64);
         in_order((const uint64_t[][2]){{0, sizeof(struct launcher_slot)}}, 1, t.stride[ROLE_LAUNCHER], 64);
     }
 }
@@ -62,6 +63,7 @@ static void test_strides_keep_commit_words_apart(void **state)
     assert_int_equal(table_stride(&usual, ROLE_KEEPER), 0);
     assert_int_equal(table_stride(&usual, ROLE_DRAFT), 0);
     assert_int_equal(table_stride(&usual, -1), 0);
+    assert_int_equal(table_stride(&(struct table_limits){.slot_count = 1, .context_max = 1}, ROLE_VISION), 0); /* a model of text alone has no vision records */
     assert_int_equal(offsetof(struct gateway_slot, cancel) % 128 + offsetof(struct gateway_slot, order) % 128, 0);
     assert_int_equal(offsetof(struct prefill_slot, filled) % 128 + offsetof(struct prefill_slot, ready) % 128 + offsetof(struct prefill_slot, full_page_count) % 128, 0);
     assert_int_equal(offsetof(struct verify_slot, finish) % 128 + offsetof(struct verify_slot, first_ns) % 128, 0);
@@ -151,6 +153,8 @@ static void test_records_of_all_slots_are_apart(void **state)
         memset(table_detokenize(t, s), (int)(101 + s), sizeof(struct detokenize_slot));
         memset(table_log(t, s), (int)(111 + s), odd.log_bytes_max);
         memset(table_launcher(t, s), (int)(121 + s), sizeof(struct launcher_slot));
+        memset(table_vision(t, s), (int)(131 + s), sizeof(struct vision_slot));
+        memset(table_media(t, s), (int)(141 + s), MEDIA_TOKEN_BYTES * odd.media_tokens_max);
     }
     for (uint32_t s = 0; s < odd.slot_count; s++) {
         const struct {
@@ -163,7 +167,8 @@ static void test_records_of_all_slots_are_apart(void **state)
                     {table_sliding_pages(t, s), 4 * odd.sliding_pages_max, 61}, {table_verify(t, s), sizeof(struct verify_slot), 71},
                     {table_output(t, s), 4 * odd.context_max, 81},             {table_logprobs(t, s), sizeof(struct token_logprobs) * odd.context_max, 91},
                     {table_detokenize(t, s), sizeof(struct detokenize_slot), 101}, {table_log(t, s), odd.log_bytes_max, 111},
-                    {table_launcher(t, s), sizeof(struct launcher_slot), 121}};
+                    {table_launcher(t, s), sizeof(struct launcher_slot), 121}, {table_vision(t, s), sizeof(struct vision_slot), 131},
+                    {table_media(t, s), MEDIA_TOKEN_BYTES * odd.media_tokens_max, 141}};
         for (unsigned i = 0; i < sizeof part / sizeof part[0]; i++)
             for (uint64_t b = 0; b < part[i].bytes; b++)
                 if (((const uint8_t *)part[i].at)[b] != part[i].mark + s) fail_msg("slot %u part %u was overwritten at byte %llu", s, i, (unsigned long long)b);

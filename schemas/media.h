@@ -1,0 +1,57 @@
+/* schemas/media.h - pictures and sound on their way through the pipeline (schemas/media.md is the prose).
+ *
+ * The gateway puts the files that a client sent behind the request in its own record, as they came; the vision stage turns each into what the model
+ * takes in: blocks of pixels or frames of samples, one to a soft token. Nobody but a worker of the vision stage looks inside a file.
+ *
+ *   in the gateway's record, at gateway_slot.media_offset (from the start of the request), media_count times, each at a multiple of 8:
+ *     struct media_file_hdr, then `bytes` bytes of the file
+ *
+ * Nothing here allocates but media_list_add and media_list_read; both sides check what they read. */
+#ifndef SLUICE_SCHEMAS_MEDIA_H
+#define SLUICE_SCHEMAS_MEDIA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define MEDIA_ITEMS_MAX 64u           /* pictures and sounds of one request */
+#define MEDIA_TOKEN_BYTES 6912u       /* of one soft token in the vision record: 48 x 48 pixels of three bytes; a frame of sound takes less */
+#define MEDIA_TOKENS_DEFAULT 8192u    /* soft tokens of one request, unless the context is shorter */
+
+enum media_kind { MEDIA_PICTURE = 1, MEDIA_SOUND = 2 };
+
+struct media_file_hdr {
+    uint32_t kind;                    /* enum media_kind */
+    uint32_t budget;                  /* picture: most soft tokens, 0: the model's default */
+    uint64_t bytes;
+};
+
+struct media_file {
+    uint32_t kind, budget;
+    uint8_t *data;                    /* owned by the list */
+    size_t bytes;
+};
+
+struct media_list {                   /* the files of one request, in the order of their places in the conversation */
+    uint32_t count;
+    struct media_file file[MEDIA_ITEMS_MAX];
+};
+
+/* What became of the files of a request: the value of vision_slot.commit. */
+enum media_status {
+    MEDIA_NONE = 0,
+    MEDIA_READY = 1,
+    MEDIA_BAD = 2,                    /* a file is broken or of no known format: the client's 400 */
+    MEDIA_TOO_LARGE = 3,              /* more pixels, seconds or soft tokens than are taken: the client's 413 */
+    MEDIA_FAILED = 4,                 /* no fault of the file that we know of: 500 */
+    MEDIA_UNWANTED = 5                /* cancelled or set aside before it was looked at */
+};
+
+struct media_item {
+    uint32_t kind;                    /* enum media_kind */
+    uint32_t tokens;                  /* soft tokens */
+    uint32_t columns;                 /* picture: blocks in a row */
+    uint32_t pad;
+    uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] or f32 [tokens][640], at a multiple of 64 */
+};
+
+#endif

@@ -33,6 +33,12 @@
 #define RESTART_DELAY_MAX_MS 1000u
 #define BUDGET_WINDOW_NS (60000 * MS)
 
+/* Does this configuration want nobody in the role? */
+static bool is_off(const struct server *v, const struct child *c)
+{
+    return c->role == ROLE_LAUNCHER || c->role == ROLE_VISION || (c->role == ROLE_DRAFT && drafter_is_none(v) && strcmp(c->exe, c->default_exe) == 0);
+}
+
 void children_init(struct server *v, const char *exe_dir)
 {
     for (int role = 0; role < ROLE_COUNT; role++) {
@@ -40,9 +46,9 @@ void children_init(struct server *v, const char *exe_dir)
         memset(c, 0, sizeof *c);
         c->role = role;
         c->pidfd = c->control_fd = c->log_fd = c->swap_client = -1;
-        c->enabled = role != ROLE_LAUNCHER && role != ROLE_VISION && !(role == ROLE_DRAFT && strcmp(v->options.value[OPT_DRAFT], "none") == 0);
         snprintf(c->default_exe, sizeof c->default_exe, "%s/stages/%s", exe_dir, role_name(role));
         memcpy(c->exe, c->default_exe, sizeof c->exe);
+        c->enabled = !is_off(v, c);
     }
 }
 
@@ -53,7 +59,7 @@ static bool role_gets(int role, const char *name)
 
     if (strncmp(name, "file.api_keys", 13) == 0 || strncmp(name, "socket.", 7) == 0) return role == ROLE_GATEWAY;
     if (strncmp(name, "event.", 6) == 0) return role == ROLE_GATEWAY || role == ROLE_TOKENIZE || role == ROLE_DETOKENIZE;
-    if (role == ROLE_KEEPER) return true;
+    if (role == ROLE_KEEPER) return true; /* draft.*: see wire() */
     if (strncmp(name, "gpu.", 4) == 0) return role == ROLE_PREFILL || role == ROLE_VERIFY;
     if (strncmp(name, "arena.", 6) == 0 || tensors) return role == ROLE_PREFILL || role == ROLE_VERIFY || role == ROLE_DRAFT;
     if (role == ROLE_GATEWAY) return strcmp(name, "file.tokenizer.json") == 0;
@@ -69,6 +75,7 @@ static void wire(const struct server *v, const struct child *c, struct wiring *w
     w->fd_count = 0;
     for (unsigned i = 0; i < v->base.fd_count; i++)
         if (role_gets(c->role, v->base.fd_name[i])) wiring_add_fd(w, v->base.fd_name[i], v->base.fd[i]);
+    if (c->role == ROLE_DRAFT || c->role == ROLE_KEEPER) drafter_wire(v->drafter, w);
     for (int role = 0; role < ROLE_COUNT; role++) {
         if (v->segment_fd[role] < 0) continue;
         snprintf(name, sizeof name, "segment.%s", role_name(role));
@@ -151,6 +158,7 @@ int child_start(struct server *v, struct child *c)
     c->sigkill_ns = 0;
     c->kill_reason = KILL_NONE;
     c->log_bytes = 0;
+    c->last_words[0] = '\0';
     wire(v, c, w);
     const int rc = wiring_send(c->control_fd, "wiring", w);
     if (rc != 0) server_log(v, SERVER_LOG_WARN, "wiring", "stage=%s reason=\"%s\"", role_name(c->role), error_text(rc)); /* its death follows */
@@ -219,6 +227,18 @@ void child_message(struct server *v, struct child *c)
     free(w);
 }
 
+/* A stage that cannot work says why before it exits; who asked for a swap is told. */
+static void note_last_words(struct child *c, const char *line, unsigned bytes)
+{
+    const char *reason = memmem(line, bytes, "event=exit ", 11) ? memmem(line, bytes, "reason=\"", 8) : NULL;
+
+    if (!reason) return;
+    unsigned n = 0;
+    for (const char *at = reason + 8; at + 1 < line + bytes && n + 1 < sizeof c->last_words; at++)
+        c->last_words[n++] = *at == '"' || *at == '\\' || (unsigned char)*at < ' ' ? '\'' : *at; /* it goes into a JSON string */
+    c->last_words[n] = '\0';
+}
+
 void child_log(struct child *c)
 {
     for (unsigned reads = 0; reads < LOG_READS_MAX; reads++) { /* a stage that floods its log does not hold up the others */
@@ -233,6 +253,7 @@ void child_log(struct child *c)
             if (!end && c->log_bytes < sizeof c->log) break;
             const unsigned line_bytes = end ? (unsigned)(end - c->log) : c->log_bytes;
             server_say("stage=%s pid=%d %.*s", role_name(c->role), (int)c->pid, (int)line_bytes, c->log);
+            note_last_words(c, c->log, line_bytes);
             const unsigned used = end ? line_bytes + 1 : line_bytes;
             memmove(c->log, c->log + used, c->log_bytes - used);
             c->log_bytes -= used;
@@ -250,6 +271,23 @@ void child_ask_stop(struct child *c, enum kill_reason reason, uint64_t grace_ms)
     kill(c->pid, SIGCONT); /* a stopped process could not hear it */
 }
 
+static void begin_swap(struct server *v, struct child *c, int client)
+{
+    c->quick_deaths = c->unready_deaths = 0;
+    c->enabled = !is_off(v, c);
+    server_log(v, SERVER_LOG_INFO, "swap", "stage=%s exe=%s%s%s", role_name(c->role), c->exe, c->role == ROLE_DRAFT ? " drafter=" : "",
+               c->role != ROLE_DRAFT ? "" : v->drafter->dir[0] ? v->drafter->dir : v->drafter->kind);
+    if (!c->enabled) {
+        c->restart_ns = 0;
+        child_ask_stop(c, KILL_STOP, SWAP_GRACE_MS);
+        control_reply(v, client, "{\"ok\":true}\n");
+        return;
+    }
+    c->swap_client = client;
+    if (c->pid) child_ask_stop(c, KILL_SWAP, SWAP_GRACE_MS);
+    else start_or_wait(v, c);
+}
+
 int child_swap(struct server *v, struct child *c, const char *exe, int client, char *err, size_t err_bytes)
 {
     const bool to_default = strcmp(exe, "--default") == 0;
@@ -265,29 +303,49 @@ int child_swap(struct server *v, struct child *c, const char *exe, int client, c
     }
     snprintf(c->exe, sizeof c->exe, "%s", to_default ? c->default_exe : exe);
     c->swapped = !to_default;
-    c->swap_client = client;
-    c->quick_deaths = c->unready_deaths = 0;
-    c->enabled = true; /* --draft none: a swap brings a drafter in */
-    server_log(v, SERVER_LOG_INFO, "swap", "stage=%s exe=%s", role_name(c->role), c->exe);
-    if (c->pid) child_ask_stop(c, KILL_SWAP, SWAP_GRACE_MS);
-    else start_or_wait(v, c);
+    if (c->role == ROLE_DRAFT && to_default) drafter_serve(v, v->drafter_first);
+    begin_swap(v, c, client);
+    return 0;
+}
+
+int child_swap_drafter(struct server *v, const char *word, int client, char *err, size_t err_bytes)
+{
+    struct child *c = &v->child[ROLE_DRAFT];
+    struct drafter_choice *d = NULL;
+
+    if (c->swap_client >= 0) {
+        snprintf(err, err_bytes, "another swap of draft is under way; try again when it is done");
+        return -E_BUSY;
+    }
+    const int rc = drafter_choose(v, &d, word, err, err_bytes);
+    if (rc != 0) return rc;
+    drafter_serve(v, d);
+    memcpy(c->exe, c->default_exe, sizeof c->exe);
+    c->swapped = true; /* until the next start with what the server began with: if it does not work, back to that */
+    begin_swap(v, c, client);
     return 0;
 }
 
 /* A swapped-in executable that does not work: back to our own, and say so to whoever asked. */
 static void revert_swap(struct server *v, struct child *c, const char *why)
 {
-    char line[PATH_MAX + 256];
+    char line[PATH_MAX + 1024];
 
-    server_log(v, SERVER_LOG_ERROR, "swap-failed", "stage=%s exe=%s reason=\"%s\"", role_name(c->role), c->exe, why);
+    const char *what = c->role == ROLE_DRAFT && v->drafter->dir[0] && strcmp(c->exe, c->default_exe) == 0 ? v->drafter->dir : c->exe;
+
+    server_log(v, SERVER_LOG_ERROR, "swap-failed", "stage=%s what=%s reason=\"%s\"", role_name(c->role), what, why);
     if (c->swap_client >= 0) {
-        snprintf(line, sizeof line, "{\"error\":\"%.*s %s; the default %s stage is back. Its log lines say more\"}\n", 1000, c->exe, why, role_name(c->role));
+        if (c->last_words[0]) snprintf(line, sizeof line, "{\"error\":\"%.*s %s: %s. The default %s stage is back\"}\n", 1000, what, why, c->last_words, role_name(c->role));
+        else snprintf(line, sizeof line, "{\"error\":\"%.*s %s; the default %s stage is back. Its log lines say more\"}\n", 1000, what, why, role_name(c->role));
         control_reply(v, c->swap_client, line);
     }
     c->swap_client = -1;
     c->swapped = false;
     c->unready_deaths = 0;
     memcpy(c->exe, c->default_exe, sizeof c->exe);
+    if (c->role != ROLE_DRAFT) return;
+    drafter_serve(v, v->drafter_first);
+    c->enabled = !is_off(v, c);
 }
 
 static unsigned deaths_in_window(const struct server *v, uint64_t now)
@@ -331,6 +389,7 @@ static void plan_restart(struct server *v, struct child *c, uint64_t now, bool w
     if (was_ready) c->unready_deaths = 0;
     else if (counts) c->unready_deaths++;
     if (c->swapped && ((!was_ready && c->swap_client >= 0) || c->unready_deaths >= 2 || code == 100 || code == 111 || c->quick_deaths > 8)) revert_swap(v, c, "does not work as this stage");
+    if (!c->enabled) return;
     if (c->unready_deaths >= UNREADY_DEATHS_MAX) {
         server_stop(v, 1, "a stage dies before it is ready, again and again");
         return;

@@ -79,14 +79,15 @@ static json_t *request_of(const char *command, int argc, char **argv, bool *as_j
     *as_json = argc == 1 && strcmp(command, "status") == 0 && strcmp(argv[0], "--json") == 0;
     if (strcmp(command, "swap") == 0) {
         if (argc != 2) {
-            fprintf(stderr, "usage: sluice swap STAGE EXE   or   sluice swap STAGE --default\n");
+            fprintf(stderr, "usage: sluice swap STAGE EXE   or   sluice swap STAGE --default   or   sluice swap draft mtp|dspark|ngram|none|DIR\n");
             return NULL;
         }
-        if (strcmp(argv[1], "--default") != 0 && !realpath(argv[1], path)) {
+        const bool is_word = strcmp(argv[1], "--default") == 0 || (strcmp(argv[0], "draft") == 0 && drafter_is_word(argv[1]));
+        if (!is_word && !realpath(argv[1], path)) {
             fprintf(stderr, "sluice: %s: %s\n", argv[1], strerror(errno));
             return NULL;
         }
-        return json_pack("{s:s, s:s, s:s}", "command", "swap", "stage", argv[0], "exe", strcmp(argv[1], "--default") == 0 ? argv[1] : path);
+        return json_pack("{s:s, s:s, s:s}", "command", "swap", "stage", argv[0], "exe", is_word ? argv[1] : path);
     }
     if (argc > 0 && !*as_json) {
         fprintf(stderr, "sluice: %s does not take \"%s\"; see `sluice --help`\n", command, argv[0]);

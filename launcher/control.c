@@ -1,6 +1,6 @@
 /* launcher/control.c - the control socket of the run directory: one JSON object a line, one answer a line.
  *
- * {"command":"status"} | {"command":"swap","stage":"draft","exe":"/path"|"--default"} | {"command":"drain"} | {"command":"stop"}
+ * {"command":"status"} | {"command":"swap","stage":"draft","exe":"/path"|"--default"|a drafter} | {"command":"drain"} | {"command":"stop"}
  * Answers: the status object, {"ok":true}, or {"error":"..."}. Only this user can connect (socket mode 0600). */
 #include "launcher/server.h"
 
@@ -125,6 +125,11 @@ static void swap(struct server *v, int client, const char *stage, const char *ex
 
     if (role < 0 || role == ROLE_LAUNCHER || role == ROLE_KEEPER) {
         reply_error(v, client, "swap takes one of: gateway, tokenize, prefill, draft, verify, detokenize");
+        return;
+    }
+    struct stat st;
+    if (exe && role == ROLE_DRAFT && (drafter_is_word(exe) || (stat(exe, &st) == 0 && S_ISDIR(st.st_mode)))) {
+        if (child_swap_drafter(v, exe, client, err, sizeof err) != 0) reply_error(v, client, err);
         return;
     }
     if (!exe || (exe[0] != '/' && strcmp(exe, "--default") != 0)) {

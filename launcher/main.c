@@ -15,6 +15,7 @@ static void help(FILE *out)
                  "  status [--json]     what a running server does\n"
                  "  swap STAGE EXE      replace a stage of the running server by another executable\n"
                  "  swap STAGE --default   and put our own back\n"
+                 "  swap draft HOW      draft in another way: ngram, none, mtp, dspark, or the folder of a drafter\n"
                  "  drain               finish what runs, refuse what is new, stop; returns when it has stopped\n"
                  "  stop                stop now; returns when it has stopped\n"
                  "  inspect DIR         what the checkpoint in DIR is, how it is stored, and whether it would load\n"

@@ -25,7 +25,9 @@ struct option_row {
 static const struct option_row rows[OPT_COUNT] = {
     [OPT_MODEL] = {"model", PATH, 0, 0, "", "DIR", "checkpoint in the Hugging Face layout; without it: the demo model"},
     [OPT_RANDOM_WEIGHTS] = {"random-weights", TEXT, 0, 0, "", "SHAPE", "no checkpoint: random weights in a built-in shape (gemma-4-12b), for measuring on a GPU"},
-    [OPT_DRAFT] = {"draft", TEXT, 0, 0, "ngram", "ngram|none", "drafter: n-gram lookup in the text so far, or none"},
+    [OPT_DRAFT] = {"draft", TEXT, 0, 0, "ngram", "HOW", "drafter: ngram (lookup in the text so far), none, the folder of a drafter's checkpoint, or mtp, dspark: the folder assistant/, dspark/ beside the model's files"},
+    [OPT_DRAFT_DTYPE] = {"draft-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8", "weights of a drafter's checkpoint; auto: as it has them, fp8: rounded row by row when loaded"},
+    [OPT_DRAFT_CONTEXT] = {"draft-context", NUMBER, 64, 1 << 20, "4096", "N", "newest tokens that a DSpark drafter looks back on"},
     [OPT_DEVICE] = {"device", TEXT, 0, 0, "auto", "auto|cpu|cuda", "where the model runs; auto takes the GPU if there is one, else the CPU and says why"},
     [OPT_WEIGHTS_DTYPE] = {"weights-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8", "weights on the GPU; auto: as the checkpoint has them, fp8: rounded row by row when loaded"},
     [OPT_ACTIVATIONS] = {"activations", TEXT, 0, 0, "auto", "auto|bf16", "auto: FP8 activations where the checkpoint's format has them (on the CPU); bf16: never"},
@@ -221,7 +223,7 @@ static int one_of(const struct options *o, enum option_id id, const char *const 
 
 static int check(struct options *o, char *err, size_t err_bytes)
 {
-    static const char *const drafts[] = {"ngram", "none", NULL}, *const when[] = {"paying", "always", NULL};
+    static const char *const when[] = {"paying", "always", NULL};
     static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
     static const char *const weights[] = {"auto", "bf16", "fp8", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
     static const char *const activations[] = {"auto", "bf16", NULL};
@@ -238,7 +240,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
         snprintf(err, err_bytes, "slots (%s) must be at least max-sequences (%s)", o->value[OPT_SLOTS], o->value[OPT_MAX_SEQUENCES]);
         return -E_CONFIG;
     }
-    if (one_of(o, OPT_DRAFT, drafts, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
+    if (one_of(o, OPT_DRAFT_DTYPE, weights, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
         one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_ACTIVATIONS, activations, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
         one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes))
         return -E_CONFIG;

@@ -233,7 +233,8 @@ static void set_base_options(struct server *v)
     wiring_set(w, "kv.cache_dtype", o->value[OPT_KV_CACHE_DTYPE]);
     wiring_set(w, "kv.cache_mib", o->value[OPT_KV_CACHE_MIB]);
     wiring_set(w, "prefill.chunk", o->value[OPT_PREFILL_CHUNK]);
-    wiring_set(w, "draft.kind", o->value[OPT_DRAFT]);
+    wiring_set(w, "draft.dtype", o->value[OPT_DRAFT_DTYPE]);
+    wiring_set(w, "draft.context", o->value[OPT_DRAFT_CONTEXT]);
     wiring_set(w, "draft.tokens", o->value[OPT_DRAFT_TOKENS]);
     wiring_set(w, "draft.when", o->value[OPT_DRAFT_WHEN]);
     wiring_set(w, "prefill.share", o->value[OPT_PREFILL_SHARE]);
@@ -413,8 +414,10 @@ static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_b
 {
     int rc;
 
-    children_init(v, exe_dir);
     if ((rc = find_model(v, exe_dir, err, err_bytes)) != 0) return rc;
+    if ((rc = drafter_choose(v, &v->drafter, v->options.value[OPT_DRAFT], err, err_bytes)) != 0) return rc;
+    v->drafter_first = v->drafter;
+    children_init(v, exe_dir);
     if ((rc = open_listener(v, err, err_bytes)) != 0) return rc;
     if ((rc = open_key_file(v, err, err_bytes)) != 0) return rc;
     if ((rc = open_run_dir(v, err, err_bytes)) != 0) return rc;

@@ -8,6 +8,7 @@
 #define SLUICE_LAUNCHER_SERVER_H
 
 #include "launcher/options.h"
+#include "model/files.h"
 #include "schemas/table.h"
 #include "shm/wiring.h"
 
@@ -44,6 +45,7 @@ struct child {
     int swap_client;          /* control client waiting for the outcome; -1: none */
     char log[CHILD_LOG_BYTES];
     unsigned log_bytes;
+    char last_words[512];     /* why it exited, as it said */
 };
 
 enum gpu_sharing_state { GPU_NONE = 0, GPU_TIME_SLICE, GPU_MPS_STARTING, GPU_MPS, GPU_APART /* by turns after a fault; the daemon waits */ };
@@ -68,6 +70,12 @@ struct client { /* of the control socket */
     unsigned bytes;
 };
 
+struct drafter_choice {     /* drafter.c */
+    const char *kind;         /* "ngram", "none" or "checkpoint" */
+    char dir[PATH_MAX];       /* of the checkpoint */
+    struct model_files files; /* of it; owned */
+};
+
 struct server {
     struct options options;
     struct child child[ROLE_COUNT];
@@ -80,6 +88,7 @@ struct server {
     bool model_known;                /* and the table was made of it */
     bool load_shown, load_done;      /* a line of progress stands on the terminal; the last one was said */
     struct gpu_sharing gpu;
+    struct drafter_choice *drafter, *drafter_first; /* what serves, and what the server began with; owned */
     int listen_fd, gateway_event_fd, control_fd;
     char address[256], run_dir[1024], control_path[1100];
     bool made_run_dir;
@@ -114,6 +123,17 @@ void child_reap(struct server *v, struct child *c);
 void children_tick(struct server *v, uint64_t now_ns);
 void child_ask_stop(struct child *c, enum kill_reason reason, uint64_t grace_ms);
 int child_swap(struct server *v, struct child *c, const char *exe, int client, char *err, size_t err_bytes);
+
+int child_swap_drafter(struct server *v, const char *word, int client, char *err, size_t err_bytes);
+
+/* drafter.c. drafter_choose: `word` is ngram, none, mtp, dspark or a directory; 0, or -E_CONFIG, -E_NOMEM with *err filled. drafter_serve: from the next
+ * start of the draft stage on (takes over *d). drafter_wire: what stages are told of it. */
+bool drafter_is_word(const char *word);
+int drafter_choose(const struct server *v, struct drafter_choice **out, const char *word, char *err, size_t err_bytes);
+void drafter_forget(struct drafter_choice *d);
+void drafter_serve(struct server *v, struct drafter_choice *d);
+void drafter_wire(const struct drafter_choice *d, struct wiring *w);
+bool drafter_is_none(const struct server *v);
 
 /* verdict.c: a stage died by its own fault; suspects get strikes, a lone repeat offender is convicted. certain: it is known that this
  * stage's work did it; else other stages' requests may be to blame as well, and nobody is convicted while any of them is in hand. */

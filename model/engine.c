@@ -47,6 +47,12 @@ static void await_weights(struct engine *e)
     }
 }
 
+void engine_open_geometry(struct engine *e, struct stage *s)
+{
+    engine_open_config(e, s);
+    open_geometry(e);
+}
+
 void engine_open_forward(struct engine *e, struct stage *s, enum engine_use use, uint32_t slot_count, uint32_t rows_max)
 {
     engine_open_config(e, s);

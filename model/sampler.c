@@ -266,12 +266,12 @@ static uint32_t keep_min_p(struct sampler *s, uint32_t n, float min_p)
     return kept;
 }
 
-/* argmax of logit + Gumbel noise, lowest id among equals. */
-static uint32_t draw(const struct sampler *s, uint64_t seed, uint64_t position, uint32_t n, float top)
+/* argmax of logit + Gumbel noise, lowest id among equals. lead: by how much it won; NULL: nobody asks, and fewer logarithms are taken. */
+static uint32_t draw(const struct sampler *s, uint64_t seed, uint64_t position, uint32_t n, float top, float *lead)
 {
     struct philox_block block = { { 0 } };
     uint32_t block_index = UINT32_MAX, winner = UINT32_MAX;
-    double best = -INFINITY, reach = INFINITY;      /* reach: a token wins only if 1 - u <= weight * reach */
+    double best = -INFINITY, second = -INFINITY, reach = INFINITY; /* reach: a token counts only if 1 - u <= weight * reach */
 
     for (uint32_t i = 0; i < n; i++) {
         const struct candidate *c = &s->candidate[i];
@@ -286,12 +286,15 @@ static uint32_t draw(const struct sampler *s, uint64_t seed, uint64_t position, 
         if (above > (double)s->weight[i] * reach) continue;
         noisy = (double)c->logit - log(-log1p(-above));
         if (noisy > best || (noisy == best && c->token < winner)) {
+            second = best;
             best = noisy;
             winner = c->token;
-            /* -log(-log u) > d needs 1 - u < e^-d; the weights carry a few units of f32 */
-            reach = exp((double)top - best) * 1.0001;
-        }
+        } else if (lead && noisy > second) second = noisy;
+        else continue;
+        /* -log(-log u) > d needs 1 - u < e^-d; the weights carry a few units of f32 */
+        reach = exp((double)top - (lead ? second : best)) * 1.0001;
     }
+    if (lead) *lead = (float)(best - second);
     return winner;
 }
 
@@ -347,6 +350,23 @@ static int filter(struct sampler *s, const struct sampling_params *p, float *log
     return (int)n;
 }
 
+int sampler_guess(struct sampler *s, const struct sampling_params *p, float *logits, uint64_t position,
+                  const struct penalty_counts *counts, uint32_t *token, float *lead)
+{
+    float top, second = -INFINITY;
+    const int n = filter(s, p, logits, counts, &top);
+
+    if (n < 0) return n;
+    *token = s->candidate[0].token;
+    *lead = INFINITY;
+    if (n > 1) *token = draw(s, p->seed, position, (uint32_t)n, top, lead);
+    if (p->temperature >= SAMPLER_TEMPERATURE_MIN) return 0;
+    for (uint32_t i = 0; i < s->vocab; i++)
+        if (i != *token && logits[i] > second) second = logits[i];
+    *lead = top - second;
+    return 0;
+}
+
 int sampler_pick(struct sampler *s, const struct sampling_params *p, float *logits, uint64_t position,
                  const struct penalty_counts *counts, struct sample_out *out)
 {
@@ -361,7 +381,7 @@ int sampler_pick(struct sampler *s, const struct sampling_params *p, float *logi
     }
     if ((n = filter(s, p, logits, counts, &top)) < 0) return n;
     out->candidate_count = (uint32_t)n;
-    out->token = n == 1 ? s->candidate[0].token : draw(s, p->seed, position, (uint32_t)n, top);
+    out->token = n == 1 ? s->candidate[0].token : draw(s, p->seed, position, (uint32_t)n, top, NULL);
     must(out->token < s->vocab);
     if (!p->want_logprobs) return 0;
     out->logprob = (float)((double)s->original[out->token] - total);

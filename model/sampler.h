@@ -70,6 +70,11 @@ void sampler_close(struct sampler *sampler);
 int sampler_pick(struct sampler *sampler, const struct sampling_params *params, float *logits, uint64_t position,
                  const struct penalty_counts *counts, struct sample_out *out);
 
+/* The same choice for a drafter, who only needs to know how sure it is: lead is by how much the token won (logits over temperature, noise
+ * added; greedy: logits), infinite when nothing else was left. */
+int sampler_guess(struct sampler *sampler, const struct sampling_params *params, float *logits, uint64_t position,
+                  const struct penalty_counts *counts, uint32_t *token, float *lead);
+
 /* What sampler_pick would draw from: up to `max` tokens with their weights (probability times a common factor), in no
  * order. Returns how many there are, or -E_RANGE. For tests and for drafters that need a distribution. */
 int sampler_candidates(struct sampler *sampler, const struct sampling_params *params, float *logits,

@@ -172,7 +172,7 @@ static const struct refusal refusals[] = {
     {"--por 80", "--por", "sluice serve --help"},
     {"demo", "demo", "sluice serve --help"},
     {"-p 80", "-p", "sluice serve --help"},
-    {"--draft mtp", "draft", "ngram, none"},
+    {"--draft-dtype int4", "draft-dtype", "auto, bf16, fp8"},
     {"--device tpu", "device", "auto, cpu"},
     {"--kv-cache-dtype fp4", "kv-cache-dtype", "bf16, f32"},
     {"--log-level loud", "log-level", "error, warn, info, debug"},

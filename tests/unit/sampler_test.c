@@ -112,9 +112,15 @@ static uint32_t pick(struct sampler *s, const struct sampling_params *p, const f
 {
     static float copy[300000];
     struct sample_out out;
+    uint32_t guess;
+    float lead;
 
     memcpy(copy, logits, vocab * 4);
     assert_int_equal(sampler_pick(s, p, copy, position, NULL, &out), 0);
+    memcpy(copy, logits, vocab * 4);
+    assert_int_equal(sampler_guess(s, p, copy, position, NULL, &guess, &lead), 0);
+    assert_int_equal(guess, out.token); /* a drafter with the target's logits always guesses right */
+    assert_true(lead >= 0);
     return out.token;
 }
 

@@ -1,0 +1,62 @@
+/* model/engine_draft.c - finds out what the wired drafter is, and opens it on the target's device (contract in engine_draft.h). */
+#include "model/engine_draft.h"
+
+#include "shm/error.h"
+
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char *const kind_names[] = {"none", "ngram", "mtp", "dspark"};
+
+const char *engine_draft_kind_name(uint32_t kind)
+{
+    return kind < sizeof kind_names / sizeof *kind_names ? kind_names[kind] : "?";
+}
+
+int engine_draft_kind(const struct model_files *files, struct model_error *err)
+{
+    const uint8_t *bytes;
+    uint64_t byte_count;
+    json_error_t problem;
+
+    if (model_files_find(files, "config.json", &bytes, &byte_count) != 0) return model_error_set(err, -E_NOT_FOUND, "the drafter has no config.json");
+    json_t *root = json_loadb((const char *)bytes, byte_count, 0, &problem);
+    if (!root) return model_error_set(err, -E_FORMAT, "config.json: line %d: %s", problem.line, problem.text);
+    const char *name = json_string_value(json_array_get(json_object_get(root, "architectures"), 0));
+    int kind = -E_UNSUPPORTED;
+    if (name && strstr(name, "DSpark")) kind = DRAFT_KIND_DSPARK;
+    else if (name && strstr(name, "Assistant")) kind = DRAFT_KIND_MTP;
+    else model_error_set(err, -E_UNSUPPORTED, "config.json: architectures is %.100s; a drafter is a Gemma4UnifiedAssistantForCausalLM or a Gemma4DSparkModel", name ? name : "missing");
+    json_decref(root);
+    return kind;
+}
+
+static void add_files(struct engine_draft *d)
+{
+    const struct wiring *w = &d->stage->wiring;
+    struct model_error err = {""};
+
+    model_files_init(&d->files);
+    for (unsigned i = 0; i < w->fd_count; i++)
+        if (strncmp(w->fd_name[i], "draft.", 6) == 0 && model_files_add(&d->files, w->fd_name[i] + 6, w->fd[i], &err) != 0)
+            stage_exit(d->stage, EXIT_CONFIG, "the drafter cannot be used: %s", err.text);
+}
+
+void engine_draft_open(struct engine_draft *d, struct stage *s, uint32_t slot_count, uint32_t rows_max)
+{
+    const bool cuda = strcmp(wiring_text(&s->wiring, "device", "cpu"), "cuda") == 0;
+    struct model_error err = {""};
+
+    memset(d, 0, sizeof *d);
+    d->stage = s;
+    d->slot_count = slot_count;
+    d->rows_max = rows_max;
+    engine_open_geometry(&d->target, s);
+    add_files(d);
+    const int kind = engine_draft_kind(&d->files, &err);
+    if (kind < 0) stage_exit(s, EXIT_CONFIG, "the drafter cannot be used: %s", err.text);
+    d->kind = (uint32_t)kind;
+    if (cuda || kind != DRAFT_KIND_MTP) stage_exit(s, EXIT_CONFIG, "a drafter of kind %s cannot run on the %s yet; use --draft ngram", engine_draft_kind_name(d->kind), cuda ? "GPU" : "CPU");
+    engine_draft_open_mtp(d);
+}

@@ -136,19 +136,21 @@ static void reader_only_null(struct reader *r, const char *field)
     if (value) reader_fail(r, -E_UNSUPPORTED, field, value, "not supported");
 }
 
-static void parse_refusals(struct reader *r, bool assistant)
+enum parsed_for { FOR_TARGET, FOR_ASSISTANT, FOR_DSPARK };
+
+static void parse_refusals(struct reader *r, enum parsed_for use)
 {
     const char *activation = reader_text(r, "hidden_activation", "gelu_pytorch_tanh");
 
     if (strcmp(activation, "gelu_pytorch_tanh") != 0) reader_fail(r, -E_UNSUPPORTED, "hidden_activation", reader_member(r, "hidden_activation"), "only gelu_pytorch_tanh is computed");
     reader_only_int(r, "hidden_size_per_layer_input", 0);
-    if (!assistant) reader_only_int(r, "num_kv_shared_layers", 0); /* an assistant's layers share all of theirs */
+    if (use != FOR_ASSISTANT) reader_only_int(r, "num_kv_shared_layers", 0); /* an assistant's layers share all of theirs */
     reader_only_false(r, "enable_moe_block");
     reader_only_false(r, "attention_bias");
     reader_only_false(r, "use_double_wide_mlp");
     reader_only_null(r, "num_experts");
     reader_only_null(r, "attn_logit_softcapping");
-    if (!reader_bool(r, "tie_word_embeddings", true)) reader_fail(r, -E_UNSUPPORTED, "tie_word_embeddings", reader_member(r, "tie_word_embeddings"), "the output matrix must be the embedding table");
+    if (use != FOR_DSPARK && !reader_bool(r, "tie_word_embeddings", true)) reader_fail(r, -E_UNSUPPORTED, "tie_word_embeddings", reader_member(r, "tie_word_embeddings"), "the output matrix must be the embedding table");
 }
 
 static void parse_sizes(struct model_config *c, struct reader *r)
@@ -336,9 +338,9 @@ static int parse_family(struct model_config *c, struct reader *top, const char *
     return top->rc;
 }
 
-static void parse_text(struct model_config *c, struct reader *text, bool assistant)
+static void parse_text(struct model_config *c, struct reader *text, enum parsed_for use)
 {
-    parse_refusals(text, assistant);
+    parse_refusals(text, use);
     parse_sizes(c, text);
     if (text->rc != 0) return;
     parse_layer_types(c, text);
@@ -362,7 +364,7 @@ static int parse_all(struct model_config *c, const json_t *root, struct model_er
         type = reader_text(text, "model_type", text_type);
         if (strcmp(type, text_type) != 0) reader_fail(text, -E_UNSUPPORTED, "text_config.model_type", reader_member(text, "model_type"), "does not belong to this model_type");
     }
-    parse_text(c, text, false);
+    parse_text(c, text, FOR_TARGET);
     if (top.rc == 0 && text->rc == 0) parse_tokens(c, &top, text);
     return top.rc != 0 ? top.rc : text->rc;
 }
@@ -383,8 +385,64 @@ static int parse_assistant(struct model_config *c, uint32_t *backbone_hidden, co
     c->family = MODEL_GEMMA4_UNIFIED;
     c->has_v_norm = c->has_layer_scalar = true;
     text.object = nested;
-    parse_text(c, &text, true);
+    parse_text(c, &text, FOR_ASSISTANT);
     return top.rc != 0 ? top.rc : text.rc;
+}
+
+/* "target_layer_ids": ascending, never the target's last layer. */
+static void parse_sources(struct dspark_config *c, struct reader *r)
+{
+    const json_t *list = reader_member(r, "target_layer_ids");
+    const size_t count = json_array_size(list);
+
+    if (!list || count == 0 || count > DSPARK_SOURCES_MAX) {
+        reader_fail(r, list ? -E_RANGE : -E_FORMAT, "target_layer_ids", list, "must be a list of 1 to 8 layers");
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        const json_t *item = json_array_get(list, i);
+        const json_int_t layer = json_is_integer(item) ? json_integer_value(item) : -1;
+
+        if (layer < 0 || layer + 1 >= c->target_layer_count || (i > 0 && layer <= c->source[i - 1]))
+            reader_fail(r, -E_UNSUPPORTED, "target_layer_ids", list, "must be ascending layers below the target's last");
+        if (r->rc != 0) return;
+        c->source[c->source_count++] = (uint32_t)layer;
+    }
+}
+
+static void parse_dspark_heads(struct dspark_config *c, struct reader *r)
+{
+    const char *type = reader_text(r, "markov_head_type", "vanilla");
+
+    c->markov_rank = reader_int(r, "markov_rank", REQUIRED, 0, DSPARK_RANK_MAX);
+    c->confidence = reader_bool(r, "enable_confidence_head", false);
+    c->confidence_sees_token = c->confidence && reader_bool(r, "confidence_head_with_markov", false);
+    if (c->markov_rank % MODEL_DIM_ALIGN != 0) reader_fail(r, -E_UNSUPPORTED, "markov_rank", reader_member(r, "markov_rank"), "must be a multiple of 16");
+    if (c->markov_rank > 0 && strcmp(type, "vanilla") != 0) reader_fail(r, -E_UNSUPPORTED, "markov_head_type", reader_member(r, "markov_head_type"), "only vanilla is computed");
+    if (c->confidence_sees_token && c->markov_rank == 0) reader_fail(r, -E_FORMAT, "confidence_head_with_markov", NULL, "needs a markov_rank");
+}
+
+static int parse_dspark(struct dspark_config *c, const json_t *root, struct model_error *err)
+{
+    struct reader r = { .object = root, .err = err };
+    const char *type = reader_text(&r, "model_type", "");
+
+    if (strcmp(type, "gemma4_text") != 0 && strcmp(type, "gemma4_unified_text") != 0)
+        reader_fail(&r, -E_UNSUPPORTED, "model_type", reader_member(&r, "model_type"), "gemma4_text is the DSpark drafter that is built");
+    if (!reader_bool(&r, "attention_k_eq_v", false)) reader_fail(&r, -E_UNSUPPORTED, "attention_k_eq_v", reader_member(&r, "attention_k_eq_v"), "must be true");
+    if (r.rc != 0) return r.rc;
+    c->layers.family = MODEL_GEMMA4_UNIFIED;
+    c->layers.has_v_norm = c->layers.has_layer_scalar = true;
+    parse_text(&c->layers, &r, FOR_DSPARK);
+    if (r.rc != 0) return r.rc;
+    for (uint32_t i = 0; i < c->layers.layer_count; i++)
+        if (c->layers.layer[i].type != LAYER_FULL) reader_fail(&r, -E_UNSUPPORTED, "layer_types", reader_member(&r, "layer_types"), "must all be full_attention");
+    c->target_layer_count = reader_int(&r, "num_target_layers", REQUIRED, 2, MODEL_LAYERS_MAX);
+    c->block = reader_int(&r, "block_size", REQUIRED, 1, DSPARK_BLOCK_MAX);
+    c->mask_token = reader_int(&r, "mask_token_id", REQUIRED, 0, c->layers.vocab - 1);
+    if (r.rc == 0) parse_sources(c, &r);
+    parse_dspark_heads(c, &r);
+    return r.rc;
 }
 
 static int config_json(json_t **root, const char *file, const uint8_t *json, uint64_t byte_count, struct model_error *err)
@@ -422,6 +480,36 @@ int assistant_config_parse(struct model_config *config, uint32_t *backbone_hidde
     rc = parse_assistant(config, backbone_hidden, root, err);
     json_decref(root);
     return rc;
+}
+
+int dspark_config_parse(struct dspark_config *config, const uint8_t *json, uint64_t byte_count, struct model_error *err)
+{
+    json_t *root;
+    int rc;
+
+    memset(config, 0, sizeof(*config));
+    if ((rc = config_json(&root, "config.json", json, byte_count, err)) != 0) return rc;
+    rc = parse_dspark(config, root, err);
+    json_decref(root);
+    return rc;
+}
+
+int drafter_config_kind(const uint8_t *json, uint64_t byte_count, struct model_error *err)
+{
+    struct reader r = { .err = err };
+    json_t *root;
+    int rc;
+
+    if ((rc = config_json(&root, "config.json", json, byte_count, err)) != 0) return rc;
+    r.object = root;
+    const json_t *name = json_array_get(reader_member(&r, "architectures"), 0);
+    const char *type = reader_text(&r, "model_type", "");
+    if (strcmp(type, "gemma4_unified_assistant") == 0) rc = DRAFTER_ASSISTANT;
+    else if (json_is_string(name) && strcmp(json_string_value(name), "Gemma4DSparkModel") == 0) rc = DRAFTER_DSPARK;
+    else reader_fail(&r, -E_UNSUPPORTED, name ? "architectures" : "model_type", name ? name : reader_member(&r, "model_type"),
+                     "a drafter is a gemma4_unified_assistant or a Gemma4DSparkModel");
+    json_decref(root);
+    return r.rc != 0 ? r.rc : rc;
 }
 
 static void parse_generation(struct generation_config *g, const struct model_config *c, struct reader *r)

@@ -14,6 +14,9 @@
 #define MODEL_LAYERS_MAX 128
 #define MODEL_EOS_MAX 16
 #define MODEL_SUPPRESS_MAX 64
+#define DSPARK_SOURCES_MAX 8          /* layers of the target that a DSpark drafter reads */
+#define DSPARK_BLOCK_MAX 16
+#define DSPARK_RANK_MAX 4096
 #define MODEL_TOKEN_NONE UINT32_MAX   /* the config has no such token */
 #define MODEL_HEAD_DIM_MAX 512
 #define MODEL_DIM_ALIGN 16            /* hidden, intermediate and head sizes are multiples: the lanes of a dot product */
@@ -63,6 +66,22 @@ struct model_config {
     uint32_t boi_token, eoi_token, boa_token, eoa_token;
 };
 
+/* A DSpark drafter: layers of its own, fed by what some of the target's layers leave behind. */
+struct dspark_config {
+    struct model_config layers;       /* the drafter's own; all see every position */
+    uint32_t target_layer_count;      /* of the model that it drafts for */
+    uint32_t source_count;
+    uint32_t source[DSPARK_SOURCES_MAX];          /* layers of the target, ascending, the last layer never among them */
+    uint32_t block;                   /* positions drafted in one pass */
+    uint32_t mask_token;              /* stands at the positions to be guessed */
+    uint32_t markov_rank;             /* 0: positions of a block do not see the token before them */
+    bool confidence;                  /* has a head that foresees acceptance */
+    bool confidence_sees_token;       /* which also reads the token before */
+};
+
+/* Which drafter a folder holds. */
+enum drafter_kind { DRAFTER_ASSISTANT = 1, DRAFTER_DSPARK = 2 };
+
 struct generation_config {
     uint32_t eos_count;
     uint32_t eos_token[MODEL_EOS_MAX];            /* never empty after parsing */
@@ -81,6 +100,12 @@ int model_config_parse(struct model_config *config, const uint8_t *json, uint64_
 /* Parses the config.json of an MTP assistant (gemma4_unified_assistant): its own text part, whose layers have queries only, and
  * the hidden size of the model that it drafts for. Errors as above; also -E_UNSUPPORTED for ordered embeddings. */
 int assistant_config_parse(struct model_config *config, uint32_t *backbone_hidden, const uint8_t *json, uint64_t byte_count, struct model_error *err);
+
+/* Parses the config.json of a DSpark drafter (architectures ["Gemma4DSparkModel"]). Errors as above. */
+int dspark_config_parse(struct dspark_config *config, const uint8_t *json, uint64_t byte_count, struct model_error *err);
+
+/* Which drafter this config.json belongs to: enum drafter_kind, or -E_FORMAT, or -E_UNSUPPORTED with what it says instead. */
+int drafter_config_kind(const uint8_t *json, uint64_t byte_count, struct model_error *err);
 
 /* Parses generation_config.json; json NULL: the file is absent and config's eos list is used.
  * -E_FORMAT, -E_RANGE (also: no end token anywhere). */

@@ -138,7 +138,7 @@ static int check_rest(const struct binder *b)
 }
 
 /* The rounding of sqrt(hidden) that the reference makes: to the type of the table. */
-static float embed_scale(uint32_t hidden, enum tensor_dtype dtype)
+float model_embed_scale(uint32_t hidden, enum tensor_dtype dtype)
 {
     float scale = (float)sqrt((double)hidden);
     uint32_t bits;
@@ -177,7 +177,7 @@ static int bind_all(struct binder *b)
     w->final_norm = bind_norm(b, "norm.weight", b->config->hidden, &rc);
     for (uint32_t i = 0; i < b->config->layer_count && rc == 0; i++) rc = bind_layer(b, i);
     if (rc != 0 || (rc = check_rest(b)) != 0) return rc;
-    w->embed_scale = embed_scale(b->config->hidden, w->dtype);
+    w->embed_scale = model_embed_scale(b->config->hidden, w->dtype);
     return 0;
 }
 

@@ -64,6 +64,9 @@ bool model_matrix_shape(const struct model_config *config, uint32_t layer, uint3
 /* What stands before "embed_tokens.weight" and "layers.N" in this checkpoint: 0, or -E_NOT_FOUND. */
 int model_weights_prefix(const struct safetensors *index, const char **prefix, struct model_error *err);
 
+/* What embeddings are multiplied by: sqrt(hidden), rounded to the table's type as the reference multiplies. */
+float model_embed_scale(uint32_t hidden, enum tensor_dtype dtype);
+
 void model_weights_free(struct model_weights *weights);
 
 /* config + generation + quantization + index + weights of a set of files in one call, codes scanned up to MODEL_SCAN_BYTES_MAX; `config` must live as long as `weights`.

@@ -41,6 +41,7 @@ struct engine_sequence {
 struct engine_span {
     uint32_t slot, first_position;
     uint32_t first_row, rows;
+    uint32_t leaves_state;            /* engine_fill: 1: its last row is the prompt's last, whose state (model/states.h) is to be left */
 };
 
 struct engine;
@@ -49,6 +50,7 @@ struct engine_device {                /* one of engine_cpu, engine_cuda */
     void (*leave)(struct engine *e, uint32_t slot);
     void (*fill)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
     void (*step)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
+    void (*first)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens);
     void (*wait)(struct engine *e);
     int (*pick)(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out);
     uint32_t (*fill_rows)(const struct engine *e);
@@ -82,7 +84,7 @@ static inline void engine_admit(struct engine *e, uint32_t slot, const struct en
 /* It is over: nothing of it is kept. */
 static inline void engine_leave(struct engine *e, uint32_t slot) { e->device->leave(e, slot); }
 
-/* Prefill: K and V of these rows are in the cache when it returns. */
+/* Prefill: K and V of these rows, and the states that are to be left, are in memory when it returns. */
 static inline void engine_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
 {
     e->device->fill(e, spans, span_count, tokens, rows);
@@ -92,10 +94,16 @@ static inline void engine_fill(struct engine *e, const struct engine_span *spans
 static inline uint32_t engine_fill_rows(const struct engine *e) { return e->device->fill_rows(e); }
 
 /* Verify: begins a step of at most rows_max rows (a GPU starts at once, a CPU in engine_wait). Spans and tokens are borrowed until the next
- * step: engine_pick reads them. One step at a time. */
+ * step: engine_pick reads them. One step at a time. The states of all rows are in memory behind engine_wait. */
 static inline void engine_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
 {
     e->device->step(e, spans, span_count, tokens, rows);
+}
+/* The same for sequences that begin: a row each, at the prompt's last position, whose state prefill has left. Only the LM head and the sampler
+ * work: the first token's bits come from prefill's arithmetic, whatever else runs and whoever died in between. */
+static inline void engine_first(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    e->device->first(e, spans, span_count, tokens);
 }
 static inline void engine_wait(struct engine *e) { e->device->wait(e); }
 

@@ -1,10 +1,11 @@
 /* model/engine_cpu.c - the engine's CPU device: model/forward.h computes, model/sampler.h picks.
  *
  * Reads    the weights in the checkpoint's files, mapped read-only
- * Writes   the KV arena, mapped shared
+ * Writes   the KV arena and the states, mapped shared
  * Owns     logits of one step; per slot the pages (borrowed) and the counts of its tokens for the penalties
  * Fails    out of memory: exit 111. A step computes in engine_wait, so that whoever began it can first say what the last one gave. */
 #include "model/engine.h"
+#include "model/states.h"
 #include "shm/error.h"
 #include "shm/must.h"
 
@@ -12,6 +13,10 @@
 #include <string.h>
 
 #define BLOCK_MAX (RING_TOKENS_MAX + 1u)
+#define SPANS_MAX ENGINE_ROWS_MAX
+
+_Static_assert(BLOCK_MAX <= STATES_ROWS - STATES_HISTORY, "a step in flight does not touch the committed states");
+_Static_assert(STATUS_BUSY_MAX <= SPANS_MAX, "a call's sequences");
 
 struct cpu_sequence {
     struct forward_seq pages;
@@ -28,7 +33,11 @@ struct cpu {
     struct forward_row *rows;         /* of one call */
     struct forward_seq *seqs;
     float *logits;                    /* [rows_max, vocab]; NULL for prefill */
+    float *hidden;                    /* [rows_max or SPANS_MAX, hidden]: of the rows that leave their state, or begin with it */
+    uint8_t *states;                  /* arena.states, shared */
     uint32_t vocab, row_count, seq_count;
+    const struct engine_span *spans;  /* of the step in hand; borrowed */
+    bool first;                       /* it begins with states */
 };
 
 static void beat(void *stage, uint32_t layers_done, uint32_t layer_count)
@@ -62,7 +71,8 @@ static void cpu_admit(struct engine *e, uint32_t slot, const struct engine_seque
     for (uint32_t i = 0; i < seq->output_count; i++) penalty_counts_add(&q->counts, seq->output[i], 1);
 }
 
-static void lay_rows(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, bool logits)
+/* step: every row gets logits; else the last rows of those that leave their state are wanted. */
+static void lay_rows(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, bool step)
 {
     struct cpu *c = e->state;
 
@@ -70,23 +80,49 @@ static void lay_rows(struct engine *e, const struct engine_span *spans, uint32_t
     for (uint32_t s = 0; s < span_count; s++) {
         c->seqs[s] = c->seq[spans[s].slot].pages;
         for (uint32_t i = 0; i < spans[s].rows; i++)
-            c->rows[spans[s].first_row + i] = (struct forward_row){.token = tokens[spans[s].first_row + i], .position = spans[s].first_position + i, .seq = s, .want_logits = logits};
+            c->rows[spans[s].first_row + i] = (struct forward_row){.token = tokens[spans[s].first_row + i], .position = spans[s].first_position + i, .seq = s,
+                                                                   .want_logits = step || (spans[s].leaves_state && i + 1 == spans[s].rows)};
     }
     c->row_count = rows;
     c->seq_count = span_count;
+    c->spans = spans;
+    c->first = false;
 }
 
-static void compute(struct cpu *c)
+static float *state_of(const struct engine *e, uint32_t slot, uint32_t position)
 {
-    const int rc = forward_run(c->forward, c->rows, c->row_count, c->seqs, c->seq_count, c->logits, NULL);
+    const struct cpu *c = e->state;
+
+    return (float *)(c->states + states_offset(slot, position, e->config.hidden));
+}
+
+/* The wanted rows' states, packed in c->hidden, go where everybody finds them. */
+static void keep_states(const struct engine *e)
+{
+    const struct cpu *c = e->state;
+    const float *from = c->hidden;
+
+    for (uint32_t i = 0; i < c->row_count; i++) {
+        const struct forward_row *row = &c->rows[i];
+        if (!row->want_logits) continue;
+        memcpy(state_of(e, c->spans[row->seq].slot, row->position), from, e->config.hidden * sizeof *from);
+        from += e->config.hidden;
+    }
+}
+
+static void compute(struct engine *e)
+{
+    struct cpu *c = e->state;
+    const int rc = forward_run(c->forward, c->rows, c->row_count, c->seqs, c->seq_count, c->logits, c->hidden);
 
     must(rc == 0); /* positions and pages were set aside and checked before a sequence came here */
+    keep_states(e);
 }
 
 static void cpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
 {
     lay_rows(e, spans, span_count, tokens, rows, false);
-    compute(e->state);
+    compute(e);
 }
 
 static void cpu_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
@@ -94,9 +130,29 @@ static void cpu_step(struct engine *e, const struct engine_span *spans, uint32_t
     lay_rows(e, spans, span_count, tokens, rows, true);
 }
 
+static void cpu_first(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    struct cpu *c = e->state;
+
+    (void)tokens; /* their states know them */
+    must(span_count <= e->rows_max);
+    c->spans = spans;
+    c->row_count = span_count;
+    c->first = true;
+}
+
 static void cpu_wait(struct engine *e)
 {
-    compute(e->state);
+    struct cpu *c = e->state;
+
+    if (!c->first) {
+        compute(e);
+        return;
+    }
+    for (uint32_t i = 0; i < c->row_count; i++)
+        memcpy(c->hidden + (uint64_t)i * e->config.hidden, state_of(e, c->spans[i].slot, c->spans[i].first_position), e->config.hidden * sizeof *c->hidden);
+    const int rc = forward_logits(c->forward, c->hidden, c->row_count, c->logits);
+    must(rc == 0);
 }
 
 static int cpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
@@ -116,7 +172,7 @@ static uint32_t cpu_fill_rows(const struct engine *e)
     return e->rows_max;
 }
 
-static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_wait, cpu_pick, cpu_fill_rows, 0};
+static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_first, cpu_wait, cpu_pick, cpu_fill_rows, 0};
 
 static uint8_t *map_arena(struct engine *e)
 {
@@ -126,6 +182,16 @@ static uint8_t *map_arena(struct engine *e)
     if (!kv || bytes != e->geometry.arena_bytes)
         stage_exit(e->stage, EXIT_MISSING, "the KV arena has %llu bytes, %llu are needed", (unsigned long long)bytes, (unsigned long long)e->geometry.arena_bytes);
     return kv;
+}
+
+static uint8_t *map_states(struct engine *e)
+{
+    uint64_t bytes = 0;
+    uint8_t *states = stage_map(e->stage, "arena.states", true, &bytes);
+
+    if (!states || bytes < states_bytes(e->slot_count, e->config.hidden))
+        stage_exit(e->stage, EXIT_MISSING, "arena.states has %llu bytes, %llu are needed", (unsigned long long)bytes, (unsigned long long)states_bytes(e->slot_count, e->config.hidden));
+    return states;
 }
 
 void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
@@ -149,9 +215,11 @@ void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
     c->vocab = e->config.vocab;
     c->seq = calloc(e->slot_count, sizeof *c->seq);
     c->rows = calloc(e->rows_max, sizeof *c->rows);
-    c->seqs = calloc(ENGINE_ROWS_MAX, sizeof *c->seqs);
+    c->seqs = calloc(SPANS_MAX, sizeof *c->seqs);
+    c->hidden = malloc(sizeof(float) * (e->rows_max > SPANS_MAX ? e->rows_max : SPANS_MAX) * (size_t)e->config.hidden);
+    c->states = map_states(e);
     if (use == ENGINE_STEP) c->logits = malloc(sizeof(float) * e->rows_max * (size_t)c->vocab);
-    if (!c->seq || !c->rows || !c->seqs || (use == ENGINE_STEP && !c->logits)) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    if (!c->seq || !c->rows || !c->seqs || !c->hidden || (use == ENGINE_STEP && !c->logits)) stage_exit(e->stage, EXIT_MISSING, "out of memory");
     if (use != ENGINE_STEP) return;
     rc = sampler_open(&c->sampler, c->vocab, e->generation.suppress_token, e->generation.suppress_count);
     if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the sampler cannot be set up: %s", error_text(rc));

@@ -1,12 +1,13 @@
 /* model/engine_cuda.c - the engine's GPU device: libsluice_cuda.so computes and picks, on memory that the keeper made.
  *
  * Reads    the weights (descriptor gpu.weights, mapped read-only on the device)
- * Writes   the KV arena (descriptor arena.kv: GPU memory, laid out by model/kv.h)
+ * Writes   the KV arena (descriptor arena.kv: GPU memory, laid out by model/kv.h) and the hidden states (arena.states, model/states.h)
  * Owns     the library's handle: scratch memory and graphs, nothing of value
  * Fails    no library, no device: exit 100 or 111 with the reason. A lost context, or a step that does not end: exit 112; the
  *          memory belongs to descriptors that the launcher holds, so a new process goes on where this one was. */
 #include "model/cuda_library.h"
 #include "model/engine.h"
+#include "model/states.h"
 #include "model/turns.h"
 #include "shm/clock.h"
 #include "shm/error.h"
@@ -26,7 +27,9 @@
 #define GRAPH_ROWS_MIN 16u            /* enough for a block and a few neighbours */
 
 _Static_assert(STEP_ROWS_MAX == ENGINE_ROWS_MAX, "a step's rows");
+_Static_assert(STEP_GROUP_ROWS_MAX <= STATES_ROWS - STATES_HISTORY, "a step in flight does not touch the committed states");
 _Static_assert(CUDA_PREFILL_SPANS_MAX >= STATUS_BUSY_MAX, "prefill's sequences in one call");
+_Static_assert(STEP_STATES_ROWS == STATES_ROWS, "where states lie");
 _Static_assert(STEP_BIAS_MAX == SAMPLER_BIAS_MAX && STEP_LOGPROBS_MAX == SAMPLER_LOGPROBS_MAX, "the device samples as model/sampler.h says");
 _Static_assert(sizeof(struct step_bias) == sizeof(((struct sampling_params *)0)->logit_bias[0]), "logit_bias is passed on as it is");
 _Static_assert((int)CUDA_SLIDING == (int)LAYER_SLIDING && (int)CUDA_FULL == (int)LAYER_FULL, "layer types");
@@ -131,7 +134,7 @@ static struct step_sampling row_sampling(const struct gpu_sequence *q)
                                   .want_logprobs = p->want_logprobs, .top_logprob_count = p->top_logprob_count};
 }
 
-static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+static void launch(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, bool from_states)
 {
     struct gpu *g = e->state;
     struct step_state *s = &g->state;
@@ -140,6 +143,7 @@ static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t
     if (engine_fault_hook) fault_if_asked(e, spans, span_count);
     s->step++;
     s->rows = rows;
+    s->from_states = from_states;
     s->groups = span_count;
     for (uint32_t i = 0; i < span_count; i++) {
         const struct engine_span *span = &spans[i];
@@ -151,6 +155,16 @@ static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t
         }
     }
     check(e, "step", g->lib.backend_step(g->backend, s));
+}
+
+static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+{
+    launch(e, spans, span_count, tokens, rows, false);
+}
+
+static void gpu_first(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens)
+{
+    launch(e, spans, span_count, tokens, span_count, true);
 }
 
 static void gpu_wait(struct engine *e)
@@ -224,7 +238,8 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     if (engine_fault_hook) fault_if_asked(e, spans, span_count);
     for (uint32_t i = 0; i < span_count; i++) { /* one may have nothing left but to be handed over */
         if (spans[i].rows == 0) continue;
-        out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows};
+        out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows,
+                                                .leaves_state = spans[i].leaves_state};
     }
     check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
     do {
@@ -256,7 +271,7 @@ static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t r
     return 0;
 }
 
-static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_wait, gpu_pick, gpu_fill_rows, 1};
+static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_pick, gpu_fill_rows, 1};
 
 /* ---- setting up -------------------------------------------------------------------------------- */
 
@@ -326,6 +341,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     uint8_t *kv = map_memory(e, "arena.kv", e->geometry.arena_bytes, true);
     options.kv_device[CUDA_FULL] = kv;
     options.kv_device[CUDA_SLIDING] = kv + e->geometry.sliding_offset;
+    options.states_device = map_memory(e, "arena.states", states_bytes(e->slot_count, e->config.hidden), true);
     stage_beat(e->stage);
     e->block_max = STEP_GROUP_ROWS_MAX;
     e->rows_max = use == ENGINE_STEP ? choose_rows(e) : rows_max;

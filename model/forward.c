@@ -176,7 +176,7 @@ static bool forward_pages_ok(const struct forward *f, const struct forward_seq *
 
 /* Cuts the rows into runs of one sequence each; refuses what forward.h does not allow. */
 static int forward_check(struct forward *f, const struct forward_row *rows, uint32_t row_count,
-                         const struct forward_seq *seqs, uint32_t seq_count, const float *logits)
+                         const struct forward_seq *seqs, uint32_t seq_count, bool wants)
 {
     if (row_count == 0 || row_count > f->rows_max) return -E_RANGE;
     f->run_count = f->wanted = 0;
@@ -193,7 +193,7 @@ static int forward_check(struct forward *f, const struct forward_row *rows, uint
             if (f->runs[j].seq == rows[i].seq) return -E_RANGE;     /* its rows must stand together */
         f->runs[f->run_count++] = (struct row_run){ i, 1, rows[i].seq };
     }
-    if (f->wanted > 0 && !logits) return -E_RANGE;
+    if (f->wanted > 0 && !wants) return -E_RANGE;
     for (uint32_t i = 0; i < f->run_count; i++) {
         const struct row_run *run = &f->runs[i];
 
@@ -250,18 +250,36 @@ static void logits_task(void *context, uint32_t task, uint32_t thread)
         f->kernels->softcap(f->logits + r * c->vocab + begin, c->final_softcap, end - begin);
 }
 
+/* Logits of the normed rows at the front of x. */
+static void forward_unembed(struct forward *f)
+{
+    const struct model_config *c = f->config;
+    const uint32_t chunk = forward_chunk(f, c->vocab);
+
+    forward_tasks(f, logits_task, f, (c->vocab + chunk - 1) / chunk, (uint64_t)f->wanted * c->vocab * c->hidden);
+}
+
 /* The final norm of the wanted rows, packed at the front of x, and their logits. */
 static void forward_head(struct forward *f, float *hidden)
 {
     const struct model_config *c = f->config;
-    const uint32_t chunk = forward_chunk(f, c->vocab);
     uint64_t at = 0;
 
     for (uint32_t r = 0; r < f->row_count; r++)
         if (f->rows[r].want_logits)
             f->kernels->rmsnorm(f->x + at++ * c->hidden, f->h + (uint64_t)r * c->hidden, f->weights->final_norm, c->hidden, c->norm_eps);
     if (hidden) memcpy(hidden, f->x, f->wanted * (uint64_t)c->hidden * sizeof(float));
-    if (f->wanted > 0) forward_tasks(f, logits_task, f, (c->vocab + chunk - 1) / chunk, (uint64_t)f->wanted * c->vocab * c->hidden);
+    if (f->wanted > 0 && f->logits) forward_unembed(f);
+}
+
+int forward_logits(struct forward *f, const float *hidden, uint32_t count, float *logits)
+{
+    if (count == 0 || count > f->rows_max) return -E_RANGE;
+    memcpy(f->x, hidden, count * (uint64_t)f->config->hidden * sizeof(float));
+    f->wanted = count;
+    f->logits = logits;
+    forward_unembed(f);
+    return 0;
 }
 
 int forward_run(struct forward *f, const struct forward_row *rows, uint32_t row_count,
@@ -270,7 +288,7 @@ int forward_run(struct forward *f, const struct forward_row *rows, uint32_t row_
     const uint32_t layers = f->config->layer_count;
     int rc;
 
-    if ((rc = forward_check(f, rows, row_count, seqs, seq_count, logits)) != 0) return rc;
+    if ((rc = forward_check(f, rows, row_count, seqs, seq_count, logits || hidden)) != 0) return rc;
     f->rows = rows;
     f->seqs = seqs;
     f->row_count = row_count;

@@ -79,11 +79,15 @@ void forward_set_input_hook(struct forward *forward, forward_input_fn *fn, void 
 void forward_set_soft(struct forward *forward, const float *rows, uint32_t count);
 
 /* Runs the rows. Rows of one sequence stand together, positions ascending by one; everything before the first position
- * must have been run before. What a row sees ahead must be in the call, in the same sequence; pictures are thus never cut. logits [wanted, vocab], after the softcap; NULL only when no row wants them.
- * hidden [wanted, hidden], after the final norm; may be NULL. K and V of all rows are in the arena afterwards.
+ * must have been run before. What a row sees ahead must be in the call, in the same sequence; pictures are thus never cut. logits [wanted, vocab], after the softcap; NULL: none are made.
+ * hidden [wanted, hidden], after the final norm; may be NULL. Rows that want something need one of the two. K and V of all rows are in the arena afterwards.
  * 0, or -E_RANGE with nothing written: a row is out of range, out of order, or lacks a page. */
 int forward_run(struct forward *forward, const struct forward_row *rows, uint32_t row_count,
                 const struct forward_seq *seqs, uint32_t seq_count, float *logits, float *hidden);
+
+/* The logits of rows whose hidden state is known: hidden [count, hidden] as forward_run gives it, the same bits as its logits [count, vocab].
+ * 0, or -E_RANGE: count is 0 or above rows_max. */
+int forward_logits(struct forward *forward, const float *hidden, uint32_t count, float *logits);
 
 /* "portable", "avx2" or "avx512": what forward_open chose. */
 const char *forward_kernels_name(const struct forward *forward);

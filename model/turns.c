@@ -135,6 +135,11 @@ void turns_note_step(struct turns *t, uint64_t ns)
 {
     t->step_ns = t->step_ns > 0 ? t->step_ns * STEP_FADE + (double)ns * (1 - STEP_FADE) : (double)ns;
     shm_store_relaxed(own(t, VERIFY_STEP_NS), (uint64_t)t->step_ns);
+    turns_note_running(t);
+}
+
+void turns_note_running(struct turns *t)
+{
     if (!*own(t, VERIFY_STEPPING)) shm_store_release(own(t, VERIFY_STEPPING), 1);
 }
 

@@ -50,5 +50,7 @@ bool turns_give(struct turns *t);
 /* A step took so long; or none runs. */
 void turns_note_step(struct turns *t, uint64_t ns);
 void turns_note_idle(struct turns *t);
+/* Sequences run, but their step was not one to measure. */
+void turns_note_running(struct turns *t);
 
 #endif

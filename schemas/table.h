@@ -148,7 +148,7 @@ struct prefill_slot {
     uint8_t pad0[120];
     uint64_t filled; /* generation | prompt tokens whose K and V are in the cache */
     uint8_t pad1[120];
-    uint64_t ready; /* generation | 1: handed over to verify (all but the last prompt token are in the cache) */
+    uint64_t ready; /* generation | 1: handed over to verify (the whole prompt is in the cache, the state of its last token in arena.states) */
     uint8_t pad2[120];
     uint32_t full_page_count;
     uint32_t sliding_page_count;

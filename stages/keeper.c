@@ -1,8 +1,8 @@
 /* stages/keeper.c - reads the checkpoint, makes the memory that outlives every stage, fills it, and hands the descriptors to the launcher.
  *
  * Reads    the model directory (option model.dir); options device.asked, weights.dtype, model.random
- * Gives    message "model": what the model is and where it runs (options model.*, kv.*, gpu.*, device), descriptors file.*, arena.kv and, on a
- *          GPU, gpu.weights. It is sent before the weights are loaded, so that the stages set themselves up meanwhile;
+ * Gives    message "model": what the model is and where it runs (options model.*, kv.*, gpu.*, device), descriptors file.*, arena.kv, arena.states
+ *          and, on a GPU, gpu.weights. It is sent before the weights are loaded, so that the stages set themselves up meanwhile;
  *          counter KEEPER_LOADED tells them when the weights are in place.
  * Owns     nothing that anybody needs afterwards: the launcher holds every descriptor, GPU memory's too. The keeper may die or leave at any
  *          time; started again, it finds its work done, or loads again into the same memory. Once it has loaded it gives its
@@ -11,6 +11,7 @@
 #include "stages/keeper/keeper.h"
 
 #include "model/shapes.h"
+#include "model/states.h"
 #include "schemas/counters.h"
 #include "shm/atomic.h"
 #include "shm/clock.h"
@@ -127,9 +128,14 @@ static uint32_t rows_max(const struct keeper *k)
     return rows < k->config.max_position ? (uint32_t)rows : k->config.max_position;
 }
 
+static uint64_t states_needed(const struct keeper *k)
+{
+    return states_bytes((uint32_t)wiring_u64(&k->stage.wiring, "table.slots", 0), k->config.hidden);
+}
+
 static uint64_t cache_limit(struct keeper *k)
 {
-    const uint64_t asked = wiring_u64(&k->stage.wiring, "kv.cache_mib", 0) << 20, taken = k->weights_bytes + GPU_RESERVE_BYTES;
+    const uint64_t asked = wiring_u64(&k->stage.wiring, "kv.cache_mib", 0) << 20, taken = k->weights_bytes + states_needed(k) + GPU_RESERVE_BYTES;
 
     if (asked) return asked;
     if (!k->cuda) return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
@@ -158,23 +164,36 @@ static void size_cache(struct keeper *k)
         stage_log(&k->stage, LOG_WARN, "context", "tokens=%u reason=\"a sequence of the model's %llu tokens does not fit into the GPU's free memory\"", wish.context, (unsigned long long)most);
 }
 
+/* Host memory that the CPU's stages share. */
+static int make_memfd(struct keeper *k, const char *name, const char *what, uint64_t bytes)
+{
+    const int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
+        stage_exit(&k->stage, EXIT_MISSING, "%s (%llu MiB) cannot be made: %s", what, (unsigned long long)(bytes >> 20), strerror(errno));
+    return fd;
+}
+
 static void make_arena(struct keeper *k)
 {
-    int fd = -1, weights_fd = -1, rc = 0;
+    const uint64_t states = states_needed(k);
+    int fd = -1, weights_fd = -1, states_fd = -1, rc = 0;
 
+    if (states == 0) stage_exit(&k->stage, EXIT_CONFIG, "table.slots was not given"); /* the launcher always does */
     if (k->cuda) {
         rc = k->lib.memory_create(k->weights_bytes, &weights_fd);
         if (rc == 0) rc = k->lib.memory_create(k->geometry.arena_bytes, &fd);
+        if (rc == 0) rc = k->lib.memory_create(states, &states_fd);
         if (rc != 0)
-            stage_exit(&k->stage, EXIT_MISSING, "%llu MiB of GPU memory (weights %llu MiB) cannot be had: %s; lower --kv-cache-mib", (unsigned long long)((k->weights_bytes + k->geometry.arena_bytes) >> 20),
+            stage_exit(&k->stage, EXIT_MISSING, "%llu MiB of GPU memory (weights %llu MiB) cannot be had: %s; lower --kv-cache-mib", (unsigned long long)((k->weights_bytes + k->geometry.arena_bytes + states) >> 20),
                        (unsigned long long)(k->weights_bytes >> 20), k->lib.backend_error());
         wiring_add_fd(&k->out, "gpu.weights", weights_fd);
     } else {
-        fd = memfd_create("sluice-kv", MFD_CLOEXEC | MFD_ALLOW_SEALING);
-        if (fd < 0 || ftruncate(fd, (off_t)k->geometry.arena_bytes) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
-            stage_exit(&k->stage, EXIT_MISSING, "the KV cache (%llu MiB) cannot be made: %s", (unsigned long long)(k->geometry.arena_bytes >> 20), strerror(errno));
+        fd = make_memfd(k, "sluice-kv", "the KV cache", k->geometry.arena_bytes);
+        states_fd = make_memfd(k, "sluice-states", "the memory of hidden states", states);
     }
     wiring_add_fd(&k->out, "arena.kv", fd);
+    wiring_add_fd(&k->out, "arena.states", states_fd);
     shm_store_relaxed(&k->stage.status->counters[KEEPER_ARENA_BYTES], k->geometry.arena_bytes); /* stored, not added: a predecessor may have died behind this line */
 }
 

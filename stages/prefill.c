@@ -1,10 +1,10 @@
 /* stages/prefill.c - fills the KV cache with prompts, in chunks, for many sequences at once.
  *
  * Reads    tokenize slots (prompt ids), gateway slots (order, cancel), verify slots (finished: pages are free)
- * Writes   prefill slots: page tables, tokens filled, handed over; the KV arena at positions below prompt_count - 1
+ * Writes   prefill slots: page tables, tokens filled, handed over; the KV arena at the prompt's positions, the state of the last one (model/states.h)
  * Rings    in: tokenize-prefill, verify-prefill; out: prefill-verify
  * Owns     both pools of KV pages: who holds which page follows from the table, so a restarted prefill rebuilds its
- *          free lists by reading it. The last prompt token is left to verify: its logits are the first output.
+ *          free lists by reading it. Verify makes the first output of the state that the last prompt token leaves.
  * Fails    no pages: the sequence waits its turn (first come, first served); all pages of a sequence are set aside
  *          at the start, so one that runs can always finish. Restarted: goes on at `filled`; a chunk done twice writes the same bytes. */
 #include "model/engine.h"
@@ -150,7 +150,7 @@ static void hand_over(struct prefill *k, uint32_t s)
 
 static bool is_filled(const struct prefill *k, uint32_t s)
 {
-    return word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation) + 1 >= table_tokenize(&k->table, s)->prompt_count;
+    return word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation) >= table_tokenize(&k->table, s)->prompt_count;
 }
 
 /* Brings our view of a slot up to date; cheap enough for every message. */
@@ -245,10 +245,10 @@ static void admit(struct prefill *k)
 static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, uint32_t rows_most, uint32_t index)
 {
     const uint32_t filled = word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation);
-    const uint32_t left = table_tokenize(&k->table, s)->prompt_count - 1 - filled, count = left < rows_most ? left : rows_most;
+    const uint32_t left = table_tokenize(&k->table, s)->prompt_count - filled, count = left < rows_most ? left : rows_most;
 
     memcpy(k->tokens + rows_before, table_prompt(&k->table, s) + filled, count * sizeof *k->tokens);
-    k->span[index] = (struct engine_span){.slot = s, .first_position = filled, .first_row = rows_before, .rows = count};
+    k->span[index] = (struct engine_span){.slot = s, .first_position = filled, .first_row = rows_before, .rows = count, .leaves_state = count == left};
     return count;
 }
 

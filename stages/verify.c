@@ -2,7 +2,7 @@
  *
  * Reads    tokenize slots (prompt), prefill slots (pages, ready), gateway slots (parameters, cancel), detokenize slots
  *          (stop strings), proposals of draft, the weights and the KV arena
- * Writes   verify slots: output tokens, how many are committed, why the output ended; K and V from position prompt_count - 1 on
+ * Writes   verify slots: output tokens, how many are committed, why the output ended; K, V and states from position prompt_count on
  * Rings    in: prefill-verify, draft-verify, detokenize-verify, gateway-verify; out: verify-detokenize, verify-draft, verify-prefill
  * Owns     the order of things in a round; nothing that its successor could not read from the table
  * Fails    no draft, a late or a wrong one: the round goes without. Restarted: goes on behind the last commit; rows
@@ -237,6 +237,14 @@ static uint32_t rows_computed(const void *engine, uint32_t rows)
     return engine_rows_computed(engine, rows);
 }
 
+/* Those without a token have a step of their own: a short one, of nothing but LM head and sampler. */
+static void gather_beginners(struct verify *k)
+{
+    for (uint32_t i = 0; i < k->active_count && k->row_count < k->engine.rows_max; i++)
+        if (k->seq[k->active[i]].known == 0) add_block(k, k->active[i], 0);
+    k->begins = k->block_count > 0;
+}
+
 /* Chooses who takes part, in turn when not all fit. Every one gets a row first; drafts share what is left. */
 static void gather(struct verify *k)
 {
@@ -244,12 +252,16 @@ static void gather(struct verify *k)
     const uint32_t members = k->active_count < k->engine.rows_max ? k->active_count : k->engine.rows_max;
 
     k->block_count = k->row_count = 0;
+    k->begins = false;
     for (uint32_t i = 0; i < k->active_count; i++)
         if (is_suspect(k, k->active[i])) { /* alone, so that nobody else is accused with it */
             tell_decided(k);               /* what others have got is theirs even if this one kills us */
-            add_block(k, k->active[i], drafts_available(k, k->active[i]));
+            k->begins = k->seq[k->active[i]].known == 0;
+            add_block(k, k->active[i], k->begins ? 0 : drafts_available(k, k->active[i]));
             return;
         }
+    gather_beginners(k);
+    if (k->begins) return;
     for (uint32_t i = 0; i < members; i++) {
         const uint32_t slot = k->active[(k->next_active + i) % k->active_count];
         member[i] = (struct pace_member){.accept = k->seq[slot].pace.accept, .available = drafts_available(k, slot)};
@@ -352,11 +364,13 @@ static void round_of(struct verify *k)
     gather(k);
     declare_busy(k);
     const uint64_t begin_ns = clock_ns();
-    engine_step(&k->engine, k->span, k->block_count, k->tokens, k->row_count);
+    if (k->begins) engine_first(&k->engine, k->span, k->block_count, k->tokens);
+    else engine_step(&k->engine, k->span, k->block_count, k->tokens, k->row_count);
     tell_decided(k); /* of the step before: the device is at work meanwhile */
     engine_wait(&k->engine);
-    if (undisturbed) turns_note_step(&k->turns, clock_ns() - begin_ns);
-    pace_note_step(&k->pace, engine_rows_computed(&k->engine, k->row_count), clock_ns() - begin_ns);
+    if (k->begins) turns_note_running(&k->turns); /* it tells nothing of what steps cost */
+    else if (undisturbed) turns_note_step(&k->turns, clock_ns() - begin_ns);
+    if (!k->begins) pace_note_step(&k->pace, engine_rows_computed(&k->engine, k->row_count), clock_ns() - begin_ns);
     for (uint32_t i = 0; i < k->block_count; i++) decide_block(k, &k->span[i]);
     stage_idle(&k->stage);
     stage_count(&k->stage, VERIFY_ROUNDS, 1);

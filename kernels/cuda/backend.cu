@@ -106,6 +106,7 @@ static int prepare_kernels(const struct cuda_backend *b)
     if (rc == 0) rc = attn_many_init();
     if (rc == 0) rc = attn_many_full_init();
     if (rc == 0) rc = sample_init();
+    if (rc == 0) rc = states_init();
     return rc ? rc : sample_general_init(b->spec.vocab);
 }
 
@@ -136,6 +137,8 @@ static int open_all(struct cuda_backend *b)
         if (b->many ? b->is_plain || rows < MANY_GROUPS : !b->is_plain && rows > ROWMM_ROWS_MAX) continue;
         if (mask & rows) rc = chain_graph(b, rows, CHAIN_ALL, &b->graph[b->many][i / 2]);
     }
+    for (uint32_t i = 0; i < GRAPHS && rc == 0; i++)
+        if (b->options.states_device && mask & 1u << i && 1u << i <= b->rows_max) rc = chain_graph(b, 1u << i, CHAIN_FIRST, &b->first[i]);
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
 }
 
@@ -178,6 +181,8 @@ extern "C" void cuda_backend_close(struct cuda_backend *b)
     cudaDeviceSynchronize();
     for (int i = 0; i < 2 * GRAPHS; i++)
         if (b->graph[i % 2][i / 2]) cudaGraphExecDestroy(b->graph[i % 2][i / 2]);
+    for (int i = 0; i < GRAPHS; i++)
+        if (b->first[i]) cudaGraphExecDestroy(b->first[i]);
     plain_close(b->plain);
     cudaFree(b->slab);
     if (b->state_host) cudaFreeHost(b->state_host);
@@ -241,6 +246,7 @@ static int check_state(const struct cuda_backend *b, const struct step_state *s)
     uint32_t next_row = 0;
     int rc = 0;
 
+    if (s->from_states && !b->options.states_device) return -E_RANGE;
     if (s->rows == 0 || s->rows > b->rows_max || s->groups == 0 || s->groups > s->rows) return -E_RANGE;
     for (uint32_t g = 0; g < s->groups && rc == 0; g++) {
         rc = check_group(b, s, g, next_row);
@@ -264,12 +270,19 @@ static bool is_many(const struct cuda_backend *b, const struct step_state *s)
     return !b->is_plain && (s->rows > ROWMM_ROWS_MAX || (s->groups >= MANY_GROUPS && 2 * s->groups > s->rows));
 }
 
-/* The smallest graph that holds the rows, or NULL. */
-static cudaGraphExec_t pick_graph(const struct cuda_backend *b, uint32_t rows, bool many)
+/* The smallest graph of a kind that holds the rows, or NULL. */
+static cudaGraphExec_t smallest(const cudaGraphExec_t (&graph)[GRAPHS], uint32_t rows)
 {
     for (uint32_t i = 0; i < GRAPHS; i++)
-        if (1u << i >= rows && b->graph[many][i]) return b->graph[many][i];
+        if (1u << i >= rows && graph[i]) return graph[i];
     return NULL;
+}
+
+static cudaGraphExec_t pick_graph(const struct cuda_backend *b, const struct step_state *s)
+{
+    if (s->from_states) return smallest(b->first, s->rows);
+    cudaGraphExec_t graph = smallest(b->graph[is_many(b, s)], s->rows);
+    return graph ? graph : smallest(b->graph[!is_many(b, s)], s->rows);
 }
 
 /* Only what is set: most of a result is room for log probabilities. */
@@ -295,8 +308,7 @@ extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state
 
     if (rc) return rc;
     if (b->launched && __atomic_load_n(&b->result->step, __ATOMIC_ACQUIRE) != b->launched) return -E_BUSY;   /* state_host may still be read */
-    cudaGraphExec_t graph = pick_graph(b, state->rows, is_many(b, state));
-    if (graph == NULL) graph = pick_graph(b, state->rows, !is_many(b, state));
+    const cudaGraphExec_t graph = pick_graph(b, state);
     if (graph == NULL || state->step == 0 || state->step == b->launched) return -E_RANGE;
     *b->state_host = *state;
     b->state_host->general_rows = general_rows(state);

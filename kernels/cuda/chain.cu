@@ -163,10 +163,20 @@ static int layer_launch(struct chain *c, uint32_t i)
     return rc;
 }
 
+/* Where the rows' hidden states are, as the LM head takes them. */
+static struct states_args states_of(const struct cuda_backend *b)
+{
+    struct states_args a = { b->options.states_device, b->x, b->spec.hidden, STATES_BF16 };
+
+    if (b->is_plain) a.x = plain_hidden(b->plain), a.form = STATES_F32;
+    return a;
+}
+
 struct sample_args chain_sample_args(const struct cuda_backend *b)
 {
+    const struct states_args states = states_of(b);
     struct sample_args s = { b->state, b->logits, b->tile_top, b->spec.vocab, b->last_token, b->done, b->result_device, b->bias, b->history, b->options.context_max,
-                             b->spec.suppress_count, {} };
+                             b->spec.suppress_count, {}, states.states, states.x, states.hidden, states.form };
 
     for (uint32_t i = 0; i < s.suppress_count; i++) s.suppress[i] = b->spec.suppress[i];
     return s;
@@ -202,15 +212,28 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
     return rc;
 }
 
+int chain_launch_first(struct cuda_backend *b, uint32_t rows)
+{
+    struct chain c = { b, rows, CHAIN_ALL, false, 0, 0 };
+    struct sample_args s = chain_sample_args(b);
+    const struct states_args from = states_of(b);
+    const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };
+    int rc = states_load_launch(&from, b->state, rows, b->stream);
+
+    if (rc == 0) rc = b->is_plain ? plain_head_launch(b->plain, rows, &step, b->stream) : product(&c, &b->arena.head, b->x, b->logits, b->spec.vocab, ROWMM_LOGITS, 11, NULL);
+    s.states = NULL;                  /* they come from there */
+    return rc ? rc : sample_launch(&s, rows, b->stream);
+}
+
 int chain_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, cudaGraphExec_t *exec)
 {
     cudaGraph_t graph = NULL;
     int rc = launch_check(cudaStreamBeginCapture(b->stream, cudaStreamCaptureModeThreadLocal), "capture"), ended;
 
     if (rc) return rc;
-    if (parts == CHAIN_ALL)
+    if (parts == CHAIN_ALL || parts == CHAIN_FIRST)
         rc = launch_check(cudaMemcpyAsync(b->state, b->state_host, sizeof *b->state, cudaMemcpyHostToDevice, b->stream), "state copy");
-    if (rc == 0) rc = chain_launch(b, rows, parts);
+    if (rc == 0) rc = parts == CHAIN_FIRST ? chain_launch_first(b, rows) : chain_launch(b, rows, parts);
     ended = launch_check(cudaStreamEndCapture(b->stream, &graph), "end of capture");
     if (rc == 0) rc = ended;
     if (rc == 0) rc = launch_check(cudaGraphInstantiate(exec, graph, 0), "graph");

@@ -9,6 +9,7 @@
 #include "plain.h"
 #include "rowmm_wide.h"
 #include "sample.h"
+#include "states.h"
 #include <cuda_runtime.h>
 
 #define GRAPHS 7                      /* 1, 2, 4, 8, 16, 32, 64 rows */
@@ -24,6 +25,7 @@ struct cuda_backend {
     struct rowmm_next tuning_l2;      /* how much of gate_up goes to the L2, and how; no weights yet; pace 0: the measured best */
     cudaStream_t stream;
     cudaGraphExec_t graph[2][GRAPHS]; /* [1]: for single rows of many sequences; the same bits */
+    cudaGraphExec_t first[GRAPHS];    /* for rows whose states are there already; all NULL without states */
     bool many;                        /* kind of the graphs that are made now */
     uint64_t launched;                /* step number of the last launch */
     uint32_t rows_max;                /* of the largest graph: rows in the scratch buffers, written [rows] below */
@@ -59,9 +61,13 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts);
 /* What the sampling kernels work on. */
 struct sample_args chain_sample_args(const struct cuda_backend *b);
 
-/* Captures them as a graph. */
+/* The step of rows whose hidden states are in memory: LM head and sampling. */
+int chain_launch_first(struct cuda_backend *b, uint32_t rows);
+
+/* Captures them as a graph; parts == CHAIN_FIRST: chain_launch_first. */
 int chain_graph(struct cuda_backend *b, uint32_t rows, uint32_t parts, cudaGraphExec_t *graph);
 
 #define CHAIN_ALL ((1u << CUDA_PARTS) - 1)
+#define CHAIN_FIRST (1u << CUDA_PARTS)
 
 #endif

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define CUDA_BACKEND_VERSION 2
+#define CUDA_BACKEND_VERSION 3
 #define CUDA_LAYERS_MAX 128
 #define CUDA_SUPPRESS_MAX 8
 
@@ -60,6 +60,7 @@ struct cuda_options {
     uint32_t ring_slots, window_slots, wait_slots;   /* tuning of rowmm; 0: the measured best */
     uint32_t l2_slots;                /* of gate_up and each block, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
     uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */
+    float *states_device;             /* [seqs_max][16][hidden] as model/states.h says: steps leave the states of their rows there. NULL: nowhere */
 };
 #define CUDA_L2_DEFAULT 0xffffffffu
 

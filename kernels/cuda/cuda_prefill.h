@@ -1,7 +1,7 @@
 /* kernels/cuda/cuda_prefill.h - fills the KV cache with prompts on the GPU: the prefill stage's part of libsluice_cuda.so.
  *
  * Reads the same packed weight arena and writes the same KV pages as cuda_backend.h, from another process. No LM head: the last token of a
- * prompt is scored by the decode step. What a row writes depends on the tokens of its own sequence up to it alone: not on
+ * prompt leaves its hidden state, from which a step begins (step_state.from_states). What a row writes depends on the tokens of its own sequence up to it alone: not on
  * the other rows of a call, nor on how a prompt is cut into calls. One handle serves one thread.
  *
  * Every function returns 0 or a negative -E_CODE; cuda_backend_error() has the text. After -E_IO the context is lost: the process must end. */
@@ -21,6 +21,7 @@ struct cuda_prefill_span {
     uint32_t seq;                     /* index of the sequence's page tables; no sequence twice in a call */
     uint32_t first_position;
     uint32_t first_row, rows;         /* its tokens are tokens[first_row .. first_row + rows) */
+    uint32_t leaves_state;            /* 1: the hidden state of its last row goes to cuda_options.states_device */
 };
 
 struct cuda_prefill;                  /* opaque */
@@ -41,7 +42,7 @@ int cuda_prefill_run(struct cuda_prefill *prefill, const struct cuda_prefill_spa
 int cuda_prefill_begin(struct cuda_prefill *prefill, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens);
 int cuda_prefill_go(struct cuda_prefill *prefill, uint32_t layers);
 
-/* 0: the last run is complete, its K and V are in the pages. -E_TIMEOUT: not yet. -E_IO. */
+/* 0: the last run is complete, its K and V are in the pages, the states where they belong. -E_TIMEOUT: not yet. -E_IO. */
 int cuda_prefill_wait(struct cuda_prefill *prefill, uint32_t timeout_us);
 
 /* For tests: where runs after this call leave the residual stream behind the last layer, f32 [rows][hidden]. From then on they compute the whole

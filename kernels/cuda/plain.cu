@@ -148,6 +148,7 @@ extern "C" void plain_close(struct plain *p)
 }
 
 extern "C" void *plain_residual(struct plain *p) { return p->h; }
+extern "C" void *plain_hidden(struct plain *p) { return p->x; }
 
 /* out [rows, n] = in [rows, k] w^T; with `up` the gated product. */
 static int product(const struct plain *p, float *out, const float *in, uint64_t w, const uint64_t *up, uint32_t n, uint32_t k, uint32_t rows, void *stream)
@@ -223,8 +224,8 @@ static int norms(const struct plain *p, float *h, uint64_t w_post, const float *
     return plain_norm_launch(&a, rows, stream);
 }
 
-/* Layers [first, end): h in and out, x the normed h that the next layer takes; behind the last layer the final norm when `hidden_out` is given (the
- * decode step). Not whole: the last layer ends with K and V. */
+/* Layers [first, end): h in and out, x the normed h that the next layer takes, behind the last layer that of the final norm. Not whole: the last layer
+ * ends with K and V. */
 static int layers(const struct plain *p, float *h, const struct plain_row *row, uint32_t rows, uint32_t first, uint32_t end, bool whole, void *hidden_out, void *stream)
 {
     const struct cuda_model_spec *s = &p->spec;
@@ -233,7 +234,7 @@ static int layers(const struct plain *p, float *h, const struct plain_row *row, 
     for (uint32_t i = first; i < end && rc == 0; i++) {
         const struct plain_layer *l = &p->arena.layer[i];
         const bool last = i + 1 == s->layers;
-        const float *next = !last ? vector(p, p->arena.layer[i + 1].input_norm) : hidden_out ? vector(p, p->arena.final_norm) : NULL;
+        const float *next = vector(p, last ? p->arena.final_norm : p->arena.layer[i + 1].input_norm);
 
         rc = product(p, p->qkv, p->x, l->qkv, NULL, qkv_rows(p, i), s->hidden, rows, stream);
         if (rc == 0) rc = heads(p, i, row, rows, stream);
@@ -258,16 +259,21 @@ static int embed(const struct plain *p, float *h, const struct plain_row *row, u
     return rc ? rc : plain_norm_launch(&enter, rows, stream);
 }
 
-extern "C" int plain_step_launch(struct plain *p, uint32_t rows, const struct plain_step *step, void *stream)
+extern "C" int plain_head_launch(struct plain *p, uint32_t rows, const struct plain_step *step, void *stream)
 {
     const struct plain_logits cap = { step->logits, step->tile_top, p->spec.vocab, p->spec.softcap };
+    const int rc = product(p, step->logits, p->x, p->arena.embed, NULL, p->spec.vocab, p->spec.hidden, rows, stream);
 
+    return rc ? rc : plain_logits_launch(&cap, rows, stream);
+}
+
+extern "C" int plain_step_launch(struct plain *p, uint32_t rows, const struct plain_step *step, void *stream)
+{
     if (rows == 0 || rows > p->options.rows_max) return -E_RANGE;
     int rc = plain_rows_launch_from_state(p->row, step->state, step->last_token, rows, stream);
     if (rc == 0) rc = embed(p, step->residual, p->row, rows, stream);
     if (rc == 0) rc = layers(p, step->residual, p->row, rows, 0, p->spec.layers, true, step->hidden, stream);
-    if (rc == 0) rc = product(p, step->logits, p->x, p->arena.embed, NULL, p->spec.vocab, p->spec.hidden, rows, stream);
-    return rc ? rc : plain_logits_launch(&cap, rows, stream);
+    return rc ? rc : plain_head_launch(p, rows, step, stream);
 }
 
 extern "C" int plain_rows_launch(struct plain *p, const struct plain_row *rows_device, uint32_t rows, uint32_t first, uint32_t count, bool whole, void *stream)

@@ -81,9 +81,13 @@ int plain_step_launch(struct plain *plain, uint32_t rows, const struct plain_ste
 
 /* Layers [first, first + count) over `rows` rows given as records (device): K and V are written. The first layer brings the embedding with it; what the
  * next ones need stays in the handle, so that a call may do some layers and a later one the next. whole: the last layer is computed to its
- * end, and the residual stays in plain_residual; else it ends with its K and V. */
+ * end, the residual stays in plain_residual and what the final norm makes of it in plain_hidden; else it ends with its K and V. */
 int plain_rows_launch(struct plain *plain, const struct plain_row *rows_device, uint32_t rows, uint32_t first, uint32_t count, bool whole, void *stream);
 void *plain_residual(struct plain *plain);
+void *plain_hidden(struct plain *plain);      /* f32 [rows][hidden] */
+
+/* The end of plain_step_launch alone: logits and tile_top of the rows in plain_hidden. */
+int plain_head_launch(struct plain *plain, uint32_t rows, const struct plain_step *step, void *stream);
 
 /* cuda_prefill.h for these shapes. */
 struct plain_prefill;

@@ -3,6 +3,7 @@
 #include "launch.h"
 #include "plain.h"
 #include "shm/error.h"
+#include "states.h"
 #include <cuda_runtime.h>
 #include <new>
 #include <time.h>
@@ -17,6 +18,10 @@ struct plain_prefill {
     uint32_t *pages[2];               /* device, owned */
     struct plain_row *rows_host;      /* pinned, owned: [rows_max]; free again when the event has passed */
     struct plain_row *rows;           /* device, owned */
+    struct prefill_row *ends_host;    /* pinned, owned: [CUDA_PREFILL_SPANS_MAX] rows that leave their state */
+    struct prefill_row *ends;         /* device, owned */
+    uint32_t end_count;               /* of the run in hand */
+    struct states_args states;
     uint32_t row_count, launched;     /* of the run in hand: its rows, and the layers that were launched */
     cudaStream_t stream;
     cudaEvent_t done;
@@ -37,7 +42,11 @@ static int make(struct plain_prefill *p, const struct cuda_model_spec *spec, con
     }
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&p->rows_host, p->rows_max * sizeof *p->rows_host), "pinned memory");
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&p->rows, p->rows_max * sizeof *p->rows), "rows");
+    if (rc == 0) rc = launch_check(cudaMallocHost((void **)&p->ends_host, CUDA_PREFILL_SPANS_MAX * sizeof *p->ends_host), "pinned memory");
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&p->ends, CUDA_PREFILL_SPANS_MAX * sizeof *p->ends), "rows");
+    if (rc == 0) rc = states_init();
     if (rc == 0) rc = plain_open(&p->plain, spec, &plain);
+    if (rc == 0) p->states = { options->states_device, plain_hidden(p->plain), spec->hidden, STATES_F32 };
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
 }
 
@@ -74,7 +83,9 @@ extern "C" void plain_prefill_close(struct plain_prefill *p)
     cudaFree(p->pages[0]);
     cudaFree(p->pages[1]);
     cudaFree(p->rows);
+    cudaFree(p->ends);
     if (p->rows_host) cudaFreeHost(p->rows_host);
+    if (p->ends_host) cudaFreeHost(p->ends_host);
     if (p->done) cudaEventDestroy(p->done);
     if (p->stream) cudaStreamDestroy(p->stream);
     delete p;
@@ -93,6 +104,7 @@ static int check_span(const struct plain_prefill *p, const struct cuda_prefill_s
     const struct cuda_prefill_span *s = &spans[i];
     const uint64_t ring = (uint64_t)p->pages_stride[CUDA_SLIDING] * PLAIN_PAGE_TOKENS;
 
+    if (s->leaves_state && !p->states.states) return -E_RANGE;
     if (s->seq >= p->seqs_max || s->rows == 0 || s->first_row != next_row || s->rows > p->rows_max - next_row) return -E_RANGE;
     if (s->first_position >= p->context_max || s->rows > p->context_max - s->first_position) return -E_RANGE;
     if (ring < p->context_max && (uint64_t)s->rows + p->window - 1 > ring) return -E_RANGE;
@@ -115,8 +127,11 @@ extern "C" int plain_prefill_begin(struct plain_prefill *p, const struct cuda_pr
         for (uint32_t j = 0; j < spans[i].rows; j++, rows++) p->rows_host[rows] = { tokens[rows], spans[i].first_position + j, spans[i].seq, 1 };
     }
     p->row_count = rows;
-    p->launched = 0;
-    rc = launch_check(cudaMemcpyAsync(p->rows, p->rows_host, rows * sizeof *p->rows, cudaMemcpyHostToDevice, p->stream), "rows");
+    p->launched = p->end_count = 0;
+    for (uint32_t i = 0; i < span_count; i++)
+        if (spans[i].leaves_state) p->ends_host[p->end_count++] = { 0, spans[i].first_position + spans[i].rows - 1, spans[i].seq, spans[i].first_row + spans[i].rows - 1 };
+    if (p->end_count) rc = launch_check(cudaMemcpyAsync(p->ends, p->ends_host, p->end_count * sizeof *p->ends, cudaMemcpyHostToDevice, p->stream), "rows");
+    if (rc == 0) rc = launch_check(cudaMemcpyAsync(p->rows, p->rows_host, rows * sizeof *p->rows, cudaMemcpyHostToDevice, p->stream), "rows");
     return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "event");
 }
 
@@ -125,8 +140,9 @@ extern "C" int plain_prefill_go(struct plain_prefill *p, uint32_t layers)
     const uint32_t left = p->layers - p->launched, count = layers == 0 ? 1 : layers < left ? layers : left;
 
     if (left == 0 || p->row_count == 0) return -E_RANGE;
-    int rc = plain_rows_launch(p->plain, p->rows, p->row_count, p->launched, count, p->whole, p->stream);
+    int rc = plain_rows_launch(p->plain, p->rows, p->row_count, p->launched, count, p->whole || p->end_count, p->stream);
     p->launched += count;
+    if (rc == 0 && p->launched == p->layers && p->end_count) rc = states_store_launch(&p->states, p->ends, false, p->end_count, p->stream);
     if (rc == 0) rc = launch_check(cudaEventRecord(p->done, p->stream), "event");
     return rc ? rc : count < left;
 }

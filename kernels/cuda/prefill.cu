@@ -49,6 +49,9 @@ static int make_memory(struct cuda_prefill *p)
         { (void **)&p->act, 2 * rows * s->intermediate },
         { (void **)&p->part, segments_max(p) > 1 ? (uint64_t)PREFILL_SLOTS * PREFILL_SLOT_BYTES : 0 },
         { (void **)&p->rope, 8 * rows * turned },
+        { (void **)&p->last_residual, 4ull * CUDA_PREFILL_SPANS_MAX * s->hidden },
+        { (void **)&p->last_x, 2ull * CUDA_PREFILL_SPANS_MAX * s->hidden },
+        { (void **)&p->last_rope, 8 * CUDA_PREFILL_SPANS_MAX * turned },
         { (void **)&p->inv_freq, 4 * turned },
         { (void **)&p->pages[0], 4ull * p->options.seqs_max * p->pages_stride[0] },
         { (void **)&p->pages[1], 4ull * p->options.seqs_max * p->pages_stride[1] },
@@ -105,6 +108,7 @@ static int open_all(struct cuda_prefill *p)
     if (rc == 0) rc = prefill_mm_init();
     if (rc == 0) rc = prefill_ops_init();
     if (rc == 0) rc = prefill_attn_init();
+    if (rc == 0) rc = states_init();
     if (rc == 0) rc = make_memory(p);
     if (rc == 0) rc = make_maps(p);
     if (rc == 0) rc = make_frequencies(p);
@@ -134,8 +138,8 @@ static int open_own(struct cuda_prefill *p, const struct cuda_model_spec *spec, 
     p->rows_max = rows_max;
     p->pages_stride[CUDA_SLIDING] = options->ring_pages;
     p->pages_stride[CUDA_FULL] = (options->context_max + PREFILL_PAGE_TOKENS - 1) / PREFILL_PAGE_TOKENS;
-    p->job_bytes = rows_max * sizeof(struct prefill_row);
-    p->job_bytes += (tiles_max(p, CUDA_SLIDING) + tiles_max(p, CUDA_FULL) * (segments_max(p) + 1)) * sizeof(struct prefill_tile);
+    p->job_bytes = (rows_max + CUDA_PREFILL_SPANS_MAX) * sizeof(struct prefill_row);
+    p->job_bytes += (tiles_max(p, CUDA_SLIDING) + (tiles_max(p, CUDA_FULL) + CUDA_PREFILL_SPANS_MAX) * (segments_max(p) + 1)) * sizeof(struct prefill_tile);
     return open_all(p);
 }
 
@@ -186,6 +190,7 @@ static int check_spans(const struct cuda_prefill *p, const struct cuda_prefill_s
         const struct cuda_prefill_span *s = &spans[i];
 
         if (s->first_row != rows || s->rows == 0 || s->rows > p->rows_max - rows || s->seq >= p->options.seqs_max) return -E_RANGE;
+        if (s->leaves_state && !p->options.states_device) return -E_RANGE;
         if (s->first_position >= p->options.context_max || s->rows > p->options.context_max - s->first_position) return -E_RANGE;
         for (uint32_t j = 0; j < i; j++)
             if (spans[j].seq == s->seq) return -E_RANGE;
@@ -214,6 +219,7 @@ static bool piece_goes_first(const struct prefill_tile &a, const struct prefill_
     return a.round != b.round ? a.round < b.round : piece_keys(a) > piece_keys(b);
 }
 
+/* Tiles of spans whose rows stand one after the other. */
 static uint32_t cut_tiles(struct prefill_tile *tiles, const struct cuda_prefill_span *spans, uint32_t span_count, uint32_t tile_rows)
 {
     uint32_t n = 0;
@@ -230,11 +236,11 @@ static uint32_t cut_tiles(struct prefill_tile *tiles, const struct cuda_prefill_
 }
 
 /* Pieces of the tiles in p->cut: one per segment; joins for tiles of several. Sets both counts. */
-static void cut_segments(struct cuda_prefill *p, uint32_t tiles, struct prefill_tile *pieces, struct prefill_tile *joins)
+static void cut_segments(const struct cuda_prefill *p, uint32_t tiles, struct prefill_tile *pieces, struct prefill_tile *joins, struct prefill_work *work)
 {
     uint32_t slot = 0, round = 0, n = 0;
 
-    p->join_count = 0;
+    work->join_count = 0;
     for (uint32_t i = 0; i < tiles; i++) {
         struct prefill_tile t = p->cut[i];
 
@@ -242,12 +248,12 @@ static void cut_segments(struct cuda_prefill *p, uint32_t tiles, struct prefill_
         const uint32_t slots = t.segments > 1 ? t.segments : 0;
         if (slots > PREFILL_SLOTS - slot) slot = 0, round++;
         t.slot = slot, t.round = round;
-        if (slots) joins[p->join_count++] = t;
+        if (slots) joins[work->join_count++] = t;
         for (; t.segment < t.segments; t.segment++, t.slot++) pieces[n++] = t;
         slot += slots;
     }
     std::sort(pieces, pieces + n, piece_goes_first);
-    p->tile_count[CUDA_FULL] = n;
+    work->tile_count = n;
 }
 
 static void lay_out_rows(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
@@ -256,28 +262,63 @@ static void lay_out_rows(struct cuda_prefill *p, const struct cuda_prefill_span 
 
     for (uint32_t i = 0; i < span_count; i++)
         for (uint32_t j = 0; j < spans[i].rows; j++) {
-            const struct prefill_row r = { *tokens++, spans[i].first_position + j, spans[i].seq, 0 };
+            const struct prefill_row r = { *tokens++, spans[i].first_position + j, spans[i].seq, spans[i].first_row + j };
 
             *row++ = r;
         }
     p->rows = (uint32_t)(row - (struct prefill_row *)p->job_host);
 }
 
+/* Attention's work for the spans in layers of one type, from byte `at` of the job. Returns where it ends. */
+static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type type, const struct cuda_prefill_span *spans, uint32_t span_count, uint64_t at, struct prefill_work *work)
+{
+    const uint32_t tile_rows = prefill_tile_rows(p->spec.head_dim[type]);
+    uint8_t *host = p->job_host;
+
+    work->tile_at = work->join_at = at;
+    work->join_count = 0;
+    if (type == CUDA_SLIDING) {
+        work->tile_count = cut_tiles((struct prefill_tile *)(host + at), spans, span_count, tile_rows);
+    } else {
+        const uint32_t tiles = cut_tiles(p->cut, spans, span_count, tile_rows);
+
+        work->tile_at += tiles * sizeof(struct prefill_tile);
+        cut_segments(p, tiles, (struct prefill_tile *)(host + work->tile_at), (struct prefill_tile *)(host + at), work);
+    }
+    return work->tile_at + work->tile_count * sizeof(struct prefill_tile);
+}
+
+/* The last rows of spans that leave their state go through the last layer alone, packed. Returns where the job ends. */
+static uint64_t lay_out_last(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, uint64_t at)
+{
+    struct prefill_row *row = (struct prefill_row *)(p->job_host + at);
+    struct cuda_prefill_span last[CUDA_PREFILL_SPANS_MAX];
+    const enum cuda_layer_type type = (enum cuda_layer_type)p->spec.layer[p->spec.layers - 1].type;
+
+    p->last_at = at;
+    p->last_rows = 0;
+    for (uint32_t i = 0; i < span_count; i++) {
+        const uint32_t end = spans[i].rows - 1;
+        const struct prefill_row r = { 0, spans[i].first_position + end, spans[i].seq, spans[i].first_row + end };
+        const struct cuda_prefill_span s = { spans[i].seq, spans[i].first_position + end, p->last_rows, 1, 1 };
+
+        if (!spans[i].leaves_state) continue;
+        last[p->last_rows] = s;
+        row[p->last_rows++] = r;
+    }
+    at += p->last_rows * sizeof *row;
+    return p->last_rows ? lay_out_work(p, type, last, p->last_rows, at, &p->last_work[type]) : at;
+}
+
 /* Returns the job's bytes. */
 static uint64_t lay_out_job(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
-    const uint64_t tile_bytes = sizeof(struct prefill_tile);
-    uint8_t *host = p->job_host;
+    uint64_t at;
 
     lay_out_rows(p, spans, span_count, tokens);
-    p->tile_at[CUDA_SLIDING] = p->rows * sizeof(struct prefill_row);
-    p->tile_count[CUDA_SLIDING] = cut_tiles((struct prefill_tile *)(host + p->tile_at[CUDA_SLIDING]), spans, span_count, prefill_tile_rows(p->spec.head_dim[CUDA_SLIDING]));
-    const uint32_t tiles = cut_tiles(p->cut, spans, span_count, prefill_tile_rows(p->spec.head_dim[CUDA_FULL]));
-
-    p->join_at = p->tile_at[CUDA_SLIDING] + p->tile_count[CUDA_SLIDING] * tile_bytes;
-    p->tile_at[CUDA_FULL] = p->join_at + tiles * tile_bytes;
-    cut_segments(p, tiles, (struct prefill_tile *)(host + p->tile_at[CUDA_FULL]), (struct prefill_tile *)(host + p->join_at));
-    return p->tile_at[CUDA_FULL] + p->tile_count[CUDA_FULL] * tile_bytes;
+    at = lay_out_work(p, CUDA_SLIDING, spans, span_count, p->rows * sizeof(struct prefill_row), &p->work[CUDA_SLIDING]);
+    at = lay_out_work(p, CUDA_FULL, spans, span_count, at, &p->work[CUDA_FULL]);
+    return lay_out_last(p, spans, span_count, at);
 }
 
 extern "C" int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)

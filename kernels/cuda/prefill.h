@@ -7,7 +7,24 @@
 #include "plain.h"
 #include "prefill_attn.h"
 #include "prefill_ops.h"
+#include "states.h"
 #include <cuda_runtime.h>
+
+/* Attention's work in layers of one type, in the job. */
+struct prefill_work {
+    uint64_t tile_at, join_at;        /* bytes from the start of the job */
+    uint32_t tile_count, join_count;
+};
+
+/* The rows that a kernel works on: all of a run, or the packed last rows of prompts. */
+struct prefill_view {
+    const struct prefill_row *row;    /* device */
+    uint32_t rows;
+    float *residual;                  /* [rows][hidden] */
+    __nv_bfloat16 *x;                 /* [rows][hidden] permuted */
+    float2 *rope;                     /* [rows][turned of both types] */
+    const struct prefill_work *work;  /* [per layer type]; of the last rows only that of the last layer's type */
+};
 
 struct cuda_prefill {
     struct plain_prefill *plain;      /* owned; shapes of plain.h: it does everything, and the rest is unused */
@@ -21,7 +38,7 @@ struct cuda_prefill {
     cudaStream_t stream;
     cudaEvent_t done;                 /* recorded behind each run */
     uint8_t *slab;                    /* device, owned: all of the following lie in it */
-    uint8_t *job;                     /* rows, tiles of sliding layers, joins, tiles of full layers, as the host laid them out */
+    uint8_t *job;                     /* rows, then attention's work of both layer types, then last rows and theirs, as the host laid them out */
     float *residual;                  /* [rows_max][hidden] */
     float *sum;                       /* [rows_max][hidden] of o and down */
     float *qkv;                       /* [rows_max][largest qkv rows] */
@@ -31,15 +48,18 @@ struct cuda_prefill {
     __nv_bfloat16 *act;               /* [rows_max][intermediate] permuted */
     float4 *part;                     /* PREFILL_SLOTS partial results; 0 bytes where no text is longer than a segment */
     float2 *rope;                     /* [rows_max][turned of both types] */
+    float *last_residual;             /* [CUDA_PREFILL_SPANS_MAX][hidden]: of the packed last rows, and so are the next two */
+    __nv_bfloat16 *last_x;
+    float2 *last_rope;
     float *inv_freq;                  /* [turned of both types] */
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
     uint8_t *job_host;                /* pinned, job_bytes; read by the copy that begins a run */
     uint64_t job_bytes;
     struct prefill_tile *cut;         /* host, owned: [tiles of a run in full layers], to lay out a job */
     /* of the last run */
-    uint32_t rows;
-    uint64_t tile_at[2], join_at;     /* bytes from the start of job */
-    uint32_t tile_count[2], join_count;
+    uint32_t rows, last_rows;         /* last_rows: spans that leave their state */
+    uint64_t last_at;                 /* bytes from the start of job */
+    struct prefill_work work[2], last_work[2];
     uint32_t launched;                /* layers */
 };
 

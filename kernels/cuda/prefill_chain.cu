@@ -2,8 +2,8 @@
  *
  *   embed, then per layer: qkv, rotary, attention, o, norm, gate_up, down, norm
  *
- * The last layer ends after rotary: nobody reads more of it than its K and V (there is no LM head here), so only the rows of k and v of its qkv
- * matrix are multiplied. */
+ * The last layer ends after rotary for all rows but those that leave a state (the last ones of prompts): nobody reads more of it than K and V (there
+ * is no LM head here), so only the rows of k and v of its qkv matrix are multiplied. Those that leave a state are packed and go on alone. */
 #include "launch.h"
 #include "prefill.h"
 #include "prefill_mm.h"
@@ -12,6 +12,7 @@
 struct chain {
     struct cuda_prefill *p;
     uint32_t parts;
+    struct prefill_view view;
 };
 
 static bool has(const struct chain *c, enum prefill_part part) { return c->parts >> part & 1; }
@@ -21,20 +22,18 @@ static const __nv_bfloat16 *vector(const struct cuda_prefill *p, uint64_t offset
     return (const __nv_bfloat16 *)((const uint8_t *)p->options.weights_device + offset);
 }
 
-/* Rows [first_row, rows) of a packed matrix: tiles lie one after the other. */
-static struct packed_matrix matrix(const struct cuda_prefill *p, const struct arena_matrix *m, uint32_t first_row)
+/* Rows [first, end) of a packed matrix: tiles lie one after the other. */
+static int product_of(const struct chain *c, const struct arena_matrix *m, uint32_t first, uint32_t end, const __nv_bfloat16 *x, void *out, uint64_t out_stride, enum prefill_out kind)
 {
-    const uint64_t skipped = packed_bytes(m->format, first_row, m->k);
-    const struct packed_matrix w = { (const uint8_t *)p->options.weights_device + m->offset + skipped, m->rows - first_row, m->k, m->slice_k, m->format };
+    const uint64_t skipped = packed_bytes(m->format, first, m->k);
+    const struct packed_matrix w = { (const uint8_t *)c->p->options.weights_device + m->offset + skipped, end - first, m->k, m->slice_k, m->format };
 
-    return w;
+    return has(c, PREFILL_PRODUCTS) ? prefill_mm_launch(&w, x, c->view.rows, out, kind, out_stride, c->p->stream) : 0;
 }
 
-static int product(const struct chain *c, const struct arena_matrix *m, uint32_t first_row, const __nv_bfloat16 *x, void *out, uint64_t out_stride, enum prefill_out kind)
+static int product(const struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint64_t out_stride, enum prefill_out kind)
 {
-    const struct packed_matrix w = matrix(c->p, m, first_row);
-
-    return has(c, PREFILL_PRODUCTS) ? prefill_mm_launch(&w, x, c->p->rows, out, kind, out_stride, c->p->stream) : 0;
+    return product_of(c, m, 0, m->rows, x, out, out_stride, kind);
 }
 
 struct prefill_kv prefill_kv_of(const struct cuda_prefill *p, uint32_t layer)
@@ -46,28 +45,30 @@ struct prefill_kv prefill_kv_of(const struct cuda_prefill *p, uint32_t layer)
     return kv;
 }
 
-static int rotary(const struct chain *c, uint32_t layer, uint32_t qkv_stride, uint32_t q_heads)
+/* q_heads 0: only k and v; kv_heads 0: only q. */
+static int rotary(const struct chain *c, uint32_t layer, uint32_t qkv_stride, uint32_t q_heads, uint32_t kv_heads)
 {
     const struct cuda_prefill *p = c->p;
     const uint32_t type = p->spec.layer[layer].type;
     struct prefill_rotary_args a = {};
 
     if (!has(c, PREFILL_ROTARY)) return 0;
-    a.row = (const struct prefill_row *)p->job;
+    a.row = c->view.row;
     a.qkv = p->qkv;
     a.qkv_stride = qkv_stride;
     a.q_heads = q_heads;
     a.has_v = p->spec.layer[layer].has_v;
     a.q_norm = vector(p, p->arena.layer[layer].q_norm);
     a.k_norm = vector(p, p->arena.layer[layer].k_norm);
-    a.rope = p->rope + (type == CUDA_FULL ? p->spec.rope_turned[CUDA_SLIDING] : 0);
+    a.rope = c->view.rope + (type == CUDA_FULL ? p->spec.rope_turned[CUDA_SLIDING] : 0);
     a.rope_stride = p->spec.rope_turned[0] + p->spec.rope_turned[1];
     a.turned = p->spec.rope_turned[type];
     a.kv = prefill_kv_of(p, layer);
+    a.kv.kv_heads = kv_heads;
     a.q = p->q;
     a.eps = p->spec.norm_eps;
     a.scale = p->spec.attention_scale;
-    return prefill_rotary_launch(&a, spec_head_dim(&p->spec, layer), p->rows, p->stream);
+    return prefill_rotary_launch(&a, spec_head_dim(&p->spec, layer), c->view.rows, p->stream);
 }
 
 /* Tiles [first, ...) of one round. */
@@ -82,8 +83,9 @@ static uint32_t round_count(const struct prefill_tile *tiles, uint32_t count, ui
 static int attention(const struct chain *c, uint32_t layer)
 {
     const struct cuda_prefill *p = c->p;
-    const uint32_t type = p->spec.layer[layer].type, tiles = p->tile_count[type], joins = type == CUDA_FULL ? p->join_count : 0;
-    const struct prefill_tile *tile = (const struct prefill_tile *)(p->job_host + p->tile_at[type]), *join = (const struct prefill_tile *)(p->job_host + p->join_at);
+    const uint32_t type = p->spec.layer[layer].type;
+    const struct prefill_work *work = &c->view.work[type];
+    const struct prefill_tile *tile = (const struct prefill_tile *)(p->job_host + work->tile_at), *join = (const struct prefill_tile *)(p->job_host + work->join_at);
     struct prefill_attn_args a = {};
     int rc = 0;
 
@@ -93,11 +95,11 @@ static int attention(const struct chain *c, uint32_t layer)
     a.q = p->q;
     a.part = p->part;
     a.out = p->attn_out;
-    for (uint32_t i = 0, j = 0; i < tiles && rc == 0; i += a.tile_count, j += a.join_count) {
-        a.tiles = (const struct prefill_tile *)(p->job + p->tile_at[type]) + i;
-        a.joins = (const struct prefill_tile *)(p->job + p->join_at) + j;
-        a.tile_count = round_count(tile, tiles, i, tile[i].round);
-        a.join_count = round_count(join, joins, j, tile[i].round);
+    for (uint32_t i = 0, j = 0; i < work->tile_count && rc == 0; i += a.tile_count, j += a.join_count) {
+        a.tiles = (const struct prefill_tile *)(p->job + work->tile_at) + i;
+        a.joins = (const struct prefill_tile *)(p->job + work->join_at) + j;
+        a.tile_count = round_count(tile, work->tile_count, i, tile[i].round);
+        a.join_count = round_count(join, work->join_count, j, tile[i].round);
         rc = prefill_attn_launch(&a, &p->maps[layer], spec_head_dim(&p->spec, layer), p->stream);
     }
     return rc;
@@ -106,9 +108,9 @@ static int attention(const struct chain *c, uint32_t layer)
 static int norm(const struct chain *c, uint64_t w_post, uint64_t w_next, const float *scalar)
 {
     const struct cuda_prefill *p = c->p;
-    const struct prefill_norm_args a = { p->sum, p->residual, vector(p, w_post), vector(p, w_next), scalar, p->x, p->spec.hidden, p->spec.norm_eps };
+    const struct prefill_norm_args a = { p->sum, c->view.residual, vector(p, w_post), vector(p, w_next), scalar, c->view.x, p->spec.hidden, p->spec.norm_eps };
 
-    return has(c, PREFILL_NORM) ? prefill_norm_launch(&a, p->rows, p->stream) : 0;
+    return has(c, PREFILL_NORM) ? prefill_norm_launch(&a, c->view.rows, p->stream) : 0;
 }
 
 static int embed(const struct chain *c)
@@ -122,42 +124,81 @@ static int embed(const struct chain *c)
     return has(c, PREFILL_EMBED) ? prefill_embed_launch(&a, p->rows, p->stream) : 0;
 }
 
-/* K and V of the last layer. */
-static int last_layer(const struct chain *c, uint32_t i)
-{
-    const struct cuda_prefill *p = c->p;
-    const struct arena_matrix *qkv = &p->arena.layer[i].qkv;
-    const uint32_t q_rows = spec_q_rows(&p->spec, i);
-    const int rc = product(c, qkv, q_rows, p->x, p->qkv, qkv->rows - q_rows, PREFILL_F32);
-
-    return rc ? rc : rotary(c, i, qkv->rows - q_rows, 0);
-}
-
-static int layer(const struct chain *c, uint32_t i)
+/* What follows K and V of a layer, with q in p->qkv. */
+static int layer_behind_keys(const struct chain *c, uint32_t i)
 {
     const struct cuda_prefill *p = c->p;
     const struct arena_layer *l = &p->arena.layer[i];
     const uint64_t next_norm = i + 1 == p->spec.layers ? p->arena.final_norm : p->arena.layer[i + 1].input_norm;
     const float *scalar = (const float *)((const uint8_t *)p->options.weights_device + l->scalar);
-    int rc = product(c, &l->qkv, 0, p->x, p->qkv, l->qkv.rows, PREFILL_F32);
+    int rc = attention(c, i);
 
-    if (rc == 0) rc = rotary(c, i, l->qkv.rows, PREFILL_HEADS);
-    if (rc == 0) rc = attention(c, i);
-    if (rc == 0) rc = product(c, &l->o, 0, p->attn_out, p->sum, p->spec.hidden, PREFILL_F32);
+    if (rc == 0) rc = product(c, &l->o, p->attn_out, p->sum, p->spec.hidden, PREFILL_F32);
     if (rc == 0) rc = norm(c, l->post_attention_norm, l->pre_ff_norm, NULL);
-    if (rc == 0) rc = product(c, &l->gate_up, 0, p->x, p->act, p->spec.intermediate, PREFILL_GEGLU);
-    if (rc == 0) rc = product(c, &l->down, 0, p->act, p->sum, p->spec.hidden, PREFILL_F32);
-    if (rc == 0) rc = norm(c, l->post_ff_norm, next_norm, scalar);
-    return rc;
+    if (rc == 0) rc = product(c, &l->gate_up, c->view.x, p->act, p->spec.intermediate, PREFILL_GEGLU);
+    if (rc == 0) rc = product(c, &l->down, p->act, p->sum, p->spec.hidden, PREFILL_F32);
+    return rc ? rc : norm(c, l->post_ff_norm, next_norm, scalar);
+}
+
+static int layer(const struct chain *c, uint32_t i)
+{
+    const struct cuda_prefill *p = c->p;
+    const struct arena_matrix *qkv = &p->arena.layer[i].qkv;
+    int rc = product(c, qkv, c->view.x, p->qkv, qkv->rows, PREFILL_F32);
+
+    if (rc == 0) rc = rotary(c, i, qkv->rows, PREFILL_HEADS, spec_kv_heads(&p->spec, i));
+    return rc ? rc : layer_behind_keys(c, i);
+}
+
+static int keep_states(const struct chain *c, bool packed)
+{
+    const struct cuda_prefill *p = c->p;
+    const struct states_args a = { p->options.states_device, c->view.x, p->spec.hidden, STATES_BF16_PERMUTED };
+
+    return states_store_launch(&a, (const struct prefill_row *)(p->job + p->last_at), packed, p->last_rows, p->stream);
+}
+
+/* The packed last rows through the rest of the last layer. */
+static int last_rows(const struct chain *c, uint32_t i)
+{
+    struct cuda_prefill *p = c->p;
+    const struct arena_matrix *qkv = &p->arena.layer[i].qkv;
+    const uint32_t q_rows = spec_q_rows(&p->spec, i);
+    const struct states_gather g = { (const struct prefill_row *)(p->job + p->last_at), p->residual, p->x, p->rope, p->last_residual, p->last_x, p->last_rope,
+                                     p->spec.hidden, p->spec.rope_turned[0] + p->spec.rope_turned[1] };
+    const struct chain last = { p, c->parts, { g.place, p->last_rows, p->last_residual, p->last_x, p->last_rope, p->last_work } };
+    int rc = states_gather_launch(&g, p->last_rows, p->stream);
+
+    if (rc == 0) rc = product_of(&last, qkv, 0, q_rows, p->last_x, p->qkv, q_rows, PREFILL_F32);
+    if (rc == 0) rc = rotary(&last, i, q_rows, PREFILL_HEADS, 0);
+    if (rc == 0) rc = layer_behind_keys(&last, i);
+    return rc ? rc : keep_states(&last, true);
+}
+
+/* K and V of the last layer, and the states that are wanted. */
+static int last_layer(const struct chain *c, uint32_t i)
+{
+    struct cuda_prefill *p = c->p;
+    const struct arena_matrix *qkv = &p->arena.layer[i].qkv;
+    const uint32_t q_rows = spec_q_rows(&p->spec, i);
+    int rc;
+
+    if (p->whole) {
+        rc = layer(c, i);
+        return rc || p->last_rows == 0 ? rc : keep_states(c, false);
+    }
+    rc = product_of(c, qkv, q_rows, qkv->rows, p->x, p->qkv, qkv->rows - q_rows, PREFILL_F32);
+    if (rc == 0) rc = rotary(c, i, qkv->rows - q_rows, 0, spec_kv_heads(&p->spec, i));
+    return rc || p->last_rows == 0 ? rc : last_rows(c, i);
 }
 
 int prefill_launch_layers(struct cuda_prefill *p, uint32_t parts, uint32_t first, uint32_t end)
 {
-    const struct chain c = { p, parts };
+    const struct chain c = { p, parts, { (const struct prefill_row *)p->job, p->rows, p->residual, p->x, p->rope, p->work } };
     const uint32_t last = p->spec.layers - 1;
     int rc = first == 0 ? embed(&c) : 0;
 
-    for (uint32_t i = first; i < end && rc == 0; i++) rc = i == last && !p->whole ? last_layer(&c, i) : layer(&c, i);
+    for (uint32_t i = first; i < end && rc == 0; i++) rc = i == last ? last_layer(&c, i) : layer(&c, i);
     return rc;
 }
 

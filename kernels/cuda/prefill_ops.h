@@ -17,8 +17,8 @@
 #define PREFILL_HEADS 16
 #define PREFILL_PAGE_TOKENS 32
 
-/* What a kernel knows of a row. Written by the host for each run. */
-struct prefill_row { uint32_t token, position, seq, pad; };
+/* What a kernel knows of a row. Written by the host for each run. row: its number; among the packed last rows of prompts, the number it had before. */
+struct prefill_row { uint32_t token, position, seq, row; };
 
 /* Where K and V of one layer lie. */
 struct prefill_kv {

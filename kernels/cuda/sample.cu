@@ -3,6 +3,7 @@
 #include "device.cuh"
 #include "launch.h"
 #include "sample_pick.cuh"
+#include "states.h"
 #include "shm/error.h"
 
 #define SAMPLE_THREADS PICK_THREADS
@@ -113,6 +114,24 @@ __device__ void pick_filtered(const sample_args &a, const step_sampling &p, uint
     if (token != 0xffffffffu) logit = __ldcg(logits + token);
 }
 
+/* The row's hidden state, for whoever drafts behind it. */
+__device__ __forceinline__ void keep_state(const sample_args &a, uint32_t row)
+{
+    const step_row own = a.state->row[row];
+    float *to = a.states + states_at(a.state->group[own.group].seq, own.position, a.hidden);
+
+    for (uint32_t i = 4 * threadIdx.x; i < a.hidden; i += 4 * SAMPLE_THREADS) {
+        const uint64_t from = (uint64_t)row * a.hidden + i;
+
+        if (a.hidden_form == STATES_F32) {
+            *(float4 *)(to + i) = __ldcg((const float4 *)((const float *)a.hidden_rows + from));
+            continue;
+        }
+        const uint2 x = __ldcg((const uint2 *)((const __nv_bfloat16 *)a.hidden_rows + from));
+        *(float4 *)(to + i) = make_float4(bf16_low(x.x), bf16_high(x.x), bf16_low(x.y), bf16_high(x.y));
+    }
+}
+
 __global__ void __launch_bounds__(SAMPLE_THREADS) sample_kernel(const __grid_constant__ sample_args a)
 {
     __shared__ pick_shared sh;
@@ -129,6 +148,7 @@ __global__ void __launch_bounds__(SAMPLE_THREADS) sample_kernel(const __grid_con
 
         a.history[(uint64_t)a.state->group[own.group].seq * a.history_stride + own.position] = own.token == STEP_TOKEN_LAST ? a.last_token[row] : own.token;
     }
+    if (live && a.states) keep_state(a, row);
     if (plain) {
         const uint64_t position = (uint64_t)a.state->row[row].position + 1;
         const float *logits = a.logits + (uint64_t)row * a.vocab;
@@ -142,6 +162,7 @@ __global__ void __launch_bounds__(SAMPLE_THREADS) sample_kernel(const __grid_con
         pick_filtered(a, p, position, logits, top, own_top, logit, token, greedy, sh);
         if (threadIdx.x == 0) sample_store(a, row, token >= a.vocab || !(fabsf(logit) < CUDART_INF_F), token, logit, 0.0f, 0);
     }
+    if (a.states) __syncthreads();       /* all of the row's state is written before the flag */
     if (threadIdx.x == 0) sample_finish(a, gridDim.x, a.state->general_rows == 0);
 }
 
@@ -153,6 +174,6 @@ int sample_launch(const struct sample_args *args, uint32_t rows, void *stream)
     void *params[] = { &a };
 
     if (a.vocab == 0 || a.vocab % TILE_TOKENS || a.vocab > SAMPLE_VOCAB_MAX || a.suppress_count > SAMPLE_SUPPRESS_MAX) return -E_RANGE;
-    if (rows == 0 || rows > STEP_ROWS_MAX) return -E_RANGE;
+    if (rows == 0 || rows > STEP_ROWS_MAX || a.hidden % 4) return -E_RANGE;
     return launch_chained((const void *)sample_kernel, rows, SAMPLE_THREADS, 0, params, stream);
 }

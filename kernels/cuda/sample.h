@@ -32,6 +32,9 @@ struct sample_args {
     uint32_t *history;                /* [seqs][history_stride] tokens by position; NULL: no row has penalties */
     uint32_t history_stride;
     uint32_t suppress_count, suppress[SAMPLE_SUPPRESS_MAX];
+    float *states;                    /* sample.cu also leaves the rows' hidden states there (states.h), since it has time; NULL: it does not */
+    const void *hidden_rows;          /* [rows][hidden] */
+    uint32_t hidden, hidden_form;     /* enum states_form */
 };
 
 /* Does the second kernel pick this row? */

@@ -12,6 +12,7 @@
 #define STEP_TOKEN_LAST 0xffffffffu   /* row.token: the token that this row number sampled in the step before */
 #define STEP_BIAS_MAX 64              /* logit_bias entries of a sequence, as SAMPLER_BIAS_MAX */
 #define STEP_LOGPROBS_MAX 20          /* as SAMPLER_LOGPROBS_MAX */
+#define STEP_STATES_ROWS 16           /* rows of hidden states of a sequence, as STATES_ROWS of model/states.h */
 #define STEP_NO_TOKEN 0xffffffffu     /* an entry of the history that no penalty counts */
 
 /* Sampling of one row; the meaning and the limits of each field are those of model/sampler.h. What belongs to a sequence and is long lives
@@ -53,7 +54,7 @@ struct step_state {
     uint32_t groups;
     uint64_t step;                    /* number of this step; copied to the result as its flag */
     uint32_t general_rows;            /* set by cuda_backend_step: rows that the second sampling kernel picks */
-    uint32_t pad;
+    uint32_t from_states;             /* 1: the rows' hidden states are in memory already (cuda_options.states_device): LM head and sampling only */
     struct step_row row[STEP_ROWS_MAX];
     struct step_group group[STEP_ROWS_MAX];
     struct step_sampling sampling[STEP_ROWS_MAX];

@@ -39,6 +39,7 @@ struct verify {
     bool drafting;        /* somebody's drafts pay: this round waits for proposals */
     uint32_t late, skip_waits;
     uint32_t block_count, row_count; /* of the step in hand */
+    bool begins;          /* it is of sequences without a token */
     struct engine_span span[ENGINE_ROWS_MAX];
     uint32_t tokens[ENGINE_ROWS_MAX];
     uint32_t pending[ENGINE_ROWS_MAX], pending_count; /* slots with decided tokens that nobody has been told of */

@@ -1,7 +1,7 @@
 /* tests/faults/fake_gpu.c - a libsluice_cuda.so without a GPU: tests of the keeper, the launcher and the stages' GPU paths run anywhere.
  *
- * Does      "GPU memory" is a memfd. A "KV cache" holds the tokens themselves, in both pools, at the places that pages and positions say; the next token is
- *           a hash of the last 16, of the seed and the position: wrong pages, lost or repeated work show as other bytes.
+ * Does      "GPU memory" is a memfd. A "KV cache" holds the tokens themselves, in both pools, at the places that pages and positions say, a hidden state a mark of token and
+ *           position, without which a step from states fails; the next token is a hash of the last 16, of the seed and the position: wrong pages, lost or repeated work show as other bytes.
  *           Weights: counts rows and checks that every tensor is put once and whole; a step on incomplete weights fails.
  * Faults    a page number that leads nowhere "loses the context": alone when CUDA_MPS_PIPE_DIRECTORY is no directory, else that of every client of
  *           tests/faults/fake_mps.py, which lives there: it is told our pid in the file `fault` and moves the number in `epoch`.
@@ -232,6 +232,19 @@ static uint32_t next(const struct handle *h, uint32_t seq, uint32_t position, co
     return FIRST_TOKEN + (uint32_t)(hash >> 32) % TOKENS;
 }
 
+/* What the hidden state of a position begins with. */
+static uint32_t *state_mark(const struct handle *h, uint32_t seq, uint32_t position) { return (uint32_t *)(h->options.states_device + ((uint64_t)seq * STEP_STATES_ROWS + position % STEP_STATES_ROWS) * h->spec.hidden); }
+static uint32_t mark_of(uint32_t token, uint32_t position) { return (token + 1) * 2654435761u ^ position; }
+
+/* The row's K and V, and its state; of a row that begins with its state, nothing but that. 0, or a code. */
+static int run_row(const struct handle *h, int from_states, uint32_t seq, uint32_t position, uint32_t token)
+{
+    if (from_states) return *state_mark(h, seq, position) == mark_of(token, position) ? 0 : fail(-E_RANGE, "a step from a state that is not there");
+    const int rc = keep(h, seq, position, token);
+    if (rc == 0) *state_mark(h, seq, position) = mark_of(token, position);
+    return rc;
+}
+
 static int weights_are_there(const struct handle *h) { return ((const struct arena_head *)h->options.weights_device)->magic == WEIGHTS_MAGIC; }
 
 /* ---- decode ---- */
@@ -265,7 +278,7 @@ int cuda_backend_step(struct cuda_backend *b, const struct step_state *s)
     for (uint32_t g = 0; g < s->groups && rc == 0; g++)
         for (uint32_t i = 0; i < s->group[g].rows && rc == 0; i++) {
             const uint32_t r = s->group[g].first_row + i, position = s->group[g].first_position + i;
-            if ((rc = keep(&b->h, s->group[g].seq, position, s->row[r].token)) != 0) break;
+            if ((rc = run_row(&b->h, (int)s->from_states, s->group[g].seq, position, s->row[r].token)) != 0) break;
             if (!place(&b->h, CUDA_FULL, s->group[g].seq, 0)) rc = fault(); /* attention reads from the beginning */
             b->result.token[r] = next(&b->h, s->group[g].seq, position, &s->sampling[r]);
             b->result.bad[r] = b->result.token[r] == 0;
@@ -302,6 +315,8 @@ int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *s
     p->rows = p->launched = 0;
     for (uint32_t i = 0; i < span_count && rc == 0; i++) {
         for (uint32_t r = 0; r < spans[i].rows && rc == 0; r++) rc = keep(&p->h, spans[i].seq, spans[i].first_position + r, tokens[spans[i].first_row + r]);
+        const uint32_t end = spans[i].first_position + spans[i].rows - 1;
+        if (rc == 0 && spans[i].leaves_state) *state_mark(&p->h, spans[i].seq, end) = mark_of(tokens[spans[i].first_row + spans[i].rows - 1], end);
         p->rows += spans[i].rows;
     }
     return rc;

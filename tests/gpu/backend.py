@@ -10,7 +10,7 @@ ROWS_MAX, GROUP_ROWS_MAX, LOGPROBS_MAX = 64, 8, 20
 TOKEN_LAST = 0xFFFFFFFF
 (Q, K, V, O, GATE, UP, DOWN, INPUT_NORM, POST_ATTENTION_NORM, PRE_FF_NORM, POST_FF_NORM, Q_NORM, K_NORM, LAYER_SCALAR, EMBED, FINAL_NORM) = range(16)
 LOGITS, HIDDEN, RESIDUAL = range(3)
-PAGE_TOKENS = 32
+PAGE_TOKENS, STATES_ROWS = 32, 16
 
 
 class LayerSpec(c.Structure):
@@ -28,7 +28,7 @@ class Spec(c.Structure):
 class Options(c.Structure):
     _fields_ = [("weights", c.c_void_p), ("kv", c.c_void_p * 2), ("seqs_max", c.c_uint32), ("context_max", c.c_uint32), ("ring_pages", c.c_uint32),
                 ("graph_rows_mask", c.c_uint32), ("ring_slots", c.c_uint32), ("window_slots", c.c_uint32), ("wait_slots", c.c_uint32),
-                ("l2_slots", c.c_uint32), ("l2_stride", c.c_uint32), ("l2_pace_ns", c.c_uint32)]
+                ("l2_slots", c.c_uint32), ("l2_stride", c.c_uint32), ("l2_pace_ns", c.c_uint32), ("states", c.c_void_p)]
 
 
 class Sampling(c.Structure):
@@ -50,7 +50,7 @@ class Group(c.Structure):
 
 
 class State(c.Structure):
-    _fields_ = [("rows", c.c_uint32), ("groups", c.c_uint32), ("step", c.c_uint64), ("general_rows", c.c_uint32), ("pad", c.c_uint32),
+    _fields_ = [("rows", c.c_uint32), ("groups", c.c_uint32), ("step", c.c_uint64), ("general_rows", c.c_uint32), ("from_states", c.c_uint32),
                 ("row", Row * ROWS_MAX), ("group", Group * ROWS_MAX), ("sampling", Sampling * ROWS_MAX)]
 
 
@@ -110,6 +110,8 @@ class Model:
         self.kv = [torch.full((self.spec.page_bytes[t] * counts[t] * seqs,), 255, dtype=torch.uint8, device="cuda") for t in range(2)]
         options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, graph_rows_mask=rows_mask, l2_slots=0xFFFFFFFF)
         options.kv[0], options.kv[1] = (t.data_ptr() for t in self.kv)
+        self.states = torch.full((seqs, STATES_ROWS, self.spec.hidden), float("nan"), device="cuda")
+        options.states = self.states.data_ptr()
         self.handle, self.loader = c.c_void_p(), c.c_void_p()
         torch.cuda.synchronize()
         self.check(self.lib.cuda_weights_open(c.byref(self.loader), c.byref(self.spec), c.c_void_p(self.weights.data_ptr())), "open the loader")
@@ -147,12 +149,15 @@ class Model:
         self.lib.cuda_weights_close(self.loader)
         self.lib.cuda_backend_close(self.handle)
 
-    def step(self, groups, sampling=None):
+    def state(self, seq, position):
+        return self.states[seq, position % STATES_ROWS]
+
+    def step(self, groups, sampling=None, from_states=False):
         """groups: list of (seq, first position, [tokens]). Returns the sampled tokens; self.logits holds the logits,
-        self.result everything."""
+        self.result everything. from_states: only the LM head and sampling, on the states of the rows' positions."""
         torch.cuda.synchronize()                  # copies of the last logits are done
         self.step_number += 1
-        state = State(rows=sum(len(g[2]) for g in groups), groups=len(groups), step=self.step_number)
+        state = State(rows=sum(len(g[2]) for g in groups), groups=len(groups), step=self.step_number, from_states=int(from_states))
         at = 0
         for i, (seq, position, tokens) in enumerate(groups):
             state.group[i] = Group(at, len(tokens), position, seq)

@@ -1,5 +1,5 @@
-/* tests/gpu/plain_test.c - the CUDA kernels for other shapes (kernels/cuda/plain.h) against model/forward.c: logits, every byte of the KV arena and the
- * picked tokens must be EQUAL, not close.
+/* tests/gpu/plain_test.c - the CUDA kernels for other shapes (kernels/cuda/plain.h) against model/forward.c: logits, every byte of the KV arena, the
+ * hidden states and the picked tokens must be EQUAL, not close.
  *
  * Both sides run the same checkpoint (the demo model, and random ones of both families made by tests/synthetic.h) on arenas of the same
  * geometry whose pages lie in no order and begin as NaN, so that a stale read shows. The CPU runs prompts in other pieces than the GPU.
@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_weights.h"
 #include "model/engine.h"
 #include "model/sampler.h"
+#include "model/states.h"
 #include "shm/error.h"
 #include "tests/synthetic.h"
 #include <cuda_runtime_api.h>
@@ -73,6 +74,7 @@ struct rig {
     struct kv_geometry geo;
     struct cuda_model_spec spec;
     uint8_t *arena, *copy;            /* the CPU's, and the GPU's brought here */
+    uint8_t *states, *states_copy, *states_device;
     struct forward *forward;
     uint32_t *pages[2];               /* per layer type: [SEQS][pages of a sequence] */
     uint32_t per_seq[2];
@@ -184,6 +186,9 @@ static void open_cpu(struct rig *g, enum kv_dtype dtype, uint32_t context, uint3
     memset(g->arena, 0xff, g->geo.arena_bytes);
     make_pages(g);
     ok(forward_open(&g->forward, &g->weights, &g->geo, g->arena, &options), "forward");
+    g->states = malloc(states_bytes(SEQS, g->config.hidden));
+    g->states_copy = malloc(states_bytes(SEQS, g->config.hidden));
+    memset(g->states, 0xff, states_bytes(SEQS, g->config.hidden));
     g->logits_cpu = malloc(4ull * STEP_ROWS_MAX * g->config.vocab);
     g->logits_gpu = malloc(4ull * STEP_ROWS_MAX * g->config.vocab);
 }
@@ -198,10 +203,13 @@ static void open_gpu(struct rig *g, uint32_t prefill_rows)
     load_gpu(g);
     cuda_ok(cudaMalloc((void **)&g->kv_device, g->geo.arena_bytes), "cache");
     cuda_ok(cudaMemset(g->kv_device, 0xff, g->geo.arena_bytes), "cache");
+    cuda_ok(cudaMalloc((void **)&g->states_device, states_bytes(SEQS, g->config.hidden)), "states");
+    cuda_ok(cudaMemset(g->states_device, 0xff, states_bytes(SEQS, g->config.hidden)), "states");
     cuda_ok(cudaDeviceSynchronize(), "cache");
     options.weights_device = g->weights_device;
     options.kv_device[CUDA_FULL] = g->kv_device;
     options.kv_device[CUDA_SLIDING] = g->kv_device + g->geo.sliding_offset;
+    options.states_device = (float *)g->states_device;
     ok(cuda_backend_open(&g->backend, &g->spec, &options), "backend");
     ok(cuda_prefill_open(&g->prefill, &g->spec, &options, prefill_rows), "prefill");
     for (uint32_t s = 0; s < SEQS; s++)
@@ -218,6 +226,7 @@ static void close_rig(struct rig *g)
     cuda_prefill_close(g->prefill);
     cuda_backend_close(g->backend);
     cudaFree(g->kv_device);
+    cudaFree(g->states_device);
     cudaFree(g->weights_device);
     forward_close(g->forward);
     model_weights_free(&g->weights);
@@ -228,6 +237,8 @@ static void close_rig(struct rig *g)
     free(g->pages[1]);
     free(g->logits_cpu);
     free(g->logits_gpu);
+    free(g->states);
+    free(g->states_copy);
 }
 
 static void load_model(struct rig *g)
@@ -276,16 +287,30 @@ static void compare_cache(struct rig *g, const char *when)
     }
 }
 
-/* Rows of one sequence on the CPU, without logits. */
-static void prefill_cpu(struct rig *g, uint32_t seq, const uint32_t *tokens, uint32_t count)
+static void *state_cpu(const struct rig *g, uint32_t seq, uint32_t position) { return g->states + states_offset(seq, position, g->config.hidden); }
+
+static void compare_states(struct rig *g, const char *when)
+{
+    uint64_t wrong = 0;
+
+    cuda_ok(cudaMemcpy(g->states_copy, g->states_device, states_bytes(SEQS, g->config.hidden), cudaMemcpyDeviceToHost), "copy");
+    for (uint64_t i = 0; i < SEQS * STATES_ROWS; i++)
+        wrong += memcmp(g->states_copy + i * 4 * g->config.hidden, g->states + i * 4 * g->config.hidden, 4ull * g->config.hidden) != 0;
+    if (wrong) printf("  %s, %s: %llu of %u hidden states differ\n", g->name, when, (unsigned long long)wrong, SEQS * STATES_ROWS);
+    failures += wrong != 0;
+}
+
+/* Rows of one sequence on the CPU, without logits; the state of the last one if it is to be left. */
+static void prefill_cpu(struct rig *g, uint32_t seq, const uint32_t *tokens, uint32_t count, bool leaves_state)
 {
     struct forward_row rows[CHUNK_CPU];
 
     for (uint32_t at = 0; at < count; at += CHUNK_CPU) {
         const uint32_t n = count - at < CHUNK_CPU ? count - at : CHUNK_CPU;
 
-        for (uint32_t i = 0; i < n; i++) rows[i] = (struct forward_row){ .token = tokens[at + i], .position = g->length[seq] + at + i, .seq = seq };
-        ok(forward_run(g->forward, rows, n, g->seqs, SEQS, NULL, NULL), "forward");
+        for (uint32_t i = 0; i < n; i++)
+            rows[i] = (struct forward_row){ .token = tokens[at + i], .position = g->length[seq] + at + i, .seq = seq, .want_logits = leaves_state && at + i + 1 == count };
+        ok(forward_run(g->forward, rows, n, g->seqs, SEQS, NULL, state_cpu(g, seq, g->length[seq] + count - 1)), "forward");
     }
 }
 
@@ -316,12 +341,12 @@ static void prefill(struct rig *g, const uint32_t *seq, const uint32_t *lengths,
     for (uint32_t i = 0; i < total; i++) tokens[i] = next_word(g->config.vocab);
     total = 0;
     for (uint32_t i = 0; i < count; i++) {
-        spans[i] = (struct cuda_prefill_span){ seq[i], g->length[seq[i]], total, lengths[i] };
+        spans[i] = (struct cuda_prefill_span){ seq[i], g->length[seq[i]], total, lengths[i], i % 2 };
         total += lengths[i];
     }
     prefill_gpu(g, spans, count, tokens, next_word(4));
     for (uint32_t i = 0; i < count; i++) {
-        prefill_cpu(g, seq[i], tokens + spans[i].first_row, lengths[i]);
+        prefill_cpu(g, seq[i], tokens + spans[i].first_row, lengths[i], spans[i].leaves_state);
         g->length[seq[i]] += lengths[i];
     }
     ok(cuda_prefill_wait(g->prefill, 10000000), "prefill");
@@ -358,7 +383,8 @@ static void random_sampling(struct sampling_params *p, struct step_sampling *s)
 static void step(struct rig *g, struct sampler *sampler, const uint32_t *seq, const uint32_t *counts, uint32_t groups, bool follow, bool keep, const char *when)
 {
     static struct step_state state;
-    static struct step_result result;
+    static struct step_result result, again;
+    float *hidden = malloc(4ull * STEP_ROWS_MAX * g->config.hidden);
     struct forward_row rows[STEP_ROWS_MAX];
     struct sampling_params params[STEP_ROWS_MAX];
     struct sample_out out;
@@ -380,9 +406,19 @@ static void step(struct rig *g, struct sampler *sampler, const uint32_t *seq, co
     }
     state.rows = n;
     ok(cuda_backend_step(g->backend, &state), "step");
-    ok(forward_run(g->forward, rows, n, g->seqs, SEQS, g->logits_cpu, NULL), "forward");
+    ok(forward_run(g->forward, rows, n, g->seqs, SEQS, g->logits_cpu, hidden), "forward");
+    for (uint32_t i = 0; i < n; i++) memcpy(state_cpu(g, rows[i].seq, rows[i].position), hidden + (uint64_t)i * g->config.hidden, 4ull * g->config.hidden);
     ok(cuda_backend_wait(g->backend, g->step, 10000000, &result), "wait");
     compare_logits(g, n, when);
+    compare_states(g, when);
+    again = result;
+    state.step = ++g->step;
+    state.from_states = 1; /* the same rows by the states that they have just left */
+    cuda_ok(cudaMemset(cuda_backend_buffer(g->backend, CUDA_LOGITS), 0xff, 4ull * n * g->config.vocab), "logits");
+    ok(cuda_backend_step(g->backend, &state), "step from states");
+    ok(cuda_backend_wait(g->backend, g->step, 10000000, &again), "wait");
+    compare_logits(g, n, when);
+    if (memcmp(again.token, result.token, n * sizeof *again.token) != 0) failures++, printf("  %s, %s: other tokens by the states\n", g->name, when);
     for (uint32_t i = 0; i < n; i++) {
         ok(sampler_pick(sampler, &params[i], g->logits_cpu + (uint64_t)i * g->config.vocab, rows[i].position + 1, NULL, &out), "sampler");
         if (out.token == result.token[i] && !result.bad[i]) continue;
@@ -391,6 +427,7 @@ static void step(struct rig *g, struct sampler *sampler, const uint32_t *seq, co
         printf("  %s, %s: row %u picked %u, the CPU %u (T %g k %u p %g min %g)\n", g->name, when, i, result.token[i], out.token, (double)params[i].temperature,
                params[i].top_k, (double)params[i].top_p, (double)params[i].min_p);
     }
+    free(hidden);
 }
 
 /* Prompts in pieces, decode of 1 to 32 rows in every mixture, prompts continued behind it. */

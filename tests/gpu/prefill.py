@@ -4,7 +4,8 @@
 
 Residual stream, K and V after a prompt are compared with transformers in f32 on the same weights (for FP8: on the dequantised ones), beside
 transformers' own bf16 error, which is the yardstick; then the decode step goes on over the prefilled pages and its logits are compared likewise.
-Then the same text in other chunks, beside other sequences and over a ring that wraps: residual, K and V must have the same bits.
+Then the same text in other chunks, beside other sequences and over a ring that wraps: residual, K and V must have the same bits, and so must the
+hidden states of last rows, alone through the last layer or with all others. The first decode step begins with such a state.
 Exit 0 pass, 1 fail, 77 no GPU."""
 import argparse
 import ctypes as c
@@ -22,26 +23,27 @@ E_RANGE = -6
 
 
 class Span(c.Structure):
-    _fields_ = [("seq", c.c_uint32), ("first_position", c.c_uint32), ("first_row", c.c_uint32), ("rows", c.c_uint32)]
+    _fields_ = [("seq", c.c_uint32), ("first_position", c.c_uint32), ("first_row", c.c_uint32), ("rows", c.c_uint32), ("leaves_state", c.c_uint32)]
 
 
 class Prefill:
     """A prefill handle over the weights, pools and page tables of a backend.Model."""
 
-    def __init__(self, model):
+    def __init__(self, model, whole=True):
         self.model, self.lib, self.handle = model, model.lib, c.c_void_p()
         self.lib.cuda_prefill_residual.restype = c.c_void_p
         model.check(self.lib.cuda_prefill_open(c.byref(self.handle), c.byref(model.spec), c.byref(model.options), ROWS_MAX), "open")
         for (seq, kind), pages in model.tables.items():
             model.check(self.lib.cuda_prefill_pages(self.handle, seq, kind, 0, pages, len(pages)), "pages")
-        self.residual = torch.as_tensor(b.DevicePointer(self.lib.cuda_prefill_residual(self.handle), (ROWS_MAX, model.spec.hidden), "<f4"), device="cuda")
+        if whole:
+            self.residual = torch.as_tensor(b.DevicePointer(self.lib.cuda_prefill_residual(self.handle), (ROWS_MAX, model.spec.hidden), "<f4"), device="cuda")
 
     def launch(self, spans):
         """spans: list of (seq, first position, [tokens]). The return value of cuda_prefill_run."""
         tokens = [t for s in spans for t in s[2]]
         array, row = (Span * len(spans))(), 0
         for i, (seq, position, text) in enumerate(spans):
-            array[i] = Span(seq, position, row, len(text))
+            array[i] = Span(seq, position, row, len(text), int(bool(text)))
             row += len(text)
         return self.lib.cuda_prefill_run(self.handle, array, len(spans), (c.c_uint32 * len(tokens))(*tokens))
 
@@ -117,6 +119,40 @@ def invariance(model, prefill, tokens):
     return good
 
 
+def states_of_last_rows(model, whole, tokens):
+    """Each prompt's last row alone through the last layer, several at once, against all rows of the layer; and logits from a state against a step's."""
+    alone, good = Prefill(model, whole=False), True
+    lengths = {1: 1, 2: 4, 3: 65, 4: 300, 5: 777, 7: min(len(tokens), 1100)}
+    want = {}
+    for seq, n in lengths.items():
+        whole.run([(seq, 0, tokens[:n])])
+        want[seq] = model.state(seq, n - 1).clone()
+    model.states.fill_(float("nan"))
+    model.check(alone.launch([(seq, 0, tokens[:n]) for seq, n in lengths.items() if n < 1000]), "run")
+    model.check(alone.lib.cuda_prefill_wait(alone.handle, 60000000), "wait")
+    model.check(alone.launch([(7, 0, tokens[:lengths[7] - 3])]), "run")
+    model.check(alone.lib.cuda_prefill_wait(alone.handle, 60000000), "wait")
+    model.check(alone.launch([(7, lengths[7] - 3, tokens[lengths[7] - 3:lengths[7]])]), "run")
+    model.check(alone.lib.cuda_prefill_wait(alone.handle, 60000000), "wait")
+    for seq, n in lengths.items():
+        same = torch.equal(model.state(seq, n - 1).view(torch.int32), want[seq].view(torch.int32))
+        good &= same
+        if not same:
+            print(f"  the state of a prompt of {n}: {int((model.state(seq, n - 1) != want[seq]).sum())} elements differ")
+    model.step([(seq, n, [tokens[n]]) for seq, n in lengths.items()])          # their states come from the step, so do these logits
+    first = [model.logits[i].clone() for i in range(len(lengths))]
+    states = [model.state(seq, n).clone() for seq, n in lengths.items()]
+    model.step([(seq, n, [tokens[n]]) for seq, n in lengths.items()], from_states=True)
+    for i, (seq, n) in enumerate(lengths.items()):
+        same = torch.equal(model.logits[i].view(torch.int32), first[i].view(torch.int32)) and torch.equal(model.state(seq, n), states[i])
+        good &= same
+        if not same:
+            print(f"  logits by the state of position {n}: {int((model.logits[i] != first[i]).sum())} differ")
+    alone.close()
+    print(f"  states of last rows: {'same bits' if good else 'DIFFERENT'}", flush=True)
+    return good
+
+
 def refusals(prefill):
     """What is wrong is refused and nothing is launched."""
     wrong = {"no token": [(0, 0, [])], "a token that is not in the vocabulary": [(0, 0, [262144])], "a sequence twice": [(0, 0, [1]), (0, 1, [2])],
@@ -150,9 +186,9 @@ def report(name, ours, low, want):
 
 
 def accuracy(model, prefill, reference, args, tokens):
-    """Sequence 0: the prompt by prefill but its last token, which the decode step scores, as the pipeline does it."""
-    residual = torch.cat([prefill.text(0, tokens[:args.prompt - 1], [ROWS_MAX]), torch.zeros(1, model.spec.hidden, device="cuda")])
-    rows = [model.step([(0, args.prompt - 1, [tokens[args.prompt - 1]])]) and model.logits[0].clone()]
+    """Sequence 0: the prompt by prefill, the first step from the state it leaves, as the pipeline does it."""
+    residual = prefill.text(0, tokens[:args.prompt], [ROWS_MAX])
+    rows = [model.step([(0, args.prompt - 1, [tokens[args.prompt - 1]])], from_states=True) and model.logits[0].clone()]
     kv = [[x.float().clone() for x in kv_of(model, 0, i, kept(model, i, args.prompt), args.prompt)] for i in range(model.spec.layers)]
     for at in range(args.prompt, len(tokens)):
         model.step([(0, at, [tokens[at]])])
@@ -173,8 +209,7 @@ def accuracy(model, prefill, reference, args, tokens):
             if name in frequencies:
                 x.data = frequencies[name]
         low = Reference(half, tokens, args.prompt)
-    n = args.prompt - 1
-    good = report("residual", residual[:n], low.residual[:n], want.residual[:n])
+    good = report("residual", residual, low.residual, want.residual)
     flat = lambda x: x.transpose(0, 1).flatten(1)        # [positions, heads * d]
     for i in range(model.spec.layers):
         if i not in (0, 1, 5, model.spec.layers // 2, model.spec.layers - 1):
@@ -205,7 +240,7 @@ def main():
     model = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16, seqs=8, context=(len(tokens) + 1023) // 1024 * 1024, ring_pages=RING_PAGES)
     l.hand_over(reference, model)
     prefill = Prefill(model)
-    good = refusals(prefill)
+    good = refusals(prefill) & states_of_last_rows(model, prefill, tokens)
     if args.long:
         good &= invariance(model, prefill, tokens[:args.long])
     good &= accuracy(model, prefill, reference, args, tokens[:args.prompt + args.decode])

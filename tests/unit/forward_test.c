@@ -445,6 +445,16 @@ static void test_hidden_rows_and_wanted_rows_are_packed(void **state)
     assert_int_equal(forward_run(b.forward, rows, 20, b.seqs, b.seq_count ? b.seq_count : 6, logits, hidden), 0);
     same_bits("row 7", reference + 7ull * b.config.vocab, logits, b.config.vocab);
     same_bits("row 19", reference + 19ull * b.config.vocab, logits + b.config.vocab, b.config.vocab);
+    memcpy(all, hidden, 2ull * b.config.hidden * sizeof(float));
+    memset(hidden, 0, 2ull * b.config.hidden * sizeof(float));
+    assert_int_equal(forward_run(b.forward, rows, 20, b.seqs, b.seq_count ? b.seq_count : 6, NULL, hidden), 0); /* no logits: only states */
+    same_bits("states alone", all, hidden, 2 * b.config.hidden);
+    memset(logits, 0, 2ull * b.config.vocab * sizeof(float));
+    assert_int_equal(forward_logits(b.forward, hidden, 2, logits), 0);
+    same_bits("row 7 by its state", reference + 7ull * b.config.vocab, logits, b.config.vocab);
+    same_bits("row 19 by its state", reference + 19ull * b.config.vocab, logits + b.config.vocab, b.config.vocab);
+    assert_int_equal(forward_logits(b.forward, hidden, 0, logits), -E_RANGE);
+    assert_int_equal(forward_logits(b.forward, hidden, PROMPT + 1, logits), -E_RANGE);
     for (uint32_t i = 0; i < 20; i++) rows[i].want_logits = 0;
     assert_int_equal(forward_run(b.forward, rows, 20, b.seqs, b.seq_count ? b.seq_count : 6, NULL, NULL), 0);
     bench_stop(&b);

@@ -1,109 +1,33 @@
 /* model/assistant.c - the MTP assistant's tensors and its step on the CPU. */
 #include "model/assistant.h"
 
-#include "kernels/pool.h"
-#include "model/format.h"
-#include "model/forward_rope.h"
 #include "shm/error.h"
-#include "shm/must.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define CHUNK_COLUMNS 64u             /* of a product: what one task computes */
-#define VECTORS_PER_LAYER 4u          /* norms of `hidden` numbers */
-
 /* ---- tensors --------------------------------------------------------------------------- */
-
-struct binder {
-    struct format_source source;
-    struct assistant_weights *weights;
-    float *room;
-    int rc;                           /* of the first that failed */
-};
-
-static void bind_matrix(struct binder *b, struct stored_matrix *m, const char *name, uint32_t rows, uint32_t k)
-{
-    if (b->rc != 0) return;
-    b->rc = format_matrix(m, &b->source, name, rows, k);
-    if (b->rc == 0) b->weights->step_bytes += stored_bytes(m);
-}
-
-static const struct tensor *find(struct binder *b, const char *name, uint64_t rows, uint64_t columns)
-{
-    struct tensor *t = safetensors_find(b->source.index, name);
-    char shape[128];
-
-    if (b->rc != 0) return NULL;
-    if (!t) {
-        b->rc = model_error_set(b->source.err, -E_NOT_FOUND, "tensor %s is missing", name);
-        return NULL;
-    }
-    format_shape(t, shape, sizeof shape);
-    const uint64_t elements = t->rank == 1 ? t->shape[0] : t->rank == 2 ? t->shape[0] * t->shape[1] : 0;
-    if ((t->dtype != DTYPE_BF16 && t->dtype != DTYPE_F32) || elements != rows * columns || (t->rank == 2 && t->shape[0] != rows)) {
-        b->rc = model_error_set(b->source.err, -E_FORMAT, "tensor %s is %s; BF16 or F32 of %llu x %llu is needed", name, shape, (unsigned long long)rows, (unsigned long long)columns);
-        return NULL;
-    }
-    t->taken = true;
-    return t;
-}
-
-static const float *bind_vector(struct binder *b, const char *name, uint32_t count)
-{
-    const struct tensor *t = find(b, name, count, 1);
-    float *own = b->room;
-
-    if (!t) return NULL;
-    for (uint32_t i = 0; i < count; i++) own[i] = t->dtype == DTYPE_F32 ? ((const float *)t->data)[i] : stored_from_bf16(((const uint16_t *)t->data)[i]);
-    b->room += count;
-    return own;
-}
-
-static void bind_layer(struct binder *b, uint32_t i)
-{
-    const struct model_config *c = &b->weights->config;
-    struct assistant_layer *l = &b->weights->layer[i];
-    const uint32_t q = model_q_dim(c, i);
-    char name[128];
-
-#define NAMED(suffix) (snprintf(name, sizeof name, "model.layers.%u." suffix, i), name)
-    bind_matrix(b, &l->q, NAMED("self_attn.q_proj"), q, c->hidden);
-    bind_matrix(b, &l->o, NAMED("self_attn.o_proj"), c->hidden, q);
-    bind_matrix(b, &l->gate, NAMED("mlp.gate_proj"), c->intermediate, c->hidden);
-    bind_matrix(b, &l->up, NAMED("mlp.up_proj"), c->intermediate, c->hidden);
-    bind_matrix(b, &l->down, NAMED("mlp.down_proj"), c->hidden, c->intermediate);
-    l->q_norm = bind_vector(b, NAMED("self_attn.q_norm.weight"), c->layer[i].head_dim);
-    l->input_norm = bind_vector(b, NAMED("input_layernorm.weight"), c->hidden);
-    l->post_attention_norm = bind_vector(b, NAMED("post_attention_layernorm.weight"), c->hidden);
-    l->pre_feedforward_norm = bind_vector(b, NAMED("pre_feedforward_layernorm.weight"), c->hidden);
-    l->post_feedforward_norm = bind_vector(b, NAMED("post_feedforward_layernorm.weight"), c->hidden);
-    const float *scalar = bind_vector(b, NAMED("layer_scalar"), 1);
-    l->scalar = scalar ? *scalar : 1.0f;
-#undef NAMED
-}
 
 static int bind_all(struct assistant_weights *w, struct safetensors *index, const struct quantization *quantization, struct model_error *err)
 {
     const struct model_config *c = &w->config;
-    const uint64_t scales = format_floats(index), vectors = (uint64_t)c->layer_count * (VECTORS_PER_LAYER * c->hidden + MODEL_HEAD_DIM_MAX + 1) + c->hidden;
-    struct binder b = {.source = {.index = index, .quantization = quantization, .err = err, .room_floats = scales}, .weights = w};
+    const uint64_t scales = format_floats(index), vectors = drafter_layer_floats(c) + c->hidden;
+    struct drafter_binder b = {.source = {.index = index, .quantization = quantization, .err = err, .room_floats = scales}, .bytes = &w->step_bytes};
 
     w->owned = malloc((vectors + scales) * sizeof *w->owned);
     if (!w->owned) return model_error_set(err, -E_NOMEM, "out of memory for the drafter's norms");
     b.room = w->owned;
     b.source.room = w->owned + vectors;
-    const struct tensor *embed = find(&b, "model.embed_tokens.weight", c->vocab, c->hidden);
+    const struct tensor *embed = drafter_tensor(&b, "model.embed_tokens.weight", c->vocab, c->hidden);
     if (embed) {
         w->embed = embed->data;
         w->dtype = embed->dtype;
         w->step_bytes += embed->byte_count;
     }
-    w->norm = bind_vector(&b, "model.norm.weight", c->hidden);
-    bind_matrix(&b, &w->pre, "pre_projection", c->hidden, 2 * w->backbone_hidden);
-    bind_matrix(&b, &w->post, "post_projection", w->backbone_hidden, c->hidden);
-    for (uint32_t i = 0; i < c->layer_count; i++) bind_layer(&b, i);
+    w->norm = drafter_vector(&b, "model.norm.weight", c->hidden);
+    drafter_matrix(&b, &w->pre, "pre_projection", c->hidden, 2 * w->backbone_hidden);
+    drafter_matrix(&b, &w->post, "post_projection", w->backbone_hidden, c->hidden);
+    for (uint32_t i = 0; i < c->layer_count; i++) drafter_bind_layer(&b, &w->layer[i], c, i, "model.");
     return b.rc;
 }
 
@@ -161,8 +85,7 @@ int assistant_check(const struct assistant_weights *w, const struct model_config
 
 struct assistant {
     const struct assistant_weights *weights;
-    const struct kernels *kernels;
-    struct pool *pool;
+    struct drafter_math math;         /* the pool is owned */
     const uint8_t *kv;
     const struct kv_geometry *geo;
     uint32_t rows_max, window;
@@ -193,7 +116,7 @@ static int make_room(struct assistant *a)
     const uint64_t floats = a->rows_max * (3 * hidden + joined + 2 * q + 2ull * w->config.intermediate);
 
     a->memory = aligned_alloc(64, (floats * sizeof *a->memory + 63) / 64 * 64);
-    a->scratch = malloc(sizeof *a->scratch * pool_threads(a->pool));
+    a->scratch = malloc(sizeof *a->scratch * pool_threads(a->math.pool));
     if (!a->memory || !a->scratch) return -E_NOMEM;
     a->x = a->memory;
     a->y = a->x + a->rows_max * hidden;
@@ -220,7 +143,7 @@ int assistant_open(struct assistant **out, const struct assistant_weights *weigh
     if (rc != 0) return rc;
     if (!(a = calloc(1, sizeof *a))) return -E_NOMEM;
     a->weights = weights;
-    a->kernels = kernels;
+    a->math.kernels = kernels;
     a->kv = kv;
     a->geo = geo;
     a->rows_max = options->rows_max;
@@ -230,7 +153,7 @@ int assistant_open(struct assistant **out, const struct assistant_weights *weigh
         const struct layer_config *l = &weights->config.layer[i];
         rope_table_init(&a->rope[l->type], &weights->config.rope[l->type], l->head_dim);
     }
-    rc = pool_open(&a->pool, options->threads, (int)options->pin);
+    rc = pool_open(&a->math.pool, options->threads, (int)options->pin);
     if (rc == 0) rc = make_room(a);
     if (rc != 0) {
         assistant_close(a);
@@ -243,30 +166,10 @@ int assistant_open(struct assistant **out, const struct assistant_weights *weigh
 void assistant_close(struct assistant *a)
 {
     if (!a) return;
-    if (a->pool) pool_close(a->pool);
+    if (a->math.pool) pool_close(a->math.pool);
     free(a->scratch);
     free(a->memory);
     free(a);
-}
-
-struct product { const struct assistant *a; float *y; const float *x; const struct stored_matrix *m; };
-
-static void product_task(void *context, uint32_t task, uint32_t thread)
-{
-    const struct product *p = context;
-    const uint32_t begin = task * CHUNK_COLUMNS, end = begin + CHUNK_COLUMNS < p->m->rows ? begin + CHUNK_COLUMNS : p->m->rows;
-
-    (void)thread;
-    if (p->m->element == STORED_BF16 || p->m->element == STORED_F32)
-        p->a->kernels->linear(p->y, p->m->rows, p->x, p->m->k, p->a->count, p->m->data, (enum kernels_dtype)p->m->element, p->m->k, begin, end);
-    else p->a->kernels->linear_stored(p->y, p->m->rows, p->x, p->m->k, NULL, p->a->count, p->m, begin, end); /* advice needs no rounded activations */
-}
-
-static void multiply(const struct assistant *a, float *y, const float *x, const struct stored_matrix *m)
-{
-    struct product p = {a, y, x, m};
-
-    pool_run(a->pool, product_task, &p, (m->rows + CHUNK_COLUMNS - 1) / CHUNK_COLUMNS);
 }
 
 struct attention { struct assistant *a; uint32_t layer; };
@@ -298,7 +201,7 @@ static void attention_task(void *context, uint32_t task, uint32_t thread)
             const uint64_t at = ((uint64_t)r * c->q_heads + kv_head * group + i) * dim;
             query[n++] = (struct attention_query){a->q + at, a->attended + at, first, last};
         }
-        a->kernels->attention(query, n, &keys, &a->scratch[thread]);
+        a->math.kernels->attention(query, n, &keys, &a->scratch[thread]);
     }
 }
 
@@ -311,44 +214,22 @@ static void turn_queries(struct assistant *a, uint32_t layer)
 
     for (uint32_t r = 0; r < a->count; r++) {
         rope_table_angles(rope, a->rows[r].position, cosine, sine);
-        for (uint32_t i = 0; i < c->q_heads; i++) {
-            float *q = a->q + ((uint64_t)r * c->q_heads + i) * l->head_dim;
-            a->kernels->rmsnorm(q, q, a->weights->layer[layer].q_norm, l->head_dim, c->norm_eps);
-            a->kernels->rope(q, cosine, sine, rope->half, rope->turned);
-        }
-    }
-}
-
-/* x = (x + norm(y, post)) * scalar, then normed = norm(x, next). */
-static void join(struct assistant *a, const float *post, float scalar, const float *next)
-{
-    const struct model_config *c = &a->weights->config;
-
-    for (uint32_t r = 0; r < a->count; r++) {
-        const uint64_t at = (uint64_t)r * c->hidden;
-        a->kernels->rmsnorm(a->y + at, a->y + at, post, c->hidden, c->norm_eps);
-        a->kernels->add_scaled(a->x + at, a->y + at, scalar, c->hidden);
-        a->kernels->rmsnorm(a->normed + at, a->x + at, next, c->hidden, c->norm_eps);
+        drafter_turn(&a->math, a->q + (uint64_t)r * c->q_heads * l->head_dim, a->weights->layer[layer].q_norm, c->q_heads, l->head_dim, c->norm_eps, rope, cosine, sine);
     }
 }
 
 static void run_layer(struct assistant *a, uint32_t i)
 {
     const struct assistant_weights *w = a->weights;
-    const struct assistant_layer *l = &w->layer[i];
+    const struct drafter_rows rows = {a->count, a->x, a->y, a->normed, a->attended, a->gate, a->up};
     struct attention t = {a, i};
+    uint64_t keys = 0;
 
-    multiply(a, a->q, a->normed, &l->q);
+    drafter_multiply(&a->math, a->q, a->normed, &w->layer[i].q, a->count);
     turn_queries(a, i);
-    pool_run(a->pool, attention_task, &t, a->count * w->config.layer[i].kv_heads);
-    multiply(a, a->y, a->attended, &l->o);
-    join(a, l->post_attention_norm, 1.0f, l->pre_feedforward_norm);
-    multiply(a, a->gate, a->normed, &l->gate);
-    multiply(a, a->up, a->normed, &l->up);
-    for (uint32_t r = 0; r < a->count; r++)
-        a->kernels->geglu(a->gate + (uint64_t)r * w->config.intermediate, a->up + (uint64_t)r * w->config.intermediate, w->config.intermediate);
-    multiply(a, a->y, a->gate, &l->down);
-    join(a, l->post_feedforward_norm, l->scalar, i + 1 == w->config.layer_count ? w->norm : w->layer[i + 1].input_norm);
+    for (uint32_t r = 0; r < a->count; r++) keys += a->rows[r].key_count;
+    drafter_tasks(&a->math, attention_task, &t, a->count * w->config.layer[i].kv_heads, 2 * keys * model_q_dim(&w->config, i));
+    drafter_finish_layer(&a->math, &w->layer[i], &w->config, &rows, i + 1 == w->config.layer_count ? w->norm : w->layer[i + 1].input_norm);
 }
 
 static bool row_ok(const struct assistant *a, const struct assistant_row *row, const struct forward_seq *seqs, uint32_t seq_count)
@@ -361,7 +242,8 @@ int assistant_step(struct assistant *a, const struct assistant_row *rows, uint32
 {
     const struct assistant_weights *w = a->weights;
     const uint64_t backbone = w->backbone_hidden;
-    const struct stored_matrix table = {.data = w->embed, .rows = w->config.vocab, .k = w->config.hidden, .element = w->dtype == DTYPE_F32 ? STORED_F32 : STORED_BF16};
+    const struct stored_matrix table = drafter_plain(w->embed, w->dtype, w->config.vocab, w->config.hidden);
+    const struct drafter_rows lines = {.count = count, .x = a->x, .normed = a->normed};
 
     if (count == 0 || count > a->rows_max) return -E_RANGE;
     for (uint32_t r = 0; r < count; r++)
@@ -373,12 +255,11 @@ int assistant_step(struct assistant *a, const struct assistant_row *rows, uint32
         memcpy(a->joined + 2 * backbone * r, rows[r].embedding, backbone * sizeof(float));
         memcpy(a->joined + 2 * backbone * r + backbone, rows[r].hidden, backbone * sizeof(float));
     }
-    multiply(a, a->x, a->joined, &w->pre);
-    for (uint32_t r = 0; r < count; r++)
-        a->kernels->rmsnorm(a->normed + (uint64_t)r * w->config.hidden, a->x + (uint64_t)r * w->config.hidden, w->layer[0].input_norm, w->config.hidden, w->config.norm_eps);
+    drafter_multiply(&a->math, a->x, a->joined, &w->pre, count);
+    drafter_norm(&a->math, &w->config, &lines, w->layer[0].input_norm);
     for (uint32_t i = 0; i < w->config.layer_count; i++) run_layer(a, i);
-    multiply(a, logits, a->normed, &table);
-    multiply(a, hidden, a->normed, &w->post);
-    for (uint32_t r = 0; r < count && w->config.final_softcap != 0; r++) a->kernels->softcap(logits + (uint64_t)r * w->config.vocab, w->config.final_softcap, w->config.vocab);
+    drafter_multiply(&a->math, logits, a->normed, &table, count);
+    drafter_multiply(&a->math, hidden, a->normed, &w->post, count);
+    for (uint32_t r = 0; r < count && w->config.final_softcap != 0; r++) a->math.kernels->softcap(logits + (uint64_t)r * w->config.vocab, w->config.final_softcap, w->config.vocab);
     return 0;
 }

@@ -14,20 +14,8 @@
 #ifndef SLUICE_MODEL_ASSISTANT_H
 #define SLUICE_MODEL_ASSISTANT_H
 
-#include "kernels/kernels.h"
+#include "model/drafter.h"
 #include "model/forward.h"
-#include "model/quantization.h"
-#include "model/safetensors.h"
-
-struct assistant_layer {
-    struct stored_matrix q;           /* [q_heads * head_dim, hidden] */
-    struct stored_matrix o;           /* [hidden, q_heads * head_dim] */
-    struct stored_matrix gate, up;    /* [intermediate, hidden] */
-    struct stored_matrix down;        /* [hidden, intermediate] */
-    const float *q_norm;              /* [head_dim]   f32, owned */
-    const float *input_norm, *post_attention_norm, *pre_feedforward_norm, *post_feedforward_norm;  /* [hidden] */
-    float scalar;
-};
 
 struct assistant_weights {
     struct model_config config;       /* of the assistant's own layers */
@@ -37,7 +25,7 @@ struct assistant_weights {
     const float *norm;                /* [hidden] */
     struct stored_matrix pre;         /* [hidden, 2 * backbone_hidden]: embedding first */
     struct stored_matrix post;        /* [backbone_hidden, hidden] */
-    struct assistant_layer layer[MODEL_LAYERS_MAX];
+    struct drafter_layer layer[MODEL_LAYERS_MAX];
     uint64_t step_bytes;              /* weights that one step reads */
     float *owned;
 };

@@ -454,7 +454,7 @@ static void test_hidden_rows_and_wanted_rows_are_packed(void **state)
     same_bits("row 7 by its state", reference + 7ull * b.config.vocab, logits, b.config.vocab);
     same_bits("row 19 by its state", reference + 19ull * b.config.vocab, logits + b.config.vocab, b.config.vocab);
     assert_int_equal(forward_logits(b.forward, hidden, 0, logits), -E_RANGE);
-    assert_int_equal(forward_logits(b.forward, hidden, PROMPT + 1, logits), -E_RANGE);
+    assert_int_equal(forward_logits(b.forward, hidden, FORWARD_ROWS_LIMIT + 1, logits), -E_RANGE);
     for (uint32_t i = 0; i < 20; i++) rows[i].want_logits = 0;
     assert_int_equal(forward_run(b.forward, rows, 20, b.seqs, b.seq_count ? b.seq_count : 6, NULL, NULL), 0);
     bench_stop(&b);

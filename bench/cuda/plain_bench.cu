@@ -139,7 +139,7 @@ static void bench_step(struct rig &rig, uint32_t rows, uint32_t position, int re
 
 static void bench_prefill(struct rig &rig, uint32_t rows, uint32_t position, int repeats)
 {
-    const struct cuda_prefill_span span = { 0, position, 0, rows };
+    const struct cuda_prefill_span span = { 0, position, 0, rows, 0 };
     const std::vector<uint32_t> tokens(rows, 7);
     double start = 0;
 

@@ -73,6 +73,7 @@ static struct cuda_prefill *make_prefill(const struct settings *s)
     for (uint32_t i = 0; i < pages.size(); i++) pages[i] = i;
     o.seqs_max = 1, o.context_max = longest, o.ring_pages = (spec.window - 1 + s->chunk + 31) / 32;
     CHECK(cudaMalloc(&o.weights_device, cuda_weights_bytes(&spec)));
+    CHECK(cudaMalloc((void **)&o.states_device, 4ull * STEP_STATES_ROWS * spec.hidden));
     CHECK(cudaMalloc(&o.kv_device[0], spec.page_bytes[0] * o.ring_pages));
     CHECK(cudaMalloc(&o.kv_device[1], spec.page_bytes[1] * (longest / 32)));
     fill_weights(&spec, o.weights_device);
@@ -89,9 +90,10 @@ static double now_ms()
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-static void run_chunk(struct cuda_prefill *p, uint32_t first, uint32_t rows, const std::vector<uint32_t> &tokens)
+static void run_chunk(struct cuda_prefill *p, uint32_t first, uint32_t end, const std::vector<uint32_t> &tokens)
 {
-    const struct cuda_prefill_span span = { 0, first, 0, rows };
+    const uint32_t rows = std::min(p->rows_max, end - first);
+    const struct cuda_prefill_span span = { 0, first, 0, rows, first + rows == end };
 
     OK(cuda_prefill_run(p, &span, 1, tokens.data() + first));
     OK(cuda_prefill_wait(p, 60000000));
@@ -108,7 +110,7 @@ static double parts_ms(struct cuda_prefill *p, uint32_t prompt, const std::vecto
     for (uint32_t at = 0; at < prompt; at += p->rows_max) {
         float ms, best = 1e30f;
 
-        run_chunk(p, at, std::min(p->rows_max, prompt - at), tokens);      /* lays out its job */
+        run_chunk(p, at, prompt, tokens);      /* lays out its job */
         for (int i = 0; i < (prompt > 8192 ? 1 : 3); i++) {
             CHECK(cudaEventRecord(a, p->stream));
             OK(prefill_launch(p, parts));
@@ -132,7 +134,7 @@ static double prompt_ms(struct cuda_prefill *p, uint32_t first, uint32_t end, co
     for (uint32_t i = 0; i <= repeat; i++) {
         const double begin = now_ms();
 
-        for (uint32_t at = first; at < end; at += p->rows_max) run_chunk(p, at, std::min(p->rows_max, end - at), tokens);
+        for (uint32_t at = first; at < end; at += p->rows_max) run_chunk(p, at, end, tokens);
         if (i) t.push_back(now_ms() - begin);              /* the first warms up */
     }
     std::sort(t.begin(), t.end());

@@ -146,6 +146,7 @@ static struct cuda_backend *open_backend(const struct model *m, const struct set
     struct cuda_options options;
 
     memset(&options, 0, sizeof options);
+    CHECK(cudaMalloc((void **)&options.states_device, 4ull * seqs * STEP_STATES_ROWS * m->spec.hidden));
     options.weights_device = m->weights, options.kv_device[0] = m->kv[0], options.kv_device[1] = m->kv[1];
     options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
     options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.wait_slots = o->wait_slots;

@@ -20,15 +20,23 @@
 void pace_init(struct pace *p)
 {
     memset(p, 0, sizeof *p);
-    p->accept = ACCEPT_FIRST;
-    p->found = FOUND_FIRST;
+    for (int i = 0; i < PACE_PHASES; i++) {
+        p->of[i].accept = ACCEPT_FIRST;
+        p->of[i].found = FOUND_FIRST;
+    }
     p->wait_us = WAIT_US_FIRST;
 }
 
-void pace_begin(const struct pace *p, struct pace_sequence *q)
+void pace_begin(const struct pace *p, struct pace_sequence *q, enum pace_phase phase)
 {
-    q->accept = (float)p->accept;
-    q->found = (float)p->found;
+    q->phase = phase;
+    q->accept = (float)p->of[phase].accept;
+    q->found = (float)p->of[phase].found;
+}
+
+void pace_turn(const struct pace *p, struct pace_sequence *q, enum pace_phase phase)
+{
+    if (q->phase != phase) pace_begin(p, q, phase);
 }
 
 static void fit(struct pace *p)
@@ -69,35 +77,47 @@ void pace_note_wait(struct pace *p, uint64_t ns)
 void pace_note_answer(struct pace *p, struct pace_sequence *q, bool has_tokens)
 {
     q->found += ((has_tokens ? 1.0f : 0.0f) - q->found) * RATE_ONE;
-    p->found += ((has_tokens ? 1.0 : 0.0) - p->found) * RATE_ALL;
+    p->of[q->phase].found += ((has_tokens ? 1.0 : 0.0) - p->of[q->phase].found) * RATE_ALL;
 }
 
 void pace_note_judged(struct pace *p, struct pace_sequence *q, uint32_t right, bool missed)
 {
+    double *all = &p->of[q->phase].accept;
+
     for (uint32_t i = 0; i < right; i++) {
         q->accept += (1.0f - q->accept) * RATE_ONE;
-        p->accept += (1.0 - p->accept) * RATE_ALL;
+        *all += (1.0 - *all) * RATE_ALL;
     }
     if (!missed) return;
     q->accept -= q->accept * RATE_ONE;
-    p->accept -= p->accept * RATE_ALL;
+    *all -= *all * RATE_ALL;
 }
 
-/* Tokens that the running sequences would have made in the time of one more row. */
-static double row_price(const struct pace *p, uint32_t members)
+/* Tokens that the running sequences would have made in the time of one more draft: of its row, and of its share of the drafter's step. */
+static double draft_price(const struct pace *p, uint32_t members, uint32_t askers)
 {
     const double us = pace_step_us(p, members);
 
-    return us > 0 ? members * p->row_us / us : 0;
+    return us > 0 ? members * (p->row_us + p->guess_us / askers) / us : 0;
 }
 
 double pace_worth(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t drafts_max)
 {
-    const double price = row_price(p, members);
+    const double price = draft_price(p, members, members);
     double chance = q->accept, worth = 0;
 
     for (uint32_t i = 0; i < drafts_max && chance > price; i++, chance *= q->accept) worth += chance - price;
     return worth * q->found;
+}
+
+uint32_t pace_length(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t askers, uint32_t drafts_max, float *least)
+{
+    const double price = draft_price(p, members, askers);
+    uint32_t count = 1;
+
+    for (double chance = (double)q->accept * q->accept; count < drafts_max && chance > price; chance *= q->accept) count++;
+    *least = price < 1 ? (float)price : 1.0f;
+    return count;
 }
 
 bool pace_pays_waiting(const struct pace *p, double worth, uint32_t members)

@@ -14,21 +14,28 @@
 
 #define PACE_ROWS_MAX 64u
 
+/* Reasoning and answer are drafted with different luck: what was learned of one says little about the other. */
+enum pace_phase { PACE_ANSWER = 0, PACE_THINKING = 1, PACE_PHASES = 2 };
+
 struct pace {
     /* recent steps, weights fading: sums of w, w * rows, ... times in microseconds */
     double weight, rows, us, rows_rows, rows_us;
     double base_us, row_us;           /* a and b */
-    double wait_us;                   /* what waiting for proposals costs a step */
-    double accept, found;             /* over all sequences: where a new one begins */
+    double wait_us;                   /* what waiting for proposals costs a step, besides the drafter's own steps */
+    double guess_us;                  /* what one more draft for all who ask takes the drafter; 0: nothing, or not known */
+    struct { double accept, found; } of[PACE_PHASES]; /* over all sequences: where a new one begins */
 };
 
 struct pace_sequence {                /* of one sequence */
     float accept;                     /* how often a draft is right whose predecessors were right */
     float found;                      /* how often a question brings a proposal with tokens */
+    uint32_t phase;                   /* enum pace_phase */
 };
 
 void pace_init(struct pace *p);
-void pace_begin(const struct pace *p, struct pace_sequence *q);
+void pace_begin(const struct pace *p, struct pace_sequence *q, enum pace_phase phase);
+/* The sequence is in this phase now; a change forgets what was learned of it in the other one. */
+void pace_turn(const struct pace *p, struct pace_sequence *q, enum pace_phase phase);
 
 /* A step that computed `rows` rows took so long. */
 void pace_note_step(struct pace *p, uint32_t rows, uint64_t ns);
@@ -45,6 +52,10 @@ double pace_step_us(const struct pace *p, uint32_t rows);
 /* Tokens a step that a sequence's drafts would add, less what their rows cost, when `members` sequences run: > 0 if asking it pays. drafts_max: most
  * drafts of one block. */
 double pace_worth(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t drafts_max);
+
+/* How many drafts to ask for (1 .. drafts_max), and the chance below which a draft does not pay for its row and the drafter's step, which `askers`
+ * sequences share. */
+uint32_t pace_length(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t askers, uint32_t drafts_max, float *least);
 /* Does the worth of all who would be asked pay for waiting? */
 bool pace_pays_waiting(const struct pace *p, double worth, uint32_t members);
 

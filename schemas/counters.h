@@ -7,10 +7,13 @@ enum tokenize_counter { TOKENIZE_REQUESTS = 0, TOKENIZE_REFUSED, TOKENIZE_TOKENS
 enum prefill_counter { PREFILL_SEQUENCES = 0, PREFILL_TOKENS, PREFILL_CHUNKS, PREFILL_WORK_NS, PREFILL_FULL_PAGES_USED, PREFILL_FULL_PAGES_TOTAL,
                        PREFILL_SLIDING_PAGES_USED, PREFILL_SLIDING_PAGES_TOTAL, PREFILL_WAITING,
                        PREFILL_TURN_ASKED, PREFILL_TURN_ENDED /* model/turns.h */ };
-enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS };
+enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS, DRAFT_KIND /* enum draft_kind of model/engine_draft.h */,
+                     DRAFT_STEP_NS /* of one more neural draft for all that ask, newest rounds; 0: not known, or free */,
+                     DRAFT_NEURAL /* questions that the neural drafter answered */, DRAFT_STEPS, DRAFT_FAILED /* rounds without advice */ };
 enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK_NS, VERIFY_RUNNING, VERIFY_FINISHED, VERIFY_DRAFTED, VERIFY_ACCEPTED,
                       VERIFY_DRAFT_LATE, VERIFY_DRAFT_WAIT_NS, VERIFY_UNPAID /* blocks without drafts because drafts did not pay */,
                       VERIFY_TURN_GIVEN, VERIFY_STEPPING, VERIFY_STEP_NS, VERIFY_TURN_NS /* model/turns.h */,
+                      VERIFY_THINKING_ROUNDS /* of the drafts scored and accepted, and their blocks, those inside reasoning */ = 48, VERIFY_THINKING_DRAFTED, VERIFY_THINKING_ACCEPTED,
                       VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
 enum detokenize_counter { DETOKENIZE_TOKENS = 0, DETOKENIZE_RECORDS, DETOKENIZE_BYTES, DETOKENIZE_WORK_NS, DETOKENIZE_STOPS };
 enum keeper_counter { KEEPER_BYTES_TOTAL = 0, KEEPER_BYTES_DONE, KEEPER_ARENA_BYTES, KEEPER_LOADED /* 1, stored with release: the weights are in place */,

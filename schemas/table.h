@@ -226,6 +226,8 @@ struct detokenize_slot {
     uint8_t pad1[120];
     uint64_t over; /* generation | 1: LOG_END is committed */
     uint8_t pad2[120];
+    uint64_t thinking; /* generation | 1: the newest tokens are reasoning, not answer. For statistics: it lags behind the tokens */
+    uint8_t pad3[120];
     /* the log at table.log_offset: log_bytes_max bytes */
 };
 

@@ -222,6 +222,14 @@ static bool catch_up(struct detokenize *k, struct sequence *q, uint32_t generati
     return true;
 }
 
+static void say_thinking(struct detokenize *k, const struct sequence *q)
+{
+    uint64_t *word = &table_detokenize(&k->table, k->slot)->thinking;
+    const uint64_t now = word_pack(q->generation, output_parser_mode(&q->parser) == OUTPUT_MODE_REASONING);
+
+    if (shm_load_relaxed(word) != now) shm_store_release(word, now);
+}
+
 static void work(struct detokenize *k, struct sequence *q)
 {
     const struct verify_slot *v = table_verify(&k->table, k->slot);
@@ -230,6 +238,7 @@ static void work(struct detokenize *k, struct sequence *q)
 
     feed(k, q, committed < k->table.limits.context_max ? committed : k->table.limits.context_max);
     stage_count(&k->stage, DETOKENIZE_TOKENS, q->fed - before);
+    say_thinking(k, q);
     if (q->stopped || q->full) {
         shm_store_release(&table_detokenize(&k->table, k->slot)->stop, word_pack(q->generation, 1));
         stage_count(&k->stage, DETOKENIZE_STOPS, 1);

@@ -1,95 +1,308 @@
-/* stages/draft.c - proposes tokens by looking the text up in itself (prompt lookup, n-gram drafting).
+/* stages/draft.c - proposes tokens: by looking the text up in itself, or with a neural drafter beside the model.
  *
- * Reads    tokenize slots (prompt), verify slots (committed tokens)
+ * Reads    tokenize slots (prompt), verify slots (committed tokens), prefill slots (pages), gateway slots (parameters), detokenize slots (thinking?);
+ *          with a neural drafter: its checkpoint, the KV arena, the state rows
  * Writes   nothing but its ring: a proposal is advice
  * Rings    in: verify-draft; out: draft-verify (every message is answered, with no tokens if there is no guess)
- * Owns     nothing
- * Fails    cannot: a missing, dead, slow or wrong drafter changes how fast text appears, never which text.
+ * Owns     per sequence its newest guesses, until the text shows what they were worth; learned chances. All of it can be lost
+ * Fails    without harm: a missing, dead, slow or wrong drafter changes how fast text appears, never which text. A drafter's checkpoint that
+ *          cannot be used: exit 100 with the reason.
  *
- * The guess: find the latest earlier place where the last tokens stood before; what followed there follows here.
- * (Prompt lookup decoding, Saxena 2023; the n-gram drafter of vLLM.) */
-#include "schemas/counters.h"
-#include "schemas/table.h"
-#include "shm/clock.h"
-#include "shm/stage.h"
+ * All questions that wait are answered in one round. For each the better of two guesses is taken: what followed the last time these tokens stood
+ * in the text, which costs nothing, or the neural drafter's. Which is better, and how many tokens are worth sending, is learned (draft/chances.c). */
+#include "stages/draft/draft.h"
 
+#include "shm/clock.h"
+
+#include <stdlib.h>
 #include <string.h>
 
-#define MATCH_MAX 8u /* longest suffix compared */
-#define MATCH_MIN 2u /* a shorter match is chance */
+#define ROWS_MAX 64u            /* questions of one round; STATUS_BUSY_MAX */
+#define STEP_SHARE 16u          /* weight of the newest round in what a step costs: 1 / this */
+#define MILLIONTHS 1e-6f
+
+static_assert(ROWS_MAX <= STATUS_BUSY_MAX, "all questions of a round can be declared");
+
+struct job {                    /* one question of the round */
+    uint32_t slot, generation;
+    uint32_t most;              /* tokens worth scoring */
+    float least;                /* chance below which a token is not */
+    bool suspect, thinking;
+    float chance;               /* of the whole guess so far */
+    struct text text;
+    struct ring_msg answer;
+};
 
 struct draft {
     struct stage stage;
     struct table table;
     uint32_t tokens_max;
+    bool neural;
+    struct engine_draft engine;
+    struct chances chances;
+    struct followed *seq;       /* [slot_count] */
+    struct job job[ROWS_MAX];
+    uint32_t job_count;
+    /* the neural part of a round */
+    struct engine_draft_question question[ROWS_MAX];
+    struct engine_draft_answer answer[ROWS_MAX];
+    struct job *asker[ROWS_MAX];
+    uint32_t asked;
 };
 
-struct text { /* prompt and output as one sequence */
-    const uint32_t *prompt, *output;
-    uint32_t prompt_count, count;
-};
+/* ---- sequences ------------------------------------------------------------------------- */
 
-static uint32_t at(const struct text *t, uint32_t i)
+static bool copy_pages(uint32_t *to, const uint32_t *from, uint32_t count, uint32_t count_max, uint32_t pool)
 {
-    return i < t->prompt_count ? t->prompt[i] : t->output[i - t->prompt_count];
+    if (count > count_max) return false;
+    memcpy(to, from, count * sizeof *to);
+    for (uint32_t i = 0; i < count; i++)
+        if (to[i] >= pool) return false;
+    return true;
 }
 
-/* End (exclusive) of the best earlier match of the text's last tokens, 0 if there is none: the longest, of those the latest. */
-static uint32_t find_match(const struct text *t)
+/* Tells the neural drafter where the sequence's keys are. The pages are copied and checked: they may be another's in a moment. */
+static void admit(struct draft *k, uint32_t slot)
 {
-    uint32_t best = 0, best_tokens = MATCH_MIN - 1;
+    struct followed *f = &k->seq[slot];
+    const struct prefill_slot *p = table_prefill(&k->table, slot);
+    const struct table_limits *l = &k->table.limits;
+    struct engine_sequence seq = {.full_pages = f->full_pages, .sliding_pages = f->sliding_pages, .sampling = &f->sampling};
 
-    for (uint32_t end = t->count ? t->count - 1 : 0; end >= MATCH_MIN && best_tokens < MATCH_MAX; end--) {
-        uint32_t same = 0;
-        while (same < MATCH_MAX && same < end && at(t, end - 1 - same) == at(t, t->count - 1 - same)) same++;
-        if (same > best_tokens) {
-            best_tokens = same;
-            best = end;
-        }
+    if (!word_for(&p->pages, f->generation)) return;
+    seq.full_page_count = p->full_page_count;
+    seq.sliding_page_count = p->sliding_page_count;
+    if (!copy_pages(f->full_pages, table_full_pages(&k->table, slot), seq.full_page_count, l->full_pages_max, k->engine.target.geometry.full_page_count)) return;
+    if (!copy_pages(f->sliding_pages, table_sliding_pages(&k->table, slot), seq.sliding_page_count, l->sliding_pages_max, k->engine.target.geometry.sliding_page_count)) return;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE); /* the copies before the second look */
+    if (!word_for(&p->pages, f->generation)) return;
+    engine_draft_admit(&k->engine, slot, &seq);
+    f->has_pages = true;
+}
+
+static void follow(struct draft *k, const struct job *j)
+{
+    struct followed *f = &k->seq[j->slot];
+    const struct tokenize_slot *t = table_tokenize(&k->table, j->slot);
+    const char *field;
+
+    if (f->generation != j->generation) {
+        if (f->has_pages) engine_draft_leave(&k->engine, j->slot);
+        penalty_counts_close(&f->counts);
+        *f = (struct followed){.generation = j->generation, .full_pages = f->full_pages, .sliding_pages = f->sliding_pages,
+                               .sampling = table_gateway(&k->table, j->slot)->params.sampling};
+        f->can_sample = sampling_params_check(&f->sampling, k->neural ? k->engine.target.config.vocab : UINT32_MAX, &field) == 0;
+        if (k->neural && f->can_sample && sampling_params_need_counts(&f->sampling) && penalty_counts_open(&f->counts, t->prompt_count + t->max_output) != 0)
+            f->can_sample = false;
+        f->sampling.want_logprobs = 0;
     }
-    return best;
+    if (k->neural && !f->has_pages) admit(k, j->slot);
 }
 
-static void propose(struct draft *k, const struct ring_msg *in)
+/* The penalties count the committed text; not the drafts of the round, which would have to be taken out again. */
+static const struct penalty_counts *count_text(struct followed *f, const struct text *t)
 {
-    const uint32_t generation = slot_live(&k->table, in->slot);
+    if (!f->counts.entry) return NULL;
+    for (; f->counted < t->count; f->counted++)
+        if (penalty_counts_add(&f->counts, f->counted < t->prompt_count ? t->prompt[f->counted] : t->output[f->counted - t->prompt_count], f->counted >= t->prompt_count) != 0) break;
+    return &f->counts;
+}
+
+/* ---- a round --------------------------------------------------------------------------- */
+
+/* A question becomes a job; false when it is about nobody. */
+static bool take_up(struct draft *k, const struct ring_msg *in, struct job *j)
+{
+    const uint32_t g = in->slot < k->table.limits.slot_count ? slot_live(&k->table, in->slot) : 0;
+
+    if (!g || g != in->generation) return false;
     const struct tokenize_slot *p = table_tokenize(&k->table, in->slot);
-    struct ring_msg out = {.slot = in->slot, .generation = generation};
+    const uint32_t prompt_count = p->prompt_count, committed = word_for(&table_verify(&k->table, in->slot)->commit, g);
+    if (prompt_count > k->table.limits.context_max || committed > k->table.limits.context_max - prompt_count) return false;
+    *j = (struct job){.slot = in->slot, .generation = g, .most = in->count && in->count < k->tokens_max ? in->count : k->tokens_max, .least = (float)in->tokens[0] * MILLIONTHS,
+                      .suspect = word_for(&table_launcher(&k->table, in->slot)->strikes, g) != 0, .thinking = word_for(&table_detokenize(&k->table, in->slot)->thinking, g) != 0, .chance = 1,
+                      .text = {.prompt = table_prompt(&k->table, in->slot), .output = table_output(&k->table, in->slot), .prompt_count = prompt_count, .count = prompt_count + committed},
+                      .answer = {.slot = in->slot, .generation = g, .base = committed}};
+    return true;
+}
+
+/* Is one more token behind these worth it? The engine asks after each step. */
+static bool go_on(void *context, uint32_t index, const struct engine_draft_answer *so_far)
+{
+    struct draft *k = context;
+    struct job *j = k->asker[index];
+    const struct chance_table *c = chances_of(&k->chances, &k->seq[j->slot].sampling, j->thinking, GUESS_NEURAL);
+    const uint32_t newest = so_far->count - 1;
+
+    if (engine_finish_by_token(&k->engine.target.generation, &table_gateway(&k->table, j->slot)->params, so_far->token[newest]) != FINISH_NONE) return false;
+    j->chance *= c->rate[chance_class(so_far->confidence[newest])];
+    return j->chance >= j->least;
+}
+
+/* Looks the text up, and asks the neural drafter if that is likely to know better. */
+static void plan(struct draft *k, struct job *j)
+{
+    struct followed *f = &k->seq[j->slot];
+    struct guess *found = &f->guess[GUESS_LOOKUP];
+    const struct chance_table *lookup, *neural;
+    const uint32_t committed = j->answer.base;
+
+    follow(k, j);
+    lookup = chances_of(&k->chances, &f->sampling, j->thinking, GUESS_LOOKUP);
+    neural = chances_of(&k->chances, &f->sampling, j->thinking, GUESS_NEURAL);
+    for (int s = 0; s < GUESS_SOURCES; s++)
+        if (f->guess[s].count) chances_judge(chances_of(&k->chances, &f->sampling, j->thinking, (enum guess_source)s), &f->guess[s], &j->text);
+    const uint32_t matched = lookup_guess(&j->text, j->most, found);
+    const float rate = matched ? lookup->rate[matched] : 0;
+    const bool can_ask = k->neural && f->has_pages && f->can_sample && committed > 0;
+    if (found->count && !(can_ask && neural->all > rate)) {
+        memcpy(j->answer.tokens, found->token, sizeof j->answer.tokens);
+        j->answer.count = found->count;
+        return;
+    }
+    if (!can_ask) return;
+    k->question[k->asked] = (struct engine_draft_question){.slot = j->slot, .token = j->text.output[committed - 1], .position = j->text.count - 1,
+                                                           .tokens_max = j->most < k->engine.tokens_max ? j->most : k->engine.tokens_max, .sampling = &f->sampling, .counts = count_text(f, &j->text)};
+    k->asker[k->asked++] = j;
+}
+
+/* A neural answer: all of it is remembered for judging, what is likely enough is sent. */
+static void settle(struct draft *k, uint32_t index)
+{
+    struct job *j = k->asker[index];
+    const struct engine_draft_answer *a = &k->answer[index];
+    struct followed *f = &k->seq[j->slot];
+    struct guess *g = &f->guess[GUESS_NEURAL];
+    const struct chance_table *c = chances_of(&k->chances, &f->sampling, j->thinking, GUESS_NEURAL);
+    float chance = 1;
+
+    g->base = j->answer.base;
+    g->count = a->count;
+    for (uint32_t i = 0; i < a->count; i++) {
+        g->token[i] = a->token[i];
+        g->class[i] = chance_class(a->confidence[i]);
+        chance *= c->rate[g->class[i]];
+        if (chance >= j->least && j->answer.count == i) j->answer.tokens[j->answer.count++] = a->token[i];
+    }
+}
+
+static uint32_t longest(const struct draft *k)
+{
+    uint32_t most = 0;
+
+    for (uint32_t i = 0; i < k->asked; i++)
+        if (k->answer[i].count > most) most = k->answer[i].count;
+    return most;
+}
+
+static void ask_neural(struct draft *k)
+{
+    uint64_t *c = k->stage.status->counters;
     const uint64_t begin = clock_ns();
 
-    if (!generation || generation != in->generation) return;
-    const bool convicted = word_for(&table_launcher(&k->table, in->slot)->verdict, generation) != 0;
-    const struct text t = {.prompt = table_prompt(&k->table, in->slot), .output = table_output(&k->table, in->slot), .prompt_count = p->prompt_count,
-                           .count = p->prompt_count + word_for(&table_verify(&k->table, in->slot)->commit, generation)};
-    if (p->prompt_count > k->table.limits.context_max || t.count > k->table.limits.context_max) return;
-    if (!convicted) stage_busy(&k->stage, &in->slot, &generation, 1);
-    out.base = t.count - t.prompt_count;
-    for (uint32_t from = convicted ? 0 : find_match(&t); from && out.count < k->tokens_max; from++)
-        out.tokens[out.count++] = from < t.count ? at(&t, from) : out.tokens[from - t.count]; /* a text in circles goes round again */
-    ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &out);
+    if (k->asked == 0) return;
+    const int rc = engine_draft_round(&k->engine, k->question, k->asked, k->answer, go_on, k);
+    if (rc != 0) { /* a sequence that changed hands under us: its neighbours are asked again soon */
+        stage_count(&k->stage, DRAFT_FAILED, 1);
+        return;
+    }
+    for (uint32_t i = 0; i < k->asked; i++) settle(k, i);
+    const uint32_t steps = longest(k);
+    stage_count(&k->stage, DRAFT_NEURAL, k->asked);
+    stage_count(&k->stage, DRAFT_STEPS, steps);
+    if (steps == 0) return;
+    const uint64_t old = c[DRAFT_STEP_NS], now = (clock_ns() - begin) / steps;
+    shm_store_relaxed(&c[DRAFT_STEP_NS], old ? old - old / STEP_SHARE + now / STEP_SHARE : now);
+}
+
+static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)
+{
+    uint32_t slots[ROWS_MAX], generations[ROWS_MAX], busy = 0;
+    const uint64_t begin = clock_ns();
+
+    for (uint32_t i = 0; i < count; i++) {
+        if (word_for(&table_launcher(&k->table, jobs[i].slot)->verdict, jobs[i].generation)) continue; /* answered, not touched */
+        slots[busy] = jobs[i].slot;
+        generations[busy++] = jobs[i].generation;
+    }
+    stage_busy(&k->stage, slots, generations, busy);
+    k->asked = 0;
+    for (uint32_t i = 0; i < count; i++)
+        if (!word_for(&table_launcher(&k->table, jobs[i].slot)->verdict, jobs[i].generation)) plan(k, &jobs[i]);
+    ask_neural(k);
+    for (uint32_t i = 0; i < count; i++) {
+        ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &jobs[i].answer);
+        stage_count(&k->stage, DRAFT_TOKENS, jobs[i].answer.count);
+    }
     stage_idle(&k->stage);
-    stage_count(&k->stage, DRAFT_PROPOSALS, 1);
-    stage_count(&k->stage, DRAFT_TOKENS, out.count);
+    stage_count(&k->stage, DRAFT_PROPOSALS, count);
     stage_count(&k->stage, DRAFT_WORK_NS, clock_ns() - begin);
+}
+
+/* Takes what waits; of several questions about one slot the newest counts. */
+static void take_questions(struct draft *k)
+{
+    struct ring *const in = &k->stage.ring[RING_VERIFY_DRAFT];
+    struct ring_msg msg;
+    struct job j;
+
+    k->job_count = 0;
+    ring_overran(in); /* a lost question is a round without drafts */
+    while (k->job_count < ROWS_MAX && ring_take(in, &msg) == 1) {
+        if (!take_up(k, &msg, &j)) continue;
+        uint32_t at = 0;
+        while (at < k->job_count && k->job[at].slot != j.slot) at++;
+        k->job[at] = j;
+        if (at == k->job_count) k->job_count++;
+    }
+}
+
+/* Suspects are run alone, so that nobody else is accused with them. */
+static void answer_all(struct draft *k)
+{
+    uint32_t plain = 0;
+
+    for (uint32_t i = 0; i < k->job_count; i++) {
+        if (k->job[i].suspect) {
+            run_jobs(k, &k->job[i], 1);
+            continue;
+        }
+        k->job[plain++] = k->job[i];
+    }
+    if (plain) run_jobs(k, k->job, plain);
+}
+
+static void attach(struct draft *k, int argc, char **argv)
+{
+    stage_attach(&k->stage, ROLE_DRAFT, "proposes tokens", argc, argv);
+    table_attach(&k->table, &k->stage);
+    const struct table_limits *l = &k->table.limits;
+    k->tokens_max = (uint32_t)wiring_u64(&k->stage.wiring, "draft.tokens", 7);
+    if (k->tokens_max > RING_TOKENS_MAX) k->tokens_max = RING_TOKENS_MAX;
+    k->neural = strcmp(wiring_text(&k->stage.wiring, "draft.kind", "ngram"), "checkpoint") == 0;
+    if (k->neural) engine_draft_open(&k->engine, &k->stage, l->slot_count, ROWS_MAX);
+    k->seq = calloc(l->slot_count, sizeof *k->seq);
+    uint32_t *pages = k->neural ? malloc(sizeof *pages * l->slot_count * ((uint64_t)l->full_pages_max + l->sliding_pages_max)) : NULL;
+    if (!k->seq || (k->neural && !pages)) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
+    for (uint32_t s = 0; s < l->slot_count && pages; s++) {
+        k->seq[s].full_pages = pages + (uint64_t)s * (l->full_pages_max + l->sliding_pages_max);
+        k->seq[s].sliding_pages = k->seq[s].full_pages + l->full_pages_max;
+    }
+    chances_init(&k->chances);
+    k->stage.status->counters[DRAFT_KIND] = k->neural ? k->engine.kind : DRAFT_KIND_NGRAM;
+    k->stage.status->counters[DRAFT_STEP_NS] = 0;
 }
 
 int main(int argc, char **argv)
 {
     static struct draft k;
-    struct ring *in;
-    struct ring_msg msg;
 
-    stage_attach(&k.stage, ROLE_DRAFT, "proposes tokens by n-gram lookup", argc, argv);
-    table_attach(&k.table, &k.stage);
-    k.tokens_max = (uint32_t)wiring_u64(&k.stage.wiring, "draft.tokens", 7);
-    if (k.tokens_max > RING_TOKENS_MAX) k.tokens_max = RING_TOKENS_MAX;
-    in = &k.stage.ring[RING_VERIFY_DRAFT];
+    attach(&k, argc, argv);
     stage_ready(&k.stage);
     while (stage_running(&k.stage)) {
-        ring_overran(in); /* a lost question is a round without drafts */
-        if (ring_take(in, &msg) == 1) {
-            if (msg.slot < k.table.limits.slot_count) propose(&k, &msg);
-        } else stage_wait(&k.stage, 1000);
+        take_questions(&k);
+        if (k.job_count) answer_all(&k);
+        else stage_wait(&k.stage, 1000);
     }
     return 0;
 }

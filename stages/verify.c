@@ -326,6 +326,11 @@ static void count_drafts(struct verify *k, const struct engine_span *b, uint32_t
         v->accepted_at[i]++;
         shm_store_relaxed(&c[VERIFY_ACCEPTED_AT + i], c[VERIFY_ACCEPTED_AT + i] + 1);
     }
+    if (k->seq[b->slot].pace.phase == PACE_THINKING) {
+        stage_count(&k->stage, VERIFY_THINKING_ROUNDS, 1);
+        stage_count(&k->stage, VERIFY_THINKING_DRAFTED, drafted);
+        stage_count(&k->stage, VERIFY_THINKING_ACCEPTED, accepted);
+    }
     stage_count(&k->stage, VERIFY_DRAFTED, drafted);
     stage_count(&k->stage, VERIFY_ACCEPTED, accepted);
 }

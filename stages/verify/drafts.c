@@ -13,7 +13,12 @@
 #define WAIT_NS 500000ull        /* most that a round waits for proposals, ... */
 #define WAIT_STEP_SHARE 8        /* ... and most as a share of a step */
 #define LATE_SKIP_MAX 64u        /* after repeated lateness so many rounds do not wait at all */
-#define PEEK_TOKENS 32u          /* how often one whose drafts do not pay is asked all the same */
+#define PEEK_TOKENS 32u          /* how often one whose drafts do not pay is asked all the same, ... */
+#define PEEK_DRAFTS 3u           /* ... for so many drafts, ... */
+#define PEEK_SHARE 0.005         /* ... and for at most this share of the time */
+#define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
+#define MILLION 1000000u
+#define GUESS_NS_MAX 1000000000ull /* a drafter's figure is advice, too */
 
 static bool drafter_is_up(const struct verify *k)
 {
@@ -71,19 +76,38 @@ uint32_t drafts_usable(const struct verify *k, uint32_t slot, const uint32_t **d
     return q->draft_count - known;
 }
 
+static enum pace_phase phase_of(const struct verify *k, uint32_t slot)
+{
+    return word_for(&table_detokenize(&k->table, slot)->thinking, k->seq[slot].generation) ? PACE_THINKING : PACE_ANSWER;
+}
+
+/* What the drafter says of its own speed; 0 where it says nothing. */
+static double guess_us(const struct verify *k)
+{
+    const uint8_t *segment = k->stage.segment[ROLE_DRAFT];
+    const struct stage_status *status = (const struct stage_status *)(segment + SEGMENT_STATUS_OFFSET);
+    const uint64_t ns = segment ? shm_load_relaxed(&status->counters[DRAFT_STEP_NS]) : 0;
+
+    return ns < GUESS_NS_MAX ? (double)ns * 1e-3 : GUESS_NS_MAX * 1e-3;
+}
+
 void drafts_decide(struct verify *k)
 {
     double worth = 0;
 
     k->drafting = false;
+    k->askers = k->longest_asked = 0;
+    k->pace.guess_us = guess_us(k);
     if (k->draft_tokens == 0 || !drafter_is_up(k)) {
         for (uint32_t i = 0; i < k->active_count; i++) k->seq[k->active[i]].wants = false;
         return;
     }
     for (uint32_t i = 0; i < k->active_count; i++) {
         struct sequence *q = &k->seq[k->active[i]];
+        pace_turn(&k->pace, &q->pace, phase_of(k, k->active[i]));
         const double own = pace_worth(&k->pace, &q->pace, k->active_count, k->draft_tokens);
         q->wants = own > 0 || k->draft_always;
+        k->askers += q->wants;
         worth += own;
     }
     k->drafting = k->active_count > 0 && (k->draft_always || pace_pays_waiting(&k->pace, worth, k->active_count));
@@ -94,28 +118,48 @@ void drafts_decide(struct verify *k)
 
 void drafts_begin(struct verify *k, struct sequence *q)
 {
-    pace_begin(&k->pace, &q->pace);
+    pace_begin(&k->pace, &q->pace, PACE_ANSWER);
     q->draft_base = q->asked = NOT_ASKED;
     q->quiet = PEEK_TOKENS / 2; /* short outputs are seen, too */
+}
+
+/* Most drafts that are wanted, and the least chance that one should have; 0, 0: the drafter may say what it has. */
+static void ask(struct verify *k, uint32_t slot, uint32_t most, float least)
+{
+    const struct sequence *q = &k->seq[slot];
+    const struct ring_msg msg = {.slot = slot, .generation = q->generation, .base = q->committed, .count = most, .tokens = {(uint32_t)(least * MILLION)}};
+
+    ring_publish(&k->stage.ring[RING_VERIFY_DRAFT], &msg);
+}
+
+/* Tokens between two such questions: a drafter that computes is asked more rarely. */
+static uint32_t peek_tokens(const struct verify *k)
+{
+    const double step = pace_step_us(&k->pace, k->active_count ? k->active_count : 1), apart = step > 0 ? k->active_count * PEEK_DRAFTS * k->pace.guess_us / (step * PEEK_SHARE) : 0;
+
+    return apart > PEEK_TOKENS ? apart < 1e6 ? (uint32_t)apart : 1000000u : PEEK_TOKENS;
 }
 
 void drafts_peek(struct verify *k, uint32_t slot)
 {
     struct sequence *q = &k->seq[slot];
 
-    if (k->draft_tokens == 0 || q->wants || q->quiet < PEEK_TOKENS) return;
+    if (k->draft_tokens == 0 || q->wants || q->quiet < peek_tokens(k)) return;
     q->quiet = 0;
-    verify_tell(k, RING_VERIFY_DRAFT, slot);
+    ask(k, slot, PEEK_DRAFTS, 0);
 }
 
 static void ask_all(struct verify *k)
 {
     for (uint32_t i = 0; i < k->active_count; i++) {
         struct sequence *q = &k->seq[k->active[i]];
+        float least = 0;
         if (!q->wants || q->draft_base == q->committed || q->asked == q->committed) continue;
+        const uint32_t most = k->draft_always ? k->draft_tokens : pace_length(&k->pace, &q->pace, k->active_count, k->askers, k->draft_tokens, &least);
         q->quiet = 0;
         q->asked = q->committed;
-        verify_tell(k, RING_VERIFY_DRAFT, k->active[i]);
+        if (most > k->longest_asked) k->longest_asked = most;
+        ask(k, k->active[i], most, least);
     }
 }
 
@@ -126,20 +170,27 @@ static bool all_answered(const struct verify *k)
     return true;
 }
 
+/* What the drafter's own steps of this round should take. */
+static double guesses_us(const struct verify *k)
+{
+    return k->longest_asked * k->pace.guess_us;
+}
+
 static uint64_t wait_limit_ns(const struct verify *k)
 {
     const uint64_t share = (uint64_t)(pace_step_us(&k->pace, k->active_count) * 1000) / WAIT_STEP_SHARE;
 
-    return share && share < WAIT_NS ? share : WAIT_NS;
+    return (share && share < WAIT_NS ? share : WAIT_NS) + (uint64_t)(guesses_us(k) * 1000) * WAIT_GUESSES;
 }
 
 /* A live drafter answers every question, with nothing if it has nothing; a late one is waited for ever more rarely. */
 void drafts_wait(struct verify *k)
 {
     struct ring *const r = &k->stage.ring[RING_DRAFT_VERIFY];
-    const uint64_t begin = clock_ns(), limit = wait_limit_ns(k), until = begin + limit;
+    const uint64_t begin = clock_ns();
 
     ask_all(k);
+    const uint64_t limit = wait_limit_ns(k), until = begin + limit;
     drafts_take(k);
     if (!drafter_is_up(k) || all_answered(k)) return;
     if (k->skip_waits > 0) {
@@ -151,7 +202,8 @@ void drafts_wait(struct verify *k)
         drafts_take(k);
         if (!all_answered(k)) continue;
         k->late = 0;
-        pace_note_wait(&k->pace, clock_ns() - begin);
+        const uint64_t own = (uint64_t)(guesses_us(k) * 1000), waited = clock_ns() - begin;
+        pace_note_wait(&k->pace, waited > own ? waited - own : 0);
         stage_count(&k->stage, VERIFY_DRAFT_WAIT_NS, clock_ns() - begin);
         return;
     }

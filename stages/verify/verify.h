@@ -38,6 +38,8 @@ struct verify {
     bool draft_always;    /* score what is proposed, whether it pays or not */
     bool drafting;        /* somebody's drafts pay: this round waits for proposals */
     uint32_t late, skip_waits;
+    uint32_t askers;      /* sequences whose drafts pay, in this round */
+    uint32_t longest_asked; /* drafts that the longest question of this round asks for */
     uint32_t block_count, row_count; /* of the step in hand */
     bool begins;          /* it is of sequences without a token */
     struct engine_span span[ENGINE_ROWS_MAX];

@@ -90,8 +90,8 @@ static void test_drafts_pay_where_rows_are_cheap(void **state)
     pace_init(&cpu);
     run(&gpu, 400, 1, 7, 3000, 40);
     run(&cpu, 400, 1, 7, 100, 500);
-    pace_begin(&gpu, &good);
-    pace_begin(&gpu, &bad);
+    pace_begin(&gpu, &good, PACE_ANSWER);
+    pace_begin(&gpu, &bad, PACE_ANSWER);
     judge(&gpu, &good, 40, 4, true);
     judge(&gpu, &bad, 40, 0, true);
     assert_true(good.accept > 0.6 && bad.accept < 0.02);
@@ -109,7 +109,7 @@ static void test_who_never_answers_is_not_worth_asking(void **state)
     (void)state;
     pace_init(&p);
     run(&p, 400, 1, 7, 3000, 40);
-    pace_begin(&p, &q);
+    pace_begin(&p, &q, PACE_ANSWER);
     judge(&p, &q, 60, 0, false);
     assert_true(q.found < 0.001);
     assert_false(pace_pays_waiting(&p, pace_worth(&p, &q, 1, 7), 1));

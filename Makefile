@@ -42,6 +42,7 @@ all_src    := $(lib_src) $(stage_src) $(wildcard stages/*/*.c) $(launch_src) $(t
 
 gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
 media_libs   := -ljpeg -lspng -lwebp -lwebpdemux -lsndfile -lsoxr
+vision_libs  := $(media_libs) -lseccomp
 
 -include schemas/build.mk kernels/cuda/build.mk
 
@@ -85,9 +86,9 @@ $B/faulty/libfake_gpu.so: tests/faults/fake_gpu.c $B/flags
 test_obj := $(filter-out %/main.o,$(launch_obj))
 $B/libtested.a: $(test_obj)
 	@rm -f $@; ar rcs $@ $^
-$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $B/libtested.a $B/libsluice.a
+$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $$(call parts,vision) $B/libtested.a $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(media_libs) -lcmocka
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(vision_libs) -lcmocka
 
 $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 	@mkdir -p $(@D)

@@ -58,10 +58,12 @@ static bool role_gets(int role, const char *name)
     const bool tensors = strstr(name, ".safetensors") != NULL;
 
     if (strncmp(name, "file.api_keys", 13) == 0 || strncmp(name, "socket.", 7) == 0) return role == ROLE_GATEWAY;
+    if (strcmp(name, "event.vision") == 0) return role == ROLE_GATEWAY || role == ROLE_VISION;
     if (strncmp(name, "event.", 6) == 0) return role == ROLE_GATEWAY || role == ROLE_TOKENIZE || role == ROLE_DETOKENIZE;
     if (role == ROLE_KEEPER) return true; /* draft.*: see wire() */
     if (strncmp(name, "gpu.", 4) == 0) return role == ROLE_PREFILL || role == ROLE_VERIFY;
     if (strncmp(name, "arena.", 6) == 0 || tensors) return role == ROLE_PREFILL || role == ROLE_VERIFY || role == ROLE_DRAFT;
+    if (role == ROLE_VISION) return false; /* what it needs to know of the model are numbers: options media.* */
     if (role == ROLE_GATEWAY) return strcmp(name, "file.tokenizer.json") == 0;
     return strncmp(name, "file.", 5) == 0;
 }
@@ -295,6 +297,10 @@ int child_swap(struct server *v, struct child *c, const char *exe, int client, c
     if (c->swap_client >= 0) {
         snprintf(err, err_bytes, "another swap of %s is under way; try again when it is done", role_name(c->role));
         return -E_BUSY;
+    }
+    if (c->role == ROLE_VISION && v->model_known && v->table.limits.media_tokens_max == 0) {
+        snprintf(err, err_bytes, "the model takes text alone: there is no vision stage");
+        return -E_CONFIG;
     }
     struct stat st;
     if (!to_default && (access(exe, X_OK) != 0 || stat(exe, &st) != 0 || !S_ISREG(st.st_mode))) {

@@ -238,6 +238,11 @@ static void set_base_options(struct server *v)
     wiring_set(w, "draft.tokens", o->value[OPT_DRAFT_TOKENS]);
     wiring_set(w, "draft.when", o->value[OPT_DRAFT_WHEN]);
     wiring_set(w, "prefill.share", o->value[OPT_PREFILL_SHARE]);
+    uint64_t workers = options_u64(o, OPT_VISION_WORKERS);
+    if (workers == 0) workers = sysconf(_SC_NPROCESSORS_ONLN) >= 4 ? 2 : 1;
+    wiring_setf(w, "media.workers", "%llu", (unsigned long long)workers);
+    wiring_set(w, "media.cache_mib", o->value[OPT_MEDIA_CACHE_MIB]);
+    wiring_set(w, "media.tokens_asked", o->value[OPT_MEDIA_TOKENS]);
     wiring_set(w, "gateway.queue_max", o->value[OPT_QUEUE]);
     wiring_setf(w, "gateway.message_bytes_max", "%llu", (unsigned long long)options_u64(o, OPT_MESSAGE_MIB) << 20);
     wiring_setf(w, "gateway.grace_ms", "%llu", (unsigned long long)options_u64(o, OPT_GRACE) * 1000);
@@ -303,6 +308,7 @@ static void start_pipeline(struct server *v)
         return;
     }
     v->model_known = true;
+    v->child[ROLE_VISION].enabled = v->table.limits.media_tokens_max > 0; /* nothing to do for a model of text alone */
     say_where(v);
     gpu_begin(v);
     server_set_phase(v, PIPELINE_STARTING);
@@ -424,6 +430,9 @@ static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_b
     v->gateway_event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (v->gateway_event_fd < 0) return -E_IO;
     wiring_add_fd(&v->base, "event.gateway", v->gateway_event_fd);
+    v->vision_event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (v->vision_event_fd < 0) return -E_IO;
+    wiring_add_fd(&v->base, "event.vision", v->vision_event_fd);
     set_base_options(v);
     return segment_create(v, ROLE_KEEPER, 0, 0, 0, err, err_bytes);
 }
@@ -461,7 +470,7 @@ int serve(int argc, char **argv)
     struct rlimit files;
 
     if (!v) return EXIT_MISSING;
-    v->exit_code = v->listen_fd = v->gateway_event_fd = v->control_fd = v->gpu.log_fd = -1;
+    v->exit_code = v->listen_fd = v->gateway_event_fd = v->vision_event_fd = v->control_fd = v->gpu.log_fd = -1;
     v->started_ns = clock_ns();
     for (int role = 0; role < ROLE_COUNT; role++) v->segment_fd[role] = v->segment_ro_fd[role] = -1;
     for (unsigned i = 0; i < CLIENTS_MAX; i++) v->client[i].fd = -1;

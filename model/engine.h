@@ -19,6 +19,7 @@
 
 #include "model/config.h"
 #include "model/forward.h"
+#include "model/media.h"
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
@@ -44,11 +45,19 @@ struct engine_span {
     uint32_t leaves_state;            /* engine_fill: 1: its last row is the prompt's last, whose state (model/states.h) is to be left */
 };
 
+/* Rows of a call that are soft tokens: their entries in tokens[] are placeholders. A picture is one piece, whole, and its rows see each other. */
+struct engine_piece {
+    uint32_t row, rows;
+    uint32_t kind;                    /* enum media_kind */
+    uint32_t columns;                 /* picture: blocks in a row */
+    const void *data;                 /* u8 [rows][PICTURE_PATCH_BYTES] or f32 [rows][audio frame]; borrowed for the call */
+};
+
 struct engine;
 struct engine_device {                /* one of engine_cpu, engine_cuda */
     void (*admit)(struct engine *e, uint32_t slot, const struct engine_sequence *seq);
     void (*leave)(struct engine *e, uint32_t slot);
-    void (*fill)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
+    void (*fill)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, const struct engine_piece *pieces, uint32_t piece_count);
     void (*step)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
     void (*first)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens);
     void (*wait)(struct engine *e);
@@ -85,9 +94,9 @@ static inline void engine_admit(struct engine *e, uint32_t slot, const struct en
 static inline void engine_leave(struct engine *e, uint32_t slot) { e->device->leave(e, slot); }
 
 /* Prefill: K and V of these rows, and the states that are to be left, are in memory when it returns. */
-static inline void engine_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+static inline void engine_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, const struct engine_piece *pieces, uint32_t piece_count)
 {
-    e->device->fill(e, spans, span_count, tokens, rows);
+    e->device->fill(e, spans, span_count, tokens, rows, pieces, piece_count);
 }
 
 /* Rows that one engine_fill should have now: rows_max, or fewer while sequences run on the same device. */

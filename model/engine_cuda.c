@@ -227,7 +227,7 @@ static void await_prefill(struct engine *e)
     check(e, "prefill", rc);
 }
 
-static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
+static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, const struct engine_piece *pieces, uint32_t piece_count)
 {
     struct gpu *g = e->state;
     struct cuda_prefill_span out[CUDA_PREFILL_SPANS_MAX];
@@ -235,6 +235,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     int more;
 
     must(span_count <= CUDA_PREFILL_SPANS_MAX && rows <= e->rows_max);
+    must(piece_count == 0 || !pieces); /* the keeper says that this device takes text alone */
     if (engine_fault_hook) fault_if_asked(e, spans, span_count);
     for (uint32_t i = 0; i < span_count; i++) { /* one may have nothing left but to be handed over */
         if (spans[i].rows == 0) continue;

@@ -10,9 +10,11 @@
 #ifndef SLUICE_SCHEMAS_MEDIA_H
 #define SLUICE_SCHEMAS_MEDIA_H
 
+#include <msgpack.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#define MEDIA_FILE_BYTES_MAX (20u << 20)
 #define MEDIA_ITEMS_MAX 64u           /* pictures and sounds of one request */
 #define MEDIA_TOKEN_BYTES 6912u       /* of one soft token in the vision record: 48 x 48 pixels of three bytes; a frame of sound takes less */
 #define MEDIA_TOKENS_DEFAULT 8192u    /* soft tokens of one request, unless the context is shorter */
@@ -53,5 +55,23 @@ struct media_item {
     uint32_t pad;
     uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] or f32 [tokens][640], at a multiple of 64 */
 };
+
+/* Takes over data (malloc) on success. 0, -E_FULL: MEDIA_ITEMS_MAX are in it. */
+int media_list_add(struct media_list *list, uint32_t kind, uint32_t budget, uint8_t *data, size_t bytes);
+void media_list_free(struct media_list *list);
+
+/* Appends all files to out, behind zeros up to a multiple of 8; returns where the first begins. */
+size_t media_pack(const struct media_list *list, msgpack_sbuffer *out);
+
+/* The file at *offset of a record of area_bytes, which may be another process's memory: `hdr` is a checked copy, *data is borrowed. Moves
+ * *offset behind it. 0, or -E_FORMAT. */
+int media_next(const uint8_t *area, uint64_t area_bytes, uint64_t *offset, struct media_file_hdr *hdr, const uint8_t **data);
+
+/* Text of base64 (the usual alphabet or the URL one, padding optional, white space ignored) to bytes; *out is the caller's to free.
+ * 0, -E_FORMAT (another character, or no whole bytes), -E_NOMEM. */
+int media_base64(const char *text, size_t text_bytes, uint8_t **out, size_t *out_bytes);
+
+/* The base64 part of a "data:...;base64," URL, borrowed; NULL when it is none. */
+const char *media_data_url(const char *url, size_t url_bytes, size_t *text_bytes);
 
 #endif

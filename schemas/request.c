@@ -133,8 +133,9 @@ static int read_lane(struct request *r, const json_t *body, bool websocket, stru
     return 0;
 }
 
-static int read_responses(struct request *r, bool websocket, const json_t *body, struct fault *f)
+static int read_responses(struct request *r, bool websocket, const json_t *body, const struct request_defaults *d, struct fault *f)
 {
+    struct request_media media = {&r->media, d};
     static const char *const unbuilt[] = {"background", "conversation", "prompt", "context_management", "moderation", NULL};
     const json_t *input = json_object_get(body, "input");
     const char *instructions = NULL, *effort = NULL, *truncation = "disabled";
@@ -159,7 +160,7 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
         return fault_set(f, 400, input ? "invalid_type" : "missing_required_parameter", "input", "'input' must be a string or an array of input items.");
     if (json_array_size(input) > REQUEST_MESSAGES_MAX)
         return fault_set(f, 400, "array_too_long", "input", "Invalid 'input': at most %u items are allowed.", REQUEST_MESSAGES_MAX);
-    if (!(messages = request_input_messages(input, f))) return -E_FORMAT;
+    if (!(messages = request_input_messages(input, &media, f))) return -E_FORMAT;
     if (request_tools(body, &tools, f) < 0) {
         json_decref(messages);
         return -E_FORMAT;
@@ -180,6 +181,10 @@ int request_continue(struct request *r, const struct view *v, struct fault *f)
     size_t i;
 
     if (!history) return -E_FORMAT;
+    if (request_media_history(r, v, f) < 0) {
+        json_decref(history);
+        return -E_FORMAT;
+    }
     json_array_foreach(messages, i, message)
     {
         if (i < r->instructions) json_array_insert(history, 0, message); /* new instructions lead; those of the past are gone */
@@ -225,6 +230,7 @@ static int read_chat_logprobs(struct request *r, const json_t *body, struct faul
 
 static int read_chat(struct request *r, const json_t *body, const struct request_defaults *d, struct fault *f)
 {
+    struct request_media media = {&r->media, d};
     static const char *const unbuilt[] = {"functions", "function_call", "audio", "prediction", "web_search_options", NULL};
     json_t *messages = NULL, *modalities = NULL, *tools, *list;
     const char *effort = NULL;
@@ -242,7 +248,7 @@ static int read_chat(struct request *r, const json_t *body, const struct request
     TRY(text_format(json_object_get(body, "response_format"), "response_format", f));
     TRY(field_array(body, "messages", REQUEST_MESSAGES_MAX, &messages, f));
     if (!json_array_size(messages)) return fault_set(f, 400, "missing_required_parameter", "messages", "'messages' must be a non-empty array.");
-    if (!(list = request_chat_messages(messages, f))) return -E_FORMAT;
+    if (!(list = request_chat_messages(messages, &media, f))) return -E_FORMAT;
     if (request_tools(body, &tools, f) < 0) {
         json_decref(list);
         return -E_FORMAT;
@@ -329,7 +335,7 @@ int request_read(struct request *r, enum api api, bool websocket, const json_t *
     r->store = api == API_RESPONSES;
     r->stream = websocket;
     int rc = request_sampling(r, body, d, f);
-    if (rc >= 0) rc = api == API_RESPONSES ? read_responses(r, websocket, body, f) : api == API_CHAT ? read_chat(r, body, d, f) : read_completions(r, body, d, f);
+    if (rc >= 0) rc = api == API_RESPONSES ? read_responses(r, websocket, body, d, f) : api == API_CHAT ? read_chat(r, body, d, f) : read_completions(r, body, d, f);
     if (rc < 0) {
         request_free(r);
         return -E_FORMAT;
@@ -354,6 +360,7 @@ void request_forget_prompts(struct request *r)
         json_decref(r->chat[i]);
         r->chat[i] = NULL;
     }
+    media_list_free(&r->media);
 }
 
 void request_params_of(const struct request *r, uint32_t choice, struct request_params *out)

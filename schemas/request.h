@@ -9,6 +9,7 @@
 #define SLUICE_SCHEMAS_REQUEST_H
 
 #include "schemas/field.h"
+#include "schemas/media.h"
 #include "schemas/table.h"
 #include "schemas/view.h"
 
@@ -27,6 +28,8 @@ struct request_defaults {  /* of the model and the operator */
     uint32_t vocab;        /* token ids are below this */
     uint32_t context_max;
     uint32_t choices_max;  /* choices and prompts of one request together */
+    uint32_t picture_budget; /* soft tokens of a picture, at most; 0: the model takes none */
+    bool sound;            /* the model takes sound */
 };
 
 struct request {
@@ -35,6 +38,7 @@ struct request {
     json_t *meta;           /* owned: members of "meta" that all choices share */
     json_t *echo;           /* owned: members of a response object that repeat the request */
     json_t *chat[REQUEST_CHOICES_MAX]; /* owned: schemas/chat_request.md, one for each prompt */
+    struct media_list media; /* owned: pictures and sounds, of all choices alike */
     uint32_t prompt_count, n; /* prompt_count * n choices */
     uint32_t instructions;  /* messages at the front that are not part of the conversation: 0 or 1 */
     bool stream, include_usage, store;
@@ -66,9 +70,21 @@ extern const char *const request_sampling_names[];
 int request_sampling(struct request *r, const json_t *body, const struct request_defaults *d, struct fault *f);
 int request_max_tokens(struct request *r, const json_t *body, const char *name, struct fault *f);
 
-/* request_messages.c: new references, or NULL with a fault. */
-json_t *request_chat_messages(const json_t *messages, struct fault *f);
-json_t *request_input_messages(const json_t *input, struct fault *f);
+/* request_messages.c: new references, or NULL with a fault. Pictures and sounds go to media->list; media NULL: there cannot be any. */
+struct request_media {
+    struct media_list *list;
+    const struct request_defaults *defaults;
+};
+json_t *request_chat_messages(const json_t *messages, struct request_media *media, struct fault *f);
+json_t *request_input_messages(const json_t *input, struct request_media *media, struct fault *f);
+
+/* request_media.c: one part of a message; new references, or NULL with a fault. */
+enum request_part { REQUEST_PART_OTHER, REQUEST_PART_PICTURE, REQUEST_PART_SOUND };
+enum request_part request_part_of(const char *type);
+json_t *request_picture(struct request_media *media, const json_t *part, const char *path, struct fault *f);
+json_t *request_sound(struct request_media *media, const json_t *part, const char *path, struct fault *f);
+/* Puts the files of an ended response in front of those of r. */
+int request_media_history(struct request *r, const struct view *v, struct fault *f);
 /* Tools in either shape to the shape that chat templates read; obeys tool_choice. *out is NULL when there are none. */
 int request_tools(const json_t *body, json_t **out, struct fault *f);
 /* The messages of a response and its output. */

@@ -20,11 +20,11 @@
 
 static int not_built(const char *type, const char *path, struct fault *f)
 {
-    return fault_set(f, 400, "unsupported_content", path, "Content of type '%.60s' is not supported by this server: only text is.", type);
+    return fault_set(f, 400, "unsupported_content", path, "Content of type '%.60s' is not supported by this server: text, pictures (image_url, input_image) and sound (input_audio) are.", type);
 }
 
-/* One part to {type: text, text}. A new reference, or NULL with a fault. */
-static json_t *content_part(const json_t *part, const char *path, struct fault *f)
+/* One part to {type: text, text}, {type: image} or {type: audio}. A new reference, or NULL with a fault. */
+static json_t *content_part(const json_t *part, struct request_media *media, const char *path, struct fault *f)
 {
     const json_t *text = json_object_get(part, "text");
     const char *type = json_string_value(json_object_get(part, "type"));
@@ -32,6 +32,11 @@ static json_t *content_part(const json_t *part, const char *path, struct fault *
     if (!type) {
         fault_set(f, 400, "invalid_type", path, "Invalid '%s': each content part must be an object with a string 'type'.", path);
         return NULL;
+    }
+    switch (request_part_of(type)) {
+    case REQUEST_PART_PICTURE: return request_picture(media, part, path, f);
+    case REQUEST_PART_SOUND: return request_sound(media, part, path, f);
+    case REQUEST_PART_OTHER: break;
     }
     if (strcmp(type, "refusal") == 0) text = json_object_get(part, "refusal");
     else if (strcmp(type, "text") != 0 && strcmp(type, "input_text") != 0 && strcmp(type, "output_text") != 0) {
@@ -45,8 +50,8 @@ static json_t *content_part(const json_t *part, const char *path, struct fault *
     return json_pack("{s:s,s:O}", "type", "text", "text", text);
 }
 
-/* Content as a template reads it: text, or a list of text parts. */
-static json_t *content(const json_t *value, const char *path, struct fault *f)
+/* Content as a template reads it: text, or a list of parts. */
+static json_t *content(const json_t *value, struct request_media *media, const char *path, struct fault *f)
 {
     const json_t *part;
     size_t i;
@@ -59,14 +64,16 @@ static json_t *content(const json_t *value, const char *path, struct fault *f)
     json_t *list = json_array();
     json_array_foreach(value, i, part)
     {
-        json_t *one = content_part(part, path, f);
+        char part_path[PATH_BYTES + 32];
+        snprintf(part_path, sizeof part_path, "%s[%zu]", path, i);
+        json_t *one = content_part(part, media, request_part_of(json_string_value(json_object_get(part, "type")) ?: "") ? part_path : path, f);
         if (!one) {
             json_decref(list);
             return NULL;
         }
         json_array_append_new(list, one);
     }
-    if (json_array_size(list) != 1) return list;
+    if (json_array_size(list) != 1 || !json_object_get(json_array_get(list, 0), "text")) return list;
     json_t *only = json_incref(json_object_get(json_array_get(list, 0), "text")); /* one part is plain text */
     json_decref(list);
     return only;
@@ -149,7 +156,7 @@ static int copy_texts(const json_t *from, json_t *to, struct fault *f)
     return 0;
 }
 
-static json_t *chat_message(const json_t *message, size_t *room, const char *path, struct fault *f)
+static json_t *chat_message(const json_t *message, struct request_media *media, size_t *room, const char *path, struct fault *f)
 {
     const char *role = template_role(json_string_value(json_object_get(message, "role")));
     const json_t *text = json_object_get(message, "content");
@@ -168,7 +175,7 @@ static json_t *chat_message(const json_t *message, size_t *room, const char *pat
         json_object_set_new(out, "content", json_string(""));
         return out;
     }
-    json_t *value = rc == 0 ? content(text, content_path, f) : NULL;
+    json_t *value = rc == 0 ? content(text, media, content_path, f) : NULL;
     if (!value) {
         json_decref(out);
         return NULL;
@@ -177,7 +184,7 @@ static json_t *chat_message(const json_t *message, size_t *room, const char *pat
     return out;
 }
 
-json_t *request_chat_messages(const json_t *messages, struct fault *f)
+json_t *request_chat_messages(const json_t *messages, struct request_media *media, struct fault *f)
 {
     json_t *list = json_array();
     const json_t *message;
@@ -187,7 +194,7 @@ json_t *request_chat_messages(const json_t *messages, struct fault *f)
     {
         char path[PATH_BYTES];
         snprintf(path, sizeof path, "messages[%zu]", i);
-        json_t *one = chat_message(message, &room, path, f);
+        json_t *one = chat_message(message, media, &room, path, f);
         if (!one) {
             json_decref(list);
             return NULL;
@@ -247,20 +254,20 @@ static int call_item(const json_t *item, json_t *list, size_t *room, const char 
     return 0;
 }
 
-static int result_item(const json_t *item, json_t *list, const char *path, struct fault *f)
+static int result_item(const json_t *item, json_t *list, struct request_media *media, const char *path, struct fault *f)
 {
     const char *call_id = json_string_value(json_object_get(item, "call_id"));
     char output_path[PATH_BYTES + 16];
 
     snprintf(output_path, sizeof output_path, "%s.output", path);
     if (!call_id) return fault_set(f, 400, "missing_required_parameter", path, "Missing required parameter: '%s.call_id'.", path);
-    json_t *value = content(json_object_get(item, "output"), output_path, f);
+    json_t *value = content(json_object_get(item, "output"), media, output_path, f);
     if (!value) return -E_FORMAT;
     json_array_append_new(list, json_pack("{s:s,s:s,s:o}", "role", "tool", "tool_call_id", call_id, "content", value));
     return 0;
 }
 
-static int message_item(const json_t *item, json_t *list, const char *path, struct fault *f)
+static int message_item(const json_t *item, json_t *list, struct request_media *media, const char *path, struct fault *f)
 {
     const char *role = template_role(json_string_value(json_object_get(item, "role")));
     char content_path[PATH_BYTES + 16];
@@ -268,21 +275,21 @@ static int message_item(const json_t *item, json_t *list, const char *path, stru
     if (!role || strcmp(role, "tool") == 0)
         return fault_set(f, 400, "invalid_value", path, "Invalid '%s': the role of a message must be system, developer, user or assistant.", path);
     snprintf(content_path, sizeof content_path, "%s.content", path);
-    json_t *value = content(json_object_get(item, "content"), content_path, f);
+    json_t *value = content(json_object_get(item, "content"), media, content_path, f);
     if (!value) return -E_FORMAT;
     if (strcmp(role, "assistant") == 0) json_object_set_new(open_turn(list, "content"), "content", value);
     else json_array_append_new(list, json_pack("{s:s,s:o}", "role", role, "content", value));
     return 0;
 }
 
-static int input_item(const json_t *item, json_t *list, size_t *room, const char *path, struct fault *f)
+static int input_item(const json_t *item, json_t *list, struct request_media *media, size_t *room, const char *path, struct fault *f)
 {
     const char *type = json_string_value(json_object_get(item, "type"));
 
     if (!json_is_object(item)) return fault_set(f, 400, "invalid_type", path, "Invalid '%s': expected an object.", path);
-    if (!type || strcmp(type, "message") == 0) return message_item(item, list, path, f);
+    if (!type || strcmp(type, "message") == 0) return message_item(item, list, media, path, f);
     if (strcmp(type, "function_call") == 0) return call_item(item, list, room, path, f);
-    if (strcmp(type, "function_call_output") == 0) return result_item(item, list, path, f);
+    if (strcmp(type, "function_call_output") == 0) return result_item(item, list, media, path, f);
     if (strcmp(type, "reasoning") == 0) return reasoning_item(item, list, f);
     return fault_set(f, 400, "unsupported_content", path,
                      "Input items of type '%.60s' are not supported by this server: message, function_call, function_call_output and reasoning are.", type);
@@ -301,7 +308,7 @@ static void close_turns(json_t *list)
     }
 }
 
-json_t *request_input_messages(const json_t *input, struct fault *f)
+json_t *request_input_messages(const json_t *input, struct request_media *media, struct fault *f)
 {
     json_t *list = json_array();
     const json_t *item;
@@ -315,7 +322,7 @@ json_t *request_input_messages(const json_t *input, struct fault *f)
     {
         char path[PATH_BYTES];
         snprintf(path, sizeof path, "input[%zu]", i);
-        if (input_item(item, list, &room, path, f) < 0) {
+        if (input_item(item, list, media, &room, path, f) < 0) {
             json_decref(list);
             return NULL;
         }

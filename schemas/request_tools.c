@@ -151,7 +151,7 @@ json_t *request_history(const struct view *v, struct fault *f)
     for (uint32_t i = 0; i < v->instructions; i++) json_array_remove(messages, 0);
     items = log_items(v);
     repair_calls(items);
-    answer = request_input_messages(items, f);
+    answer = request_input_messages(items, NULL, f);
     json_decref(items);
     if (!answer) {
         json_decref(messages);

@@ -91,17 +91,20 @@ static void release(struct front *f, uint32_t s)
 
     drop_view(&f->slot[s]);
     shm_store_release(&g->commit, word_pack(generation_of(f, s), PHASE_FREE));
-    if (g->request_bytes > PUNCH_BYTES) {
+    if (g->record_bytes > PUNCH_BYTES) {
         madvise(table_request(&f->table, s), f->table.stride[ROLE_GATEWAY] - f->table.request_offset, MADV_REMOVE); /* refused by the kernel: the pages are merely reused later */
-        g->request_bytes = 0;
+        g->request_bytes = g->record_bytes = 0;
     }
 }
 
-static void fill(struct front *f, struct gateway_slot *g, const struct exchange *x, uint32_t choice, const msgpack_sbuffer *record, size_t request_bytes, uint32_t s)
+static void fill(struct front *f, struct gateway_slot *g, const struct exchange *x, uint32_t choice, const msgpack_sbuffer *record, size_t request_bytes, size_t media_offset, uint32_t s)
 {
     request_params_of(&x->request, choice, &g->params);
     memcpy(table_request(&f->table, s), record->data, record->size);
     g->request_bytes = request_bytes;
+    g->record_bytes = record->size;
+    g->media_offset = media_offset;
+    g->media_count = x->request.media.count;
     memset(g->id, 0, sizeof g->id);
     if (choice == 0) snprintf(g->id, sizeof g->id, "%s", x->id);
     else snprintf(g->id, sizeof g->id, "%.48s.%u", x->id, choice);
@@ -109,6 +112,14 @@ static void fill(struct front *f, struct gateway_slot *g, const struct exchange 
     g->accepted_ns = clock_ns();
     g->created_s = (uint64_t)time(NULL);
     g->key_hash = x->connection->key_hash;
+}
+
+/* Who works on it first. A ring that is full loses the message; its reader sees that and scans. */
+static void announce(struct front *f, uint32_t s, uint32_t generation)
+{
+    const struct ring_msg msg = {.slot = s, .generation = generation};
+
+    ring_publish(&f->stage.ring[record_of(f, s)->media_count ? RING_GATEWAY_VISION : RING_GATEWAY_TOKENIZE], &msg);
 }
 
 int slots_place(struct front *f, struct exchange *x, struct fault *fault)
@@ -119,7 +130,7 @@ int slots_place(struct front *f, struct exchange *x, struct fault *fault)
 
     if (s < 0) return -E_FULL;
     msgpack_sbuffer_init(&record);
-    const size_t request_bytes = request_record(&x->request, choice, &record);
+    const size_t request_bytes = request_record(&x->request, choice, &record), media_offset = media_pack(&x->request.media, &record);
     if (record.size > f->table.limits.request_bytes_max) {
         msgpack_sbuffer_destroy(&record);
         return fault_set(fault, 413, "request_too_large", NULL, "The request is larger than the %u bytes this server accepts.", f->table.limits.request_bytes_max);
@@ -127,15 +138,14 @@ int slots_place(struct front *f, struct exchange *x, struct fault *fault)
     struct gateway_slot *g = record_of(f, (uint32_t)s);
     const uint32_t generation = generation_of(f, (uint32_t)s) + 1 ? generation_of(f, (uint32_t)s) + 1 : 1;
     release(f, (uint32_t)s); /* first: a crash while the record is half written leaves a free slot */
-    fill(f, g, x, choice, &record, request_bytes, (uint32_t)s);
+    fill(f, g, x, choice, &record, request_bytes, media_offset, (uint32_t)s);
     msgpack_sbuffer_destroy(&record);
     shm_store_release(&g->commit, word_pack(generation, PHASE_REQUESTED));
     x->placed++;
     f->slot[s].mark_ns = 0;
     f->slot[s].mark_tokens = 0;
     slots_watch(f, &x->watcher[choice], (uint32_t)s, generation);
-    const struct ring_msg msg = {.slot = (uint32_t)s, .generation = generation};
-    ring_publish(&f->stage.ring[RING_GATEWAY_TOKENIZE], &msg); /* full: the reader sees that and scans */
+    announce(f, (uint32_t)s, generation);
     stage_count(&f->stage, GATEWAY_REQUESTS, 1);
     return 0;
 }
@@ -227,8 +237,8 @@ static void bound_retained(struct front *f)
 
         for (uint32_t s = 0; s < f->table.limits.slot_count; s++) {
             const struct gateway_slot *g = record_of(f, s);
-            if (phase_of(f, s) != PHASE_CLOSED || g->request_bytes <= PUNCH_BYTES) continue;
-            bytes += g->request_bytes;
+            if (phase_of(f, s) != PHASE_CLOSED || g->record_bytes <= PUNCH_BYTES) continue;
+            bytes += g->record_bytes;
             if (!f->slot[s].watchers && g->order < oldest_order) {
                 oldest_order = g->order;
                 oldest = s;
@@ -320,7 +330,6 @@ void slots_scan(struct front *f)
             ring_publish(&f->stage.ring[RING_GATEWAY_VERIFY], &cancelled);
         }
         if (word_for(&table_tokenize(&f->table, s)->commit, generation) != PROMPT_NONE) continue;
-        const struct ring_msg msg = {.slot = s, .generation = generation};
-        ring_publish(&f->stage.ring[RING_GATEWAY_TOKENIZE], &msg);
+        announce(f, s, generation);
     }
 }

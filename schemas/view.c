@@ -103,6 +103,8 @@ static void refusal(const struct view *v, uint32_t status, struct fault *f)
     case PROMPT_EMPTY: fault_set(f, 400, "invalid_prompt", param, "The prompt is empty."); break;
     case PROMPT_BAD_TOKEN: fault_set(f, 400, "invalid_prompt", param, "%.480s", text); break;
     case PROMPT_FAILED: view_quarantine(v, f); break;
+    case PROMPT_MEDIA_BAD: fault_set(f, 400, "invalid_media", param, "%.480s", text); break;
+    case PROMPT_MEDIA_LARGE: fault_set(f, 413, "media_too_large", param, "%.480s", text); break;
     default: fault_set(f, 500, "server_error", NULL, "%.480s", text);
     }
 }

@@ -13,6 +13,7 @@
 #include "model/shapes.h"
 #include "model/states.h"
 #include "schemas/counters.h"
+#include "schemas/media.h"
 #include "shm/atomic.h"
 #include "shm/clock.h"
 #include "shm/error.h"
@@ -123,7 +124,9 @@ static uint64_t option(const struct keeper *k, const char *name, uint64_t otherw
 static uint32_t rows_max(const struct keeper *k)
 {
     const uint64_t chunk = option(k, "prefill.chunk", k->cuda ? PREFILL_CHUNK_GPU : PREFILL_CHUNK_CPU);
-    const uint64_t rows = chunk > VERIFY_BLOCK_MAX ? chunk : VERIFY_BLOCK_MAX;
+    uint64_t rows = chunk > VERIFY_BLOCK_MAX ? chunk : VERIFY_BLOCK_MAX;
+
+    if (rows < k->media.picture_budget) rows = k->media.picture_budget; /* a picture is never cut */
 
     return rows < k->config.max_position ? (uint32_t)rows : k->config.max_position;
 }
@@ -228,6 +231,36 @@ static void describe_files(struct keeper *k)
     wiring_setf(&k->out, "model.bytes", "%llu", (unsigned long long)(k->random ? k->weights_bytes : bytes));
 }
 
+/* Soft tokens of one request: the record of every slot has room for them (address space: memory is taken as it is used). */
+static uint32_t media_tokens(const struct keeper *k)
+{
+    const uint64_t asked = wiring_u64(&k->stage.wiring, "media.tokens_asked", 0), wanted = asked ? asked : MEDIA_TOKENS_DEFAULT;
+
+    if (!k->media.picture_budget && !k->media.sound_seconds) return 0;
+    return wanted < k->geometry.max_context ? (uint32_t)wanted : k->geometry.max_context;
+}
+
+/* Does the checkpoint see and hear, and can it here? A configuration that promises what the files lack is one of text alone. */
+static void choose_media(struct keeper *k)
+{
+    struct model_error err = {""};
+    struct soft_weights weights;
+    const char *off = NULL;
+
+    int rc = model_media_load(&k->media, &k->config, &k->files, &err);
+    if (rc == 0 && !k->media.picture_budget && !k->media.sound_seconds) return;
+    if (rc == 0 && k->random) off = "random weights are of the text model alone";
+    else if (rc == 0) {
+        rc = model_media_weights(&weights, &k->media, &k->files, &err);
+        if (rc == 0) soft_weights_free(&weights);
+        if (rc == -E_NOT_FOUND) off = err.text;
+        else if (rc == 0 && k->cuda) off = "the GPU does not compute them yet";
+    }
+    if (rc != 0 && rc != -E_NOT_FOUND) stage_exit(&k->stage, EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
+    if (off) stage_log(&k->stage, LOG_WARN, "text-alone", "reason=\"%s\"", off);
+    if (off) memset(&k->media, 0, sizeof k->media);
+}
+
 static void describe(struct keeper *k, const char *dir)
 {
     struct wiring *out = &k->out;
@@ -248,6 +281,10 @@ static void describe(struct keeper *k, const char *dir)
     wiring_setf(out, "kv.sliding_page_count", "%u", k->geometry.sliding_page_count);
     wiring_setf(out, "kv.rows_max", "%u", k->geometry.rows_max);
     wiring_setf(out, "prefill.chunk", "%llu", (unsigned long long)option(k, "prefill.chunk", k->cuda ? PREFILL_CHUNK_GPU : PREFILL_CHUNK_CPU));
+    wiring_setf(out, "media.picture_budget", "%u", k->media.picture_budget);
+    wiring_setf(out, "media.picture_positions", "%u", k->media.soft.picture_positions);
+    wiring_setf(out, "media.sound_seconds", "%u", k->media.sound_seconds);
+    wiring_setf(out, "table.media_tokens_max", "%u", media_tokens(k));
     describe_files(k);
 }
 
@@ -260,6 +297,7 @@ static void begin(struct keeper *k)
     read_model(k, dir);
     lay_pages(k); /* the spec needs the pages' layout, their number needs the spec's bytes */
     device_choose(k, why, sizeof why);
+    choose_media(k);
     size_cache(k);
     make_arena(k);
     describe(k, dir);

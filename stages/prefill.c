@@ -1,6 +1,6 @@
 /* stages/prefill.c - fills the KV cache with prompts, in chunks, for many sequences at once.
  *
- * Reads    tokenize slots (prompt ids), gateway slots (order, cancel), verify slots (finished: pages are free)
+ * Reads    tokenize slots (prompt ids), vision slots (blocks of pictures, frames of sound), gateway slots (order, cancel), verify slots (finished: pages are free)
  * Writes   prefill slots: page tables, tokens filled, handed over; the KV arena at the prompt's positions, the state of the last one (model/states.h)
  * Rings    in: tokenize-prefill, verify-prefill; out: prefill-verify
  * Owns     both pools of KV pages: who holds which page follows from the table, so a restarted prefill rebuilds its
@@ -9,6 +9,7 @@
  *          at the start, so one that runs can always finish. Restarted: goes on at `filled`; a chunk done twice writes the same bytes. */
 #include "model/engine.h"
 #include "schemas/counters.h"
+#include "schemas/sound.h"
 #include "schemas/table.h"
 #include "shm/clock.h"
 #include "shm/error.h"
@@ -40,6 +41,9 @@ struct prefill {
     uint32_t held; /* sequences that hold pages */
     uint32_t max_sequences, chunk;
     struct engine_span *span; /* of the current chunk */
+    struct engine_piece *piece; /* its pictures and sounds */
+    uint32_t piece_count, piece_max;
+    uint64_t sound_token_bytes;
     uint32_t *tokens;
 };
 
@@ -242,13 +246,61 @@ static void admit(struct prefill *k)
 
 /* ---- work ------------------------------------------------------------------------------ */
 
+static uint32_t filled_of(const struct prefill *k, uint32_t s)
+{
+    return word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation);
+}
+
+/* The picture of slot s that begins at `position`: its tokens, else 0. */
+static uint32_t picture_at(const struct prefill *k, uint32_t s, uint32_t position)
+{
+    const struct tokenize_slot *t = table_tokenize(&k->table, s);
+
+    for (uint32_t i = 0; i < t->media_count; i++)
+        if (t->media_first[i] == position && table_vision(&k->table, s)->item[i].kind == MEDIA_PICTURE) return table_vision(&k->table, s)->item[i].tokens;
+    return 0;
+}
+
+/* So many of `count` rows from position `first` on that no picture is cut: its first tokens see its last ones. */
+static uint32_t whole_pictures(const struct prefill *k, uint32_t s, uint32_t first, uint32_t count)
+{
+    const struct tokenize_slot *t = table_tokenize(&k->table, s);
+
+    for (uint32_t i = 0; i < t->media_count; i++) {
+        const struct media_item *item = &table_vision(&k->table, s)->item[i];
+        const uint32_t begin = t->media_first[i], end = begin + item->tokens, cut = first + count;
+        if (item->kind == MEDIA_PICTURE && begin < cut && cut < end) return begin > first ? begin - first : 0;
+    }
+    return count;
+}
+
+/* The pictures and parts of sounds among the rows of a span. */
+static void add_pieces(struct prefill *k, const struct engine_span *span)
+{
+    const struct tokenize_slot *t = table_tokenize(&k->table, span->slot);
+    const struct vision_slot *v = table_vision(&k->table, span->slot);
+    const uint32_t first = span->first_position, end = first + span->rows;
+
+    for (uint32_t i = 0; i < t->media_count && span->rows; i++) {
+        const struct media_item *item = &v->item[i];
+        const uint32_t item_first = t->media_first[i], from = item_first > first ? item_first : first;
+        const uint32_t to = item_first + item->tokens < end ? item_first + item->tokens : end;
+        if (from >= to) continue;
+        must(k->piece_count < k->piece_max);
+        const uint64_t token_bytes = item->kind == MEDIA_PICTURE ? MEDIA_TOKEN_BYTES : k->sound_token_bytes;
+        k->piece[k->piece_count++] = (struct engine_piece){.row = span->first_row + from - first, .rows = to - from, .kind = item->kind, .columns = item->columns,
+                                                           .data = table_media(&k->table, span->slot) + item->offset + (from - item_first) * token_bytes};
+    }
+}
+
 static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, uint32_t rows_most, uint32_t index)
 {
-    const uint32_t filled = word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation);
-    const uint32_t left = table_tokenize(&k->table, s)->prompt_count - filled, count = left < rows_most ? left : rows_most;
+    const uint32_t filled = filled_of(k, s), left = table_tokenize(&k->table, s)->prompt_count - filled;
+    const uint32_t count = whole_pictures(k, s, filled, left < rows_most ? left : rows_most);
 
     memcpy(k->tokens + rows_before, table_prompt(&k->table, s) + filled, count * sizeof *k->tokens);
     k->span[index] = (struct engine_span){.slot = s, .first_position = filled, .first_row = rows_before, .rows = count, .leaves_state = count == left};
+    add_pieces(k, &k->span[index]);
     return count;
 }
 
@@ -261,12 +313,14 @@ static bool is_suspect(const struct prefill *k, uint32_t s)
  * first takes all the rest. Returns rows; *count sequences. */
 static uint32_t gather(struct prefill *k, uint32_t *count)
 {
-    const uint32_t chunk = engine_fill_rows(&k->engine), shared = chunk / 2;
-    const uint32_t none = k->table.limits.slot_count, first = first_in(k, SEQ_FILLING, 0);
+    const uint32_t none = k->table.limits.slot_count, first = first_in(k, SEQ_FILLING, 0), most = engine_fill_rows(&k->engine);
     uint32_t rows = 0, seqs = 0;
 
-    *count = 0;
+    *count = k->piece_count = 0;
     if (first == none) return 0;
+    const uint32_t picture = picture_at(k, first, filled_of(k, first)), usual = most < k->chunk ? most : k->chunk;
+    const uint32_t chunk = usual > picture ? usual : picture; /* it must fit, whatever the others take */
+    const uint32_t shared = chunk - picture < chunk / 2 ? chunk - picture : chunk / 2;
     if (!is_suspect(k, first)) {
         uint32_t s = first;
         while (rows < shared && seqs + 1 < STATUS_BUSY_MAX && (s = first_in(k, SEQ_FILLING, k->seq[s].order)) != none)
@@ -289,7 +343,7 @@ static void fill(struct prefill *k)
         generations[i] = k->seq[slots[i]].generation;
     }
     stage_busy(&k->stage, slots, generations, count);
-    if (rows) engine_fill(&k->engine, k->span, count, k->tokens, rows);
+    if (rows) engine_fill(&k->engine, k->span, count, k->tokens, rows, k->piece, k->piece_count);
     for (uint32_t i = 0; i < count; i++) {
         struct prefill_slot *p = table_prefill(&k->table, slots[i]);
         const uint32_t filled = word_for(&p->filled, generations[i]) + k->span[i].rows;
@@ -308,11 +362,15 @@ static void attach(struct prefill *k, int argc, char **argv)
     table_attach(&k->table, &k->stage);
     k->chunk = (uint32_t)wiring_u64(&k->stage.wiring, "prefill.chunk", 128);
     k->max_sequences = (uint32_t)wiring_u64(&k->stage.wiring, "max_sequences", 32);
-    engine_open_forward(&k->engine, &k->stage, ENGINE_FILL, k->table.limits.slot_count, k->chunk);
+    const uint32_t picture = (uint32_t)wiring_u64(&k->stage.wiring, "media.picture_budget", 0), rows_max = k->chunk > picture ? k->chunk : picture;
+    engine_open_forward(&k->engine, &k->stage, ENGINE_FILL, k->table.limits.slot_count, rows_max);
     k->seq = calloc(k->table.limits.slot_count, sizeof *k->seq);
     k->span = calloc(STATUS_BUSY_MAX, sizeof *k->span);
-    k->tokens = calloc(k->chunk, sizeof *k->tokens);
-    if (!k->seq || !k->span || !k->tokens) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
+    k->tokens = calloc(rows_max, sizeof *k->tokens);
+    k->piece_max = rows_max;
+    k->piece = calloc(k->piece_max, sizeof *k->piece);
+    k->sound_token_bytes = SOUND_FRAME * sizeof(float);
+    if (!k->seq || !k->span || !k->tokens || !k->piece) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
     pools_open(k);
     scan(k);
     pool_rebuild(k, &k->full, true);

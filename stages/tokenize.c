@@ -1,13 +1,14 @@
 /* stages/tokenize.c - turns a request's messages into prompt token ids.
  *
- * Reads    gateway slots: the request (msgpack, schemas/chat_request.md) and its parameters
+ * Reads    gateway slots: the request (msgpack, schemas/chat_request.md) and its parameters; vision slots: what its pictures and sounds became
  * Writes   tokenize slots: prompt ids, how many tokens may follow, or why the request is refused
- * Rings    in: gateway-tokenize; out: tokenize-prefill (ready), tokenize-gateway (refused)
+ * Rings    in: gateway-tokenize, vision-tokenize; out: tokenize-prefill (ready), tokenize-gateway (refused)
  * Owns     the tokenizer and the parsed chat template; nothing per sequence
  * Fails    a request it cannot use is refused with words for its author. Restarted: what is not committed is done
  *          again (a pure function), what is committed is announced again. */
 #include "model/chat.h"
 #include "model/engine.h"
+#include "model/media.h"
 #include "model/tokenizer.h"
 #include "schemas/counters.h"
 #include "schemas/table.h"
@@ -33,6 +34,7 @@ struct tokenize {
     struct chat_token token[TEMPLATE_TOKENS_MAX]; /* bos_token and the like; text owned by token_config */
     size_t token_count;
     json_t *token_config;
+    struct model_media media;       /* the tokens that stand for pictures and sound */
 };
 
 /* ---- attach -------------------------------------------------------------------- */
@@ -78,6 +80,8 @@ static void open_template(struct tokenize *k)
 struct outcome {
     enum prompt_status status;
     uint32_t prompt_count;
+    uint32_t media_count;
+    uint32_t media_first[MEDIA_ITEMS_MAX];
     char error[ERROR_TEXT_BYTES];
 };
 
@@ -172,6 +176,73 @@ static void encode_raw(struct tokenize *k, struct outcome *o, const uint8_t *req
     msgpack_unpacked_destroy(&result);
 }
 
+/* ---- pictures and sound ------------------------------------------------------------- */
+
+/* What vision's verdict means here. False: it has not come yet. */
+static bool take_verdict(struct tokenize *k, uint32_t slot, uint32_t generation, struct outcome *o)
+{
+    const struct vision_slot *v = table_vision(&k->table, slot);
+    const uint32_t status = word_for(&v->commit, generation);
+
+    if (status == MEDIA_NONE) return false;
+    if (status == MEDIA_READY) return true;
+    refuse(o, status == MEDIA_BAD ? PROMPT_MEDIA_BAD : status == MEDIA_TOO_LARGE ? PROMPT_MEDIA_LARGE : PROMPT_MEDIA_FAILED, "%.*s", (int)ERROR_TEXT_BYTES - 1,
+           v->error_text[0] ? v->error_text : "the pictures and sounds of the request were not looked at");
+    return true;
+}
+
+static const struct media_tokens *tokens_of(const struct tokenize *k, uint32_t kind)
+{
+    return kind == MEDIA_SOUND ? &k->media.sound : &k->media.picture;
+}
+
+/* The places that the template wrote, in order, against vision's items. */
+static bool places_match(struct tokenize *k, struct outcome *o, const struct vision_slot *v, uint32_t item_count, const uint32_t *ids)
+{
+    uint32_t places = 0;
+
+    for (uint32_t i = 0; i < o->prompt_count; i++) {
+        const bool picture = k->media.picture_budget && ids[i] == k->media.picture.place, sound = k->media.sound_seconds && ids[i] == k->media.sound.place;
+        if (!picture && !sound) continue;
+        if (places < item_count && (v->item[places].kind == MEDIA_PICTURE) != picture) {
+            refuse(o, PROMPT_TEMPLATE_ERROR, "the chat template of this model put picture and sound in another order than the request");
+            return false;
+        }
+        places++;
+    }
+    if (places != item_count) refuse(o, PROMPT_TEMPLATE_ERROR, "the chat template of this model made %u places for the %u pictures and sounds of the request", places, item_count);
+    return places == item_count;
+}
+
+/* Each place becomes begin, one token for each soft token, end: as the reference's processor does. From the back, so that nothing is overwritten. */
+static void place_media(struct tokenize *k, struct outcome *o, uint32_t slot, uint32_t *ids, uint32_t ids_max)
+{
+    const struct vision_slot *v = table_vision(&k->table, slot);
+    const uint32_t item_count = v->count <= MEDIA_ITEMS_MAX ? v->count : MEDIA_ITEMS_MAX;
+    uint64_t grown = o->prompt_count;
+
+    if (!places_match(k, o, v, item_count, ids)) return;
+    for (uint32_t i = 0; i < item_count; i++) grown += (uint64_t)v->item[i].tokens + 1;
+    if (grown > ids_max) {
+        refuse(o, PROMPT_TOO_LONG, "the prompt has %llu tokens, %u of them for pictures and sound: this server's context holds %u, prompt and output together", (unsigned long long)grown, v->tokens, ids_max + 1);
+        return;
+    }
+    uint32_t to = (uint32_t)grown, item = item_count;
+    for (uint32_t from = o->prompt_count; from-- > 0 && item > 0;) {
+        const struct media_tokens *t = tokens_of(k, v->item[item - 1].kind);
+        if (ids[from] != t->place) {
+            ids[--to] = ids[from];
+            continue;
+        }
+        ids[--to] = t->end;
+        for (uint32_t n = v->item[--item].tokens; n > 0; n--) ids[--to] = t->place;
+        o->media_first[item] = to;
+        ids[--to] = t->begin;
+    }
+    o->prompt_count = (uint32_t)grown;
+    o->media_count = item_count;
+}
+
 /* Nobody wants it: a convicted request is refused here, a cancelled one goes its way and verify ends it. */
 static bool settle_unwanted(struct tokenize *k, uint32_t slot, uint32_t generation, struct outcome *o)
 {
@@ -195,6 +266,7 @@ static void work(struct tokenize *k, uint32_t slot, struct outcome *o)
     if (bytes > k->table.limits.request_bytes_max) refuse(o, PROMPT_MALFORMED, "the request record is damaged");
     else if (g->params.flags & REQUEST_RAW_PROMPT) encode_raw(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
     else encode_chat(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
+    if (o->status == PROMPT_READY && g->media_count) place_media(k, o, slot, ids, ids_max);
     if (o->status == PROMPT_READY && o->prompt_count == 0) refuse(o, PROMPT_EMPTY, "the prompt is empty");
 }
 
@@ -215,6 +287,8 @@ static void commit(struct tokenize *k, uint32_t slot, uint32_t generation, const
     t->prompt_count = o->prompt_count;
     t->max_output = asked && asked < room ? asked : room;
     t->done_ns = clock_ns();
+    t->media_count = o->media_count;
+    memcpy(t->media_first, o->media_first, sizeof t->media_first);
     memcpy(t->error_text, o->error, sizeof t->error_text);
     shm_store_release(&t->commit, word_pack(generation, o->status));
 }
@@ -222,15 +296,18 @@ static void commit(struct tokenize *k, uint32_t slot, uint32_t generation, const
 static void handle(struct tokenize *k, uint32_t slot)
 {
     struct outcome o = {.status = PROMPT_NONE};
+    bool media;
     const uint32_t generation = slot_live(&k->table, slot);
     const uint64_t begin = clock_ns();
 
     if (!generation) return;
     o.status = (enum prompt_status)word_for(&table_tokenize(&k->table, slot)->commit, generation);
+    media = table_gateway(&k->table, slot)->media_count > 0;
     if (o.status == PROMPT_NONE) {
         if (!settle_unwanted(k, slot, generation, &o)) {
+            if (media && !take_verdict(k, slot, generation, &o)) return; /* vision will tell us */
             stage_busy(&k->stage, &slot, &generation, 1);
-            work(k, slot, &o);
+            if (o.status == PROMPT_NONE) work(k, slot, &o);
         }
         commit(k, slot, generation, &o);
         stage_idle(&k->stage);
@@ -252,11 +329,35 @@ static void scan(struct tokenize *k)
     }
 }
 
+/* The tokens that stand for media, where the server takes any. */
+static void open_media(struct tokenize *k)
+{
+    struct model_error err = {""};
+
+    if (k->table.limits.media_tokens_max == 0) return;
+    if (model_media_load(&k->media, &k->engine.config, &k->engine.files, &err) != 0) stage_exit(&k->stage, EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text);
+}
+
+/* One message of either ring; false: there is none. */
+static bool take_message(struct tokenize *k)
+{
+    static const int rings[] = {RING_GATEWAY_TOKENIZE, RING_VISION_TOKENIZE};
+    struct ring_msg msg;
+    bool any = false;
+
+    for (size_t i = 0; i < sizeof rings / sizeof *rings; i++) {
+        struct ring *in = &k->stage.ring[rings[i]];
+        if (ring_overran(in)) scan(k);
+        if (ring_take(in, &msg) != 1) continue;
+        any = true;
+        if (msg.slot < k->table.limits.slot_count) handle(k, msg.slot);
+    }
+    return any;
+}
+
 int main(int argc, char **argv)
 {
     static struct tokenize k;
-    struct ring *in;
-    struct ring_msg msg;
 
     stage_attach(&k.stage, ROLE_TOKENIZE, "turns chat messages into prompt tokens", argc, argv);
     table_attach(&k.table, &k.stage);
@@ -264,14 +365,10 @@ int main(int argc, char **argv)
     k.tokenizer = engine_open_tokenizer(&k.engine, &k.stage);
     open_template_tokens(&k);
     open_template(&k);
-    in = &k.stage.ring[RING_GATEWAY_TOKENIZE];
+    open_media(&k);
     stage_ready(&k.stage);
     scan(&k);
-    while (stage_running(&k.stage)) {
-        if (ring_overran(in)) scan(&k);
-        else if (ring_take(in, &msg) == 1) {
-            if (msg.slot < k.table.limits.slot_count) handle(&k, msg.slot);
-        } else stage_wait(&k.stage, 1000);
-    }
+    while (stage_running(&k.stage))
+        if (!take_message(&k)) stage_wait(&k.stage, 1000);
     return 0;
 }

@@ -5,6 +5,7 @@
 #include "model/cuda_library.h"
 #include "model/engine.h"
 #include "model/kv.h"
+#include "model/media.h"
 #include "model/weights.h"
 #include "shm/stage.h"
 
@@ -14,6 +15,7 @@ struct keeper {
     struct model_config config;
     struct generation_config generation;
     struct model_weights weights;     /* empty with random weights */
+    struct model_media media;         /* all zero: text alone */
     bool random;                      /* no checkpoint: the device is filled with random values */
     struct kv_geometry geometry;
     struct wiring out;                /* the message "model" */

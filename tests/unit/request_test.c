@@ -40,7 +40,7 @@ static void test_faults_name_what_is_wrong(void **state)
         {API_RESPONSES, "{\"input\":\"a\",\"text\":{\"format\":{\"type\":\"json_schema\"}}}", "unsupported_parameter", "text.format"},
         {API_RESPONSES, "{\"input\":\"a\",\"tools\":[{\"type\":\"web_search\"}]}", "unsupported_tool", "tools[0]"},
         {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"required\"}", "unsupported_parameter", "tool_choice"},
-        {API_RESPONSES, "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\",\"image_url\":\"x\"}]}]}", "unsupported_content", "input[0].content"},
+        {API_RESPONSES, "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\",\"image_url\":\"x\"}]}]}", "unsupported_content", "input[0].content[0]"},
         {API_RESPONSES, "{\"input\":[{\"type\":\"function_call\",\"name\":\"f\",\"call_id\":\"c\",\"arguments\":\"no json\"}]}", "invalid_value", "input[0]"},
         {API_RESPONSES, "{\"input\":[{\"type\":\"function_call_output\",\"output\":\"x\"}]}", "missing_required_parameter", "input[0]"},
         {API_RESPONSES, "{\"input\":\"a\",\"reasoning\":{\"effort\":\"huge\"}}", "invalid_value", "reasoning.effort"},

@@ -1,0 +1,31 @@
+/* model/media.h - what a checkpoint says about pictures and sound: sizes, budgets, and the tokens that stand for them.
+ *
+ *   picture   begin, n x place, end       n soft tokens take the places; n <= picture_budget
+ *   sound     begin, n x place, end       25 a second
+ *
+ * From config.json, and the picture budget from processor_config.json (image_processor.max_soft_tokens) or preprocessor_config.json, as the
+ * reference's processor reads them; without either from vision_config.num_soft_tokens. */
+#ifndef SLUICE_MODEL_MEDIA_H
+#define SLUICE_MODEL_MEDIA_H
+
+#include "model/files.h"
+#include "model/soft.h"
+
+#define MEDIA_SOUND_SECONDS 30u
+
+struct media_tokens { uint32_t begin, place, end; };
+
+struct model_media {
+    struct soft_config soft;          /* picture_dim or audio_frame 0: the model does not take it */
+    uint32_t picture_budget;          /* soft tokens of a picture, at most; 0: no pictures */
+    uint32_t sound_seconds;           /* of one sound, at most; 0: no sound */
+    struct media_tokens picture, sound;
+};
+
+/* 0 (a model of text alone: all zero), -E_FORMAT, -E_UNSUPPORTED; err names the field. */
+int model_media_load(struct model_media *media, const struct model_config *config, const struct model_files *files, struct model_error *err);
+
+/* The tensors for it; `media` says which. 0, -E_NOT_FOUND (config.json promises what the files lack), and as soft_weights_load. */
+int model_media_weights(struct soft_weights *weights, const struct model_media *media, const struct model_files *files, struct model_error *err);
+
+#endif

@@ -1,0 +1,287 @@
+/* stages/vision/desk.c - workers: hired, given a file, heard, replaced; and the work itself (contract in desk.h). */
+#include "stages/vision/desk.h"
+
+#include "model/picture.h"
+#include "schemas/image.h"
+#include "schemas/sound.h"
+#include "shm/atomic.h"
+#include "shm/error.h"
+#include "shm/must.h"
+#include "stages/vision/sandbox.h"
+
+#include <errno.h>
+#include <math.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define READY_LIMIT_MS 10000
+#define SOUND_TOKEN_BYTES (SOUND_FRAME * sizeof(float))
+
+struct desk_page {
+    struct media_file_hdr hdr;        /* written by the main process before the worker begins */
+    uint8_t pad0[112];
+    struct desk_result result;        /* written by the worker */
+    uint8_t pad1[3756];
+    uint8_t file[MEDIA_FILE_BYTES_MAX];
+    uint8_t out[];                    /* desk_out_bytes() */
+};
+_Static_assert(offsetof(struct desk_page, file) % 64 == 0 && offsetof(struct desk_page, out) % 64 == 0, "frames are read as floats");
+
+uint64_t desk_out_bytes(const struct desk_limits *l)
+{
+    const uint64_t picture = (uint64_t)l->picture_budget * PICTURE_PATCH_BYTES, sound = (uint64_t)l->sound_tokens * SOUND_TOKEN_BYTES;
+
+    return picture > sound ? picture : sound;
+}
+
+static uint64_t page_bytes(const struct desk_limits *l)
+{
+    return sizeof(struct desk_page) + desk_out_bytes(l);
+}
+
+/* ---- the work ------------------------------------------------------------------------- */
+
+__attribute__((format(printf, 3, 4))) static void give_up(struct desk_result *r, uint32_t status, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(r->why, sizeof r->why, format, args);
+    va_end(args);
+    r->status = status;
+}
+
+static uint32_t status_of(int code)
+{
+    return code == -E_RANGE || code == -E_LIMIT ? MEDIA_TOO_LARGE : code == -E_NOMEM ? MEDIA_FAILED : MEDIA_BAD;
+}
+
+static void fit(const struct image *image, uint32_t width, uint32_t height, uint8_t *out, struct desk_result *r)
+{
+    uint8_t *rgb = image->rgb;
+
+    if (image->width != width || image->height != height) {
+        rgb = malloc((size_t)width * height * 3);
+        const int rc = rgb ? picture_resize(image->rgb, image->width, image->height, rgb, width, height, PICTURE_BICUBIC) : -E_NOMEM;
+        if (rc != 0) {
+            give_up(r, MEDIA_FAILED, "there is no memory to resize it");
+            free(rgb);
+            return;
+        }
+    }
+    picture_patches(rgb, width, height, out);
+    if (rgb != image->rgb) free(rgb);
+    r->columns = width / PICTURE_PATCH;
+    r->tokens = r->columns * (height / PICTURE_PATCH);
+    r->status = MEDIA_READY;
+}
+
+static void decode_picture(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)
+{
+    static const struct image_limits limits = {.side_max = IMAGE_SIDE_MAX, .pixels_max = IMAGE_PIXELS_MAX, .scans_max = IMAGE_SCANS_MAX};
+    const uint32_t budget = hdr->budget && hdr->budget < l->picture_budget ? hdr->budget : l->picture_budget;
+    char why[IMAGE_ERROR_BYTES] = "";
+    struct image_info info;
+    struct image image;
+    uint32_t width, height;
+
+    int rc = image_probe(file, hdr->bytes, &limits, &info, why);
+    if (rc != 0) {
+        give_up(r, status_of(rc), "%s", why);
+        return;
+    }
+    const bool turned = info.orientation >= 5;
+    const uint32_t upright_width = turned ? info.height : info.width, upright_height = turned ? info.width : info.height;
+    if (picture_target(upright_width, upright_height, budget, &width, &height) != 0 || width / PICTURE_PATCH > l->picture_positions || height / PICTURE_PATCH > l->picture_positions) {
+        give_up(r, MEDIA_BAD, "the picture is %u x %u pixels: too long and narrow for this model", upright_width, upright_height);
+        return;
+    }
+    rc = image_decode(file, hdr->bytes, &limits, &info, width, height, &image, why);
+    if (rc != 0) {
+        give_up(r, status_of(rc), "%s", why);
+        return;
+    }
+    fit(&image, width, height, out, r);
+    free(image.rgb);
+}
+
+static void decode_sound(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)
+{
+    char why[SOUND_ERROR_BYTES] = "";
+    struct sound sound;
+    const int rc = sound_decode(file, hdr->bytes, (double)l->sound_tokens * SOUND_FRAME / SOUND_RATE, &sound, why);
+
+    if (rc != 0) {
+        give_up(r, status_of(rc), "%s", why);
+        return;
+    }
+    if (sound.frame_count > l->sound_tokens) sound.frame_count = l->sound_tokens; /* what resampling rounds up to */
+    memcpy(out, sound.samples, sound.frame_count * SOUND_TOKEN_BYTES);
+    r->tokens = sound.frame_count;
+    r->status = MEDIA_READY;
+    free(sound.samples);
+}
+
+void desk_decode(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)
+{
+    memset(r, 0, sizeof *r);
+    if (hdr->kind == MEDIA_PICTURE && l->picture_budget) decode_picture(l, hdr, file, out, r);
+    else if (hdr->kind == MEDIA_SOUND && l->sound_tokens) decode_sound(l, hdr, file, out, r);
+    else give_up(r, MEDIA_BAD, "this model does not take it");
+}
+
+/* ---- the worker's process ------------------------------------------------------------------ */
+
+__attribute__((noreturn)) static void serve(const struct desk *d, int socket_fd)
+{
+    struct media_file_hdr hdr;
+    struct desk_result result;
+    char byte;
+
+    if (write(socket_fd, "r", 1) != 1 || read(socket_fd, &byte, 1) != 1) _exit(0); /* the stage ends */
+    hdr = d->page->hdr;
+    desk_decode(&d->limits, &hdr, d->page->file, d->page->out, &result);
+    d->page->result = result;
+    if (write(socket_fd, &byte, 1) != 1) _exit(1);
+    _exit(0);
+}
+
+int desk_hire(struct desk *d)
+{
+    const pid_t parent = getpid();
+    int pair[2];
+
+    must(d->pid == 0);
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return -E_IO;
+    madvise(d->page, page_bytes(&d->limits), MADV_DOFORK); /* of all desks it inherits its own alone */
+    const pid_t pid = fork();
+    if (pid == 0) {
+        sandbox_enter(pair[1], parent);
+        serve(d, pair[1]);
+    }
+    madvise(d->page, page_bytes(&d->limits), MADV_DONTFORK);
+    close(pair[1]);
+    if (pid < 0) {
+        close(pair[0]);
+        return -E_IO;
+    }
+    d->pid = pid;
+    d->socket = pair[0];
+    d->busy = d->ready = false;
+    return 0;
+}
+
+/* ---- the main process's side ------------------------------------------------------------------ */
+
+int desk_open(struct desk *d, const struct desk_limits *limits)
+{
+    memset(d, 0, sizeof *d);
+    d->socket = -1;
+    d->limits = *limits;
+    void *at = mmap(NULL, page_bytes(limits), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) return -E_NOMEM;
+    d->page = at;
+    madvise(at, page_bytes(limits), MADV_DONTFORK);
+    int rc = sandbox_prepare(), status;
+    if (rc == 0) rc = desk_hire(d);
+    if (rc != 0) return rc;
+    struct pollfd p = {.fd = d->socket, .events = POLLIN};
+    if (poll(&p, 1, READY_LIMIT_MS) != 1 || desk_poll(d, &status) != 0) return -E_UNSUPPORTED; /* it could not give up its powers */
+    return 0;
+}
+
+int desk_begin(struct desk *d, const struct media_file_hdr *hdr, const uint8_t *data)
+{
+    const char byte = 'g';
+
+    must(d->pid && !d->busy && hdr->bytes <= MEDIA_FILE_BYTES_MAX);
+    d->page->hdr = *hdr;
+    d->kind = hdr->kind;
+    memcpy(d->page->file, data, hdr->bytes);
+    memset(&d->page->result, 0, sizeof d->page->result);
+    d->busy = true;
+    return send(d->socket, &byte, 1, MSG_NOSIGNAL) == 1 ? 0 : -E_PEER;
+}
+
+int desk_poll(struct desk *d, int *status)
+{
+    char byte;
+    const ssize_t got = recv(d->socket, &byte, 1, MSG_DONTWAIT);
+
+    if (got == 1 && !d->ready) {
+        d->ready = true;
+        return 0;
+    }
+    if (got == 1) {
+        desk_stop(d);
+        return 1;
+    }
+    if (got < 0 && (errno == EAGAIN || errno == EINTR)) return 0;
+    *status = desk_stop(d);
+    return -E_PEER;
+}
+
+static bool samples_are_finite(const uint8_t *data, uint32_t tokens)
+{
+    const float *sample = (const float *)data;
+
+    for (size_t i = 0; i < (size_t)tokens * SOUND_FRAME; i++)
+        if (!isfinite(sample[i])) return false;
+    return true;
+}
+
+/* A worker that was taken over could write anything: only what can do no harm behind us passes. */
+static bool is_possible(const struct desk *d, const struct desk_result *r)
+{
+    if (r->status != MEDIA_READY) return r->status == MEDIA_BAD || r->status == MEDIA_TOO_LARGE || r->status == MEDIA_FAILED;
+    if (d->kind == MEDIA_SOUND) return r->tokens >= 1 && r->tokens <= d->limits.sound_tokens;
+    return r->tokens >= 1 && r->tokens <= d->limits.picture_budget && r->columns >= 1 && r->columns <= d->limits.picture_positions && r->tokens % r->columns == 0 &&
+           r->tokens / r->columns <= d->limits.picture_positions;
+}
+
+void desk_result(const struct desk *d, struct desk_result *r, const uint8_t **data, uint64_t *data_bytes)
+{
+    must(d->pid == 0); /* whoever wrote this is gone: it cannot change behind the checks */
+    *r = d->page->result;
+    r->why[sizeof r->why - 1] = '\0';
+    *data = d->page->out;
+    *data_bytes = 0;
+    if (!is_possible(d, r)) {
+        give_up(r, MEDIA_FAILED, "the decoder left nonsense");
+        return;
+    }
+    if (r->status != MEDIA_READY) return;
+    *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : PICTURE_PATCH_BYTES);
+    if (d->kind == MEDIA_SOUND && !samples_are_finite(*data, r->tokens)) {
+        give_up(r, MEDIA_BAD, "the sound has samples that are no numbers");
+        *data_bytes = 0;
+    }
+}
+
+int desk_stop(struct desk *d)
+{
+    int status = 0;
+
+    if (d->pid) {
+        kill(d->pid, SIGKILL); /* does nothing to one that has ended: its status stays what it was */
+        while (waitpid(d->pid, &status, 0) < 0 && errno == EINTR) continue;
+        close(d->socket);
+    }
+    d->pid = 0;
+    d->socket = -1;
+    d->busy = false;
+    return status;
+}
+
+void desk_clear(struct desk *d)
+{
+    madvise(d->page, page_bytes(&d->limits), MADV_REMOVE);
+}

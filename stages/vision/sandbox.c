@@ -1,0 +1,97 @@
+/* stages/vision/sandbox.c - the filter of system calls and the limits (contract in sandbox.h). */
+#include "stages/vision/sandbox.h"
+
+#include "shm/error.h"
+
+#include <errno.h>
+#include <seccomp.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* What decoding takes: memory, the socket, the end. The rest of the kernel is out of reach. */
+static const int allowed[] = {
+    SCMP_SYS(read), SCMP_SYS(write),                     /* on the one socket */
+    SCMP_SYS(brk), SCMP_SYS(munmap), SCMP_SYS(mremap), SCMP_SYS(madvise), /* malloc; mmap and mprotect below, never executable */
+    SCMP_SYS(futex),                                     /* locks of libc; there is one thread */
+    SCMP_SYS(getrandom), SCMP_SYS(clock_gettime),        /* harmless, and some libc's malloc asks */
+    SCMP_SYS(sysinfo),                                   /* qsort asks how much memory there is before it takes some (Vorbis) */
+    SCMP_SYS(rt_sigreturn), SCMP_SYS(rt_sigprocmask), SCMP_SYS(gettid), SCMP_SYS(getpid), SCMP_SYS(tgkill), /* abort() */
+    SCMP_SYS(exit), SCMP_SYS(exit_group),
+};
+
+static scmp_filter_ctx filter;
+
+static int add_rules(void)
+{
+    int rc = 0;
+
+    for (size_t i = 0; i < sizeof allowed / sizeof *allowed && rc == 0; i++) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, allowed[i], 0);
+    if (rc == 0)
+        rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mmap), 2, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0),
+                              SCMP_A3(SCMP_CMP_MASKED_EQ, MAP_ANONYMOUS, MAP_ANONYMOUS));
+    /* libsndfile looks for what a Macintosh may have put beside an MP3 file: there is nothing, for it there are no files at all */
+    if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ERRNO(ENOENT), SCMP_SYS(openat), 0);
+    if (rc == 0) rc = seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
+    return rc;
+}
+
+int sandbox_prepare(void)
+{
+    if (filter) return 0;
+    filter = seccomp_init(SCMP_ACT_KILL_PROCESS);
+    if (!filter) return -E_NOMEM;
+    if (add_rules() == 0) return 0;
+    seccomp_release(filter);
+    filter = NULL;
+    return -E_UNSUPPORTED;
+}
+
+static void limit(int what, rlim_t value)
+{
+    const struct rlimit both = {.rlim_cur = value, .rlim_max = value};
+
+    if (setrlimit(what, &both) != 0) _exit(1);
+}
+
+static void set_limits(void)
+{
+    const struct rlimit cpu = {.rlim_cur = SANDBOX_CPU_S, .rlim_max = SANDBOX_CPU_S + 1};
+
+#ifndef __SANITIZE_ADDRESS__ /* its shadow is larger than any limit */
+    limit(RLIMIT_AS, SANDBOX_MEMORY_BYTES);
+#endif
+    if (setrlimit(RLIMIT_CPU, &cpu) != 0) _exit(1); /* SIGXCPU first: it tells what happened */
+    limit(RLIMIT_FSIZE, 0);
+    limit(RLIMIT_CORE, 0);
+    limit(RLIMIT_NPROC, 0);
+    limit(RLIMIT_NOFILE, 0);
+}
+
+static void close_others(int keep_fd)
+{
+    if (keep_fd > 0) syscall(SYS_close_range, 0u, (unsigned)keep_fd - 1, 0u);
+    if (syscall(SYS_close_range, (unsigned)keep_fd + 1, ~0u, 0u) == 0) return;
+    for (int fd = 0; fd < 65536; fd++) /* a kernel before 5.9 */
+        if (fd != keep_fd) close(fd);
+}
+
+void sandbox_enter(int keep_fd, pid_t parent)
+{
+    sigset_t none;
+
+    for (int s = 1; s < 32; s++) signal(s, SIG_DFL);
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    prctl(PR_SET_NAME, "vision-worker");
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent) _exit(1);
+    if (prctl(PR_SET_DUMPABLE, 0) != 0 || prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) _exit(1);
+    close_others(keep_fd);
+    set_limits();
+    if (!filter || seccomp_load(filter) != 0) _exit(1);
+}

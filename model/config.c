@@ -494,24 +494,6 @@ int dspark_config_parse(struct dspark_config *config, const uint8_t *json, uint6
     return rc;
 }
 
-int drafter_config_kind(const uint8_t *json, uint64_t byte_count, struct model_error *err)
-{
-    struct reader r = { .err = err };
-    json_t *root;
-    int rc;
-
-    if ((rc = config_json(&root, "config.json", json, byte_count, err)) != 0) return rc;
-    r.object = root;
-    const json_t *name = json_array_get(reader_member(&r, "architectures"), 0);
-    const char *type = reader_text(&r, "model_type", "");
-    if (strcmp(type, "gemma4_unified_assistant") == 0) rc = DRAFTER_ASSISTANT;
-    else if (json_is_string(name) && strcmp(json_string_value(name), "Gemma4DSparkModel") == 0) rc = DRAFTER_DSPARK;
-    else reader_fail(&r, -E_UNSUPPORTED, name ? "architectures" : "model_type", name ? name : reader_member(&r, "model_type"),
-                     "a drafter is a gemma4_unified_assistant or a Gemma4DSparkModel");
-    json_decref(root);
-    return r.rc != 0 ? r.rc : rc;
-}
-
 static void parse_generation(struct generation_config *g, const struct model_config *c, struct reader *r)
 {
     g->eos_count = reader_tokens(r, "eos_token_id", g->eos_token, MODEL_EOS_MAX, c->vocab);

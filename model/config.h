@@ -79,9 +79,6 @@ struct dspark_config {
     bool confidence_sees_token;       /* which also reads the token before */
 };
 
-/* Which drafter a folder holds. */
-enum drafter_kind { DRAFTER_ASSISTANT = 1, DRAFTER_DSPARK = 2 };
-
 struct generation_config {
     uint32_t eos_count;
     uint32_t eos_token[MODEL_EOS_MAX];            /* never empty after parsing */
@@ -103,9 +100,6 @@ int assistant_config_parse(struct model_config *config, uint32_t *backbone_hidde
 
 /* Parses the config.json of a DSpark drafter (architectures ["Gemma4DSparkModel"]). Errors as above. */
 int dspark_config_parse(struct dspark_config *config, const uint8_t *json, uint64_t byte_count, struct model_error *err);
-
-/* Which drafter this config.json belongs to: enum drafter_kind, or -E_FORMAT, or -E_UNSUPPORTED with what it says instead. */
-int drafter_config_kind(const uint8_t *json, uint64_t byte_count, struct model_error *err);
 
 /* Parses generation_config.json; json NULL: the file is absent and config's eos list is used.
  * -E_FORMAT, -E_RANGE (also: no end token anywhere). */

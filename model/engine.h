@@ -31,6 +31,7 @@ enum engine_use { ENGINE_FILL, ENGINE_STEP };      /* prefill's calls, or verify
 
 /* What a sequence brings along. All pointers are borrowed until engine_leave. */
 struct engine_sequence {
+    uint32_t generation;              /* of the slot */
     const uint32_t *full_pages, *sliding_pages;
     uint32_t full_page_count, sliding_page_count;
     const struct sampling_params *sampling;        /* checked; NULL: it is only filled here, never sampled */

@@ -1,12 +1,15 @@
 /* model/engine_cpu.c - the engine's CPU device: model/forward.h computes, model/sampler.h picks.
  *
  * Reads    the weights in the checkpoint's files, mapped read-only
- * Writes   the KV arena and the states, mapped shared
+ * Writes   the KV arena, the states and, while a drafter wants them, the outputs of some layers (model/features.h), mapped shared
  * Owns     logits of one step; the weights of pictures and sound, for prefill, and the soft tokens of one call; per slot the pages (borrowed) and the counts of its tokens for the penalties
  * Fails    out of memory: exit 111. A step computes in engine_wait, so that whoever began it can first say what the last one gave. */
 #include "model/engine.h"
+#include "model/features.h"
 #include "model/states.h"
+#include "schemas/counters.h"
 #include "schemas/media.h"
+#include "shm/atomic.h"
 #include "shm/error.h"
 #include "shm/must.h"
 
@@ -22,7 +25,7 @@ _Static_assert(STATUS_BUSY_MAX <= SPANS_MAX, "a call's sequences");
 struct cpu_sequence {
     struct forward_seq pages;
     const struct sampling_params *sampling;
-    uint32_t prompt_count;
+    uint32_t prompt_count, generation;
     struct penalty_counts counts;     /* entry NULL: this request has no penalties */
 };
 
@@ -38,6 +41,10 @@ struct cpu {
     float *logits;                    /* [rows_max, vocab]; NULL for prefill */
     float *hidden;                    /* [rows_max or SPANS_MAX, hidden]: of the rows that leave their state, or begin with it */
     uint8_t *states;                  /* arena.states, shared */
+    struct features features;         /* arena.features, shared */
+    const uint64_t *wanted_layers;    /* the drafter's word; NULL: there is no drafter */
+    uint64_t layers;                  /* of the call in hand */
+    float **feature;                  /* [rows_max] where a row's outputs go */
     uint32_t vocab, row_count, seq_count;
     const struct engine_span *spans;  /* of the step in hand; borrowed */
     bool first;                       /* it begins with states */
@@ -68,6 +75,7 @@ static void cpu_admit(struct engine *e, uint32_t slot, const struct engine_seque
                                     .full_page_count = seq->full_page_count, .sliding_page_count = seq->sliding_page_count};
     q->sampling = seq->sampling;
     q->prompt_count = seq->prompt_count;
+    q->generation = seq->generation;
     if (!seq->sampling || !sampling_params_need_counts(seq->sampling)) return;
     if (penalty_counts_open(&q->counts, seq->prompt_count + seq->output_max) != 0) stage_exit(e->stage, EXIT_MISSING, "out of memory for penalties");
     for (uint32_t i = 0; i < seq->prompt_count; i++) penalty_counts_add(&q->counts, seq->prompt[i], 0);
@@ -113,13 +121,66 @@ static void keep_states(const struct engine *e)
     }
 }
 
+/* ---- outputs of layers, for a drafter ------------------------------------------------------------- */
+
+/* The forward pass shows every layer's rows, the embedding first. */
+static void keep_layer(void *context, uint32_t layers_done, const float *hidden, uint32_t row_count)
+{
+    const struct engine *e = context;
+    const struct cpu *c = e->state;
+    const uint64_t below = layers_done == 0 ? 0 : (1ull << (layers_done - 1)) - 1;
+
+    if (layers_done == 0 || layers_done > 64 || !(c->layers >> (layers_done - 1) & 1)) return;
+    const uint64_t at = (uint64_t)__builtin_popcountll(c->layers & below) * e->config.hidden;
+    for (uint64_t r = 0; r < row_count; r++) memcpy(c->feature[r] + at, hidden + r * e->config.hidden, e->config.hidden * sizeof *hidden);
+}
+
+static void begin_features(struct engine *e)
+{
+    struct cpu *c = e->state;
+
+    c->layers = c->wanted_layers ? shm_load_acquire(c->wanted_layers) : 0;
+    if (!features_layers_ok(c->layers, e->config.layer_count)) c->layers = 0; /* advice: a wrong one is none */
+    forward_set_hidden_hook(c->forward, c->layers ? keep_layer : NULL, e);
+    for (uint32_t i = 0; i < c->row_count && c->layers; i++) c->feature[i] = features_begin(&c->features, c->spans[c->rows[i].seq].slot, c->rows[i].position);
+}
+
+static void end_features(const struct engine *e)
+{
+    const struct cpu *c = e->state;
+
+    for (uint32_t i = 0; i < c->row_count && c->layers; i++) {
+        const uint32_t slot = c->spans[c->rows[i].seq].slot;
+        features_end(&c->features, slot, c->seq[slot].generation, c->rows[i].position, c->layers);
+    }
+}
+
+/* Without the arena (a keeper of an older build) or a drafter, nobody wants any. */
+static void open_features(struct engine *e)
+{
+    struct cpu *c = e->state;
+    uint64_t bytes = 0;
+
+    features_init(&c->features, e->slot_count, (uint32_t)wiring_u64(&e->stage->wiring, "draft.context", 0), e->geometry.max_context, e->config.hidden);
+    c->features.base = stage_map(e->stage, "arena.features", true, &bytes);
+    if (!e->stage->segment[ROLE_DRAFT] || !c->features.base) return;
+    if (bytes < features_bytes(&c->features))
+        stage_exit(e->stage, EXIT_MISSING, "arena.features has %llu bytes, %llu are needed", (unsigned long long)bytes, (unsigned long long)features_bytes(&c->features));
+    c->feature = calloc(e->rows_max, sizeof *c->feature);
+    if (!c->feature) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    c->wanted_layers = &((const struct stage_status *)(e->stage->segment[ROLE_DRAFT] + SEGMENT_STATUS_OFFSET))->counters[DRAFT_SOURCES];
+}
+
 static void compute(struct engine *e)
 {
     struct cpu *c = e->state;
+
+    begin_features(e);
     const int rc = forward_run(c->forward, c->rows, c->row_count, c->seqs, c->seq_count, c->logits, c->hidden);
 
     must(rc == 0); /* positions and pages were set aside and checked before a sequence came here */
     keep_states(e);
+    end_features(e);
 }
 
 /* Pictures and sound of a call become its soft rows; row i of the call takes row i of them. */
@@ -258,6 +319,7 @@ void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
     c->seqs = calloc(SPANS_MAX, sizeof *c->seqs);
     c->hidden = malloc(sizeof(float) * (e->rows_max > SPANS_MAX ? e->rows_max : SPANS_MAX) * (size_t)e->config.hidden);
     c->states = map_states(e);
+    open_features(e);
     if (use == ENGINE_STEP) c->logits = malloc(sizeof(float) * e->rows_max * (size_t)c->vocab);
     if (!c->seq || !c->rows || !c->seqs || !c->hidden || (use == ENGINE_STEP && !c->logits)) stage_exit(e->stage, EXIT_MISSING, "out of memory");
     if (use == ENGINE_FILL) open_soft(e);

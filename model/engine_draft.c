@@ -57,6 +57,7 @@ void engine_draft_open(struct engine_draft *d, struct stage *s, uint32_t slot_co
     const int kind = engine_draft_kind(&d->files, &err);
     if (kind < 0) stage_exit(s, EXIT_CONFIG, "the drafter cannot be used: %s", err.text);
     d->kind = (uint32_t)kind;
-    if (cuda || kind != DRAFT_KIND_MTP) stage_exit(s, EXIT_CONFIG, "a drafter of kind %s cannot run on the %s yet; use --draft ngram", engine_draft_kind_name(d->kind), cuda ? "GPU" : "CPU");
-    engine_draft_open_mtp(d);
+    if (cuda) stage_exit(s, EXIT_CONFIG, "a drafter of kind %s cannot run on the GPU yet; use --draft ngram", engine_draft_kind_name(d->kind));
+    if (kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark(d);
+    else engine_draft_open_mtp(d);
 }

@@ -56,7 +56,7 @@ struct forward_options {
 /* Called between layers with the number of layers done (and once more after the logits): a heartbeat. */
 typedef void forward_progress_fn(void *context, uint32_t layers_done, uint32_t layer_count);
 
-/* Debug and test hook: h [row_count, hidden] after the embedding (layer 0) and after each layer i (i+1). */
+/* For drafters that read the layers' outputs (model/features.h), and for tests: h [row_count, hidden] after the embedding (layer 0) and after each layer i (i+1). */
 typedef void forward_hidden_fn(void *context, uint32_t layer, const float *hidden, uint32_t row_count);
 
 /* Calibration hook: rows [row_count, matrix->k] that are about to meet `matrix`, before any rounding. */

@@ -17,6 +17,10 @@ static inline void shm_store_release(uint64_t *word, uint64_t value) { __atomic_
 /* Both sides of the sleep handshake need it: my store is visible before my next load (store-load order). */
 static inline void shm_fence_full(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
+/* For records that are marked invalid while they are written: what follows the first store is not seen before it; what is read is read before the second look. */
+static inline void shm_fence_release(void) { __atomic_thread_fence(__ATOMIC_RELEASE); }
+static inline void shm_fence_acquire(void) { __atomic_thread_fence(__ATOMIC_ACQUIRE); }
+
 static inline void shm_pause(void)
 {
 #if defined(__x86_64__)

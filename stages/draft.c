@@ -2,7 +2,7 @@
  *
  * Reads    tokenize slots (prompt), verify slots (committed tokens), prefill slots (pages), gateway slots (parameters), detokenize slots (thinking?);
  *          with a neural drafter: its checkpoint, the KV arena, the state rows
- * Writes   nothing but its ring: a proposal is advice
+ * Writes   nothing but its ring, and counter DRAFT_SOURCES: which layers' outputs it wants to read; a proposal is advice
  * Rings    in: verify-draft; out: draft-verify (every message is answered, with no tokens if there is no guess)
  * Owns     per sequence its newest guesses, until the text shows what they were worth; learned chances. All of it can be lost
  * Fails    without harm: a missing, dead, slow or wrong drafter changes how fast text appears, never which text. A drafter's checkpoint that
@@ -67,7 +67,7 @@ static void admit(struct draft *k, uint32_t slot)
     struct followed *f = &k->seq[slot];
     const struct prefill_slot *p = table_prefill(&k->table, slot);
     const struct table_limits *l = &k->table.limits;
-    struct engine_sequence seq = {.full_pages = f->full_pages, .sliding_pages = f->sliding_pages, .sampling = &f->sampling};
+    struct engine_sequence seq = {.generation = f->generation, .full_pages = f->full_pages, .sliding_pages = f->sliding_pages, .sampling = &f->sampling};
 
     if (!word_for(&p->pages, f->generation)) return;
     seq.full_page_count = p->full_page_count;
@@ -280,6 +280,7 @@ static void attach(struct draft *k, int argc, char **argv)
     k->tokens_max = (uint32_t)wiring_u64(&k->stage.wiring, "draft.tokens", 7);
     if (k->tokens_max > RING_TOKENS_MAX) k->tokens_max = RING_TOKENS_MAX;
     k->neural = strcmp(wiring_text(&k->stage.wiring, "draft.kind", "ngram"), "checkpoint") == 0;
+    shm_store_release(&k->stage.status->counters[DRAFT_SOURCES], 0); /* a predecessor may have wanted some */
     if (k->neural) engine_draft_open(&k->engine, &k->stage, l->slot_count, ROWS_MAX);
     k->seq = calloc(l->slot_count, sizeof *k->seq);
     uint32_t *pages = k->neural ? malloc(sizeof *pages * l->slot_count * ((uint64_t)l->full_pages_max + l->sliding_pages_max)) : NULL;

@@ -1,7 +1,7 @@
 /* stages/keeper.c - reads the checkpoint, makes the memory that outlives every stage, fills it, and hands the descriptors to the launcher.
  *
  * Reads    the model directory (option model.dir); options device.asked, weights.dtype, model.random
- * Gives    message "model": what the model is and where it runs (options model.*, kv.*, gpu.*, device), descriptors file.*, arena.kv, arena.states
+ * Gives    message "model": what the model is and where it runs (options model.*, kv.*, gpu.*, device), descriptors file.*, arena.kv, arena.states, arena.features
  *          and, on a GPU, gpu.weights. It is sent before the weights are loaded, so that the stages set themselves up meanwhile;
  *          counter KEEPER_LOADED tells them when the weights are in place.
  * Owns     nothing that anybody needs afterwards: the launcher holds every descriptor, GPU memory's too. The keeper may die or leave at any
@@ -11,6 +11,7 @@
 #include "stages/keeper/keeper.h"
 
 #include "model/shapes.h"
+#include "model/features.h"
 #include "model/states.h"
 #include "schemas/counters.h"
 #include "schemas/media.h"
@@ -177,6 +178,16 @@ static int make_memfd(struct keeper *k, const char *name, const char *what, uint
     return fd;
 }
 
+/* Sparse: takes memory only while a drafter wants the outputs of layers. */
+static void make_features(struct keeper *k)
+{
+    const struct wiring *w = &k->stage.wiring;
+    struct features f;
+
+    features_init(&f, (uint32_t)wiring_u64(w, "table.slots", 0), (uint32_t)wiring_u64(w, "draft.context", 0), k->geometry.max_context, k->config.hidden);
+    wiring_add_fd(&k->out, "arena.features", make_memfd(k, "sluice-features", "the memory of layers' outputs", features_bytes(&f)));
+}
+
 static void make_arena(struct keeper *k)
 {
     const uint64_t states = states_needed(k);
@@ -194,6 +205,7 @@ static void make_arena(struct keeper *k)
     } else {
         fd = make_memfd(k, "sluice-kv", "the KV cache", k->geometry.arena_bytes);
         states_fd = make_memfd(k, "sluice-states", "the memory of hidden states", states);
+        make_features(k);
     }
     wiring_add_fd(&k->out, "arena.kv", fd);
     wiring_add_fd(&k->out, "arena.states", states_fd);

@@ -97,7 +97,7 @@ static void count_pages(struct prefill *k)
 static void tell_engine(struct prefill *k, uint32_t s)
 {
     const struct prefill_slot *p = table_prefill(&k->table, s);
-    const struct engine_sequence seq = {.full_pages = table_full_pages(&k->table, s), .sliding_pages = table_sliding_pages(&k->table, s),
+    const struct engine_sequence seq = {.generation = k->seq[s].generation, .full_pages = table_full_pages(&k->table, s), .sliding_pages = table_sliding_pages(&k->table, s),
                                         .full_page_count = p->full_page_count, .sliding_page_count = p->sliding_page_count};
 
     engine_admit(&k->engine, s, &seq);

@@ -101,7 +101,7 @@ static void admit(struct verify *k, uint32_t slot)
     const struct sequence *q = &k->seq[slot];
     const struct prefill_slot *p = table_prefill(&k->table, slot);
     const struct tokenize_slot *t = table_tokenize(&k->table, slot);
-    const struct engine_sequence seq = {.full_pages = table_full_pages(&k->table, slot), .sliding_pages = table_sliding_pages(&k->table, slot),
+    const struct engine_sequence seq = {.generation = q->generation, .full_pages = table_full_pages(&k->table, slot), .sliding_pages = table_sliding_pages(&k->table, slot),
                                         .full_page_count = p->full_page_count, .sliding_page_count = p->sliding_page_count,
                                         .sampling = &table_gateway(&k->table, slot)->params.sampling, .prompt = table_prompt(&k->table, slot),
                                         .output = table_output(&k->table, slot), .prompt_count = t->prompt_count, .output_count = q->committed,

@@ -1,9 +1,11 @@
 /* model/drafter.c - see drafter.h. */
 #include "model/drafter.h"
 
+#include "model/quantize.h"
 #include "shm/error.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #define CHUNK_COLUMNS 64u             /* of a product: what one task computes */
 #define MACS_PARALLEL (1u << 20)      /* below this many multiply-adds a loop is not worth waking threads */
@@ -82,6 +84,47 @@ void drafter_bind_layer(struct drafter_binder *b, struct drafter_layer *l, const
 struct stored_matrix drafter_plain(const void *data, enum tensor_dtype dtype, uint32_t rows, uint32_t k)
 {
     return (struct stored_matrix){.data = data, .rows = rows, .k = k, .element = dtype == DTYPE_F32 ? STORED_F32 : STORED_BF16};
+}
+
+/* ---- FP8 --------------------------------------------------------------------------------- */
+
+#define ROUND_ROWS 64u                /* of a matrix: what one task rounds */
+
+static bool is_plain(const struct stored_matrix *m) { return m->data && (m->element == STORED_BF16 || m->element == STORED_F32); }
+
+static uint64_t codes_bytes(const struct stored_matrix *m) { return ((uint64_t)m->rows * m->k + 63) / 64 * 64; }
+static uint64_t scales_bytes(const struct stored_matrix *m) { return ((uint64_t)m->rows * sizeof(float) + 63) / 64 * 64; }
+
+static void round_task(void *context, uint32_t task, uint32_t thread)
+{
+    const struct quantize_job *job = context;
+    const uint32_t begin = task * ROUND_ROWS, end = begin + ROUND_ROWS < job->from->rows ? begin + ROUND_ROWS : job->from->rows;
+
+    (void)thread;
+    quantize_rows(job, begin, end);
+}
+
+int drafter_to_fp8(struct stored_matrix *const *matrices, uint32_t count, uint32_t threads, void **owned)
+{
+    struct pool *pool = NULL;
+    uint64_t bytes = 64;
+
+    *owned = NULL;
+    for (uint32_t i = 0; i < count; i++)
+        if (is_plain(matrices[i])) bytes += codes_bytes(matrices[i]) + scales_bytes(matrices[i]);
+    const int rc = pool_open(&pool, threads, 0);
+    if (rc != 0) return rc;
+    uint8_t *room = aligned_alloc(64, bytes);
+    for (uint32_t i = 0; i < count && room; i++) {
+        struct stored_matrix *m = matrices[i];
+        if (!is_plain(m)) continue;
+        struct quantize_job job = {.from = m, .format = QUANTIZE_FP8_ROW, .codes = *owned ? room : (*owned = room), .scales = room + codes_bytes(m)};
+        pool_run(pool, round_task, &job, (m->rows + ROUND_ROWS - 1) / ROUND_ROWS);
+        room += codes_bytes(m) + scales_bytes(m);
+        *m = (struct stored_matrix){.data = job.codes, .scale = job.scales, .rows = m->rows, .k = m->k, .scale_rows = 1, .scale_columns = m->k, .element = STORED_E4M3};
+    }
+    pool_close(pool);
+    return room ? 0 : -E_NOMEM;
 }
 
 /* ---- arithmetic ------------------------------------------------------------------------------ */

@@ -49,6 +49,10 @@ void drafter_bind_layer(struct drafter_binder *binder, struct drafter_layer *lay
 /* A BF16 or F32 tensor as a matrix for drafter_multiply. */
 struct stored_matrix drafter_plain(const void *data, enum tensor_dtype dtype, uint32_t rows, uint32_t k);
 
+/* Rounds plain matrices (BF16, F32) to FP8 with a scale for each row, in new memory that *owned gets (to be freed); others and empty ones stay as they are.
+ * threads as in pool_open. 0, -E_NOMEM, -E_IO. */
+int drafter_to_fp8(struct stored_matrix *const *matrices, uint32_t count, uint32_t threads, void **owned);
+
 /* ---- arithmetic ------------------------------------------------------------------------------------- */
 
 struct drafter_math {                 /* one per drafter; both borrowed */

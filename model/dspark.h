@@ -47,12 +47,17 @@ struct dspark_weights {
     uint64_t own_bytes;               /* weights that only the drafter needs */
     uint64_t block_bytes;             /* weights that one block reads, all its guesses included */
     float *owned;
+    void *rounded;                    /* codes and scales of dspark_to_fp8 */
 };
 
 /* config.json and *.safetensors of a set of files. Embedding and output matrix that equal the target's (or are not in the files) are the target's; NULL: no
  * target at hand, all must be there. 0, or -E_NOT_FOUND, -E_FORMAT, -E_UNSUPPORTED, -E_NOMEM; err names field or tensor. */
 int dspark_load(struct dspark_weights *weights, const struct model_files *files, const struct model_weights *target, struct model_error *err);
 void dspark_weights_free(struct dspark_weights *weights);
+
+/* Rounds every matrix that is BF16 or F32 to FP8, a scale for each row: half the bytes of a block. The output matrix then is the drafter's own. What is
+ * looked up (embeddings, the Markov head's input) stays. threads: 0: one per CPU. 0, -E_NOMEM, -E_IO. */
+int dspark_to_fp8(struct dspark_weights *weights, uint32_t threads);
 
 /* Can it draft for this target: hidden size, vocabulary, layers. 0, or -E_UNSUPPORTED with the reason. */
 int dspark_check(const struct dspark_config *config, const struct model_config *target, struct model_error *err);

@@ -50,15 +50,41 @@ static void bind_heads(struct drafter_binder *b, struct dspark_weights *w)
             w->markov_dtype = t->dtype;
             w->own_bytes += t->byte_count;
         }
-        const uint64_t before = w->own_bytes;
         drafter_matrix(b, &w->markov_out, "markov_head.markov_w2", c->layers.vocab, c->markov_rank);
-        w->block_bytes += (c->block - 1) * (w->own_bytes - before); /* read for each guess; once is counted with the rest */
     }
     if (c->confidence) {
         w->confidence = drafter_vector(b, "confidence_head.proj.weight", c->layers.hidden + (c->confidence_sees_token ? c->markov_rank : 0));
         const float *bias = drafter_vector(b, "confidence_head.proj.bias", 1);
         w->confidence_bias = bias ? *bias : 0;
     }
+}
+
+#define MATRICES_PER_LAYER 6u
+
+/* All matrices that products read. Returns how many. */
+static uint32_t list_matrices(struct dspark_weights *w, struct stored_matrix *list[MATRICES_PER_LAYER * MODEL_LAYERS_MAX + 3])
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < w->config.layers.layer_count; i++) {
+        struct drafter_layer *l = &w->layer[i].shared;
+        struct stored_matrix *const own[MATRICES_PER_LAYER] = {&l->q, &l->o, &l->gate, &l->up, &l->down, &w->layer[i].k};
+        for (uint32_t m = 0; m < MATRICES_PER_LAYER; m++) list[n++] = own[m];
+    }
+    list[n++] = &w->fc;
+    list[n++] = &w->head;
+    if (w->markov_in) list[n++] = &w->markov_out;
+    return n;
+}
+
+/* What one block reads: every matrix once, the Markov head's output for each guess. */
+static void count_block(struct dspark_weights *w)
+{
+    struct stored_matrix *list[MATRICES_PER_LAYER * MODEL_LAYERS_MAX + 3];
+    const uint32_t count = list_matrices(w, list);
+
+    w->block_bytes = 0;
+    for (uint32_t i = 0; i < count; i++) w->block_bytes += stored_bytes(list[i]) * (list[i] == &w->markov_out ? w->config.block : 1);
 }
 
 static int bind_all(struct dspark_weights *w, struct safetensors *index, const struct quantization *quantization, const struct model_weights *target, struct model_error *err)
@@ -78,7 +104,6 @@ static int bind_all(struct dspark_weights *w, struct safetensors *index, const s
     w->norm = drafter_vector(&b, "norm.weight", hidden);
     bind_layers(&b, w);
     bind_heads(&b, w);
-    w->block_bytes += w->own_bytes - (w->markov_in ? stored_code_bytes(w->markov_dtype == DTYPE_F32 ? STORED_F32 : STORED_BF16, (uint64_t)c->layers.vocab * c->markov_rank) : 0);
     bind_table(&b, w, target, "embed_tokens.weight", &embed);
     bind_table(&b, w, target, "lm_head.weight", &head);
     if (b.rc != 0) return b.rc;
@@ -88,7 +113,7 @@ static int bind_all(struct dspark_weights *w, struct safetensors *index, const s
     w->embed_scale = model_embed_scale(hidden, embed.dtype);
     w->head = drafter_plain(head.data, head.dtype, c->layers.vocab, hidden);
     w->head_is_shared = head.shared;
-    w->block_bytes += stored_bytes(&w->head);
+    count_block(w);
     return 0;
 }
 
@@ -112,9 +137,27 @@ int dspark_load(struct dspark_weights *w, const struct model_files *files, const
     return rc;
 }
 
+int dspark_to_fp8(struct dspark_weights *w, uint32_t threads)
+{
+    struct stored_matrix *list[MATRICES_PER_LAYER * MODEL_LAYERS_MAX + 3];
+    const uint32_t count = list_matrices(w, list);
+    uint64_t before = w->head_is_shared ? 0 : stored_bytes(&w->head), after = 0;
+
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i] != &w->head) before += stored_bytes(list[i]);
+    const int rc = drafter_to_fp8(list, count, threads, &w->rounded);
+    if (rc != 0) return rc;
+    for (uint32_t i = 0; i < count; i++) after += stored_bytes(list[i]);
+    w->own_bytes = w->own_bytes - before + after;
+    w->head_is_shared = false;
+    count_block(w);
+    return 0;
+}
+
 void dspark_weights_free(struct dspark_weights *w)
 {
     free(w->owned);
+    free(w->rounded);
     memset(w, 0, sizeof *w);
 }
 

@@ -157,6 +157,7 @@ static void load(struct engine_draft *d, struct device *v)
 
     if (rc == 0) rc = dspark_load(&v->weights, &d->files, &v->target, &err);
     if (rc == 0) rc = dspark_check(&v->weights.config, &d->target.config, &err);
+    if (rc == 0 && strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0) rc = dspark_to_fp8(&v->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1));
     if (rc != 0) stage_exit(d->stage, EXIT_CONFIG, "the drafter cannot be used: %s", err.text[0] ? err.text : error_text(rc));
     for (uint32_t i = 0; i < v->weights.config.source_count; i++) {
         if (v->weights.config.source[i] >= 64) stage_exit(d->stage, EXIT_CONFIG, "the drafter reads layer %u; only the first 64 can be had", v->weights.config.source[i]);

@@ -298,6 +298,64 @@ static void test_bytes(void **state)
     world_close(&w);
 }
 
+/* The same numbers as plain floats; to be freed. */
+static float *widen(struct stored_matrix *m)
+{
+    float *values = malloc(sizeof(float) * m->rows * m->k);
+
+    assert_int_equal(m->element, STORED_E4M3);
+    for (uint32_t r = 0; r < m->rows; r++)
+        for (uint32_t c = 0; c < m->k; c++) values[r * m->k + c] = stored_value(m, r, c);
+    *m = (struct stored_matrix){.data = values, .rows = m->rows, .k = m->k, .element = STORED_F32};
+    return values;
+}
+
+static double distance(const float *a, const float *b, uint32_t count)
+{
+    double off = 0, size = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        off += (a[i] - b[i]) * (a[i] - b[i]);
+        size += b[i] * b[i];
+    }
+    return sqrt(off / size);
+}
+
+/* In FP8: a quarter of the bytes of F32 and a scale a row. All products are done with the codes: the same drafter with the codes' values written out agrees. */
+static void test_fp8(void **state)
+{
+    static float logits[2][BLOCK][VOCAB];
+    float chances[2][BLOCK], *values[15];
+    uint32_t count = 0;
+    struct world w;
+
+    (void)state;
+    world_open(&w, 1, CONTEXT, 1);
+    const struct dspark_row row = {w.memory[0], 9, 30, 0};
+    const uint64_t block_bytes = w.weights.block_bytes, own_bytes = w.weights.own_bytes;
+    assert_int_equal(dspark_to_fp8(&w.weights, 1), 0);
+    const uint64_t rows = HIDDEN + 2 * (256 + 128 + HIDDEN + 48 + 48 + HIDDEN) + VOCAB, looked_up = 4 * (VOCAB * 16 + VOCAB * HIDDEN);
+    assert_int_equal(w.weights.block_bytes, block_bytes / 4 + 4 * (rows + BLOCK * VOCAB));
+    assert_int_equal(w.weights.own_bytes, looked_up + (own_bytes - looked_up) / 4 + 4 * (rows + VOCAB));
+    for (int written_out = 0; written_out < 2; written_out++) {
+        absorb(&w, 0, 0, 30);
+        assert_int_equal(dspark_block(w.d, &row, 1, BLOCK), 0);
+        guess_all(&w, 0, BLOCK, logits[written_out], chances[written_out]);
+        if (written_out) break;
+        struct stored_matrix *all[15] = {&w.weights.fc, &w.weights.head, &w.weights.markov_out};
+        for (uint32_t i = 0; i < 2; i++) {
+            struct drafter_layer *l = &w.weights.layer[i].shared;
+            struct stored_matrix *own[6] = {&l->q, &l->o, &l->gate, &l->up, &l->down, &w.weights.layer[i].k};
+            memcpy(all + 3 + 6 * i, own, sizeof own);
+        }
+        for (; count < 15; count++) values[count] = widen(all[count]);
+    }
+    assert_true(distance(&logits[0][0][0], &logits[1][0][0], BLOCK * VOCAB) < TOLERANCE);
+    assert_true(distance(chances[0], chances[1], BLOCK) < TOLERANCE);
+    while (count > 0) free(values[--count]);
+    world_close(&w);
+}
+
 static void test_refusals(void **state)
 {
     struct model_config target = {.vocab = VOCAB, .hidden = HIDDEN, .layer_count = 5};
@@ -387,7 +445,7 @@ static void test_configs(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_rounds), cmocka_unit_test(test_bits), cmocka_unit_test(test_ring), cmocka_unit_test(test_sharing),
-                                       cmocka_unit_test(test_bytes), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs)};
+                                       cmocka_unit_test(test_bytes), cmocka_unit_test(test_fp8), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs)};
 
     return cmocka_run_group_tests(tests, make_features, NULL);
 }

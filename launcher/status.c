@@ -115,6 +115,17 @@ static json_t *device_json(const struct server *v)
                      (json_int_t)l.bytes_done, "bytes_total", (json_int_t)l.bytes_total, "seconds", seconds, "gb_per_s", seconds > 0 ? (double)l.bytes_done / 1e9 / seconds : 0.0);
 }
 
+/* null: the model takes text alone. */
+static json_t *media_json(const struct server *v)
+{
+    if (!v->child[ROLE_VISION].enabled) return json_null();
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f}", "picture_tokens_max", (json_int_t)wiring_u64(&v->base, "media.picture_budget", 0), "requests",
+                     (json_int_t)counter(v, ROLE_VISION, VISION_REQUESTS), "refused", (json_int_t)counter(v, ROLE_VISION, VISION_REFUSED), "files",
+                     (json_int_t)counter(v, ROLE_VISION, VISION_FILES), "cached", (json_int_t)counter(v, ROLE_VISION, VISION_CACHED), "worker_deaths",
+                     (json_int_t)counter(v, ROLE_VISION, VISION_WORKER_DEATHS), "held_bytes", (json_int_t)counter(v, ROLE_VISION, VISION_HELD_BYTES), "work_s",
+                     (double)counter(v, ROLE_VISION, VISION_WORK_NS) / 1e9);
+}
+
 char *status_json(const struct server *v)
 {
     static const char *const phases[] = {"starting", "serving", "draining", "stopping"};
@@ -123,9 +134,9 @@ char *status_json(const struct server *v)
 
     json_array_append_new(stages, json_pack("{s:s, s:I, s:s, s:i}", "name", "launcher", "pid", (json_int_t)getpid(), "state", "ready", "restarts", 0));
     for (int role = ROLE_LAUNCHER + 1; role < ROLE_COUNT; role++) json_array_append_new(stages, stage_json(v, &v->child[role], now));
-    json_t *o = json_pack("{s:s, s:s, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o}", "address", v->address, "model", wiring_text(&v->base, "model.name", ""), "phase",
+    json_t *o = json_pack("{s:s, s:s, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "address", v->address, "model", wiring_text(&v->base, "model.name", ""), "phase",
                           phases[v->phase], "uptime_s", (double)(now - v->started_ns) / 1e9, "stages", stages, "rings", rings_json(v), "sequences",
-                          sequences_json(v), "rates", rates_json(v), "kv_cache", kv_json(v), "device", device_json(v));
+                          sequences_json(v), "rates", rates_json(v), "kv_cache", kv_json(v), "device", device_json(v), "media", media_json(v));
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(o);
     if (!text) return NULL;
@@ -173,6 +184,10 @@ void status_print(const char *json)
            number_at(k, "sequences_waiting"));
     printf("KV cache   full pages %.0f of %.0f, sliding pages %.0f of %.0f\n", number_at(k, "full_pages_used"), number_at(k, "full_pages"),
            number_at(k, "sliding_pages_used"), number_at(k, "sliding_pages"));
+    const json_t *m = json_object_get(o, "media");
+    if (json_is_object(m))
+        printf("media      %.0f files in %.0f requests, %.0f of them known already; %.0f requests refused, %.0f decoders died\n", number_at(m, "files"), number_at(m, "requests"), number_at(m, "cached"),
+               number_at(m, "refused"), number_at(m, "worker_deaths"));
     printf("rates      decode %.0f tok/s, prefill %.0f tok/s while busy; %.0f requests, %.0f + %.0f tokens; draft acceptance %.2f\n",
            number_at(r, "decode_tokens_per_busy_s"), number_at(r, "prefill_tokens_per_busy_s"), number_at(r, "requests"), number_at(r, "prompt_tokens"),
            number_at(r, "output_tokens"), number_at(r, "draft_acceptance"));

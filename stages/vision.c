@@ -124,8 +124,10 @@ static const char *name_item(const struct vision *k, uint32_t slot, uint32_t ite
 static void refuse_item(struct vision *k, uint32_t slot, uint32_t item, enum media_status status, const char *why)
 {
     char name[32];
+    size_t bytes = strlen(why);
 
-    refuse(k, slot, status, "%s of the request cannot be taken: %s.", name_item(k, slot, item, name), why);
+    while (bytes > 0 && why[bytes - 1] == '.') bytes--; /* some libraries end their sentences */
+    refuse(k, slot, status, "%s of the request cannot be taken: %.*s.", name_item(k, slot, item, name), (int)bytes, why);
 }
 
 /* ---- results ------------------------------------------------------------------------------ */

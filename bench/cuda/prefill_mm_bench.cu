@@ -192,7 +192,7 @@ static void prepare(struct contest *c, const struct shape *s, uint32_t m)
     for (int who = FP8; who <= BF16; who++)
         for (uint32_t i = 0; i < c->copies[who]; i++) {
             const struct packed_matrix to = { c->pool[who] + i * c->bytes[who], s->rows, s->k, packed_slice_k(s->k), who == FP8 ? (uint32_t)WEIGHT_FP8 : (uint32_t)WEIGHT_BF16 };
-            const struct pack_source from = { c->pool[PLAIN] + i % c->copies[PLAIN] * c->bytes[PLAIN], NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE };
+            const struct pack_source from = { c->pool[PLAIN] + i % c->copies[PLAIN] * c->bytes[PLAIN], NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE, NULL };
 
             OK(pack_launch(&to, &from, scratch, NULL));
         }

@@ -1,6 +1,6 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--format fp8|bf16] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--persistent] [--sweep window:wait:ring:l2:stride:pace,...]
+ *   cuda_step_bench [--format fp8|bf16|block|fp4|fp4-mlp] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--persistent] [--sweep window:wait:ring:l2:stride:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
@@ -21,8 +21,22 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 #define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
 #define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
+struct format { const char *name; uint32_t attention, mlp; };
+
+static const struct format formats[] = { { "fp8", WEIGHT_FP8, WEIGHT_FP8 }, { "bf16", WEIGHT_BF16, WEIGHT_BF16 }, { "block", WEIGHT_FP8_BLOCK, WEIGHT_FP8_BLOCK },
+                                         { "fp4", WEIGHT_FP4, WEIGHT_FP4 }, { "fp4-mlp", WEIGHT_BF16, WEIGHT_FP4 } };
+
+static const struct format *find_format(const char *name)
+{
+    for (const struct format &f : formats)
+        if (!strcmp(f.name, name)) return &f;
+    fprintf(stderr, "unknown format %s\n", name);
+    exit(2);
+}
+
 struct settings {
-    uint32_t format, layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns;
+    const struct format *format;
+    uint32_t layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns;
     bool parts, trace, persistent;
     std::vector<uint32_t> rows;
 };
@@ -36,13 +50,13 @@ static uint32_t seqs_of(const struct settings *o)
     return seqs;
 }
 
-static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
+static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t layers)
 {
     struct cuda_model_spec s;
     uint64_t at[2] = { 0, 0 };
 
     memset(&s, 0, sizeof s);
-    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = layers, s.window = 1024, s.format = format;
+    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = layers, s.window = 1024, s.format = format->attention;
     s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
     s.q_heads = 16, s.kv_heads[0] = 8, s.kv_heads[1] = 1, s.head_dim[0] = 256, s.head_dim[1] = 512, s.has_v_norm = 1;
     s.rope_divisor[0] = s.rope_divisor[1] = 1.0;
@@ -54,6 +68,7 @@ static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
 
         s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
         s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
+        s.layer[i].format[CUDA_GATE] = s.layer[i].format[CUDA_UP] = s.layer[i].format[CUDA_DOWN] = (uint8_t)format->mlp;
         at[type] += 2 * bytes;
     }
     s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;
@@ -434,7 +449,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, false, {} };
+    struct settings o = { &formats[0], 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, false, {} };
     struct model m;
     char *tunings = NULL;
     bool persistent = false;
@@ -443,7 +458,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "--no-parts")) o.parts = false;
         else if (!strcmp(argv[i], "--trace")) o.trace = true;
         else if (!strcmp(argv[i], "--persistent")) persistent = true;
-        else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = strcmp(argv[++i], "bf16") ? WEIGHT_FP8 : WEIGHT_BF16;
+        else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = find_format(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--window")) o.window_slots = (uint32_t)atoi(argv[++i]);
@@ -460,7 +475,7 @@ int main(int argc, char **argv)
     open_model(&m, &o, seqs_of(&o));
     const double gbps = read_gbps(m.weights, m.arena.bytes < (8ull << 30) ? m.arena.bytes : 8ull << 30);
 
-    printf("weights %s + bf16 head, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.format == WEIGHT_FP8 ? "fp8" : "bf16", o.layers, o.context,
+    printf("weights %s + bf16 head, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.format->name, o.layers, o.context,
            o.window_slots, o.wait_slots, o.ring_slots, o.l2_slots == CUDA_L2_DEFAULT ? -1 : (int)o.l2_slots, o.l2_stride, o.l2_pace_ns, gbps);
     printf("%-4s %4s %8s %8s %8s %7s %9s", "kind", "rows", "GB", "floor ms", "step ms", "share", "wall ms");
     for (uint32_t p = 0; p < CUDA_PARTS && o.parts; p++) printf(" %8s", part_name[p]);

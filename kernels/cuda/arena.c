@@ -34,7 +34,6 @@ static int check(const struct cuda_model_spec *s)
 {
     if (s->layers == 0 || s->layers > CUDA_LAYERS_MAX || s->hidden == 0 || s->hidden % 128 || s->hidden > HIDDEN_MAX) return -E_UNSUPPORTED;
     if (s->vocab == 0 || s->vocab % TILE_ROWS || s->vocab > VOCAB_MAX || s->suppress_count > CUDA_SUPPRESS_MAX) return -E_UNSUPPORTED;
-    if (s->format != WEIGHT_FP8 && s->format != WEIGHT_BF16) return -E_UNSUPPORTED;
     if (s->window == 0 || s->window > 1024 || s->rope_turned[CUDA_SLIDING] > 128 || s->rope_turned[CUDA_FULL] > 256) return -E_UNSUPPORTED;
     if (s->rope_turned[CUDA_SLIDING] % 4 || s->rope_turned[CUDA_FULL] % 4) return -E_UNSUPPORTED;
     if (s->q_heads != 16 || s->kv_heads[0] != 8 || s->kv_heads[1] != 1 || s->head_dim[0] != 256 || s->head_dim[1] != 512) return -E_UNSUPPORTED;
@@ -48,6 +47,21 @@ static int check(const struct cuda_model_spec *s)
     return s->page_bytes[0] % 16 || s->page_bytes[1] % 16 ? -E_UNSUPPORTED : 0;
 }
 
+/* What is packed into one matrix must be stored alike. */
+static int check_formats(const struct cuda_model_spec *s, uint32_t i)
+{
+    const uint32_t q = spec_format(s, i, CUDA_Q);
+
+    if (spec_format(s, i, CUDA_K) != q || (s->layer[i].has_v && spec_format(s, i, CUDA_V) != q)) return -E_UNSUPPORTED;
+    if (spec_format(s, i, CUDA_GATE) != spec_format(s, i, CUDA_UP)) return -E_UNSUPPORTED;
+    for (int t = CUDA_Q; t <= CUDA_DOWN; t++) {
+        const uint32_t format = spec_format(s, i, (enum cuda_tensor)t);
+
+        if (format == 0 || format >= WEIGHT_FORMATS || format == WEIGHT_F32) return -E_UNSUPPORTED;
+    }
+    return 0;
+}
+
 int arena_plan(struct arena *arena, const struct cuda_model_spec *spec)
 {
     int rc = check(spec);
@@ -57,10 +71,11 @@ int arena_plan(struct arena *arena, const struct cuda_model_spec *spec)
         struct arena_layer *l = &arena->layer[i];
         const uint32_t qkv_rows = spec_q_rows(spec, i) + (spec->layer[i].has_v ? 2 : 1) * spec_kv_rows(spec, i);
 
-        rc = place(arena, &l->qkv, qkv_rows, spec->hidden, spec->format);
-        if (rc == 0) rc = place(arena, &l->o, spec->hidden, spec_q_rows(spec, i), spec->format);
-        if (rc == 0) rc = place(arena, &l->gate_up, 2 * spec->intermediate, spec->hidden, spec->format);
-        if (rc == 0) rc = place(arena, &l->down, spec->hidden, spec->intermediate, spec->format);
+        rc = check_formats(spec, i);
+        if (rc == 0) rc = place(arena, &l->qkv, qkv_rows, spec->hidden, spec_format(spec, i, CUDA_Q));
+        if (rc == 0) rc = place(arena, &l->o, spec->hidden, spec_q_rows(spec, i), spec_format(spec, i, CUDA_O));
+        if (rc == 0) rc = place(arena, &l->gate_up, 2 * spec->intermediate, spec->hidden, spec_format(spec, i, CUDA_GATE));
+        if (rc == 0) rc = place(arena, &l->down, spec->hidden, spec->intermediate, spec_format(spec, i, CUDA_DOWN));
     }
     if (rc == 0) rc = place(arena, &arena->head, spec->vocab, spec->hidden, WEIGHT_BF16);
     if (rc == 0 && arena->head.k != arena->head.slice_k) rc = -E_UNSUPPORTED;

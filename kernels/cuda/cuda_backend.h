@@ -26,10 +26,15 @@ extern "C" {
 
 enum cuda_layer_type { CUDA_SLIDING = 0, CUDA_FULL = 1 };      /* as enum layer_type of model/config.h */
 
+#define CUDA_MATRICES 8               /* q, k, v, o, gate, up, down as in enum cuda_tensor; the last is unused */
+
 struct cuda_layer_spec {
     uint32_t type;                    /* enum cuda_layer_type */
     uint32_t has_v;                   /* 0: the value is the key projection before norm and rotation */
     uint64_t k_offset, v_offset;      /* bytes from the start of a KV page of its type (struct kv_layer) */
+    uint8_t format[CUDA_MATRICES];    /* enum weight_format of each matrix; 0: the spec's */
+    uint8_t activation[CUDA_MATRICES];/* enum stored_activation (kernels/stored.h): how each matrix wants what it multiplies */
+    float input_scale[CUDA_MATRICES]; /* STORED_STATIC */
 };
 
 /* The model as the kernels need it. Gemma 4 12B's shapes run on kernels made for them: 16 query heads; sliding layers 8 kv heads of 256; full
@@ -38,7 +43,7 @@ struct cuda_model_spec {
     uint32_t hidden, intermediate, vocab, layers;
     uint32_t q_heads, kv_heads[2], head_dim[2];   /* per layer type */
     uint32_t window;                  /* keys that a sliding layer sees, own included */
-    uint32_t format;                  /* enum weight_format of the layers; embedding and LM head are WEIGHT_BF16 */
+    uint32_t format;                  /* enum weight_format of matrices whose layer says nothing else; embedding and LM head are WEIGHT_BF16 or, plain.h only, WEIGHT_F32 */
     uint32_t norm_plus_one;           /* 1: norm weights are stored as w - 1 (gemma 3) */
     uint32_t has_v_norm;              /* 1: values are normed without weight (gemma 4) */
     float norm_eps, softcap, embed_scale, attention_scale;

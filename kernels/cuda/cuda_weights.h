@@ -25,17 +25,20 @@ struct cuda_weights;                  /* opaque */
 int cuda_weights_open(struct cuda_weights **weights, const struct cuda_model_spec *spec, void *weights_device);
 void cuda_weights_close(struct cuda_weights *weights);
 
-/* Packs one tensor from device memory into the arena. source_format: WEIGHT_BF16, or WEIGHT_FP8 with `scale` (device f32: one per row when
- * scale_stride is 1, one for all when 0). BF16 matrices are quantised when the spec says FP8. Returns when the source may be freed. */
+/* Packs one tensor from device memory into the arena. source_format: WEIGHT_BF16, or one with `scale` (f32, device):
+ *   WEIGHT_FP8        one per row when scale_stride is 1, one for all when 0
+ *   WEIGHT_FP8_BLOCK  [rows / 128 rounded up, scale_stride], scale_stride = k / 128
+ *   WEIGHT_FP4        one factor; below 0: what it is the negative of divides. The group scales [rows, k / 16] stand behind the codes [rows, k / 2]
+ * BF16 matrices are quantised when the spec says FP8. Returns when the source may be freed. */
 int cuda_weights_load(struct cuda_weights *weights, enum cuda_tensor tensor, uint32_t layer, const void *source_device,
                       uint32_t source_format, const void *scale_device, uint32_t scale_stride);
 
 /* The next of the pinned host buffers (owned by the handle), once the GPU has read what it held: to be filled and handed over with one put. */
 int cuda_weights_buffer(struct cuda_weights *weights, void **host, uint64_t *bytes);
 
-/* Sends the buffer last given: `rows` rows of a matrix, from row first_row on (a multiple of 16; rows too, but at the matrix's end),
+/* Sends the buffer last given: `rows` rows of a matrix, from row first_row on (a multiple of 16, of 128 in blocks; rows too, but at the matrix's end),
  * or a whole vector as f32 values (rows: their number, as the forward pass multiplies with them: 1 already added where a model stores w - 1).
- * scale: host f32 for FP8 sources, rows of them or one. Returns at once; errors of the GPU show in a later call. */
+ * scale: host f32 as above, of these rows alone. Returns at once; errors of the GPU show in a later call. */
 int cuda_weights_put(struct cuda_weights *weights, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows,
                      uint32_t source_format, const float *scale, uint32_t scale_stride);
 

@@ -39,6 +39,14 @@ __device__ __forceinline__ uint4 ld_shared(const void *p)
     return v;
 }
 
+__device__ __forceinline__ uint32_t ld_shared_word(const void *p)
+{
+    uint32_t v;
+
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(smem_address(p)) : "memory");
+    return v;
+}
+
 __device__ __forceinline__ void mbar_arrive_expect(uint64_t *bar, uint32_t bytes)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(smem_address(bar)), "r"(bytes) : "memory");

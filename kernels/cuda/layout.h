@@ -4,8 +4,10 @@
  * contiguous run that one block streams through its shared memory.
  *
  *   matrix = units in the order (tile, slice)
- *   unit   = [128 bytes: 16 row scales f32, 64 bytes unused; FP8 only] then slots
- *   slot   = [8 warps][loads][32 lanes][16 bytes], loads = 5 (slice 3840) or 4 (slice 4096)
+ *   unit   = header, then slots
+ *   header = FP8: 128 bytes, 16 row scales f32, 64 bytes unused; FP8_BLOCK: 256 bytes, [rows 0..7, rows 8..15][32] f32, a scale for every 128 of k
+ *            of the slice; FP4: as FP8, the factor of each row times 2^14 (packed_fp4_word's f16 are 2^-14 of their value); BF16: none
+ *   slot   = [8 warps][loads][32 lanes][16 bytes], loads = 5 (slice 3840) or 4 (slice 4096); FP4: see packed_fp4_run
  *
  * The 16 bytes of a lane are its A fragment of mma.m16n8k16 (two of them for FP8), so that no shuffle stands between
  * shared memory and tensor core. k is permuted inside each block of 32: lane t of a quad owns the 8 consecutive elements
@@ -22,11 +24,22 @@
 #define LAYOUT_FN static inline
 #endif
 
-enum weight_format { WEIGHT_FP8 = 1, WEIGHT_BF16 = 2, WEIGHT_F32 = 3 };   /* E4M3 with an f32 scale per row; plain bf16; f32 (plain.h only) */
+enum weight_format {
+    WEIGHT_FP8 = 1,                   /* E4M3 with an f32 scale per row */
+    WEIGHT_BF16 = 2,
+    WEIGHT_F32 = 3,                   /* plain.h only */
+    WEIGHT_FP8_BLOCK = 4,             /* E4M3 with an f32 scale per 128 x 128 */
+    WEIGHT_FP4 = 5,                   /* E2M1 with an E4M3 scale per 16 of a row and an f32 factor per row */
+    WEIGHT_FORMATS
+};
 
 #define TILE_ROWS 16
 #define CONSUMER_WARPS 8
-#define UNIT_HEADER_BYTES 128         /* FP8 only */
+#define UNIT_HEADER_BYTES 128         /* FP8, FP4 */
+#define BLOCK_HEADER_BYTES 256        /* FP8_BLOCK */
+#define WEIGHT_BLOCK 128              /* rows and columns of a scale of FP8_BLOCK */
+#define WEIGHT_GROUP 16               /* columns of a scale of FP4 */
+#define BLOCK_SCALES_MAX 32           /* along a slice */
 
 struct packed_matrix {
     const uint8_t *data;              /* 128-byte aligned, packed_bytes() long; borrowed from the weight arena */
@@ -44,9 +57,19 @@ LAYOUT_FN uint32_t packed_slice_k(uint32_t k)
 
 LAYOUT_FN uint32_t packed_slot_bytes(uint32_t slice_k) { return slice_k == 3840 ? 20480 : 16384; }
 
+LAYOUT_FN uint32_t packed_header_bytes(uint32_t format)
+{
+    return format == WEIGHT_FP8_BLOCK ? BLOCK_HEADER_BYTES : format == WEIGHT_FP8 || format == WEIGHT_FP4 ? UNIT_HEADER_BYTES : 0;
+}
+
+#define FP4_RUN_CODES 512             /* what a warp loads at once: 64 of k of a tile */
+#define FP4_RUN_BYTES (FP4_RUN_CODES + 64)
+#define FP4_SLOT_RUNS 32              /* of the first slot; the second has the rest */
+
 LAYOUT_FN uint32_t packed_unit_bytes(uint32_t format, uint32_t slice_k)
 {
-    return format == WEIGHT_FP8 ? TILE_ROWS * slice_k + UNIT_HEADER_BYTES : TILE_ROWS * slice_k * 2;
+    if (format == WEIGHT_FP4) return slice_k / 64 * FP4_RUN_BYTES + UNIT_HEADER_BYTES;
+    return TILE_ROWS * slice_k * (format == WEIGHT_BF16 ? 2 : 1) + packed_header_bytes(format);
 }
 
 LAYOUT_FN uint64_t packed_bytes(uint32_t format, uint32_t rows, uint32_t k)
@@ -56,7 +79,7 @@ LAYOUT_FN uint64_t packed_bytes(uint32_t format, uint32_t rows, uint32_t k)
     return (uint64_t)(rows / TILE_ROWS) * (k / slice) * packed_unit_bytes(format, slice);
 }
 
-/* Byte offset inside its unit of element (row in tile, k in slice). */
+/* Byte offset inside its unit of element (row in tile, k in slice). Not FP4. */
 LAYOUT_FN uint32_t packed_element_offset(uint32_t format, uint32_t slice_k, uint32_t row, uint32_t k)
 {
     const uint32_t per_warp = slice_k / CONSUMER_WARPS, loads = slice_k == 3840 ? 5 : 4;
@@ -65,15 +88,51 @@ LAYOUT_FN uint32_t packed_element_offset(uint32_t format, uint32_t slice_k, uint
     const uint32_t lane = (row % 8) * 4 + t, high = row / 8;       /* rows 0..7 and 8..15 share a lane */
     uint32_t load, byte;
 
-    if (format == WEIGHT_FP8) {
+    if (format != WEIGHT_BF16) {
         load = block;
         byte = (e / 4 * 2 + high) * 4 + e % 4;
     } else {
         load = block * 2 + e / 4;
         byte = ((e % 4 / 2) * 2 + high) * 4 + e % 2 * 2;
     }
-    return (format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0)
+    return packed_header_bytes(format)
          + (((load / loads * CONSUMER_WARPS + warp) * loads + load % loads) * 32 + lane) * 16 + byte;
+}
+
+/* FP4: a run is 64 of k of a tile: 512 bytes of codes, [32 lanes][4 words], then 64 bytes of scales, [8 rows][2 halves of a block of 32][4 bytes]. Lane (g, t)
+ * owns the elements 8t..8t+7 of both blocks of 32, of the rows g and g + 8: word j holds elements 4j % 8 .. 4j % 8 + 3 of block j / 2. The four bytes of scales
+ * of (g, t / 2): row g and row g + 8 of block 0, the same of block 1. Warps own whole runs: 8 each of a slice of 4096; of 3840 the first four 8, the others 7 (so that
+ * each scheduler has 15). A slot holds up to 4 runs of each warp. */
+LAYOUT_FN uint32_t fp4_warp_runs(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 4 ? 7 : 8; }
+LAYOUT_FN uint32_t fp4_warp_first(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 4 ? 32 + 7 * (warp - 4) : 8 * warp; }
+
+/* Number of the run, in memory's order, that holds elements 64 i .. 64 i + 63 of the slice. */
+LAYOUT_FN uint32_t packed_fp4_run(uint32_t slice_k, uint32_t i)
+{
+    const uint32_t warp = slice_k == 3840 && i >= 32 ? 4 + (i - 32) / 7 : i / 8, load = i - fp4_warp_first(slice_k, warp);
+
+    if (load < 4) return warp * 4 + load;
+    return FP4_SLOT_RUNS + (slice_k == 3840 && warp >= 4 ? 16 + 3 * (warp - 4) : 4 * warp) + load - 4;
+}
+
+/* Bits of an E2M1 code (sign, exponent, exponent, fraction) in the 16 bits that element `pair` (0 or 1) of a register has in its word; reg: register of the fragment
+ * (row g or g + 8 by its lowest bit). Register 0 is then word & 0x8e008e00, register 1 the same of word << 3; 2 and 3 have signs apart. */
+LAYOUT_FN uint32_t packed_fp4_bits(uint32_t code, uint32_t reg, uint32_t pair)
+{
+    const uint32_t size = code & 7, sign = code >> 3 & 1;
+    const uint32_t bits = reg == 0 ? sign << 15 | size << 9 : reg == 1 ? sign << 12 | size << 6 : reg == 2 ? sign << 14 | size << 3 : sign << 13 | size;
+
+    return bits << 16 * pair;
+}
+
+/* The inverse. */
+LAYOUT_FN uint32_t packed_fp4_code(uint32_t word, uint32_t reg, uint32_t pair)
+{
+    const uint32_t bits = word >> 16 * pair & 0xffff;
+
+    if (reg == 0) return (bits >> 12 & 8) | (bits >> 9 & 7);
+    if (reg == 1) return (bits >> 9 & 8) | (bits >> 6 & 7);
+    return reg == 2 ? (bits >> 11 & 8) | (bits >> 3 & 7) : (bits >> 10 & 8) | (bits & 7);
 }
 
 #endif

@@ -132,7 +132,7 @@ struct producer {
  * the memory idle beside it. */
 __device__ __forceinline__ void prefetch_while_full(const persist_args &a, producer &p, persist_shared *sh)
 {
-    using G = geometry<true, 3840>;
+    using G = geometry<WEIGHT_FP8, 3840>;
 
     while (p.l2_left && p.l2_at / G::SLOTS < p.l2_units && *(volatile uint32_t *)&sh->waiting) {
         if (p.l2_at >= p.l2_issued) {
@@ -153,7 +153,7 @@ template <int SLICE>
 __device__ __forceinline__ void produce(const persist_args &a, producer &p, uint8_t *ring, persist_shared *sh, const uint8_t *w, uint32_t phase, uint32_t type, uint32_t first,
                                         uint64_t policy)
 {
-    using G = geometry<true, SLICE>;
+    using G = geometry<WEIGHT_FP8, SLICE>;
 
     for (uint32_t i = first; i < a.units[type][phase]; i += gridDim.x) {
         const uint8_t *from = w + (uint64_t)unit_at(phase, type, i) * G::UNIT_BYTES;
@@ -199,7 +199,7 @@ __device__ __forceinline__ void producer_role(const persist_args &a, uint8_t *ri
                 walk next = w;
                 const uint32_t ours = first_unit(next, 0);
 
-                p.l2_from = a.weights + a.layer[w.layer].matrix[PHASE_GATE_UP] + (uint64_t)ours * geometry<true, 3840>::UNIT_BYTES;
+                p.l2_from = a.weights + a.layer[w.layer].matrix[PHASE_GATE_UP] + (uint64_t)ours * geometry<WEIGHT_FP8, 3840>::UNIT_BYTES;
                 p.l2_units = (a.units[type][PHASE_GATE_UP] - ours + gridDim.x - 1) / gridDim.x;
                 p.l2_at = 2, p.l2_left = a.l2_slots, p.l2_issued = 0;
             }
@@ -249,7 +249,7 @@ template <int SLICE>
 __device__ __forceinline__ void consume(const persist_args &a, consumer &c, const uint8_t *ring, uint8_t *partials, persist_shared *sh, const __nv_bfloat16 *rows, bool own_rows, uint32_t k,
                                         uint32_t at, uint32_t first, uint32_t units, uint32_t warp, uint32_t lane)
 {
-    using G = geometry<true, SLICE>;
+    using G = geometry<WEIGHT_FP8, SLICE>;
     uint32_t x[1][G::BLOCKS][4];
 
     if (own_rows) load_own_rows<SLICE>(x[0], rows, a.rows, warp, lane);
@@ -274,7 +274,7 @@ __device__ __forceinline__ void consume(const persist_args &a, consumer &c, cons
 #pragma unroll
             for (int l = 0; l < G::LOADS; l++) w[l] = ld_shared(from + ((warp * G::LOADS + l) * 32 + lane) * 16);
 #pragma unroll
-            for (int l = 0; l < G::LOADS; l++) multiply<true, G::BLOCKS, 1>(acc, w[l], x, slot * G::LOADS + l);
+            for (int l = 0; l < G::LOADS; l++) multiply<WEIGHT_FP8, G::BLOCKS, 1>(acc, w[l], x, slot * G::LOADS + l);
             uint32_t loaded = __float_as_uint(scale);      /* why: see rowmm.cu */
 #pragma unroll
             for (int l = 0; l < G::LOADS; l++) loaded |= w[l].x;

@@ -2,7 +2,7 @@
  *
  * A block computes tiles of 128 weight rows times N activation rows. Two consumer warpgroups own 64 weight rows each: the A operand of wgmma
  * comes from registers, and a warp's part of it is exactly the fragment that the packed layout holds, so weights go from shared memory
- * through one 16-byte load and, for FP8, a conversion into the tensor cores. The B operand is the activations. Four producer threads
+ * through one 16-byte load and, for FP8 and FP4, a conversion into the tensor cores. Scales of 128 x 128 multiply a chain of products of their own. The B operand is the activations. Four producer threads
  * keep a ring of stages full with the tensor memory accelerator; a stage is 64 elements of k: a box [N][64] of
  * activations and 2 (FP8) or 4 (BF16) runs of 512 bytes of each of the 8 tiles. Stages come in the order of k, which is not the memory's.
  * The sum of each k slice (layout.h) is one chain of wgmma from zero, and slices are added in order, for every m: tiling changes nothing in
@@ -30,7 +30,7 @@
 
 struct prefill_mm_args {
     CUtensorMap x, w;
-    const uint8_t *scales;                                     /* FP8: the header of the first unit */
+    const uint8_t *scales;                                     /* the header of the first unit */
     void *out;
     uint64_t out_stride, tile_bytes;                           /* tile_bytes: of all slices */
     uint32_t m, tiles, row_blocks, column_tiles;               /* tiles: of 16 rows; row_blocks: of 128 */
@@ -43,10 +43,12 @@ struct prefill_mm_shared {
     uint16_t run[RUNS_MAX];                                    /* which run of a unit is the next in the order of k */
 };
 
-template <bool FP8, int N> struct geometry {
-    static constexpr int RUNS = STAGE_K / (FP8 ? 32 : 16);     /* of a stage */
+template <uint32_t FORMAT, int N> struct geometry {
+    static constexpr int RUNS = STAGE_K / (FORMAT == WEIGHT_BF16 ? 16 : FORMAT == WEIGHT_FP4 ? 64 : 32);      /* of a stage */
+    static constexpr uint32_t RUN_STRIDE = FORMAT == WEIGHT_FP4 ? FP4_RUN_BYTES : RUN_BYTES;
+    static constexpr bool LATE = FORMAT == WEIGHT_FP8 || FORMAT == WEIGHT_FP4;      /* a factor for each row of the sum */
     static constexpr uint32_t BOX_BYTES = N * SWIZZLE_BYTES;
-    static constexpr uint32_t STAGE_BYTES = BOX_BYTES + RUNS * BLOCK_TILES * RUN_BYTES;
+    static constexpr uint32_t LOADED_BYTES = BOX_BYTES + RUNS * BLOCK_TILES * RUN_STRIDE, STAGE_BYTES = (LOADED_BYTES + 1023) / 1024 * 1024;
     static constexpr uint32_t FIXED_BYTES = 1024 + sizeof(prefill_mm_shared);      /* 1024: to align the boxes */
     static constexpr int FIT = (LAUNCH_SHARED_MAX - FIXED_BYTES) / STAGE_BYTES;
     static constexpr int STAGES = FIT < STAGES_MAX ? FIT : STAGES_MAX;
@@ -70,21 +72,22 @@ __device__ __forceinline__ place tile_place(const prefill_mm_args &a, uint32_t t
 }
 
 /* A warp of rowmm.cu owns consecutive k, in `loads` runs of each of its slots. All threads of the block. */
-template <bool FP8>
+template <uint32_t FORMAT>
 __device__ __forceinline__ void fill_runs(const prefill_mm_args &a, prefill_mm_shared *sh)
 {
-    const uint32_t loads = a.slice_k == 3840 ? 5 : 4, runs = a.slice_k * (FP8 ? 1 : 2) * TILE_ROWS / RUN_BYTES, per_warp = runs / CONSUMER_WARPS;
+    const uint32_t loads = a.slice_k == 3840 ? 5 : 4, runs = a.slice_k * (FORMAT == WEIGHT_BF16 ? 2 : 1) * TILE_ROWS / RUN_BYTES, per_warp = runs / CONSUMER_WARPS;
 
-    for (uint32_t i = threadIdx.x; i < runs; i += THREADS)
+    for (uint32_t i = threadIdx.x; FORMAT == WEIGHT_FP4 && i < a.slice_k / 64; i += THREADS) sh->run[i] = (uint16_t)packed_fp4_run(a.slice_k, i);
+    for (uint32_t i = threadIdx.x; FORMAT != WEIGHT_FP4 && i < runs; i += THREADS)
         sh->run[i] = (uint16_t)((i % per_warp / loads * CONSUMER_WARPS + i / per_warp) * loads + i % per_warp % loads);
 }
 
 /* One lane of producer warp number `warp`: every fourth stage. The weights of the first stages do not wait for the kernel before us, the
  * activations do. */
-template <bool FP8, int N>
+template <uint32_t FORMAT, int N>
 __device__ __forceinline__ void produce(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh, uint32_t warp)
 {
-    using G = geometry<FP8, N>;
+    using G = geometry<FORMAT, N>;
     const uint64_t policy = a.column_tiles == 1 ? policy_evict_first() : policy_evict_normal();
     uint32_t stage = warp, phase = 0;
     bool early = true;
@@ -100,10 +103,10 @@ __device__ __forceinline__ void produce(const prefill_mm_args &a, uint8_t *ring,
                 uint8_t *to = ring + stage * G::STAGE_BYTES;
 
                 mbar_wait(&sh->empty[stage], phase ^ 1);
-                mbar_arrive_expect(&sh->full[stage], G::STAGE_BYTES);
+                mbar_arrive_expect(&sh->full[stage], G::LOADED_BYTES);
 #pragma unroll
                 for (int r = 0; r < G::RUNS; r++)
-                    run_load(to + G::BOX_BYTES + r * (BLOCK_TILES * RUN_BYTES), &a.w, sh->run[i * G::RUNS + r], slice, at.row_block * BLOCK_TILES, &sh->full[stage], policy);
+                    run_load(to + G::BOX_BYTES + r * (BLOCK_TILES * G::RUN_STRIDE), &a.w, sh->run[i * G::RUNS + r], slice, at.row_block * BLOCK_TILES, &sh->full[stage], policy);
                 if (!early) box_load(to, &a.x, k + i * STAGE_K, first, &sh->full[stage]);
                 stage += PRODUCERS;
                 if (stage < G::STAGES) continue;
@@ -174,25 +177,35 @@ __device__ __forceinline__ void store_geglu(const prefill_mm_args &a, const floa
     }
 }
 
-/* The A fragments of a stage. */
-template <bool FP8, int N>
-__device__ __forceinline__ void load_weights(uint32_t (&a)[4][4], const uint8_t *own)
+/* The A fragments of a stage: 4 steps of k 16. FP8_BLOCK: without its scales. */
+template <uint32_t FORMAT, int N>
+__device__ __forceinline__ void load_weights(uint32_t (&a)[4][4], const uint8_t *own, uint32_t lane)
 {
-    using G = geometry<FP8, N>;
+    using G = geometry<FORMAT, N>;
 
 #pragma unroll
     for (int i = 0; i < G::RUNS; i++) {
-        const uint4 v = ld_shared(own + i * (BLOCK_TILES * RUN_BYTES));
+        const uint4 v = ld_shared(own + i * (BLOCK_TILES * G::RUN_STRIDE));
 
-        if (FP8) {
+        if constexpr (FORMAT == WEIGHT_FP4) {
+            const uint32_t scales = ld_shared_word(own - lane * 16 + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4);      /* two blocks of 32, rows g and g + 8 */
+
+            fp4_fragments(a, v, scales);
+        } else if constexpr (FORMAT == WEIGHT_BF16) {
+            a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
+        } else {
             e4m3x4_to_bf16x4(v.x, &a[2 * i % 4][0], &a[2 * i % 4][2]);
             e4m3x4_to_bf16x4(v.y, &a[2 * i % 4][1], &a[2 * i % 4][3]);
             e4m3x4_to_bf16x4(v.z, &a[2 * i % 4 + 1][0], &a[2 * i % 4 + 1][2]);
             e4m3x4_to_bf16x4(v.w, &a[2 * i % 4 + 1][1], &a[2 * i % 4 + 1][3]);
-        } else {
-            a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
         }
     }
+}
+
+/* What multiplies the finished sum of a row: the header's factor. FP4's header is made for f16, 2^-14 of the value; bf16 are 2^-8 of it. */
+template <uint32_t FORMAT> __device__ __forceinline__ float row_factor(const prefill_mm_args &a, uint32_t tile, uint32_t row)
+{
+    return __ldg((const float *)(a.scales + tile * a.tile_bytes) + row) * (FORMAT == WEIGHT_FP4 ? 1.0f / 64.0f : 1.0f);
 }
 
 /* The sums of this block into its shared memory, once nobody reads the ring: [column][row]. */
@@ -205,7 +218,7 @@ __device__ __forceinline__ void keep_sums(const float (&d)[N / 2], float *sums, 
 }
 
 /* Behind a cluster_sync: the blocks of the cluster share the columns out, two at a time to a block. One thread per row and column. */
-template <bool FP8, int N>
+template <uint32_t FORMAT, int N>
 __device__ __forceinline__ void add_slices(const prefill_mm_args &a, const float *sums)
 {
     const place at = tile_place(a, blockIdx.x / a.slices);
@@ -214,7 +227,7 @@ __device__ __forceinline__ void add_slices(const prefill_mm_args &a, const float
     float scale = 1.0f;
 
     if (row >= a.tiles * TILE_ROWS) return;
-    if (FP8) scale = __ldg((const float *)(a.scales + row / TILE_ROWS * a.tile_bytes) + row % TILE_ROWS);
+    if (geometry<FORMAT, N>::LATE) scale = row_factor<FORMAT>(a, row / TILE_ROWS, row % TILE_ROWS);
 #pragma unroll 4
     for (uint32_t n = cluster_rank() * CONSUMERS + threadIdx.x / WARPGROUP_THREADS; n < N && first + n < a.m; n += step) {
         const uint32_t from = smem_address(sums + n * SUM_PITCH + in_block);
@@ -235,15 +248,28 @@ __device__ __forceinline__ void store(const prefill_mm_args &a, const float (&d)
     else store_f32<N, false>(a, d, low, high, tile, first, lane);
 }
 
-template <bool FP8, int N>
+/* Rows g take the first scale, rows g + 8 the second. */
+template <int N> __device__ __forceinline__ void add_scaled(float (&total)[N / 2], const float (&d)[N / 2], float low, float high)
+{
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) total[i] = __fmaf_rn(d[i], i % 4 < 2 ? low : high, total[i]);
+}
+template <int N> __device__ __forceinline__ void add_scaled(float (&)[1], const float (&)[N / 2], float, float) {}
+
+/* Where a slice's sums are: FP8_BLOCK keeps them apart from the chain in hand. */
+template <int N> __device__ __forceinline__ const float (&sums_of(const float (&)[N / 2], const float (&total)[N / 2]))[N / 2] { return total; }
+template <int N> __device__ __forceinline__ const float (&sums_of(const float (&d)[N / 2], const float (&)[1]))[N / 2] { return d; }
+
+template <uint32_t FORMAT, int N>
 __device__ __forceinline__ void consume(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh, uint32_t warp, uint32_t lane)
 {
-    using G = geometry<FP8, N>;
-    const uint32_t own = G::BOX_BYTES + warp * RUN_BYTES + lane * 16, tiles = a.row_blocks * a.column_tiles;
+    using G = geometry<FORMAT, N>;
+    const uint32_t own = G::BOX_BYTES + warp * G::RUN_STRIDE + lane * 16, tiles = a.row_blocks * a.column_tiles;
+    constexpr bool BLOCK = FORMAT == WEIGHT_FP8_BLOCK;
     uint32_t stage = 0, phase = 0, behind = 0, w[2][4][4];     /* behind: the oldest stage not given back */
 
     mbar_wait(&sh->full[0], 0);
-    load_weights<FP8, N>(w[0], ring + own);
+    load_weights<FORMAT, N>(w[0], ring + own, lane);
     chain_wait();                                              /* nothing is stored before all readers of `out` are done */
     FOR_TILES(a, tile) {
         const place at = tile_place(a, tile);
@@ -251,19 +277,19 @@ __device__ __forceinline__ void consume(const prefill_mm_args &a, uint8_t *ring,
         const bool live = own_tile < a.tiles;
         float low = 1.0f, high = 1.0f;
 
-        if (FP8 && live) {
-            const float *scale = (const float *)(a.scales + own_tile * a.tile_bytes);
-
-            low = __ldg(scale + lane / 4), high = __ldg(scale + lane / 4 + 8);
-        }
+        if (G::LATE && live) low = row_factor<FORMAT>(a, own_tile, lane / 4), high = row_factor<FORMAT>(a, own_tile, lane / 4 + 8);
         FOR_SLICES(a, slice) {
             const bool last = a.split || (tile + gridDim.x >= tiles && slice + 1 == a.slices);
-            float d[N / 2];
+            const float *scale = (const float *)(a.scales + (live ? own_tile : 0) * a.tile_bytes + slice * (a.tile_bytes / a.slices));      /* FP8_BLOCK */
+            float d[N / 2], total[BLOCK ? N / 2 : 1];
 
 #pragma unroll
             for (int i = 0; i < N / 2; i++) d[i] = 0.0f;
+#pragma unroll
+            for (int i = 0; BLOCK && i < N / 2; i++) total[i] = 0.0f;
             pin(d);
             for (uint32_t pair = 0; pair < a.stages; pair += 2) {
+                const float block_low = BLOCK ? __ldg(scale + pair / 2) : 1.0f, block_high = BLOCK ? __ldg(scale + BLOCK_SCALES_MAX + pair / 2) : 1.0f;
 #pragma unroll
                 for (int i = 0; i < 2; i++) {
                     const uint64_t b = box_descriptor(smem_address(ring + stage * G::STAGE_BYTES));
@@ -271,7 +297,7 @@ __device__ __forceinline__ void consume(const prefill_mm_args &a, uint8_t *ring,
                     pin(w[i]);
                     wgmma_fence();
 #pragma unroll
-                    for (int s = 0; s < 4; s++) wgmma<N>::issue(d, w[i][s], b + 2 * s, 1);
+                    for (int s = 0; s < 4; s++) wgmma<N>::issue(d, w[i][s], b + 2 * s, !BLOCK || i + s > 0);
                     wgmma_commit();
                     if (++stage == G::STAGES) stage = 0, phase ^= 1;
                     /* The stage before this one is through: its registers are free and it goes back. Its loads are over for certain. */
@@ -284,24 +310,29 @@ __device__ __forceinline__ void consume(const prefill_mm_args &a, uint8_t *ring,
                     /* While the tensor cores work: the weights of the next stage, of the next slice or tile behind the last one. */
                     if (!last || pair + i + 1 < a.stages) {
                         mbar_wait(&sh->full[stage], phase);
-                        load_weights<FP8, N>(w[i ^ 1], ring + stage * G::STAGE_BYTES + own);
+                        load_weights<FORMAT, N>(w[i ^ 1], ring + stage * G::STAGE_BYTES + own, lane);
                     }
+                }
+                if (BLOCK) {                                   /* these 128 of k are complete: a chain of their own, which starts at zero */
+                    wgmma_wait<0>();
+                    pin(d);
+                    add_scaled<N>(total, d, block_low, block_high);
                 }
             }
             wgmma_wait<0>();
             pin(d);
             if (lane == 0) mbar_arrive(&sh->empty[behind]);
             if (++behind == G::STAGES) behind = 0;
-            if (a.split) keep_sums<N>(d, (float *)ring, warp, lane);
-            else if (live) store<N>(a, d, low, high, own_tile, at.column_tile * N, slice, lane);
+            if (a.split) keep_sums<N>(sums_of<N>(d, total), (float *)ring, warp, lane);
+            else if (live) store<N>(a, sums_of<N>(d, total), low, high, own_tile, at.column_tile * N, slice, lane);
         }
     }
 }
 
-template <bool FP8, int N>
+template <uint32_t FORMAT, int N>
 __global__ void __launch_bounds__(THREADS, 1) prefill_mm_kernel(const __grid_constant__ prefill_mm_args a)
 {
-    using G = geometry<FP8, N>;
+    using G = geometry<FORMAT, N>;
     extern __shared__ uint8_t raw[];
     uint8_t *ring = raw + (1024 - smem_address(raw) % 1024) % 1024;        /* the swizzle counts from multiples of 1024 */
     prefill_mm_shared *sh = (prefill_mm_shared *)(ring + G::STAGES * G::STAGE_BYTES);
@@ -312,19 +343,19 @@ __global__ void __launch_bounds__(THREADS, 1) prefill_mm_kernel(const __grid_con
         for (int i = 0; i < G::STAGES; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], BLOCK_TILES);
         mbar_init_fence();
     }
-    fill_runs<FP8>(a, sh);
+    fill_runs<FORMAT>(a, sh);
     __syncthreads();
     if (warp >= CONSUMERS * 4) {
         registers_lower<40>();
-        if (lane == 0) produce<FP8, N>(a, ring, sh, warp - CONSUMERS * 4);
+        if (lane == 0) produce<FORMAT, N>(a, ring, sh, warp - CONSUMERS * 4);
         __syncwarp();
     } else {
         registers_raise<232>();
-        consume<FP8, N>(a, ring, sh, warp, lane);
+        consume<FORMAT, N>(a, ring, sh, warp, lane);
     }
     if (!a.split) return;
     cluster_sync();
-    if (warp < CONSUMERS * 4) add_slices<FP8, N>(a, (const float *)ring);
+    if (warp < CONSUMERS * 4) add_slices<FORMAT, N>(a, (const float *)ring);
     __syncwarp();
     cluster_sync_relaxed();                                    /* a block's shared memory stays until its neighbours have read it */
 }
@@ -334,13 +365,13 @@ __global__ void __launch_bounds__(THREADS, 1) prefill_mm_kernel(const __grid_con
 typedef void prefill_mm_fn(const prefill_mm_args);
 struct prefill_mm_variant { prefill_mm_fn *fn; uint32_t n, shared_bytes; };
 
-template <bool FP8, int N> static struct prefill_mm_variant variant()
+template <uint32_t FORMAT, int N> static struct prefill_mm_variant variant()
 {
-    const struct prefill_mm_variant v = { prefill_mm_kernel<FP8, N>, N, geometry<FP8, N>::SHARED_BYTES };
+    const struct prefill_mm_variant v = { prefill_mm_kernel<FORMAT, N>, N, geometry<FORMAT, N>::SHARED_BYTES };
 
-    static_assert(geometry<FP8, N>::STAGES < 3840 / STAGE_K, "the ring must be full before the first slice ends");
-    static_assert(geometry<FP8, N>::STAGES >= PRODUCERS && 3840 / STAGE_K % PRODUCERS == 0 && 4096 / STAGE_K % PRODUCERS == 0, "producers take turns");
-    static_assert(N * SUM_PITCH * 4 <= geometry<FP8, N>::STAGES * geometry<FP8, N>::STAGE_BYTES, "the sums lie where the ring was");
+    static_assert(geometry<FORMAT, N>::STAGES < 3840 / STAGE_K, "the ring must be full before the first slice ends");
+    static_assert(geometry<FORMAT, N>::STAGES >= PRODUCERS && 3840 / STAGE_K % PRODUCERS == 0 && 4096 / STAGE_K % PRODUCERS == 0, "producers take turns");
+    static_assert(N * SUM_PITCH * 4 <= geometry<FORMAT, N>::STAGES * geometry<FORMAT, N>::STAGE_BYTES, "the sums lie where the ring was");
     return v;
 }
 
@@ -349,15 +380,34 @@ template <bool FP8, int N> static struct prefill_mm_variant variant()
 
 const uint32_t prefill_mm_columns[VARIANTS + 1] = { 16, 48, 80, 128, 160, 256, 0 };
 
-static struct prefill_mm_variant pick(bool fp8, int i)
+template <uint32_t FORMAT> static struct prefill_mm_variant pick_columns(int i)
 {
+    const struct prefill_mm_variant none = {};
+
     switch (i) {
-    case 0: return fp8 ? variant<true, 16>() : variant<false, 16>();
-    case 1: return fp8 ? variant<true, 48>() : variant<false, 48>();
-    case 2: return fp8 ? variant<true, 80>() : variant<false, 80>();
-    case 3: return fp8 ? variant<true, 128>() : variant<false, 128>();
-    case 4: return fp8 ? variant<true, 160>() : variant<false, 160>();
-    default: return fp8 ? variant<true, 256>() : variant<false, 256>();
+    case 0: return variant<FORMAT, 16>();
+    case 1: return variant<FORMAT, 48>();
+    case 2: return variant<FORMAT, 80>();
+    case 3: return variant<FORMAT, 128>();
+    default: break;
+    }
+    if constexpr (FORMAT == WEIGHT_FP8_BLOCK) return none;     /* twice the sums: no registers */
+    else return i == 4 ? variant<FORMAT, 160>() : variant<FORMAT, 256>();
+}
+
+static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4 };
+
+/* fn NULL: there is no such kernel. */
+static struct prefill_mm_variant pick(uint32_t format, int i)
+{
+    const struct prefill_mm_variant none = {};
+
+    switch (format) {
+    case WEIGHT_FP8: return pick_columns<WEIGHT_FP8>(i);
+    case WEIGHT_BF16: return pick_columns<WEIGHT_BF16>(i);
+    case WEIGHT_FP8_BLOCK: return pick_columns<WEIGHT_FP8_BLOCK>(i);
+    case WEIGHT_FP4: return pick_columns<WEIGHT_FP4>(i);
+    default: return none;
     }
 }
 
@@ -393,13 +443,14 @@ int prefill_mm_init(void)
     if ((rc = launch_check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "SM count"))) return rc;
     if ((rc = launch_check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &fn, 12000, cudaEnableDefault, &found), "tensor maps"))) return rc;
     if (found != cudaDriverEntryPointSuccess || fn == NULL) return -E_UNSUPPORTED;
-    for (int i = 0; i < 2 * VARIANTS; i++) {
-        const struct prefill_mm_variant v = pick(i % 2, i / 2);
+    for (uint32_t format : formats)
+        for (int i = 0; i < VARIANTS; i++) {
+            const struct prefill_mm_variant v = pick(format, i);
 
-        if ((rc = launch_prepare((const void *)v.fn, v.shared_bytes))) return rc;
-    }
+            if (v.fn && (rc = launch_prepare((const void *)v.fn, v.shared_bytes))) return rc;
+        }
     sm_count = (uint32_t)sms;
-    const struct prefill_mm_variant widest = pick(true, VARIANTS - 1);
+    const struct prefill_mm_variant widest = pick(WEIGHT_FP8, VARIANTS - 1);
 
     find_cluster_max(&widest);
     encode_map = (PFN_cuTensorMapEncodeTiled_v12000)fn;
@@ -412,13 +463,14 @@ struct plan { struct prefill_mm_variant v; bool split; };
  * hides; a slice that waits in `out` costs 60 N, adding slices across a cluster 5000 and 30 N. */
 static struct plan choose(const struct packed_matrix *w, uint32_t m)
 {
-    const bool fp8 = w->format == WEIGHT_FP8;
     const uint32_t row_blocks = (w->rows + BLOCK_TILES * TILE_ROWS - 1) / (BLOCK_TILES * TILE_ROWS), slices = w->k / w->slice_k;
-    struct plan best = { pick(fp8, 0), false };
+    struct plan best = { pick(w->format, 0), false };
     uint64_t least = ~0ull;
 
     for (int i = 0; i < 2 * VARIANTS; i++) {
-        const struct plan p = { pick(fp8, i / 2), i % 2 == 1 };
+        const struct plan p = { pick(w->format, i / 2), i % 2 == 1 };
+
+        if (p.v.fn == NULL) continue;
         const uint64_t tiles = (uint64_t)row_blocks * ((m + p.v.n - 1) / p.v.n), waves = (tiles + sm_count - 1) / sm_count;
         const uint64_t slice = w->slice_k / STAGE_K * (300 + 4 * p.v.n);
         const uint64_t clocks = p.split ? slice + 5000 + 30 * p.v.n : waves * (slices * slice + (slices - 1) * 60 * p.v.n);
@@ -442,10 +494,11 @@ static CUresult encode_rows(CUtensorMap *map, const __nv_bfloat16 *x, uint32_t m
 /* The weights as words [tile][slice][run][64]; a box is one run of each of a block's tiles. Tiles past the end are zeros. */
 static CUresult encode_weights(CUtensorMap *map, const struct packed_matrix *w)
 {
-    const uint64_t header = w->format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0, unit = packed_unit_bytes(w->format, w->slice_k);
+    const uint32_t run = w->format == WEIGHT_FP4 ? FP4_RUN_BYTES : RUN_BYTES;
+    const uint64_t header = packed_header_bytes(w->format), unit = packed_unit_bytes(w->format, w->slice_k);
     const uint64_t slices = w->k / w->slice_k;
-    const cuuint64_t dims[4] = { RUN_BYTES / 8, (unit - header) / RUN_BYTES, slices, w->rows / TILE_ROWS }, strides[3] = { RUN_BYTES, unit, slices * unit };
-    const cuuint32_t box[4] = { RUN_BYTES / 8, 1, 1, BLOCK_TILES }, steps[4] = { 1, 1, 1, 1 };
+    const cuuint64_t dims[4] = { run / 8, (unit - header) / run, slices, w->rows / TILE_ROWS }, strides[3] = { run, unit, slices * unit };
+    const cuuint32_t box[4] = { run / 8, 1, 1, BLOCK_TILES }, steps[4] = { 1, 1, 1, 1 };
 
     return encode_map(map, CU_TENSOR_MAP_DATA_TYPE_INT64, 4, (void *)(w->data + header), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                       CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
@@ -483,8 +536,9 @@ int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16
     if ((columns & PREFILL_MM_SPLIT) && (w->k == w->slice_k || w->k / w->slice_k > cluster_max)) return -E_RANGE;
     while (i < VARIANTS && prefill_mm_columns[i] != width) i++;
     if (columns && i == VARIANTS) return -E_RANGE;
-    const struct plan forced = { pick(w->format == WEIGHT_FP8, i), (columns & PREFILL_MM_SPLIT) != 0 }, p = columns ? forced : choose(w, m);
+    const struct plan forced = { pick(w->format, i), (columns & PREFILL_MM_SPLIT) != 0 }, p = columns ? forced : choose(w, m);
 
+    if (p.v.fn == NULL) return -E_UNSUPPORTED;
     if (encode_rows(&a.x, x, m, w->k, p.v.n) != CUDA_SUCCESS || encode_weights(&a.w, w) != CUDA_SUCCESS) return -E_RANGE;
     a.slices = w->k / w->slice_k, a.slice_k = w->slice_k, a.stages = w->slice_k / STAGE_K;
     a.split = p.split, a.scales = w->data, a.tile_bytes = (uint64_t)a.slices * packed_unit_bytes(w->format, w->slice_k);

@@ -149,4 +149,23 @@ __device__ __forceinline__ void e4m3x4_to_bf16x4(uint32_t word, uint32_t *first,
     *second = bf16x2_times(__byte_perm(low, high, 0x7362), power);
 }
 
+/* The four A fragments of 64 of k in FP4 (layout.h), exactly: a code's size goes to where bf16 has the end of its exponent and the start of its
+ * fraction, which is 2^-126 of its value; the group's scale comes times 2^118, so that the product is 2^-8 of what it means: 6 bits of significand. */
+__device__ __forceinline__ void fp4_fragments(uint32_t (&a)[4][4], uint4 v, uint32_t scales)
+{
+    const uint32_t word[4] = { v.x, v.y, v.z, v.w }, size = 0x01c001c0u, sign = 0x80008000u, power = 0x7a807a80u;     /* 2^118, twice */
+    uint32_t pair[2];
+
+    e4m3x4_to_bf16x4(scales, &pair[0], &pair[1]);              /* of each block of 32: row g low, row g + 8 high */
+#pragma unroll
+    for (int j = 0; j < 4; j++) {
+        const uint32_t both = bf16x2_times(pair[j / 2], power), low = __byte_perm(both, 0, 0x1010), high = __byte_perm(both, 0, 0x3232), w = word[j];
+
+        a[j][0] = bf16x2_times((w >> 3 & size) | (w & sign), low);
+        a[j][1] = bf16x2_times((w & size) | (w << 3 & sign), high);
+        a[j][2] = bf16x2_times((w << 3 & size) | (w << 1 & sign), low);
+        a[j][3] = bf16x2_times((w << 6 & size) | (w << 2 & sign), high);
+    }
+}
+
 #endif

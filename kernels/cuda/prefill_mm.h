@@ -1,12 +1,12 @@
 /* prefill_mm: out[m, r] = sum_k w[r, k] x[m, k], a packed weight matrix times any number of activation rows.
- *   w   packed_matrix (layout.h), FP8 E4M3 with one f32 scale per row, or BF16: read as it lies, there is no second copy of the weights
+ *   w   packed_matrix (layout.h), every format but F32: read as it lies, there is no second copy of the weights
  *   x   [m, k] bf16, row-major with row stride k, 16-byte aligned, the elements of a row permuted: element k of the row stands at
  *       prefill_k(k). Rows from m on are never read.
  *   out PREFILL_F32    [m, rows] f32, row stride out_stride >= rows; plain order
  *       PREFILL_GEGLU  [m, rows / 2] bf16, row stride out_stride >= rows / 2; gelu_tanh(gate) * up, permuted by prefill_k: it is
  *                      the x of the next product. w holds 8 gate rows, then their 8 up rows in each tile of 16.
- *   sums in f32 on the tensor cores (wgmma m64nNk16, bf16 inputs; an E4M3 weight is a bf16 exactly): one chain of products per element
- *       and k slice of 3840 or 4096, slices added in order.
+ *   sums in f32 on the tensor cores (wgmma m64nNk16, bf16 inputs; an E4M3 weight is a bf16 exactly, and so is an FP4 code times its group's scale): one chain
+ *       of products per element and k slice of 3840 or 4096 (FP8_BLOCK: per 128 of k, times their scale), slices added in order.
  * The bits of out[m, :] depend on x[m, :] and w alone: not on the other rows, their number, or the row's place.
  * Needs     rows % 16 == 0 (GEGLU: rows % 64 == 0), k a multiple of 3840 or 4096 (GEGLU: equal), m >= 1. A persistent grid of one block per SM.
  *           Never synchronizes. A link of a chain of programmatic dependent launches: x is read and out is written only

@@ -41,10 +41,10 @@ __device__ __forceinline__ void prefetch_next(const rowmm_args &a, rowmm_shared 
     }
 }
 
-template <bool FP8, int SLICE>
+template <uint32_t FORMAT, int SLICE>
 __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowmm_shared *sh)
 {
-    using G = geometry<FP8, SLICE>;
+    using G = geometry<FORMAT, SLICE>;
     const uint64_t policy = policy_evict_first();
     uint32_t stage = 0, phase = 0, behind = 0, behind_phase = 0, in_flight = 0, window = a.wait_slots;
 
@@ -52,7 +52,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
         const uint8_t *from = a.w + (uint64_t)unit * G::UNIT_BYTES;
 
         for (int slot = 0; slot < G::SLOTS; slot++) {
-            const uint32_t bytes = G::DATA_BYTES + (FP8 && slot == 0 ? UNIT_HEADER_BYTES : 0);
+            const uint32_t bytes = (slot == 0 ? G::HEADER_BYTES : 0) + (slot + 1 < G::SLOTS ? G::DATA_BYTES : G::LAST_BYTES);
 
             mbar_wait(&sh->empty[stage], phase ^ 1);
             /* While others still compute what we wait for, few copies in flight: every one of them makes their loads slower. */
@@ -76,11 +76,13 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
     prefetch_next(a, sh);
 }
 
-template <bool FP8, int SLICE, int TILES>
-__device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][SLICE / CONSUMER_WARPS / 32][4], const rowmm_args &a, rowmm_shared *sh, uint32_t warp, uint32_t lane)
+template <uint32_t FORMAT, int SLICE, int TILES>
+__device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, SLICE>::BLOCKS][4], const rowmm_args &a, rowmm_shared *sh, uint32_t warp, uint32_t lane)
 {
-    constexpr int BLOCKS = SLICE / CONSUMER_WARPS / 32;
-    const uint32_t first = warp * (SLICE / CONSUMER_WARPS) + lane % 4 * 8;
+    constexpr bool FP4 = FORMAT == WEIGHT_FP4;
+    constexpr int BLOCKS = geometry<FORMAT, SLICE>::BLOCKS;
+    const uint32_t first = (FP4 ? fp4_warp_first(SLICE, warp) * 64 : warp * (SLICE / CONSUMER_WARPS)) + lane % 4 * 8;
+    const int blocks = FP4 ? 2 * fp4_warp_runs(SLICE, warp) : BLOCKS;
 
     chain_wait();
     if (a.late_trigger) chain_trigger();
@@ -93,25 +95,60 @@ __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][SLICE / CONSUMER_
 
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
-            const uint4 v = m < a.m ? ld_l2((const uint4 *)(from + b * 32)) : make_uint4(0, 0, 0, 0);
+            const uint4 v = m < a.m && b < blocks ? ld_l2((const uint4 *)(from + b * 32)) : make_uint4(0, 0, 0, 0);
 
             x[n][b][0] = v.x, x[n][b][1] = v.y, x[n][b][2] = v.z, x[n][b][3] = v.w;
         }
     }
 }
 
-template <bool FP8, int SLICE, int TILES>
+/* One slot of a unit: from points behind the header. `scale` of FP8_BLOCK: a lane's share of the scales that this warp needs of the unit, load i those of lanes i and
+ * 16 + i. The result depends on every register that was loaded. */
+template <uint32_t FORMAT, int SLICE, int TILES>
+__device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], const uint8_t *from, int slot, float scale, const uint32_t (&x)[TILES][geometry<FORMAT, SLICE>::BLOCKS][4],
+                                                 uint32_t warp, uint32_t lane)
+{
+    using G = geometry<FORMAT, SLICE>;
+    const bool fewer = G::FP4 && SLICE == 3840 && slot == 1 && warp >= 4;      /* a run less */
+    uint32_t loaded = 0, scales[G::LOADS];
+    uint4 w[G::LOADS];
+
+    if (G::FP4) from += (fewer ? 16 + 3 * (warp - 4) : 4 * warp) * FP4_RUN_BYTES;
+    else from += warp * G::LOADS * 512;
+#pragma unroll
+    for (int i = 0; i < G::LOADS; i++) {
+        scales[i] = 0;
+        w[i] = make_uint4(0, 0, 0, 0);
+        if (i == 3 && fewer) break;
+        w[i] = ld_shared(from + i * (G::FP4 ? FP4_RUN_BYTES : 512) + lane * 16);
+        if (G::FP4) scales[i] = ld_shared_word(from + i * FP4_RUN_BYTES + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4);
+    }
+#pragma unroll
+    for (int i = 0; i < G::LOADS; i++) {
+        const int load = slot * G::LOADS + i;
+
+        if (i == 3 && fewer) break;
+        if constexpr (FORMAT == WEIGHT_FP8_BLOCK)
+            multiply_scaled<G::BLOCKS, TILES>(acc, w[i], __shfl_sync(0xffffffffu, scale, load), __shfl_sync(0xffffffffu, scale, 16 + load), x, load);
+        else multiply<FORMAT, G::BLOCKS, TILES>(acc, w[i], x, load, scales[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < G::LOADS; i++) loaded |= w[i].x | scales[i];
+    return loaded;
+}
+
+template <uint32_t FORMAT, int SLICE, int TILES>
 __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint8_t *partials, rowmm_shared *sh, uint32_t warp, uint32_t lane)
 {
-    using G = geometry<FP8, SLICE>;
+    using G = geometry<FORMAT, SLICE>;
     uint32_t x[TILES][G::BLOCKS][4], stage = 0, phase = 0, buffer = 0, buffer_phase = 0;
     float inverse[TILES][2];
 
-    load_rows<FP8, SLICE, TILES>(x, a, sh, warp, lane);
+    load_rows<FORMAT, SLICE, TILES>(x, a, sh, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
-        const float own = FP8 ? scale_to_f16(x[n]) : 1.0f;     /* of row lane / 4; the accumulators hold rows 2t, 2t + 1 */
+        const float own = G::F16 ? scale_to_f16(x[n]) : 1.0f;  /* of row lane / 4; the accumulators hold rows 2t, 2t + 1 */
 
         inverse[n][0] = __shfl_sync(0xffffffffu, own, lane % 4 * 8);
         inverse[n][1] = __shfl_sync(0xffffffffu, own, lane % 4 * 8 + 4);
@@ -123,23 +160,17 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
 #pragma unroll
         for (int slot = 0; slot < G::SLOTS; slot++) {
             const uint8_t *from = ring + stage * G::SLOT_BYTES;
-            uint4 w[G::LOADS];
 
             mbar_wait(&sh->full[stage], phase);
-            if (FP8 && slot == 0) {
-                if (warp == 0) scale = *(const float *)(from + lane % TILE_ROWS * 4);
-                from += UNIT_HEADER_BYTES;
+            if (slot == 0) {
+                if (G::LATE && warp == 0) scale = *(const float *)(from + lane % TILE_ROWS * 4);
+                if (FORMAT == WEIGHT_FP8_BLOCK) scale = *(const float *)(from + (lane / 16 * BLOCK_SCALES_MAX + (warp * G::BLOCKS + lane % 16) / 4) * 4);
+                from += G::HEADER_BYTES;
             }
-#pragma unroll
-            for (int i = 0; i < G::LOADS; i++) w[i] = ld_shared(from + ((warp * G::LOADS + i) * 32 + lane) * 16);
-#pragma unroll
-            for (int i = 0; i < G::LOADS; i++) multiply<FP8, G::BLOCKS, TILES>(acc, w[i], x, slot * G::LOADS + i);
             /* The arrival's address depends on every loaded register (a.zero is 0, which the compiler cannot know): program
              * order alone does not hold it back, ptxas moves it in front of loads that are still queued, and the slot is refilled
              * under them (seen: rare errors of 1e-2). A load's 32 lanes return together, so lane 0 speaks for all. */
-            uint32_t loaded = __float_as_uint(scale);
-#pragma unroll
-            for (int i = 0; i < G::LOADS; i++) loaded |= w[i].x;
+            const uint32_t loaded = consume_slot<FORMAT, SLICE, TILES>(acc, from, slot, scale, x, warp, lane) | __float_as_uint(scale);
             if (lane == 0) mbar_arrive_at(smem_address(&sh->empty[stage]) + (loaded & a.zero));
             if (++stage == a.ring_slots) stage = 0, phase ^= 1;
         }
@@ -150,14 +181,14 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
         for (int n = 0; n < TILES; n++)
             to[n * 32] = make_float4((acc[n][0][0] + acc[n][1][0]) * inverse[n][0], (acc[n][0][1] + acc[n][1][1]) * inverse[n][1],
                                      (acc[n][0][2] + acc[n][1][2]) * inverse[n][0], (acc[n][0][3] + acc[n][1][3]) * inverse[n][1]);
-        if (FP8 && warp == 0 && lane < TILE_ROWS) sh->scale[buffer][lane] = scale;
+        if (G::LATE && warp == 0 && lane < TILE_ROWS) sh->scale[buffer][lane] = scale;
         __syncwarp();
         if (lane == 0) mbar_arrive(&sh->part_full[buffer]);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, buffer_phase ^= 1;
     }
 }
 
-template <bool FP8, int TILES>
+template <bool LATE, int TILES>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
@@ -168,7 +199,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         float low = 1.0f, high = 1.0f;
 
         mbar_wait(&sh->part_full[buffer], phase);
-        if (FP8) low = sh->scale[buffer][lane / 4], high = sh->scale[buffer][lane / 4 + 8];
+        if (LATE) low = sh->scale[buffer][lane / 4], high = sh->scale[buffer][lane / 4 + 8];
 #pragma unroll
         for (int n = 0; n < TILES; n++) {
             sum[n] = make_float4(0, 0, 0, 0);
@@ -194,10 +225,10 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
 
 /* The register cap leaves room on the SM for the attention and norm kernels that run beside a prefetching block. A quarter of an
  * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
-template <bool FP8, int SLICE, int TILES>
-__global__ void __maxnreg__(TILES == 1 ? 96 : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
+template <uint32_t FORMAT, int SLICE, int TILES>
+__global__ void __maxnreg__(TILES == 1 ? (FORMAT == WEIGHT_FP4 ? 112 : FORMAT == WEIGHT_FP8_BLOCK ? 104 : 96) : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
 {
-    using G = geometry<FP8, SLICE>;
+    using G = geometry<FORMAT, SLICE>;
     extern __shared__ __align__(128) uint8_t ring[];
     uint8_t *partials = ring + a.ring_slots * G::SLOT_BYTES;
     rowmm_shared *sh = (rowmm_shared *)(partials + PARTIAL_BYTES(TILES));
@@ -212,41 +243,54 @@ __global__ void __maxnreg__(TILES == 1 ? 96 : 168) rowmm_kernel(const __grid_con
         mbar_init_fence();
     }
     __syncthreads();
-    if (warp < CONSUMER_WARPS) consume<FP8, SLICE, TILES>(a, ring, partials, sh, warp, lane);
-    else if (warp == CONSUMER_WARPS) epilogue<FP8, TILES>(a, partials, sh, lane);
-    else if (lane == 0) produce<FP8, SLICE>(a, ring, sh);
+    if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
+    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES>(a, partials, sh, lane);
+    else if (lane == 0) produce<FORMAT, SLICE>(a, ring, sh);
 }
 
 typedef void rowmm_fn(const rowmm_args);
 
 struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes; };
 
-template <bool FP8, int SLICE, int TILES> static struct rowmm_variant variant()
+template <uint32_t FORMAT, int SLICE, int TILES> static struct rowmm_variant variant()
 {
-    const struct rowmm_variant v = { rowmm_kernel<FP8, SLICE, TILES>, geometry<FP8, SLICE>::SLOT_BYTES,
+    const struct rowmm_variant v = { rowmm_kernel<FORMAT, SLICE, TILES>, geometry<FORMAT, SLICE>::SLOT_BYTES,
                                      (uint32_t)(PARTIAL_BYTES(TILES) + sizeof(rowmm_shared)) };
 
     return v;
 }
 
-static struct rowmm_variant pick(bool fp8, bool wide, uint32_t m)
+template <uint32_t FORMAT> static struct rowmm_variant pick_shape(bool wide, uint32_t m)
 {
-    if (fp8) {
-        if (wide) return m > 8 ? variant<true, 4096, 2>() : variant<true, 4096, 1>();
-        return m > 8 ? variant<true, 3840, 2>() : variant<true, 3840, 1>();
+    if (wide) return m > 8 ? variant<FORMAT, 4096, 2>() : variant<FORMAT, 4096, 1>();
+    return m > 8 ? variant<FORMAT, 3840, 2>() : variant<FORMAT, 3840, 1>();
+}
+
+static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4 };
+
+/* fn NULL: there is no kernel for the format. */
+static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m)
+{
+    const struct rowmm_variant none = {};
+
+    switch (format) {
+    case WEIGHT_FP8: return pick_shape<WEIGHT_FP8>(wide, m);
+    case WEIGHT_BF16: return pick_shape<WEIGHT_BF16>(wide, m);
+    case WEIGHT_FP8_BLOCK: return pick_shape<WEIGHT_FP8_BLOCK>(wide, m);
+    case WEIGHT_FP4: return pick_shape<WEIGHT_FP4>(wide, m);
+    default: return none;
     }
-    if (wide) return m > 8 ? variant<false, 4096, 2>() : variant<false, 4096, 1>();
-    return m > 8 ? variant<false, 3840, 2>() : variant<false, 3840, 1>();
 }
 
 int rowmm_init(void)
 {
-    for (int i = 0; i < 8; i++) {
-        const struct rowmm_variant v = pick(i & 1, i & 2, i & 4 ? 16 : 8);
-        const int rc = launch_prepare((const void *)v.fn, LAUNCH_SHARED_MAX);
+    for (uint32_t format : formats)
+        for (int i = 0; i < 4; i++) {
+            const struct rowmm_variant v = pick(format, i & 1, i & 2 ? 16 : 8);
+            const int rc = launch_prepare((const void *)v.fn, LAUNCH_SHARED_MAX);
 
-        if (rc) return rc;
-    }
+            if (rc) return rc;
+        }
     return 0;
 }
 
@@ -264,19 +308,19 @@ void rowmm_next_of(struct rowmm_next *next, const struct packed_matrix *w, const
     next->blocks = grid_blocks(w, tuning);
     next->units = w->rows / TILE_ROWS * (w->k / w->slice_k);
     next->unit_bytes = packed_unit_bytes(w->format, w->slice_k);
-    next->header_bytes = w->format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0;
-    next->slot_bytes = packed_slot_bytes(w->slice_k);
+    next->header_bytes = packed_header_bytes(w->format);
+    next->slot_bytes = w->format == WEIGHT_FP4 ? (w->slice_k / 128) * FP4_RUN_BYTES : packed_slot_bytes(w->slice_k);      /* FP4: halves of a unit, near enough */
     next->unit_slots = next->unit_bytes / next->slot_bytes;
 }
 
 int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
 {
-    const bool fp8 = w->format == WEIGHT_FP8;
-    const struct rowmm_variant v = pick(fp8, w->slice_k == 4096, args.m);
+    const struct rowmm_variant v = pick(w->format, w->slice_k == 4096, args.m);
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0;
 
     if (args.m < 1 || args.m > ROWMM_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
+    if (v.fn == NULL) return -E_UNSUPPORTED;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
     args.w = w->data;
     args.zero = 0;

@@ -6,13 +6,17 @@
 #include "device.cuh"
 #include "layout.h"
 
-template <bool FP8, int SLICE> struct geometry {
-    static constexpr int LOADS = SLICE == 3840 ? 5 : 4;                     /* 16-byte loads per lane and slot */
-    static constexpr int SLOTS = SLICE * (FP8 ? 1 : 2) * TILE_ROWS / (CONSUMER_WARPS * LOADS * 512);
-    static constexpr int BLOCKS = SLICE / CONSUMER_WARPS / 32;              /* k blocks of 32 per warp */
-    static constexpr uint32_t DATA_BYTES = CONSUMER_WARPS * LOADS * 512;
-    static constexpr uint32_t SLOT_BYTES = DATA_BYTES + (FP8 ? UNIT_HEADER_BYTES : 0);
-    static constexpr uint32_t UNIT_BYTES = SLOTS * DATA_BYTES + (FP8 ? UNIT_HEADER_BYTES : 0);
+template <uint32_t FORMAT, int SLICE> struct geometry {
+    static constexpr bool FP4 = FORMAT == WEIGHT_FP4, F16 = FORMAT != WEIGHT_BF16;   /* F16: weights and activations meet as f16 */
+    static constexpr bool LATE = FORMAT == WEIGHT_FP8 || FP4;               /* a factor for each row, which multiplies the sum */
+    static constexpr int LOADS = FP4 ? 4 : SLICE == 3840 ? 5 : 4;           /* 16-byte loads per lane and slot */
+    static constexpr int SLOTS = FP4 ? 2 : SLICE * (F16 ? 1 : 2) * TILE_ROWS / (CONSUMER_WARPS * LOADS * 512);
+    static constexpr int BLOCKS = FP4 ? 16 : SLICE / CONSUMER_WARPS / 32;   /* k blocks of 32 per warp, at most */
+    static constexpr uint32_t HEADER_BYTES = FORMAT == WEIGHT_BF16 ? 0 : FORMAT == WEIGHT_FP8_BLOCK ? BLOCK_HEADER_BYTES : UNIT_HEADER_BYTES;
+    static constexpr uint32_t DATA_BYTES = FP4 ? FP4_SLOT_RUNS * FP4_RUN_BYTES : CONSUMER_WARPS * LOADS * 512;
+    static constexpr uint32_t LAST_BYTES = FP4 ? (SLICE / 64 - FP4_SLOT_RUNS) * FP4_RUN_BYTES : DATA_BYTES;     /* of the unit's last slot */
+    static constexpr uint32_t SLOT_BYTES = DATA_BYTES + HEADER_BYTES;
+    static constexpr uint32_t UNIT_BYTES = (SLOTS - 1) * DATA_BYTES + LAST_BYTES + HEADER_BYTES;
 };
 
 /* Turns a row's bf16 fragments into f16 times a power of two; returns the inverse of that power. */
@@ -41,26 +45,80 @@ __device__ __forceinline__ float scale_to_f16(uint32_t (&x)[BLOCKS][4])
     return __uint_as_float((uint32_t)(127 - shift) << 23);
 }
 
-/* One k block of 32 per FP8 load, one of 16 per BF16 load; alternating accumulators halve the chain of dependent mma. */
-template <bool FP8, int BLOCKS, int TILES>
-__device__ __forceinline__ void multiply(float (&acc)[TILES][2][4], uint4 w, const uint32_t (&x)[TILES][BLOCKS][4], int load)
+/* The A fragments of 16 bytes of FP8: two of k 16. */
+__device__ __forceinline__ void fp8_fragments(uint32_t (&f)[2][4], uint4 w)
 {
-    if (FP8) {
-        const uint32_t a0 = e4m3x2_to_f16x2((uint16_t)w.x), a1 = e4m3x2_to_f16x2((uint16_t)w.y);
-        const uint32_t a2 = e4m3x2_to_f16x2((uint16_t)(w.x >> 16)), a3 = e4m3x2_to_f16x2((uint16_t)(w.y >> 16));
-        const uint32_t b0 = e4m3x2_to_f16x2((uint16_t)w.z), b1 = e4m3x2_to_f16x2((uint16_t)w.w);
-        const uint32_t b2 = e4m3x2_to_f16x2((uint16_t)(w.z >> 16)), b3 = e4m3x2_to_f16x2((uint16_t)(w.w >> 16));
+    f[0][0] = e4m3x2_to_f16x2((uint16_t)w.x), f[0][1] = e4m3x2_to_f16x2((uint16_t)w.y);
+    f[0][2] = e4m3x2_to_f16x2((uint16_t)(w.x >> 16)), f[0][3] = e4m3x2_to_f16x2((uint16_t)(w.y >> 16));
+    f[1][0] = e4m3x2_to_f16x2((uint16_t)w.z), f[1][1] = e4m3x2_to_f16x2((uint16_t)w.w);
+    f[1][2] = e4m3x2_to_f16x2((uint16_t)(w.z >> 16)), f[1][3] = e4m3x2_to_f16x2((uint16_t)(w.w >> 16));
+}
+
+__device__ __forceinline__ uint32_t f16x2_times(uint32_t a, uint32_t b)
+{
+    uint32_t out;
+
+    asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+}
+
+/* One fragment out of a word of FP4: the three bits of a code's size go where an f16 has the end of its exponent and the start of its fraction, which
+ * is 2^-14 of its value; times the group's scale it is still exact (2 and 4 bits of significand; never below 2^-24). Shifts to the left as
+ * products: they run beside the logic. low, high: the scale of row g, of row g + 8, twice each. */
+__device__ __forceinline__ void fp4_fragment(uint32_t (&f)[4], uint32_t w, uint32_t low, uint32_t high)
+{
+    const uint32_t whole = 0x8e008e00u, size = 0x0e000e00u, sign = 0x80008000u;
+
+    f[0] = f16x2_times(w & whole, low);
+    f[1] = f16x2_times(w * 8 & whole, high);
+    f[2] = f16x2_times((w * 64 & size) | (w * 2 & sign), low);
+    f[3] = f16x2_times((w * 512 & size) | (w * 4 & sign), high);
+}
+
+/* BF16: one k block of 16 per load. FP8: one of 32. FP4: two of 32, whose scales are `scales`. Alternating accumulators halve the chain of dependent mma. */
+template <uint32_t FORMAT, int BLOCKS, int TILES>
+__device__ __forceinline__ void multiply(float (&acc)[TILES][2][4], uint4 w, const uint32_t (&x)[TILES][BLOCKS][4], int load, uint32_t scales = 0)
+{
+    if constexpr (FORMAT == WEIGHT_FP4) {
+        const uint32_t word[4] = { w.x, w.y, w.z, w.w };
 
 #pragma unroll
-        for (int n = 0; n < TILES; n++) {
-            mma_f16(acc[n][0], a0, a1, a2, a3, x[n][load][0], x[n][load][1]);
-            mma_f16(acc[n][1], b0, b1, b2, b3, x[n][load][2], x[n][load][3]);
+        for (int j = 0; j < 4; j++) {
+            const uint32_t pair = e4m3x2_to_f16x2((uint16_t)(j < 2 ? scales : scales >> 16));
+            uint32_t f[4];
+
+            fp4_fragment(f, word[j], __byte_perm(pair, 0, 0x1010), __byte_perm(pair, 0, 0x3232));
+#pragma unroll
+            for (int n = 0; n < TILES; n++)
+                mma_f16(acc[n][j % 2], f[0], f[1], f[2], f[3], x[n][2 * load + j / 2][j % 2 * 2], x[n][2 * load + j / 2][j % 2 * 2 + 1]);
         }
-    } else {
+    } else if constexpr (FORMAT == WEIGHT_BF16) {
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             mma_bf16(acc[n][load % 2], w.x, w.y, w.z, w.w, x[n][load / 2][load % 2 * 2], x[n][load / 2][load % 2 * 2 + 1]);
+    } else {
+        uint32_t f[2][4];
+
+        fp8_fragments(f, w);
+#pragma unroll
+        for (int n = 0; n < TILES; n++) {
+            mma_f16(acc[n][0], f[0][0], f[0][1], f[0][2], f[0][3], x[n][load][0], x[n][load][1]);
+            mma_f16(acc[n][1], f[1][0], f[1][1], f[1][2], f[1][3], x[n][load][2], x[n][load][3]);
+        }
     }
+}
+
+/* FP8_BLOCK: the products of one load begin at zero, and their sum goes into the total times the scale of its 128 columns: low of rows 0..7, high of 8..15. */
+template <int BLOCKS, int TILES>
+__device__ __forceinline__ void multiply_scaled(float (&total)[TILES][2][4], uint4 w, float low, float high, const uint32_t (&x)[TILES][BLOCKS][4], int load)
+{
+    float acc[TILES][2][4] = {};
+
+    multiply<WEIGHT_FP8, BLOCKS, TILES>(acc, w, x, load);
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) total[n][0][i] = __fmaf_rn(acc[n][0][i] + acc[n][1][i], i < 2 ? low : high, total[n][0][i]);
 }
 
 #endif

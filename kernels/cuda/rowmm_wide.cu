@@ -452,12 +452,31 @@ int rowmm_wide_init(void)
     return 0;
 }
 
+/* Formats that have no kernel here: pieces of rows through rowmm, the weights are read for each. */
+static int launch_pieces(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
+{
+    const uint32_t rows = args.m, bytes = args.out_kind == ROWMM_GEGLU ? 2 : 4;
+    int rc = 0;
+
+    args.next.w = NULL;
+    for (uint32_t first = 0; first < rows && rc == 0; first += ROWMM_ROWS_MAX) {
+        args.m = rows - first < ROWMM_ROWS_MAX ? rows - first : ROWMM_ROWS_MAX;
+        rc = rowmm_launch(w, args, tuning, stream);
+        args.x += (uint64_t)ROWMM_ROWS_MAX * w->k;
+        args.out = (uint8_t *)args.out + (uint64_t)ROWMM_ROWS_MAX * args.out_stride * bytes;
+        if (args.tile_top) args.tile_top += (uint64_t)ROWMM_ROWS_MAX * (args.out_stride / TILE_ROWS);
+        args.late_trigger = 0, args.trace = NULL;
+    }
+    return rc;
+}
+
 int rowmm_wide_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
 {
     const struct wide_variant *v = &variants[variant_index(w->format == WEIGHT_FP8, w->slice_k == 4096, args.m > 32)];
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0, slot_bytes = packed_slot_bytes(w->slice_k);
     uint32_t clusters = v->clusters;
 
+    if (w->format != WEIGHT_FP8 && w->format != WEIGHT_BF16) return args.m > ROWMM_WIDE_ROWS_MAX ? -E_RANGE : launch_pieces(w, args, tuning, stream);
     if (args.m < 1 || args.m > ROWMM_WIDE_ROWS_MAX || w->rows % (TILE_ROWS * TILES_AT_ONCE) || w->rows == 0) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;

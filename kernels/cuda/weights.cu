@@ -156,7 +156,8 @@ static int pack_rows(struct cuda_weights *w, const struct place *p, uint32_t fir
 {
     const struct packed_matrix to = packed(w, p->matrix);
     const uint32_t rows_per_tile = p->half == PACK_WHOLE ? TILE_ROWS : TILE_ROWS / 2;
-    const struct pack_source from = { source, scale, stride, format, rows, p->tile_first + first_row / rows_per_tile, p->half };
+    const uint8_t *group = format == WEIGHT_FP4 ? (const uint8_t *)source + (uint64_t)rows * to.k / 2 : NULL;
+    const struct pack_source from = { source, scale, stride, format, rows, p->tile_first + first_row / rows_per_tile, p->half, group };
 
     return pack_launch(&to, &from, scratch, w->stream);
 }
@@ -215,7 +216,20 @@ extern "C" int cuda_weights_buffer(struct cuda_weights *w, void **host, uint64_t
     return 0;
 }
 
-static uint32_t element_bytes(uint32_t format) { return format == WEIGHT_F32 ? 4 : format == WEIGHT_BF16 ? 2 : 1; }
+/* Of rows of a matrix in a buffer: codes, and FP4's group scales behind them. */
+static uint64_t source_bytes(uint32_t format, uint64_t elements)
+{
+    return format == WEIGHT_F32 ? 4 * elements : format == WEIGHT_BF16 ? 2 * elements : format == WEIGHT_FP4 ? elements / 2 + elements / WEIGHT_GROUP : elements;
+}
+
+static bool has_scales(uint32_t format) { return format != WEIGHT_BF16 && format != WEIGHT_F32; }
+
+/* Floats that stand beside rows of a matrix. */
+static uint64_t source_scales(uint32_t format, uint32_t rows, uint32_t stride)
+{
+    if (format == WEIGHT_FP8_BLOCK) return (uint64_t)((rows + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK) * stride;
+    return !has_scales(format) ? 0 : format == WEIGHT_FP8 && stride ? rows : 1;
+}
 
 /* Vectors are given as they multiply here, never as w - 1. */
 static int plain_put(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows, const void *source, uint32_t format)
@@ -247,7 +261,8 @@ static int check_rows(const struct extent *p, uint32_t first_row, uint32_t rows,
 {
     if (rows == 0 || rows > CUDA_WEIGHTS_ROWS_MAX || first_row > p->rows || rows > p->rows - first_row || first_row % TILE_ROWS) return launch_fail(-E_RANGE, "rows %u of %u", first_row, p->rows);
     if (rows % TILE_ROWS && first_row + rows != p->rows) return launch_fail(-E_RANGE, "%u rows are not whole tiles", rows);
-    *bytes = (uint64_t)rows * p->k * element_bytes(format);
+    if (format == WEIGHT_FP8_BLOCK && first_row % WEIGHT_BLOCK) return launch_fail(-E_RANGE, "row %u cuts a block of scales", first_row);
+    *bytes = source_bytes(format, (uint64_t)rows * p->k);
     return *bytes > CUDA_WEIGHTS_BUFFER_BYTES ? launch_fail(-E_RANGE, "%u rows do not fit the buffer", rows) : 0;
 }
 
@@ -255,7 +270,7 @@ extern "C" int cuda_weights_put(struct cuda_weights *w, enum cuda_tensor tensor,
                                 uint32_t source_format, const float *scale, uint32_t scale_stride)
 {
     struct staging *s = &w->staging[(w->turn - 1) % CUDA_WEIGHTS_BUFFERS];
-    const uint32_t scales = scale == NULL ? 0 : scale_stride ? rows : 1;
+    const uint64_t scales = source_scales(source_format, rows, scale_stride);
     uint64_t bytes = 4ull * rows;
     struct extent e;
     int rc = 0;
@@ -263,7 +278,7 @@ extern "C" int cuda_weights_put(struct cuda_weights *w, enum cuda_tensor tensor,
     if (!w->given || tensor >= CUDA_TENSORS) return launch_fail(-E_RANGE, "nothing to put");
     w->given = false;
     if (tensor == CUDA_EMBED || tensor == CUDA_FINAL_NORM) layer = 0;
-    if (layer >= w->spec.layers || (source_format == WEIGHT_FP8) != (scale != NULL)) return launch_fail(-E_RANGE, "layer %u or the scales", layer);
+    if (layer >= w->spec.layers || has_scales(source_format) != (scale != NULL) || scales > CUDA_WEIGHTS_ROWS_MAX) return launch_fail(-E_RANGE, "layer %u or the scales", layer);
     if (!is_vector(tensor)) {
         rc = find_rows(w, tensor, layer, &e);
         if (rc == 0) rc = check_rows(&e, first_row, rows, source_format, &bytes);
@@ -271,7 +286,7 @@ extern "C" int cuda_weights_put(struct cuda_weights *w, enum cuda_tensor tensor,
         rc = launch_fail(-E_RANGE, "a vector is put whole, as f32");
     }
     if (rc) return rc;
-    for (uint32_t i = 0; i < scales; i++) ((float *)(s->host + CUDA_WEIGHTS_BUFFER_BYTES))[i] = scale[i];
+    for (uint64_t i = 0; i < scales; i++) ((float *)(s->host + CUDA_WEIGHTS_BUFFER_BYTES))[i] = scale[i];
     rc = launch_check(cudaMemcpyAsync(s->device, s->host, bytes, cudaMemcpyHostToDevice, w->stream), "copy to the device");
     if (rc == 0 && scales) rc = launch_check(cudaMemcpyAsync(s->device + CUDA_WEIGHTS_BUFFER_BYTES, s->host + CUDA_WEIGHTS_BUFFER_BYTES, 4ull * scales, cudaMemcpyHostToDevice, w->stream), "copy to the device");
     if (rc == 0) rc = launch_check(cudaEventRecord(s->read, w->stream), "event");
@@ -298,19 +313,39 @@ extern "C" int cuda_weights_unpack(struct cuda_weights *w, enum cuda_tensor tens
     return launched ? launched : launch_check(cudaStreamSynchronize(w->stream), "unpack");
 }
 
+#define FILL_ROWS 32768u              /* at a time: the LM head would need 2 GB of plain weights */
+
+struct fill {                         /* scratch of fill_random */
+    void *plain;                      /* bf16 of FILL_ROWS rows */
+    uint8_t *codes;                   /* and what they become */
+    float *scale;                     /* [largest of FILL_ROWS and blocks of a piece], [1] */
+};
+
+/* Rows of FP8_BLOCK and FP4 as a checkpoint would have them. */
+static int quantise(const struct cuda_weights *w, const struct fill *f, struct pack_source *from, const struct packed_matrix *to)
+{
+    const float factor = 8.0f / (sqrtf((float)to->k) * 6.0f * 448.0f);      /* no value is beyond 8 deviations */
+    int rc = quantise_launch(to->format, f->plain, from->rows, to->k, f->codes, f->scale, factor, w->stream);
+
+    if (rc == 0 && to->format == WEIGHT_FP4) rc = launch_check(cudaMemcpyAsync(f->scale, &factor, sizeof factor, cudaMemcpyHostToDevice, w->stream), "factor");
+    from->data = f->codes, from->scale = f->scale, from->scale_stride = to->k / WEIGHT_BLOCK, from->format = to->format;
+    from->group = to->format == WEIGHT_FP4 ? f->codes + (uint64_t)from->rows * to->k / 2 : NULL;
+    return rc;
+}
+
 /* Deviations that keep every layer's output near 1, as in a trained model: 1 / sqrt(k). */
-static int fill_matrix(struct cuda_weights *w, const struct arena_matrix *m, void *plain, float *scratch, uint64_t seed)
+static int fill_matrix(struct cuda_weights *w, const struct arena_matrix *m, const struct fill *f, uint64_t seed)
 {
     const struct packed_matrix to = packed(w, m);
-    const uint32_t piece = 32768;      /* rows at a time: the LM head would need 2 GB of plain weights */
     int rc = 0;
 
-    for (uint32_t row = 0; row < m->rows && rc == 0; row += piece) {
-        const uint32_t rows = m->rows - row < piece ? m->rows - row : piece;
-        const struct pack_source from = { plain, NULL, 0, WEIGHT_BF16, rows, row / TILE_ROWS, PACK_WHOLE };
+    for (uint32_t row = 0; row < m->rows && rc == 0; row += FILL_ROWS) {
+        const uint32_t rows = m->rows - row < FILL_ROWS ? m->rows - row : FILL_ROWS;
+        struct pack_source from = { f->plain, NULL, 0, WEIGHT_BF16, rows, row / TILE_ROWS, PACK_WHOLE, NULL };
 
-        rc = fill_normal_launch(plain, (uint64_t)rows * m->k, 1.0f / sqrtf((float)m->k), seed + row, w->stream);
-        if (rc == 0) rc = pack_launch(&to, &from, scratch, w->stream);
+        rc = fill_normal_launch(f->plain, (uint64_t)rows * m->k, 1.0f / sqrtf((float)m->k), seed + row, w->stream);
+        if (rc == 0 && (m->format == WEIGHT_FP8_BLOCK || m->format == WEIGHT_FP4)) rc = quantise(w, f, &from, &to);
+        if (rc == 0) rc = pack_launch(&to, &from, f->scale, w->stream);
     }
     return rc;
 }
@@ -332,11 +367,21 @@ static int fill_vectors(struct cuda_weights *w, uint32_t layer)
     return rc ? rc : launch_check(cudaMemcpyAsync(arena + w->arena.layer[layer].scalar, &one, sizeof one, cudaMemcpyHostToDevice, w->stream), "layer scalar");
 }
 
+static int fill_layer(struct cuda_weights *w, uint32_t i, const struct fill *f, uint64_t seed)
+{
+    const struct arena_layer *l = &w->arena.layer[i];
+    int rc = fill_matrix(w, &l->qkv, f, seed + 8 * i);
+
+    if (rc == 0) rc = fill_matrix(w, &l->o, f, seed + 8 * i + 1);
+    if (rc == 0) rc = fill_matrix(w, &l->gate_up, f, seed + 8 * i + 2);
+    if (rc == 0) rc = fill_matrix(w, &l->down, f, seed + 8 * i + 3);
+    return rc ? rc : fill_vectors(w, i);
+}
+
 extern "C" int cuda_weights_fill_random(struct cuda_weights *w, uint64_t seed)
 {
-    uint64_t largest = 0;
-    void *plain = NULL;
-    float *scratch = NULL;
+    uint64_t largest = (uint64_t)FILL_ROWS * w->arena.head.k;
+    struct fill f = {};
     int rc;
 
     if (w->plain) return plain_weights_fill(&w->spec, w->device, seed, w->stream);
@@ -347,21 +392,14 @@ extern "C" int cuda_weights_fill_random(struct cuda_weights *w, uint64_t seed)
         for (const struct arena_matrix *m : all)
             if ((uint64_t)m->rows * m->k > largest) largest = (uint64_t)m->rows * m->k;
     }
-    if (32768ull * w->arena.head.k > largest) largest = 32768ull * w->arena.head.k;
-    rc = launch_check(cudaMalloc(&plain, 2 * largest), "scratch memory");
-    if (rc == 0) rc = launch_check(cudaMalloc((void **)&scratch, 4 * 32768), "scratch memory");
-    for (uint32_t i = 0; i < w->spec.layers && rc == 0; i++) {
-        const struct arena_layer *l = &w->arena.layer[i];
-
-        rc = fill_matrix(w, &l->qkv, plain, scratch, seed + 8 * i);
-        if (rc == 0) rc = fill_matrix(w, &l->o, plain, scratch, seed + 8 * i + 1);
-        if (rc == 0) rc = fill_matrix(w, &l->gate_up, plain, scratch, seed + 8 * i + 2);
-        if (rc == 0) rc = fill_matrix(w, &l->down, plain, scratch, seed + 8 * i + 3);
-        if (rc == 0) rc = fill_vectors(w, i);
-    }
-    if (rc == 0) rc = fill_matrix(w, &w->arena.head, plain, scratch, seed + 8 * CUDA_LAYERS_MAX);
+    rc = launch_check(cudaMalloc(&f.plain, 2 * largest), "scratch memory");
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&f.codes, largest), "scratch memory");
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&f.scale, 4 * (FILL_ROWS + largest / (WEIGHT_BLOCK * WEIGHT_BLOCK))), "scratch memory");
+    for (uint32_t i = 0; i < w->spec.layers && rc == 0; i++) rc = fill_layer(w, i, &f, seed);
+    if (rc == 0) rc = fill_matrix(w, &w->arena.head, &f, seed + 8 * CUDA_LAYERS_MAX);
     const int done = launch_check(cudaStreamSynchronize(w->stream), "fill");
-    cudaFree(plain);
-    cudaFree(scratch);
+    cudaFree(f.plain);
+    cudaFree(f.codes);
+    cudaFree(f.scale);
     return rc ? rc : done;
 }

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-FP8, BF16 = 1, 2
+FP8, BF16, FP8_BLOCK, FP4 = 1, 2, 4, 5
 ROWS_MAX, GROUP_ROWS_MAX, LOGPROBS_MAX = 64, 8, 20
 TOKEN_LAST = 0xFFFFFFFF
 (Q, K, V, O, GATE, UP, DOWN, INPUT_NORM, POST_ATTENTION_NORM, PRE_FF_NORM, POST_FF_NORM, Q_NORM, K_NORM, LAYER_SCALAR, EMBED, FINAL_NORM) = range(16)
@@ -14,7 +14,8 @@ PAGE_TOKENS, STATES_ROWS = 32, 16
 
 
 class LayerSpec(c.Structure):
-    _fields_ = [("type", c.c_uint32), ("has_v", c.c_uint32), ("k_offset", c.c_uint64), ("v_offset", c.c_uint64)]
+    _fields_ = [("type", c.c_uint32), ("has_v", c.c_uint32), ("k_offset", c.c_uint64), ("v_offset", c.c_uint64),
+                ("format", c.c_uint8 * 8), ("activation", c.c_uint8 * 8), ("input_scale", c.c_float * 8)]
 
 
 class Spec(c.Structure):

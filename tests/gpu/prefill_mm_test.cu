@@ -123,20 +123,33 @@ static void fill(struct bench *b, const struct shape *s)
     float *scratch;
 
     CHECK(cudaMalloc(&source, 2 * n));
-    CHECK(cudaMalloc(&scratch, 4 * s->rows));
-    struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE };
+    CHECK(cudaMalloc(&scratch, 4 * s->rows + n / 4096 + 4));
+    const float factor = 8.0f / (sqrtf((float)s->k) * 2688.0f);
+    uint8_t *codes;
+    struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE, NULL };
     if (s->codes == CODES_SMALL) {
         small_codes_kernel<<<256, 256>>>(source, scratch, n, s->rows);
         from.format = WEIGHT_FP8, from.scale = scratch, from.scale_stride = 1;
     } else {
         OK(fill_normal_launch(source, n, 1.0f / sqrtf((float)s->k), 100 + s->rows + b->w.format, NULL));
     }
+    CHECK(cudaMalloc(&codes, n));
+    if (b->w.format == WEIGHT_FP8_BLOCK || b->w.format == WEIGHT_FP4) {
+        OK(quantise_launch(b->w.format, source, s->rows, s->k, codes, scratch, factor, NULL));
+        if (b->w.format == WEIGHT_FP4) CHECK(cudaMemcpy(scratch, &factor, sizeof factor, cudaMemcpyHostToDevice));
+        from.group = b->w.format == WEIGHT_FP4 ? codes + n / 2 : NULL;
+        from.data = codes, from.format = b->w.format, from.scale = scratch, from.scale_stride = s->k / WEIGHT_BLOCK;
+    }
     OK(fill_normal_launch(b->x, (uint64_t)ROWS_MAX * s->k, 3.0f, 200 + s->k, NULL));
     OK(pack_launch(&b->w, &from, scratch, NULL));
     CHECK(cudaDeviceSynchronize());
     CHECK(cudaFree(source));
+    CHECK(cudaFree(codes));
     CHECK(cudaFree(scratch));
 }
+
+/* Scales of 128 x 128 need twice the registers. */
+static uint32_t widest(uint32_t format) { return format == WEIGHT_FP8_BLOCK ? 128 : 256; }
 
 static unsigned long long all_differences(struct bench *b, const struct shape *s)
 {
@@ -145,6 +158,7 @@ static unsigned long long all_differences(struct bench *b, const struct shape *s
     for (int i = 0; prefill_mm_columns[i]; i++) {
         const uint32_t n = prefill_mm_columns[i];
 
+        if (n > widest(b->w.format)) break;
         for (uint32_t m : { 1u, n - 1, n + 1, 145u, 300u })
             if (m <= ROWS_MAX) different += differences(b, s, (ROWS_MAX - m) * 2 / 3, m, n);
         for (uint32_t m : { 1u, n - 1, n + 1, 145u, 300u })
@@ -154,6 +168,8 @@ static unsigned long long all_differences(struct bench *b, const struct shape *s
     for (int i = 0; i < 10; i++) different += differences(b, s, i, 145, 0);
     return different;
 }
+
+static const char *const format_name[WEIGHT_FORMATS] = { "", "fp8", "bf16", "f32", "block", "fp4" };
 
 static int run(const struct shape *s, uint32_t format)
 {
@@ -176,7 +192,7 @@ static int run(const struct shape *s, uint32_t format)
     OK(unpack_launch(&b.w, unpacked, NULL));
     reference_kernel<<<dim3((s->rows + 3) / 4, ROWS_MAX / ROWS_PER_WARP), 128>>>(unpacked, b.x, sums, s->rows, s->k);
     CHECK(cudaMemset(b.base, 0xff, ROWS_MAX * b.row_bytes));
-    OK(prefill_mm_launch_columns(&b.w, b.x, ROWS_MAX, b.base, s->kind, b.columns, 256, NULL));
+    OK(prefill_mm_launch_columns(&b.w, b.x, ROWS_MAX, b.base, s->kind, b.columns, widest(format), NULL));
     CHECK(cudaDeviceSynchronize());
 
     /* The tensor cores cut each sum of 16 products short instead of rounding it: 2^-25 of the sum on average for each step of a
@@ -186,7 +202,7 @@ static int run(const struct shape *s, uint32_t format)
     const int bad = !(error < limit) || different;
 
     printf("%-4s %-12s %6u x %5u %-5s error %.2e (limit %.1e) words with other bits %llu\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
-           format == WEIGHT_FP8 ? "fp8" : "bf16", error, limit, different);
+           format_name[format], error, limit, different);
     fflush(stdout);
     for (void *p : { (void *)b.w.data, (void *)unpacked, (void *)b.x, (void *)sums, (void *)b.out, (void *)b.base, (void *)b.count }) CHECK(cudaFree(p));
     return bad;
@@ -211,6 +227,7 @@ static int refusals()
     return bad;
 }
 
+/* Arguments: a shape's name, a format's name; none: all. */
 int main(int argc, char **argv)
 {
     static const struct shape shapes[] = {
@@ -227,7 +244,8 @@ int main(int argc, char **argv)
     OK(prefill_mm_init());
     bad += refusals();
     for (const struct shape &s : shapes)
-        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16 })
-            if ((argc < 2 || strcmp(argv[1], s.name) == 0) && (format == WEIGHT_FP8 || s.codes == CODES_ALL)) bad += run(&s, format);
+        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16, (uint32_t)WEIGHT_FP8_BLOCK, (uint32_t)WEIGHT_FP4 })
+            if ((argc < 2 || strcmp(argv[1], s.name) == 0) && (argc < 3 || strcmp(argv[2], format_name[format]) == 0) && (format == WEIGHT_FP8 || s.codes == CODES_ALL) && (format != WEIGHT_FP8_BLOCK || s.rows % WEIGHT_BLOCK == 0))
+                bad += run(&s, format);
     return bad ? 1 : 0;
 }

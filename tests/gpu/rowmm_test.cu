@@ -6,6 +6,7 @@
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/rowmm.h"
+#include "kernels/stored.h"
 #include <algorithm>
 #include <cuda_runtime.h>
 #include <math.h>
@@ -103,10 +104,49 @@ static double pack_error(const std::vector<uint16_t> &source, const float *unpac
             top = std::max(top, fabsf(w[i]));
         }
         /* Half a step of E4M3 is 1/16 of the value, or half a subnormal step (2^-10 of a scale of top / 448). */
+        if (format == WEIGHT_FP8_BLOCK) top = (float)(8.0 / sqrt((double)k));      /* of a block, not of a row: no value is larger */
         for (uint32_t i = 0; i < k; i++) {
-            const double bound = format == WEIGHT_BF16 ? 0.0 : std::max(fabs(w[i]) / 16.0, top / 448.0 / 1024.0) * 1.0001;
+            const double bound = format == WEIGHT_BF16 ? 0.0 : format == WEIGHT_FP4 ? fabs(w[i]) / 2.0 + top / 10.0 : std::max(fabs(w[i]) / 16.0, top / 448.0 / 1024.0) * 1.0001;
             worst = std::max(worst, fabs((double)u[row * k + i] - w[i]) - bound);
         }
+    }
+    return worst;
+}
+
+static const char *const format_name[WEIGHT_FORMATS] = { "", "fp8", "bf16", "f32", "block", "fp4" };
+
+/* The random matrix as pack takes it: BF16 to be rounded, or codes and scales as a checkpoint has them. */
+static struct pack_source store(const struct shape *s, uint32_t format, uint16_t *bf16, uint8_t *codes, float *scale)
+{
+    struct pack_source from = { bf16, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE, NULL };
+    const float factor = -2688.0f / (8.0f / sqrtf((float)s->k));               /* divides, as compressed-tensors writes it */
+
+    if (format == WEIGHT_FP8 || format == WEIGHT_BF16) return from;
+    OK(quantise_launch(format, bf16, s->rows, s->k, codes, scale, -1.0f / factor, NULL));
+    if (format == WEIGHT_FP4) CHECK(cudaMemcpy(scale, &factor, sizeof factor, cudaMemcpyHostToDevice));
+    from.data = codes, from.scale = scale, from.scale_stride = s->k / WEIGHT_BLOCK, from.format = format;
+    from.group = format == WEIGHT_FP4 ? codes + (uint64_t)s->rows * s->k / 2 : NULL;
+    return from;
+}
+
+/* Codes and scales read by kernels/stored.h against what unpack gives: the largest relative difference. */
+static double stored_error(const struct shape *s, uint32_t format, const uint8_t *codes_device, const float *scale_device, const float *unpacked_device)
+{
+    const uint64_t n = (uint64_t)s->rows * s->k;
+    std::vector<uint8_t> codes(n);
+    std::vector<float> scale(n / WEIGHT_BLOCK / WEIGHT_BLOCK + 1), u(n);
+    struct stored_matrix m = {};
+    double worst = 0.0;
+
+    CHECK(cudaMemcpy(codes.data(), codes_device, n, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(scale.data(), scale_device, 4 * scale.size(), cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(u.data(), unpacked_device, 4 * n, cudaMemcpyDeviceToHost));
+    m.data = codes.data(), m.scale = scale.data(), m.group_scale = codes.data() + n / 2, m.rows = s->rows, m.k = s->k;
+    m.element = format == WEIGHT_FP4 ? STORED_E2M1 : STORED_E4M3, m.scale_rows = format == WEIGHT_FP4 ? 1 : WEIGHT_BLOCK;
+    m.scale_columns = format == WEIGHT_FP4 ? WEIGHT_GROUP : WEIGHT_BLOCK, m.global_divides = 1, m.global = -scale[0];
+    for (uint64_t i = 0; i < n; i += 7) {                                      /* every lane, register and half comes by */
+        const double want = stored_value(&m, i / s->k, i % s->k);
+        worst = std::max(worst, fabs(u[i] - want) / std::max(fabs(want), 1e-20));
     }
     return worst;
 }
@@ -116,6 +156,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     const uint64_t n = (uint64_t)s->rows * s->k;
     struct bench b = {};
     uint16_t *source;
+    uint8_t *codes;
     float *scratch, *unpacked;
     double *sums;
     int bad = 0;
@@ -125,7 +166,8 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     b.out_bytes = 4ull * 16 * b.columns * b.slices, b.tuning = { 10, 3, 1, sms };
     CHECK(cudaMalloc((void **)&b.w.data, packed_bytes(format, s->rows, s->k)));
     CHECK(cudaMalloc(&source, 2 * n));
-    CHECK(cudaMalloc(&scratch, 4 * s->rows));
+    CHECK(cudaMalloc(&codes, n));
+    CHECK(cudaMalloc(&scratch, 4 * s->rows + n / 4096 + 4));
     CHECK(cudaMalloc(&unpacked, 4 * n));
     CHECK(cudaMalloc(&b.x, 2ull * 16 * s->k));
     CHECK(cudaMalloc(&sums, 8ull * 16 * s->rows));
@@ -133,7 +175,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     CHECK(cudaMalloc(&b.tile_top, 4ull * 16 * s->rows / 16));
     OK(fill_normal_launch(source, n, 1.0f / sqrtf((float)s->k), 100 + s->rows + format, NULL));
     OK(fill_normal_launch(b.x, 16ull * s->k, 3.0f, 200 + s->k, NULL));
-    const struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE };
+    const struct pack_source from = store(s, format, source, codes, scratch);
     OK(pack_launch(&b.w, &from, scratch, NULL));
     OK(unpack_launch(&b.w, unpacked, NULL));
     reference_kernel<<<dim3((s->rows + 127) / 128, 16), 128>>>(unpacked, b.x, sums, s->rows, s->k);
@@ -144,6 +186,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     CHECK(cudaMemcpy(want.data(), sums, 8 * want.size(), cudaMemcpyDeviceToHost));
     if (!plain.empty()) CHECK(cudaMemcpy(plain.data(), source, 2 * n, cudaMemcpyDeviceToHost));
     const double lost = plain.empty() ? 0.0 : pack_error(plain, unpacked, n, s->k, format);
+    const double moved = plain.empty() || from.format == WEIGHT_BF16 ? 0.0 : stored_error(s, format, codes, scratch, unpacked);
 
     /* f32 sums of 3840..15360 terms: 1e-6; one rounding to bf16 in the GEGLU: up to 2^-9. */
     const double limit = s->kind == ROWMM_GEGLU ? 2.5e-3 : 2e-6;
@@ -162,14 +205,15 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
         const std::vector<float> again = product(&b, s, 0, i % 2 ? 16 : 8);
         different += memcmp(again.data(), full.data(), 4 * again.size()) != 0;
     }
-    bad = !(worst < limit) || different || lost > 0.0;
-    printf("%-4s %-8s %6u x %5u %-5s error %.2e (limit %.1e) launches with other bits %llu pack excess %.1e\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
-           format == WEIGHT_FP8 ? "fp8" : "bf16", worst, limit, (unsigned long long)different, lost);
-    for (void *p : { (void *)b.w.data, (void *)source, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)sums, b.out, (void *)b.tile_top }) CHECK(cudaFree(p));
+    bad = !(worst < limit) || different || lost > 0.0 || !(moved < 3e-7);
+    printf("%-4s %-8s %6u x %5u %-5s error %.2e (limit %.1e) launches with other bits %llu pack excess %.1e, against the stored codes %.1e\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
+           format_name[format], worst, limit, (unsigned long long)different, lost, moved);
+    for (void *p : { (void *)b.w.data, (void *)source, (void *)codes, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)sums, b.out, (void *)b.tile_top }) CHECK(cudaFree(p));
     return bad;
 }
 
-int main()
+/* Argument: a format's name; none: all. */
+int main(int argc, char **argv)
 {
     static const struct shape shapes[] = { { "qkv", 8192, 3840, ROWMM_PARTIAL }, { "qkv full", 8704, 3840, ROWMM_PARTIAL }, { "o", 3840, 4096, ROWMM_PARTIAL },
                                            { "o full", 3840, 8192, ROWMM_PARTIAL }, { "gate_up", 30720, 3840, ROWMM_GEGLU }, { "down", 3840, 15360, ROWMM_PARTIAL },
@@ -180,6 +224,7 @@ int main()
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
     OK(rowmm_init());
     for (const struct shape &s : shapes)
-        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16 }) bad += run(&s, format, (uint32_t)sms);
+        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16, (uint32_t)WEIGHT_FP8_BLOCK, (uint32_t)WEIGHT_FP4 })
+            if ((argc < 2 || strcmp(argv[1], format_name[format]) == 0) && (format != WEIGHT_FP8_BLOCK || s.rows % WEIGHT_BLOCK == 0)) bad += run(&s, format, (uint32_t)sms);
     return bad ? 1 : 0;
 }

@@ -68,7 +68,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     OK(fill_normal_launch(source, n, 1.0f / sqrtf((float)s->k), 100 + s->rows + format, NULL));
     OK(fill_normal_launch(b.x, (uint64_t)ROWS * s->k, 3.0f, 200 + s->k, NULL));
     CHECK(cudaMemset(b.x + 5 * s->k, 0, 2ull * s->k));      /* a row of zeros: its power of two is 1 */
-    const struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE };
+    const struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE, NULL };
     OK(pack_launch(&b.w, &from, scratch, NULL));
     for (uint32_t first = 0; first < ROWS; first += 16)
         for (std::vector<uint8_t> &row : product(&b, s, first, 16, false)) want.push_back(row);

@@ -6,6 +6,9 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
+
+#define POPULATE_BYTES_MAX (1ull << 30) /* a larger file is read as it is used: its first rounds are slow */
 
 static const char *const kind_names[] = {"none", "ngram", "mtp", "dspark"};
 
@@ -56,6 +59,8 @@ void engine_draft_open(struct engine_draft *d, struct stage *s, uint32_t slot_co
     add_files(d);
     const int kind = engine_draft_kind(&d->files, &err);
     if (kind < 0) stage_exit(s, EXIT_CONFIG, "the drafter cannot be used: %s", err.text);
+    for (uint32_t i = 0; i < d->files.count && !cuda; i++)
+        if (d->files.file[i].byte_count <= POPULATE_BYTES_MAX && d->files.file[i].bytes) madvise((void *)d->files.file[i].bytes, d->files.file[i].byte_count, MADV_POPULATE_READ);
     d->kind = (uint32_t)kind;
     if (cuda) stage_exit(s, EXIT_CONFIG, "a drafter of kind %s cannot run on the GPU yet; use --draft ngram", engine_draft_kind_name(d->kind));
     if (kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark(d);

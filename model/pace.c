@@ -60,6 +60,10 @@ void pace_note_step(struct pace *p, uint32_t rows, uint64_t ns)
     const double expected = pace_step_us(p, rows);
     double us = (double)ns * 1e-3;
 
+    if (rows > p->rows_seen) {
+        p->rows_seen = rows;
+        if (p->weight > 0) return;
+    }
     if (expected > 0 && us > OUTLIER * expected) us = OUTLIER * expected;
     p->weight = p->weight * STEP_FADE + 1;
     p->rows = p->rows * STEP_FADE + rows;

@@ -21,6 +21,7 @@ struct pace {
     /* recent steps, weights fading: sums of w, w * rows, ... times in microseconds */
     double weight, rows, us, rows_rows, rows_us;
     double base_us, row_us;           /* a and b */
+    uint32_t rows_seen;               /* most rows of a step so far: the first step of so many meets cold memory and is no price */
     double wait_us;                   /* what waiting for proposals costs a step, besides the drafter's own steps */
     double guess_us;                  /* what one more draft for all who ask takes the drafter; 0: nothing, or not known */
     struct { double accept, found; } of[PACE_PHASES]; /* over all sequences: where a new one begins */

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define ROWS_MAX 64u            /* questions of one round; STATUS_BUSY_MAX */
-#define STEP_SHARE 16u          /* weight of the newest round in what a step costs: 1 / this */
+#define STEP_SHARE 16u          /* weight of a slower round in what a step costs: 1 / this */
 #define MILLIONTHS 1e-6f
 
 static_assert(ROWS_MAX <= STATUS_BUSY_MAX, "all questions of a round can be declared");
@@ -212,7 +212,8 @@ static void ask_neural(struct draft *k)
     stage_count(&k->stage, DRAFT_STEPS, steps);
     if (steps == 0) return;
     const uint64_t old = c[DRAFT_STEP_NS], now = (clock_ns() - begin) / steps;
-    shm_store_relaxed(&c[DRAFT_STEP_NS], old ? old - old / STEP_SHARE + now / STEP_SHARE : now);
+    /* less is believed sooner than more: a round may meet cold memory, or a neighbour on its core */
+    shm_store_relaxed(&c[DRAFT_STEP_NS], old == 0 ? now : now < old ? (old + now) / 2 : old + (now - old) / STEP_SHARE);
 }
 
 static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)

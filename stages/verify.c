@@ -266,7 +266,7 @@ static void gather(struct verify *k)
         const uint32_t slot = k->active[(k->next_active + i) % k->active_count];
         member[i] = (struct pace_member){.accept = k->seq[slot].pace.accept, .available = drafts_available(k, slot)};
     }
-    pace_share(k->draft_always ? NULL : &k->pace, member, members, k->engine.rows_max, rows_computed, &k->engine);
+    pace_share(k->draft_always || k->exploring ? NULL : &k->pace, member, members, k->engine.rows_max, rows_computed, &k->engine);
     for (uint32_t i = 0; i < members; i++) add_block(k, k->active[(k->next_active + i) % k->active_count], member[i].taken);
     k->next_active = k->active_count > members ? (k->next_active + members) % k->active_count : 0;
 }

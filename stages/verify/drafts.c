@@ -16,6 +16,7 @@
 #define PEEK_TOKENS 32u          /* how often one whose drafts do not pay is asked all the same, ... */
 #define PEEK_DRAFTS 3u           /* ... for so many drafts, ... */
 #define PEEK_SHARE 0.005         /* ... and for at most this share of the time */
+#define EXPLORE_ROUNDS 192u      /* so many rounds without drafts, then one sequence is drafted for: what rows and guesses cost changes, and shows only when paid */
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
 #define MILLION 1000000u
 #define GUESS_NS_MAX 1000000000ull /* a drafter's figure is advice, too */
@@ -91,11 +92,19 @@ static double guess_us(const struct verify *k)
     return ns < GUESS_NS_MAX ? (double)ns * 1e-3 : GUESS_NS_MAX * 1e-3;
 }
 
+static void explore(struct verify *k)
+{
+    k->seq[k->active[k->next_active % k->active_count]].wants = true; /* the first that gather() takes */
+    k->drafting = k->exploring = true;
+    k->unexplored = 0;
+    k->askers = 1;
+}
+
 void drafts_decide(struct verify *k)
 {
     double worth = 0;
 
-    k->drafting = false;
+    k->drafting = k->exploring = false;
     k->askers = k->longest_asked = 0;
     k->pace.guess_us = guess_us(k);
     if (k->draft_tokens == 0 || !drafter_is_up(k)) {
@@ -111,8 +120,10 @@ void drafts_decide(struct verify *k)
         worth += own;
     }
     k->drafting = k->active_count > 0 && (k->draft_always || pace_pays_waiting(&k->pace, worth, k->active_count));
+    k->unexplored = k->drafting ? 0 : k->unexplored + 1;
     if (k->drafting) return;
     for (uint32_t i = 0; i < k->active_count; i++) k->seq[k->active[i]].wants = false;
+    if (k->unexplored >= EXPLORE_ROUNDS && k->active_count > 0) explore(k);
     stage_count(&k->stage, VERIFY_UNPAID, k->active_count);
 }
 
@@ -155,7 +166,7 @@ static void ask_all(struct verify *k)
         struct sequence *q = &k->seq[k->active[i]];
         float least = 0;
         if (!q->wants || q->draft_base == q->committed || q->asked == q->committed) continue;
-        const uint32_t most = k->draft_always ? k->draft_tokens : pace_length(&k->pace, &q->pace, k->active_count, k->askers, k->draft_tokens, &least);
+        const uint32_t most = k->draft_always ? k->draft_tokens : k->exploring ? PEEK_DRAFTS : pace_length(&k->pace, &q->pace, k->active_count, k->askers, k->draft_tokens, &least);
         q->quiet = 0;
         q->asked = q->committed;
         if (most > k->longest_asked) k->longest_asked = most;

@@ -37,6 +37,8 @@ struct verify {
     uint32_t draft_tokens;
     bool draft_always;    /* score what is proposed, whether it pays or not */
     bool drafting;        /* somebody's drafts pay: this round waits for proposals */
+    bool exploring;       /* they do not, but prices must be known: one sequence is drafted for all the same */
+    uint32_t unexplored;  /* rounds without drafts since the last one with */
     uint32_t late, skip_waits;
     uint32_t askers;      /* sequences whose drafts pay, in this round */
     uint32_t longest_asked; /* drafts that the longest question of this round asks for */

@@ -1,6 +1,7 @@
 /* launcher/status.c - what the server is doing, as JSON and for people. Reads shared memory only. */
 #include "launcher/server.h"
 
+#include "model/engine_draft.h"
 #include "schemas/counters.h"
 #include "shm/clock.h"
 
@@ -126,6 +127,16 @@ static json_t *media_json(const struct server *v)
                      (double)counter(v, ROLE_VISION, VISION_WORK_NS) / 1e9);
 }
 
+/* What drafts now: as the stage says, which knows what its checkpoint is. */
+static json_t *drafter_json(const struct server *v)
+{
+    const struct child *c = &v->child[ROLE_DRAFT];
+    const uint64_t kind = counter(v, ROLE_DRAFT, DRAFT_KIND);
+    const char *name = !c->enabled ? "none" : strcmp(c->exe, c->default_exe) != 0 ? "executable" : !c->ready || kind >= DRAFT_KIND_COUNT ? "starting" : engine_draft_kind_name((uint32_t)kind);
+
+    return json_pack("{s:s, s:s, s:f}", "kind", name, "checkpoint", strcmp(name, "executable") == 0 ? "" : v->drafter->dir, "step_us", c->enabled ? (double)counter(v, ROLE_DRAFT, DRAFT_STEP_NS) / 1e3 : 0.0);
+}
+
 char *status_json(const struct server *v)
 {
     static const char *const phases[] = {"starting", "serving", "draining", "stopping"};
@@ -134,9 +145,10 @@ char *status_json(const struct server *v)
 
     json_array_append_new(stages, json_pack("{s:s, s:I, s:s, s:i}", "name", "launcher", "pid", (json_int_t)getpid(), "state", "ready", "restarts", 0));
     for (int role = ROLE_LAUNCHER + 1; role < ROLE_COUNT; role++) json_array_append_new(stages, stage_json(v, &v->child[role], now));
-    json_t *o = json_pack("{s:s, s:s, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "address", v->address, "model", wiring_text(&v->base, "model.name", ""), "phase",
+    json_t *o = json_pack("{s:s, s:s, s:s, s:f, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "address", v->address, "model", wiring_text(&v->base, "model.name", ""), "phase",
                           phases[v->phase], "uptime_s", (double)(now - v->started_ns) / 1e9, "stages", stages, "rings", rings_json(v), "sequences",
-                          sequences_json(v), "rates", rates_json(v), "kv_cache", kv_json(v), "device", device_json(v), "media", media_json(v));
+                          sequences_json(v), "rates", rates_json(v), "kv_cache", kv_json(v), "device", device_json(v), "media", media_json(v),
+                          "drafter", drafter_json(v));
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(6)) : NULL;
     json_decref(o);
     if (!text) return NULL;
@@ -188,8 +200,9 @@ void status_print(const char *json)
     if (json_is_object(m))
         printf("media      %.0f files in %.0f requests, %.0f of them known already; %.0f requests refused, %.0f decoders died\n", number_at(m, "files"), number_at(m, "requests"), number_at(m, "cached"),
                number_at(m, "refused"), number_at(m, "worker_deaths"));
-    printf("rates      decode %.0f tok/s, prefill %.0f tok/s while busy; %.0f requests, %.0f + %.0f tokens; draft acceptance %.2f\n",
+    printf("rates      decode %.0f tok/s, prefill %.0f tok/s while busy; %.0f requests, %.0f + %.0f tokens; draft acceptance %.2f (%s)\n",
            number_at(r, "decode_tokens_per_busy_s"), number_at(r, "prefill_tokens_per_busy_s"), number_at(r, "requests"), number_at(r, "prompt_tokens"),
-           number_at(r, "output_tokens"), number_at(r, "draft_acceptance"));
+           number_at(r, "output_tokens"), number_at(r, "draft_acceptance"),
+           text_at(json_object_get(o, "drafter"), "kind"));
     json_decref(o);
 }

@@ -14,7 +14,7 @@
 
 #include "model/engine.h"
 
-enum draft_kind { DRAFT_KIND_NONE = 0, DRAFT_KIND_NGRAM = 1, DRAFT_KIND_MTP = 2, DRAFT_KIND_DSPARK = 3 };
+enum draft_kind { DRAFT_KIND_NONE = 0, DRAFT_KIND_NGRAM = 1, DRAFT_KIND_MTP = 2, DRAFT_KIND_DSPARK = 3, DRAFT_KIND_COUNT = 4 };
 
 struct engine_draft_question {
     uint32_t slot;

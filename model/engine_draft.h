@@ -48,6 +48,7 @@ struct engine_draft {
     uint32_t kind;                   /* enum draft_kind */
     uint32_t slot_count, rows_max;   /* questions of one round */
     uint32_t tokens_max;             /* drafts of one question */
+    uint64_t fixed_ns;               /* of the last round: what it took before the first draft, however many follow; 0: every draft is a step of its own */
     const struct engine_draft_device *device;
     void *state;                     /* the device's own; lives as long as the process */
 };

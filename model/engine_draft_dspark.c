@@ -10,6 +10,7 @@
 #include "model/features.h"
 #include "schemas/counters.h"
 #include "shm/atomic.h"
+#include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/must.h"
 
@@ -127,6 +128,7 @@ static int dspark_round(struct engine_draft *d, const struct engine_draft_questi
     struct device *v = d->state;
     uint32_t rows = 0, wanted = 0;
 
+    d->fixed_ns = 0;
     if (count > d->rows_max) return -E_RANGE;
     for (uint32_t i = 0; i < count; i++) {
         const struct engine_draft_question *q = &questions[i];
@@ -140,8 +142,10 @@ static int dspark_round(struct engine_draft *d, const struct engine_draft_questi
     }
     if (rows == 0) return 0;
     if (wanted > d->tokens_max) wanted = d->tokens_max;
+    const uint64_t begin_ns = clock_ns(); /* catching up on a prompt comes once */
     const int rc = dspark_block(v->head, v->rows, rows, wanted);
     if (rc != 0) return rc;
+    d->fixed_ns = clock_ns() - begin_ns;
     for (uint32_t i = 0; i < wanted && guess(d, i, rows, questions, answers, go_on, context); i++) stage_beat(d->stage);
     return 0;
 }

@@ -126,7 +126,7 @@ uint32_t pace_length(const struct pace *p, const struct pace_sequence *q, uint32
 
 bool pace_pays_waiting(const struct pace *p, double worth, uint32_t members)
 {
-    const double us = pace_step_us(p, members), lost = us > 0 ? members * p->wait_us / us : 0;
+    const double us = pace_step_us(p, members), lost = us > 0 ? members * (p->wait_us + p->round_us) / us : 0;
 
     return worth > lost + WORTH_LEAST * members;
 }

@@ -22,7 +22,8 @@ struct pace {
     double weight, rows, us, rows_rows, rows_us;
     double base_us, row_us;           /* a and b */
     uint32_t rows_seen;               /* most rows of a step so far: the first step of so many meets cold memory and is no price */
-    double wait_us;                   /* what waiting for proposals costs a step, besides the drafter's own steps */
+    double wait_us;                   /* what waiting for proposals costs a step, besides the drafter's own work */
+    double round_us;                  /* what a round takes the drafter before its first draft */
     double guess_us;                  /* what one more draft for all who ask takes the drafter; 0: nothing, or not known */
     struct { double accept, found; } of[PACE_PHASES]; /* over all sequences: where a new one begins */
 };

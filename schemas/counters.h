@@ -10,6 +10,7 @@ enum prefill_counter { PREFILL_SEQUENCES = 0, PREFILL_TOKENS, PREFILL_CHUNKS, PR
 enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS, DRAFT_KIND /* enum draft_kind of model/engine_draft.h */,
                      DRAFT_STEP_NS /* of one more neural draft for all that ask, newest rounds; 0: not known, or free */,
                      DRAFT_NEURAL /* questions that the neural drafter answered */, DRAFT_STEPS, DRAFT_FAILED /* rounds without advice */,
+                     DRAFT_ROUND_NS /* of a round before its first draft, as DRAFT_STEP_NS */,
                      DRAFT_SOURCES = 16 /* not a total: bit i: the output of the model's layer i is wanted (model/features.h) */ };
 enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK_NS, VERIFY_RUNNING, VERIFY_FINISHED, VERIFY_DRAFTED, VERIFY_ACCEPTED,
                       VERIFY_DRAFT_LATE, VERIFY_DRAFT_WAIT_NS, VERIFY_UNPAID /* blocks without drafts because drafts did not pay */,

@@ -195,6 +195,14 @@ static uint32_t longest(const struct draft *k)
     return most;
 }
 
+/* A mean of the newest; less is believed sooner than more: a round may meet cold memory, or a neighbour on its core. */
+static void fade(uint64_t *word, uint64_t now)
+{
+    const uint64_t old = *word;
+
+    shm_store_relaxed(word, old == 0 ? now : now < old ? (old + now) / 2 : old + (now - old) / STEP_SHARE);
+}
+
 static void ask_neural(struct draft *k)
 {
     uint64_t *c = k->stage.status->counters;
@@ -211,9 +219,9 @@ static void ask_neural(struct draft *k)
     stage_count(&k->stage, DRAFT_NEURAL, k->asked);
     stage_count(&k->stage, DRAFT_STEPS, steps);
     if (steps == 0) return;
-    const uint64_t old = c[DRAFT_STEP_NS], now = (clock_ns() - begin) / steps;
-    /* less is believed sooner than more: a round may meet cold memory, or a neighbour on its core */
-    shm_store_relaxed(&c[DRAFT_STEP_NS], old == 0 ? now : now < old ? (old + now) / 2 : old + (now - old) / STEP_SHARE);
+    const uint64_t all = clock_ns() - begin, fixed = k->engine.fixed_ns < all ? k->engine.fixed_ns : all;
+    fade(&c[DRAFT_STEP_NS], (all - fixed) / steps);
+    fade(&c[DRAFT_ROUND_NS], fixed);
 }
 
 static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)
@@ -292,7 +300,7 @@ static void attach(struct draft *k, int argc, char **argv)
     }
     chances_init(&k->chances);
     k->stage.status->counters[DRAFT_KIND] = k->neural ? k->engine.kind : DRAFT_KIND_NGRAM;
-    k->stage.status->counters[DRAFT_STEP_NS] = 0;
+    k->stage.status->counters[DRAFT_STEP_NS] = k->stage.status->counters[DRAFT_ROUND_NS] = 0;
 }
 
 int main(int argc, char **argv)

@@ -83,11 +83,11 @@ static enum pace_phase phase_of(const struct verify *k, uint32_t slot)
 }
 
 /* What the drafter says of its own speed; 0 where it says nothing. */
-static double guess_us(const struct verify *k)
+static double drafter_us(const struct verify *k, unsigned counter)
 {
     const uint8_t *segment = k->stage.segment[ROLE_DRAFT];
     const struct stage_status *status = (const struct stage_status *)(segment + SEGMENT_STATUS_OFFSET);
-    const uint64_t ns = segment ? shm_load_relaxed(&status->counters[DRAFT_STEP_NS]) : 0;
+    const uint64_t ns = segment ? shm_load_relaxed(&status->counters[counter]) : 0;
 
     return ns < GUESS_NS_MAX ? (double)ns * 1e-3 : GUESS_NS_MAX * 1e-3;
 }
@@ -106,7 +106,8 @@ void drafts_decide(struct verify *k)
 
     k->drafting = k->exploring = false;
     k->askers = k->longest_asked = 0;
-    k->pace.guess_us = guess_us(k);
+    k->pace.guess_us = drafter_us(k, DRAFT_STEP_NS);
+    k->pace.round_us = drafter_us(k, DRAFT_ROUND_NS);
     if (k->draft_tokens == 0 || !drafter_is_up(k)) {
         for (uint32_t i = 0; i < k->active_count; i++) k->seq[k->active[i]].wants = false;
         return;
@@ -146,7 +147,8 @@ static void ask(struct verify *k, uint32_t slot, uint32_t most, float least)
 /* Tokens between two such questions: a drafter that computes is asked more rarely. */
 static uint32_t peek_tokens(const struct verify *k)
 {
-    const double step = pace_step_us(&k->pace, k->active_count ? k->active_count : 1), apart = step > 0 ? k->active_count * PEEK_DRAFTS * k->pace.guess_us / (step * PEEK_SHARE) : 0;
+    const double step = pace_step_us(&k->pace, k->active_count ? k->active_count : 1), drafts = k->pace.round_us + PEEK_DRAFTS * k->pace.guess_us;
+    const double apart = step > 0 ? k->active_count * drafts / (step * PEEK_SHARE) : 0;
 
     return apart > PEEK_TOKENS ? apart < 1e6 ? (uint32_t)apart : 1000000u : PEEK_TOKENS;
 }
@@ -181,10 +183,10 @@ static bool all_answered(const struct verify *k)
     return true;
 }
 
-/* What the drafter's own steps of this round should take. */
+/* What the drafter's own work of this round should take. */
 static double guesses_us(const struct verify *k)
 {
-    return k->longest_asked * k->pace.guess_us;
+    return k->pace.round_us + k->longest_asked * k->pace.guess_us;
 }
 
 static uint64_t wait_limit_ns(const struct verify *k)

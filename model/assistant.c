@@ -22,6 +22,7 @@ static int bind_all(struct assistant_weights *w, struct safetensors *index, cons
     if (embed) {
         w->embed = embed->data;
         w->dtype = embed->dtype;
+        w->head = drafter_plain(w->embed, w->dtype, c->vocab, c->hidden);
         w->step_bytes += embed->byte_count;
     }
     w->norm = drafter_vector(&b, "model.norm.weight", c->hidden);
@@ -51,8 +52,41 @@ int assistant_load(struct assistant_weights *w, const struct model_files *files,
     return rc;
 }
 
+#define MATRICES_PER_LAYER 5u
+
+static uint32_t list_matrices(struct assistant_weights *w, struct stored_matrix **list)
+{
+    uint32_t count = 0;
+
+    list[count++] = &w->head;
+    list[count++] = &w->pre;
+    list[count++] = &w->post;
+    for (uint32_t i = 0; i < w->config.layer_count; i++) {
+        struct drafter_layer *l = &w->layer[i];
+        list[count++] = &l->q;
+        list[count++] = &l->o;
+        list[count++] = &l->gate;
+        list[count++] = &l->up;
+        list[count++] = &l->down;
+    }
+    return count;
+}
+
+int assistant_to_fp8(struct assistant_weights *w, uint32_t threads)
+{
+    struct stored_matrix *list[3 + MATRICES_PER_LAYER * MODEL_LAYERS_MAX];
+    const uint32_t count = list_matrices(w, list);
+    const int rc = drafter_to_fp8(list, count, threads, &w->rounded);
+
+    if (rc != 0) return rc;
+    w->step_bytes = 0;
+    for (uint32_t i = 0; i < count; i++) w->step_bytes += stored_bytes(list[i]);
+    return 0;
+}
+
 void assistant_weights_free(struct assistant_weights *w)
 {
+    free(w->rounded);
     free(w->owned);
     memset(w, 0, sizeof *w);
 }
@@ -242,7 +276,6 @@ int assistant_step(struct assistant *a, const struct assistant_row *rows, uint32
 {
     const struct assistant_weights *w = a->weights;
     const uint64_t backbone = w->backbone_hidden;
-    const struct stored_matrix table = drafter_plain(w->embed, w->dtype, w->config.vocab, w->config.hidden);
     const struct drafter_rows lines = {.count = count, .x = a->x, .normed = a->normed};
 
     if (count == 0 || count > a->rows_max) return -E_RANGE;
@@ -258,7 +291,7 @@ int assistant_step(struct assistant *a, const struct assistant_row *rows, uint32
     drafter_multiply(&a->math, a->x, a->joined, &w->pre, count);
     drafter_norm(&a->math, &w->config, &lines, w->layer[0].input_norm);
     for (uint32_t i = 0; i < w->config.layer_count; i++) run_layer(a, i);
-    drafter_multiply(&a->math, logits, a->normed, &table, count);
+    drafter_multiply(&a->math, logits, a->normed, &w->head, count);
     drafter_multiply(&a->math, hidden, a->normed, &w->post, count);
     for (uint32_t r = 0; r < count && w->config.final_softcap != 0; r++) a->math.kernels->softcap(logits + (uint64_t)r * w->config.vocab, w->config.final_softcap, w->config.vocab);
     return 0;

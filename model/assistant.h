@@ -21,17 +21,21 @@ struct assistant_weights {
     struct model_config config;       /* of the assistant's own layers */
     uint32_t backbone_hidden;         /* of the target */
     enum tensor_dtype dtype;          /* of the output table */
-    const void *embed;                /* [vocab, hidden]: output matrix only */
+    const void *embed;                /* [vocab, hidden] as in the file: output matrix only */
+    struct stored_matrix head;        /* the same as a matrix: what a step multiplies with */
     const float *norm;                /* [hidden] */
     struct stored_matrix pre;         /* [hidden, 2 * backbone_hidden]: embedding first */
     struct stored_matrix post;        /* [backbone_hidden, hidden] */
     struct drafter_layer layer[MODEL_LAYERS_MAX];
     uint64_t step_bytes;              /* weights that one step reads */
     float *owned;
+    void *rounded;                    /* codes and scales of assistant_to_fp8 */
 };
 
 /* config.json and *.safetensors of a set of files. 0, or -E_NOT_FOUND, -E_FORMAT, -E_UNSUPPORTED, -E_NOMEM; err names field or tensor. */
 int assistant_load(struct assistant_weights *weights, const struct model_files *files, struct model_error *err);
+/* Rounds its plain matrices, the output table too, to FP8 row by row, in memory of its own. 0, -E_NOMEM, -E_IO. */
+int assistant_to_fp8(struct assistant_weights *weights, uint32_t threads);
 void assistant_weights_free(struct assistant_weights *weights);
 
 /* Can it draft for this target: hidden size, vocabulary, heads of its last layers. 0, or -E_UNSUPPORTED with the reason. */

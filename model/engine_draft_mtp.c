@@ -134,6 +134,7 @@ static void load(struct engine_draft *d, struct mtp *m)
 
     if (rc == 0) rc = assistant_load(&m->weights, &d->files, &err);
     if (rc == 0) rc = assistant_check(&m->weights, &d->target.config, &err);
+    if (rc == 0 && strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0) rc = assistant_to_fp8(&m->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1));
     if (rc != 0) stage_exit(d->stage, EXIT_CONFIG, "the drafter cannot be used: %s", err.text[0] ? err.text : error_text(rc));
 }
 

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/assistant/: three draft steps of a small MTP assistant, as transformers computes them.
+"""Makes tests/golden/assistant/ and assistant_fp8/: three draft steps of a small MTP assistant, as transformers computes them.
 
-Needs torch and transformers >= 5.17. A real checkpoint as the library saves it (config.json, model.safetensors), and steps.txt. The target's keys and values, the
+Needs torch and transformers >= 5.17. A real checkpoint as the library saves it (config.json, model.safetensors), and steps.txt. The second one is the first with its
+linear layers in static FP8, in ModelOpt's layout (weight, weight_scale, input_scale, hf_quant_config.json); its steps are those of the codes times their scales. The target's keys and values, the
 embeddings and the first hidden state are hashes of their names (make_forward_golden.py), so that tests/unit/assistant_test.c repeats them.
 Lines of steps.txt: STEP logits|hidden VALUES; the hidden state of a step is fed to the next.
 """
+import json
 import os
 import shutil
 
+import safetensors.torch
 import torch
 from make_forward_golden import hashed
 from transformers import Gemma4UnifiedTextConfig
@@ -15,6 +18,7 @@ from transformers.models.gemma4_unified_assistant.configuration_gemma4_unified_a
 from transformers.models.gemma4_unified_assistant.modeling_gemma4_unified_assistant import Gemma4UnifiedAssistantForCausalLM
 
 OUT = os.path.join(os.path.dirname(__file__), "..", "golden", "assistant")
+OUT_FP8 = OUT + "_fp8"
 BACKBONE, HIDDEN, VOCAB, WINDOW, KEYS, STEPS = 48, 32, 96, 64, 45, 3
 
 
@@ -38,11 +42,41 @@ def main():
     for extra in ("generation_config.json",):
         if os.path.exists(os.path.join(OUT, extra)):
             os.remove(os.path.join(OUT, extra))
+    write_steps(model, OUT)
+    write_fp8(model)
+    print(os.listdir(OUT), [n for n, _ in model.named_parameters()][:4])
+
+
+def write_fp8(model):
+    """The linear layers rounded to FP8, in the file and in the model."""
+    shutil.rmtree(OUT_FP8, ignore_errors=True)
+    os.makedirs(OUT_FP8)
+    tensors = {n: t.contiguous() for n, t in safetensors.torch.load_file(os.path.join(OUT, "model.safetensors")).items()}
+    for name, module in model.named_modules():
+        if not isinstance(module, torch.nn.Linear) or name == "lm_head":
+            continue
+        scale = module.weight.detach().abs().max() / 448
+        codes = (module.weight.detach() / scale).to(torch.float8_e4m3fn)
+        tensors.update({name + ".weight": codes, name + ".weight_scale": scale, name + ".input_scale": torch.tensor(0.0125)})
+        with torch.no_grad():
+            module.weight.copy_(codes.float() * scale)
+    safetensors.torch.save_file(tensors, os.path.join(OUT_FP8, "model.safetensors"), metadata={"format": "pt"})
+    quantization = {"quant_algo": "FP8", "kv_cache_quant_algo": None, "exclude_modules": ["lm_head"]}
+    with open(os.path.join(OUT, "config.json")) as f:
+        config = json.load(f)
+    config["quantization_config"] = {"ignore": ["lm_head"], "quant_algo": "FP8", "quant_method": "modelopt", "producer": {"name": "modelopt", "version": "0.47.0"}}
+    for name, content in (("config.json", config), ("hf_quant_config.json", {"producer": {"name": "modelopt", "version": "0.47.0"}, "quantization": quantization})):
+        with open(os.path.join(OUT_FP8, name), "w") as f:
+            f.write(json.dumps(content, indent=2) + "\n")
+    write_steps(model, OUT_FP8)
+
+
+def write_steps(model, out_dir):
     kv = {}
     for kind, heads, dim in (("sliding_attention", 2, 32), ("full_attention", 1, 64)):
         kv[kind] = tuple(torch.from_numpy(hashed(f"{kind}.{part}", heads * KEYS * dim)).reshape(1, heads, KEYS, dim) for part in "kv")
     hidden = torch.from_numpy(hashed("hidden", BACKBONE)).reshape(1, 1, BACKBONE)
-    with open(os.path.join(OUT, "steps.txt"), "w") as f:
+    with open(os.path.join(out_dir, "steps.txt"), "w") as f:
         for step in range(STEPS):
             embedding = torch.from_numpy(hashed(f"embedding.{step}", BACKBONE)).reshape(1, 1, BACKBONE) * 3.0
             with torch.no_grad():
@@ -50,7 +84,6 @@ def main():
             hidden = out.last_hidden_state
             for what, row in (("logits", out.logits), ("hidden", hidden)):
                 f.write(f"{step} {what} " + " ".join(f"{v:.7g}" for v in row.flatten().tolist()) + "\n")
-    print(os.listdir(OUT), [n for n, _ in model.named_parameters()][:4])
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ static void write_keys(struct world *w, uint32_t seq)
         }
 }
 
-static void world_open(struct world *w, uint32_t threads)
+static void world_open_from(struct world *w, const char *dir, uint32_t threads)
 {
     const struct forward_options options = {.threads = threads, .rows_max = ROWS};
     struct model_error err = {""};
@@ -70,7 +70,7 @@ static void world_open(struct world *w, uint32_t threads)
 
     memset(w, 0, sizeof *w);
     model_files_init(&w->files);
-    if (model_files_open_dir(&w->files, GOLDEN, &err) != 0) fail_msg("%s", err.text);
+    if (model_files_open_dir(&w->files, dir, &err) != 0) fail_msg("%s", err.text);
     if (assistant_load(&w->weights, &w->files, &err) != 0) fail_msg("%s", err.text);
     w->config = target();
     assert_int_equal(kv_geometry_init(&w->geo, &w->config, KV_F32, 128, 16, 0, 0), 0);
@@ -86,6 +86,11 @@ static void world_open(struct world *w, uint32_t threads)
         write_keys(w, s);
     }
     assert_int_equal(assistant_open(&w->assistant, &w->weights, &w->config, &w->geo, w->arena, &options), 0);
+}
+
+static void world_open(struct world *w, uint32_t threads)
+{
+    world_open_from(w, GOLDEN, threads);
 }
 
 static void world_close(struct world *w)
@@ -114,17 +119,17 @@ static double error_to(const char *line, const float *got, uint32_t count)
     return sqrt(off / size);
 }
 
-static void test_steps(void **state)
+/* Three steps against the golden ones of `dir`; the largest error. */
+static double check_steps(struct world *w, const char *dir)
 {
     static char line[8192];
     float embedding[BACKBONE], hidden[BACKBONE], logits[VOCAB];
-    struct world w;
-    FILE *f = fopen(GOLDEN "/steps.txt", "r");
+    char path[128];
+    double worst = 0;
 
-    (void)state;
+    snprintf(path, sizeof path, "%s/steps.txt", dir);
+    FILE *f = fopen(path, "r");
     assert_non_null(f);
-    world_open(&w, 2);
-    assert_true(w.weights.step_bytes > 4 * (VOCAB * 32 + 2 * BACKBONE * 32));
     hashed(hidden, "hidden", BACKBONE, 1);
     for (uint32_t step = 0; step < STEPS; step++) {
         const struct assistant_row row = {embedding, hidden, KEYS, KEYS, 1};
@@ -133,16 +138,50 @@ static void test_steps(void **state)
         int at;
         snprintf(name, sizeof name, "embedding.%u", step);
         hashed(embedding, name, BACKBONE, 3);
-        assert_int_equal(assistant_step(w.assistant, &row, 1, w.seqs, ROWS, logits, hidden), 0);
+        assert_int_equal(assistant_step(w->assistant, &row, 1, w->seqs, ROWS, logits, hidden), 0);
         for (int part = 0; part < 2; part++) {
             assert_non_null(fgets(line, sizeof line, f));
             assert_int_equal(sscanf(line, "%u %15s%n", &number, what, &at), 2);
             assert_int_equal(number, step);
             const double error = part == 0 ? error_to(line + at, logits, VOCAB) : error_to(line + at, hidden, BACKBONE);
-            if (!(error <= TOLERANCE)) fail_msg("step %u: %s off by %g", step, what, error);
+            if (!(error <= worst)) worst = error; /* a NaN stays */
         }
     }
     fclose(f);
+    return worst;
+}
+
+static void test_steps(void **state)
+{
+    static const char *const dirs[] = {GOLDEN, GOLDEN "_fp8"};
+    struct world w;
+
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        world_open_from(&w, dirs[i], 2);
+        if (i == 0) assert_true(w.weights.step_bytes > 4 * (VOCAB * 32 + 2 * BACKBONE * 32));
+        const double error = check_steps(&w, dirs[i]);
+        if (!(error <= TOLERANCE)) fail_msg("%s: off by %g", dirs[i], error);
+        world_close(&w);
+    }
+}
+
+/* Rounded when loaded: a quarter of the bytes of F32, and off as FP8 is. Hashed weights are the worst case: 0.1 in the first step, as in
+ * ModelOpt's layout, 0.2 in the third, whose input is already off. */
+static void test_rounds_to_fp8(void **state)
+{
+    struct world w;
+
+    (void)state;
+    world_open(&w, 1);
+    const uint64_t before = w.weights.step_bytes;
+    assistant_close(w.assistant);
+    assert_int_equal(assistant_to_fp8(&w.weights, 2), 0);
+    assert_true(w.weights.step_bytes * 3 < before);
+    const struct forward_options options = {.threads = 1, .rows_max = ROWS};
+    assert_int_equal(assistant_open(&w.assistant, &w.weights, &w.config, &w.geo, w.arena, &options), 0);
+    const double error = check_steps(&w, GOLDEN);
+    if (!(error > 1e-4 && error < 0.3)) fail_msg("off by %g", error);
     world_close(&w);
 }
 
@@ -226,7 +265,7 @@ static void test_configs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_bits), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps), cmocka_unit_test(test_rounds_to_fp8), cmocka_unit_test(test_bits), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* model/soft.c - soft tokens: configuration, tensors, arithmetic. */
 #include "model/soft.h"
 
-#include "model/format.h"
+#include "model/embedder.h"
 #include "shm/error.h"
 
 #include <jansson.h>
@@ -88,68 +88,15 @@ int soft_config_parse(struct soft_config *soft, const struct model_config *confi
 
 /* ---- tensors ------------------------------------------------------------------------------ */
 
-struct binder {
-    struct format_source source;
-    float *room;
-};
-
-/* The spelling of this checkpoint: name under one of the prefixes. NULL: none of them. */
-static const char *spell(const struct safetensors *index, const char *const prefixes[], const char *name, char full[FORMAT_NAME_BYTES])
-{
-    static const char *const ends[] = {"", ".weight", "._weight_qdata", ".weight_packed"};
-
-    for (size_t i = 0; prefixes[i]; i++)
-        for (size_t k = 0; k < sizeof ends / sizeof *ends; k++) {
-            snprintf(full, FORMAT_NAME_BYTES, "%s%s%s", prefixes[i], name, ends[k]);
-            if (!safetensors_find(index, full)) continue;
-            full[strlen(full) - strlen(ends[k])] = '\0';
-            return full;
-        }
-    return NULL;
-}
-
 static const char *const vision_prefixes[] = {"model.vision_embedder.", "model.embed_vision.", "vision_embedder.", "embed_vision.", NULL};
 static const char *const projection_prefixes[] = {"model.embed_vision.", "model.embed_vision.multimodal_embedder.", "embed_vision.", "embed_vision.multimodal_embedder.", NULL};
 static const char *const audio_prefixes[] = {"model.embed_audio.", "embed_audio.", NULL};
-
-static int missing(struct binder *b, const char *prefix, const char *name)
-{
-    return model_error_set(b->source.err, -E_NOT_FOUND, "tensor %s%s is missing: config.json says that the model has it", prefix, name);
-}
-
-/* A vector (or table) of `count` numbers, widened. */
-static int bind_vector(struct binder *b, const char *name, uint64_t count, const float **out)
-{
-    char full[FORMAT_NAME_BYTES], shape[128];
-
-    if (!spell(b->source.index, vision_prefixes, name, full)) return missing(b, vision_prefixes[0], name);
-    struct tensor *t = safetensors_find(b->source.index, full);
-    uint64_t elements = 1;
-    for (uint32_t i = 0; t && i < t->rank; i++) elements *= t->shape[i];
-    if (!t || (t->dtype != DTYPE_BF16 && t->dtype != DTYPE_F32) || elements != count) {
-        if (t) format_shape(t, shape, sizeof shape);
-        return model_error_set(b->source.err, -E_FORMAT, "tensor %.200s is %s; %llu numbers in BF16 or F32 are needed", full, t ? shape : "missing", (unsigned long long)count);
-    }
-    for (uint64_t i = 0; i < count; i++) b->room[i] = t->dtype == DTYPE_F32 ? ((const float *)t->data)[i] : stored_from_bf16(((const uint16_t *)t->data)[i]);
-    t->taken = true;
-    *out = b->room;
-    b->room += count;
-    return 0;
-}
-
-static int bind_matrix(struct binder *b, const char *const prefixes[], const char *name, uint32_t rows, uint32_t k, struct stored_matrix *out)
-{
-    char full[FORMAT_NAME_BYTES];
-
-    if (!spell(b->source.index, prefixes, name, full)) return missing(b, prefixes[0], name);
-    return format_matrix(out, &b->source, full, rows, k);
-}
 
 int soft_weights_load(struct soft_weights *w, const struct soft_config *soft, const struct quantization *quantization, struct safetensors *index, struct model_error *err)
 {
     const uint64_t dim = soft->picture_dim, table = (uint64_t)soft->picture_positions * 2 * dim, scales = format_floats(index);
     const uint64_t floats = dim ? 2 * PICTURE_PATCH_BYTES + 5 * dim + table : 0;
-    struct binder b = {.source = {.index = index, .quantization = quantization, .err = err, .room_floats = scales}};
+    struct embedder_source b = {.source = {.index = index, .quantization = quantization, .err = err, .room_floats = scales}};
     int rc = 0;
 
     memset(w, 0, sizeof *w);
@@ -160,18 +107,18 @@ int soft_weights_load(struct soft_weights *w, const struct soft_config *soft, co
     b.room = w->owned;
     b.source.room = w->owned + floats;
     if (dim) {
-        rc = bind_vector(&b, "patch_ln1.weight", PICTURE_PATCH_BYTES, &w->ln1_weight);
-        if (rc == 0) rc = bind_vector(&b, "patch_ln1.bias", PICTURE_PATCH_BYTES, &w->ln1_bias);
-        if (rc == 0) rc = bind_matrix(&b, vision_prefixes, "patch_dense", soft->picture_dim, PICTURE_PATCH_BYTES, &w->dense);
-        if (rc == 0) rc = bind_vector(&b, "patch_dense.bias", dim, &w->dense_bias);
-        if (rc == 0) rc = bind_vector(&b, "patch_ln2.weight", dim, &w->ln2_weight);
-        if (rc == 0) rc = bind_vector(&b, "patch_ln2.bias", dim, &w->ln2_bias);
-        if (rc == 0) rc = bind_vector(&b, "pos_embedding", table, &w->position);
-        if (rc == 0) rc = bind_vector(&b, "pos_norm.weight", dim, &w->position_weight);
-        if (rc == 0) rc = bind_vector(&b, "pos_norm.bias", dim, &w->position_bias);
-        if (rc == 0) rc = bind_matrix(&b, projection_prefixes, "embedding_projection", soft->hidden, soft->picture_dim, &w->projection);
+        rc = embedder_vector(&b, vision_prefixes, "patch_ln1.weight", PICTURE_PATCH_BYTES, &w->ln1_weight);
+        if (rc == 0) rc = embedder_vector(&b, vision_prefixes, "patch_ln1.bias", PICTURE_PATCH_BYTES, &w->ln1_bias);
+        if (rc == 0) rc = embedder_matrix(&b, vision_prefixes, "patch_dense", soft->picture_dim, PICTURE_PATCH_BYTES, &w->dense);
+        if (rc == 0) rc = embedder_vector(&b, vision_prefixes, "patch_dense.bias", dim, &w->dense_bias);
+        if (rc == 0) rc = embedder_vector(&b, vision_prefixes, "patch_ln2.weight", dim, &w->ln2_weight);
+        if (rc == 0) rc = embedder_vector(&b, vision_prefixes, "patch_ln2.bias", dim, &w->ln2_bias);
+        if (rc == 0) rc = embedder_vector(&b, vision_prefixes, "pos_embedding", table, &w->position);
+        if (rc == 0) rc = embedder_vector(&b, vision_prefixes, "pos_norm.weight", dim, &w->position_weight);
+        if (rc == 0) rc = embedder_vector(&b, vision_prefixes, "pos_norm.bias", dim, &w->position_bias);
+        if (rc == 0) rc = embedder_matrix(&b, projection_prefixes, "embedding_projection", soft->hidden, soft->picture_dim, &w->projection);
     }
-    if (rc == 0 && soft->audio_frame) rc = bind_matrix(&b, audio_prefixes, "embedding_projection", soft->hidden, soft->audio_frame, &w->audio_projection);
+    if (rc == 0 && soft->audio_frame) rc = embedder_matrix(&b, audio_prefixes, "embedding_projection", soft->hidden, soft->audio_frame, &w->audio_projection);
     if (rc != 0) soft_weights_free(w);
     return rc;
 }
@@ -184,18 +131,6 @@ void soft_weights_free(struct soft_weights *w)
 
 /* ---- arithmetic ------------------------------------------------------------------------------ */
 
-/* y = (x - mean) / sqrt(variance + eps) * weight + bias, in place; sums in double, so that their order does not matter. */
-static void layer_norm(float *x, const float *weight, const float *bias, uint32_t n)
-{
-    double sum = 0, square = 0;
-
-    for (uint32_t i = 0; i < n; i++) sum += x[i];
-    const double mean = sum / n;
-    for (uint32_t i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
-    const double scale = 1.0 / sqrt(square / n + (double)LAYER_NORM_EPS);
-    for (uint32_t i = 0; i < n; i++) x[i] = (float)((x[i] - mean) * scale) * weight[i] + bias[i];
-}
-
 static float round_bf16(float x)
 {
     uint32_t bits;
@@ -204,13 +139,6 @@ static float round_bf16(float x)
     bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
     memcpy(&x, &bits, sizeof x);
     return x;
-}
-
-static void multiply(const struct kernels *kernels, float *y, const float *x, uint32_t count, const struct stored_matrix *m)
-{
-    if (m->element == STORED_BF16 || m->element == STORED_F32)
-        kernels->linear(y, m->rows, x, m->k, count, m->data, (enum kernels_dtype)m->element, m->k, 0, m->rows);
-    else kernels->linear_stored(y, m->rows, x, m->k, NULL, count, m, 0, m->rows); /* weight-only, whatever the writer meant for text */
 }
 
 uint64_t soft_scratch_floats(const struct soft_config *soft, uint32_t count)
@@ -230,19 +158,19 @@ int soft_picture(const struct soft_weights *w, const struct kernels *kernels, co
     for (uint32_t r = 0; r < count; r++) {
         float *row = pixels + (uint64_t)r * PICTURE_PATCH_BYTES;
         for (uint32_t i = 0; i < PICTURE_PATCH_BYTES; i++) row[i] = value[blocks[(uint64_t)r * PICTURE_PATCH_BYTES + i]];
-        layer_norm(row, w->ln1_weight, w->ln1_bias, PICTURE_PATCH_BYTES);
+        embedder_layer_norm(row, row, w->ln1_weight, w->ln1_bias, PICTURE_PATCH_BYTES, LAYER_NORM_EPS);
     }
-    multiply(kernels, x, pixels, count, &w->dense);
+    embedder_multiply(kernels, x, pixels, count, &w->dense);
     for (uint32_t r = 0; r < count; r++) {
         float *row = x + (uint64_t)r * dim;
         const float *column_position = w->position + (uint64_t)((first + r) % columns) * 2 * dim, *row_position = w->position + ((uint64_t)((first + r) / columns) * 2 + 1) * dim;
         for (uint32_t i = 0; i < dim; i++) row[i] += w->dense_bias[i];
-        layer_norm(row, w->ln2_weight, w->ln2_bias, dim);
+        embedder_layer_norm(row, row, w->ln2_weight, w->ln2_bias, dim, LAYER_NORM_EPS);
         for (uint32_t i = 0; i < dim; i++) row[i] += column_position[i] + row_position[i];
-        layer_norm(row, w->position_weight, w->position_bias, dim);
+        embedder_layer_norm(row, row, w->position_weight, w->position_bias, dim, LAYER_NORM_EPS);
         kernels->rmsnorm(row, row, NULL, dim, w->config.picture_eps);
     }
-    multiply(kernels, out, x, count, &w->projection);
+    embedder_multiply(kernels, out, x, count, &w->projection);
     return 0;
 }
 
@@ -259,6 +187,6 @@ int soft_sound(const struct soft_weights *w, const struct kernels *kernels, cons
         }
         kernels->rmsnorm(row, row, NULL, frame, w->config.audio_eps);
     }
-    multiply(kernels, out, scratch, count, &w->audio_projection);
+    embedder_multiply(kernels, out, scratch, count, &w->audio_projection);
     return 0;
 }

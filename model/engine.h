@@ -19,7 +19,7 @@
 
 #include "model/config.h"
 #include "model/forward.h"
-#include "model/media.h"
+#include "model/soft_rows.h"
 #include "model/sampler.h"
 #include "model/tokenizer.h"
 #include "model/weights.h"
@@ -127,7 +127,9 @@ uint32_t engine_rows_computed(const struct engine *e, uint32_t rows);
 /* Only fault tests define it: true makes the kernels of the next call on this slot read where no memory is. */
 extern bool engine_fault_hook(struct stage *s, uint32_t slot) __attribute__((weak));
 
-/* For the two devices. */
+/* For the two devices. engine_open_soft: NULL where the server takes text alone; exits on failure. engine_soft_rows: makes the rows of all pieces. */
+struct soft_rows *engine_open_soft(struct engine *e);
+void engine_soft_rows(struct engine *e, struct soft_rows *soft, const struct engine_piece *pieces, uint32_t piece_count);
 void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max);
 void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max);
 

@@ -36,8 +36,7 @@ struct cpu {
     struct cpu_sequence *seq;         /* [slot_count] */
     struct forward_row *rows;         /* of one call */
     struct forward_seq *seqs;
-    struct soft_weights soft;         /* of prefill, when the server takes pictures or sound */
-    float *soft_rows, *soft_scratch;  /* [rows_max, hidden]; NULL without media */
+    struct soft_rows *soft;           /* of prefill, when the server takes pictures or sound; else NULL */
     float *logits;                    /* [rows_max, vocab]; NULL for prefill */
     float *hidden;                    /* [rows_max or SPANS_MAX, hidden]: of the rows that leave their state, or begin with it */
     uint8_t *states;                  /* arena.states, shared */
@@ -187,19 +186,14 @@ static void compute(struct engine *e)
 static void lay_pieces(struct engine *e, const struct engine_piece *pieces, uint32_t piece_count)
 {
     struct cpu *c = e->state;
-    const struct kernels *kernels = kernels_get(KERNELS_BEST);
 
+    engine_soft_rows(e, c->soft, pieces, piece_count);
     for (uint32_t i = 0; i < piece_count; i++) {
         const struct engine_piece *p = &pieces[i];
-        float *to = c->soft_rows + (uint64_t)p->row * e->config.hidden;
-        const int rc = p->kind == MEDIA_SOUND ? soft_sound(&c->soft, kernels, p->data, p->rows, c->soft_scratch, to)
-                                              : soft_picture(&c->soft, kernels, p->data, p->rows, 0, p->columns, c->soft_scratch, to);
-        must(rc == 0); /* vision and prefill have checked the sizes */
         for (uint32_t r = 0; r < p->rows; r++) {
             c->rows[p->row + r].token = FORWARD_SOFT_TOKEN + p->row + r;
             c->rows[p->row + r].ahead = p->kind == MEDIA_PICTURE ? (uint16_t)(p->rows - 1 - r) : 0;
         }
-        stage_beat(e->stage);
     }
 }
 
@@ -279,22 +273,6 @@ static uint8_t *map_states(struct engine *e)
     return states;
 }
 
-/* The weights of pictures and sound, where the server takes any. */
-static void open_soft(struct engine *e)
-{
-    struct cpu *c = e->state;
-    struct model_error err = {""};
-    struct model_media media;
-
-    if (wiring_u64(&e->stage->wiring, "table.media_tokens_max", 0) == 0) return;
-    if (model_media_load(&media, &e->config, &e->files, &err) != 0 || model_media_weights(&c->soft, &media, &e->files, &err) != 0)
-        stage_exit(e->stage, EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text);
-    c->soft_rows = malloc((size_t)e->rows_max * e->config.hidden * sizeof *c->soft_rows);
-    c->soft_scratch = malloc(soft_scratch_floats(&media.soft, e->rows_max) * sizeof *c->soft_scratch);
-    if (!c->soft_rows || !c->soft_scratch) stage_exit(e->stage, EXIT_MISSING, "out of memory");
-    forward_set_soft(c->forward, c->soft_rows, e->rows_max);
-}
-
 void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
 {
     struct model_error err = {""};
@@ -322,7 +300,8 @@ void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
     open_features(e);
     if (use == ENGINE_STEP) c->logits = malloc(sizeof(float) * e->rows_max * (size_t)c->vocab);
     if (!c->seq || !c->rows || !c->seqs || !c->hidden || (use == ENGINE_STEP && !c->logits)) stage_exit(e->stage, EXIT_MISSING, "out of memory");
-    if (use == ENGINE_FILL) open_soft(e);
+    if (use == ENGINE_FILL) c->soft = engine_open_soft(e);
+    if (c->soft) forward_set_soft(c->forward, soft_rows_buffer(c->soft), e->rows_max);
     if (use != ENGINE_STEP) return;
     rc = sampler_open(&c->sampler, c->vocab, e->generation.suppress_token, e->generation.suppress_count);
     if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the sampler cannot be set up: %s", error_text(rc));

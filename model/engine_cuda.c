@@ -9,6 +9,7 @@
 #include "model/engine.h"
 #include "model/states.h"
 #include "model/turns.h"
+#include "schemas/media.h"
 #include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/must.h"
@@ -48,6 +49,8 @@ struct gpu {
     struct gpu_sequence *seq;         /* [slot_count] */
     struct turns turns;               /* ENGINE_FILL; what a layer of each type costs goes by the slices so far */
     double layer_ns[LAYER_TYPES], layer_rows[LAYER_TYPES];
+    struct soft_rows *soft;           /* ENGINE_FILL, when the server takes pictures or sound; else NULL */
+    struct cuda_prefill_piece *piece; /* [rows_max], with soft */
     struct step_state state;
     struct step_result result;
 };
@@ -227,6 +230,18 @@ static void await_prefill(struct engine *e)
     check(e, "prefill", rc);
 }
 
+/* Pictures and sound: made on the host, taken by the device with the next call. */
+static void send_pieces(struct engine *e, const struct engine_piece *pieces, uint32_t piece_count)
+{
+    struct gpu *g = e->state;
+
+    engine_soft_rows(e, g->soft, pieces, piece_count);
+    for (uint32_t i = 0; i < piece_count; i++)
+        g->piece[i] = (struct cuda_prefill_piece){.first_row = pieces[i].row, .rows = pieces[i].rows, .sees_ahead = pieces[i].kind == MEDIA_PICTURE,
+                                                  .soft = soft_rows_buffer(g->soft) + (uint64_t)pieces[i].row * e->config.hidden};
+    check(e, "soft tokens", g->lib.prefill_soft(g->prefill, g->piece, piece_count));
+}
+
 static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, const struct engine_piece *pieces, uint32_t piece_count)
 {
     struct gpu *g = e->state;
@@ -235,13 +250,13 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     int more;
 
     must(span_count <= CUDA_PREFILL_SPANS_MAX && rows <= e->rows_max);
-    must(piece_count == 0 || !pieces); /* the keeper says that this device takes text alone */
     if (engine_fault_hook) fault_if_asked(e, spans, span_count);
     for (uint32_t i = 0; i < span_count; i++) { /* one may have nothing left but to be handed over */
         if (spans[i].rows == 0) continue;
         out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows,
                                                 .leaves_state = spans[i].leaves_state};
     }
+    if (piece_count) send_pieces(e, pieces, piece_count);
     check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
     do {
         const uint64_t ns = turns_ask(&g->turns, count);
@@ -347,6 +362,10 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->block_max = STEP_GROUP_ROWS_MAX;
     e->rows_max = use == ENGINE_STEP ? choose_rows(e) : rows_max;
     options.graph_rows_mask = 2 * e->rows_max - 1;
+    if (use == ENGINE_FILL) g->soft = engine_open_soft(e);
+    if (g->soft) g->piece = calloc(e->rows_max, sizeof *g->piece);
+    if (g->soft && !g->piece) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    options.soft_rows = g->soft != NULL;
     const int rc = use == ENGINE_STEP ? g->lib.backend_open(&g->backend, &g->spec, &options) : g->lib.prefill_open(&g->prefill, &g->spec, &options, rows_max);
     if (rc == -E_IO) lost(e, "setting up", rc);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot be set up (%s): %s", error_text(rc), g->lib.backend_error());

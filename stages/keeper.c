@@ -266,7 +266,6 @@ static void choose_media(struct keeper *k)
         rc = model_media_weights(&weights, &k->media, &k->files, &err);
         if (rc == 0) soft_weights_free(&weights);
         if (rc == -E_NOT_FOUND) off = err.text;
-        else if (rc == 0 && k->cuda) off = "the GPU does not compute them yet";
     }
     if (rc != 0 && rc != -E_NOT_FOUND) stage_exit(&k->stage, EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
     if (off) stage_log(&k->stage, LOG_WARN, "text-alone", "reason=\"%s\"", off);

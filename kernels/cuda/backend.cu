@@ -91,7 +91,7 @@ static int make_frequencies(struct cuda_backend *b)
 static int open_plain(struct cuda_backend *b)
 {
     const struct plain_options options = { b->options.weights_device, { b->options.kv_device[0], b->options.kv_device[1] }, { b->pages[0], b->pages[1] },
-                                           { b->pages_stride[0], b->pages_stride[1] }, b->rows_max, b->options.context_max };
+                                           { b->pages_stride[0], b->pages_stride[1] }, b->rows_max, b->options.context_max, NULL };
 
     return plain_open(&b->plain, &b->spec, &options);
 }

@@ -33,6 +33,16 @@ void cuda_prefill_close(struct cuda_prefill *prefill);
 /* As cuda_backend_pages, for this handle's own page tables. */
 int cuda_prefill_pages(struct cuda_prefill *prefill, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
 
+/* Rows of the next cuda_prefill_begin that are soft tokens (pictures, sound): their embedding is given instead of looked up, their tokens are ignored. */
+struct cuda_prefill_piece {
+    uint32_t first_row, rows;
+    uint32_t sees_ahead;              /* 1: a picture: in sliding layers every row of the piece sees all of them. It lies in one span, and no row of it leaves a state */
+    const float *soft;                /* host memory, f32 [rows][hidden], without the embedding's scale; taken before the call returns */
+};
+
+/* For the next begin alone. 0, -E_RANGE (or options.soft_rows was 0), -E_BUSY (the last call is not over). */
+int cuda_prefill_soft(struct cuda_prefill *prefill, const struct cuda_prefill_piece *pieces, uint32_t piece_count);
+
 /* Launches the rows of the spans (they stand one after the other in tokens, host memory, taken before the call returns).
  * 0, -E_RANGE (nothing launched), -E_BUSY (the last call is not over), -E_IO. */
 int cuda_prefill_run(struct cuda_prefill *prefill, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens);

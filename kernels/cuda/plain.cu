@@ -53,7 +53,7 @@ static void size_attention(struct plain *p, uint64_t *part, uint64_t *part_top)
 {
     for (uint32_t i = 0; i < p->spec.layers; i++) {
         const uint32_t type = p->spec.layer[i].type;
-        const uint64_t tops = (uint64_t)p->spec.q_heads * (p->segments_max[type] = plain_attn_segments(p->options.context_max, type == CUDA_FULL ? 0 : p->spec.window));
+        const uint64_t tops = (uint64_t)p->spec.q_heads * (p->segments_max[type] = plain_attn_segments(p->options.context_max, type == CUDA_FULL ? 0 : p->spec.window + (p->options.soft ? p->options.rows_max : 0)));
         const uint64_t row_bytes = 4 * tops * head_dim(p, i), rows = PART_BYTES_MAX / row_bytes;
 
         p->batch_rows[type] = rows == 0 ? 1 : rows < p->options.rows_max ? (uint32_t)rows : p->options.rows_max;
@@ -252,7 +252,7 @@ static int layers(const struct plain *p, float *h, const struct plain_row *row, 
 /* The table's rows, and their norm for the first layer. */
 static int embed(const struct plain *p, float *h, const struct plain_row *row, uint32_t rows, void *stream)
 {
-    const struct plain_embed a = { row, matrix(p, p->arena.embed), h, p->spec.hidden, p->arena.weight_bytes, p->spec.embed_scale };
+    const struct plain_embed a = { row, matrix(p, p->arena.embed), h, p->spec.hidden, p->arena.weight_bytes, p->spec.embed_scale, p->options.soft };
     const struct plain_norm enter = { NULL, NULL, NULL, h, vector(p, p->arena.layer[0].input_norm), p->x, NULL, p->spec.hidden, p->spec.norm_eps };
     const int rc = plain_embed_launch(&a, rows, stream);
 

@@ -31,7 +31,7 @@ struct plain_arena {
     struct plain_layer layer[CUDA_LAYERS_MAX];
 };
 
-/* One row of a call, on the device. */
+/* One row of a call, on the device. live: 0, nobody reads it; else 1 + the positions behind it that it sees in sliding layers (the rest of its picture). */
 struct plain_row { uint32_t token, position, seq, live; };
 
 struct plain_options {
@@ -40,6 +40,7 @@ struct plain_options {
     const uint32_t *pages[2];         /* device, [seqs][pages_stride]; borrowed */
     uint32_t pages_stride[2];         /* entries of a table; the sliding one is the ring */
     uint32_t rows_max, context_max;
+    const float *soft;                /* device, [rows_max][hidden]: embeddings of tokens from SOFT_TOKEN on (soft.h); NULL: there are none, and no row sees ahead */
 };
 
 struct plain;                         /* opaque: scratch and tables of one handle */
@@ -92,9 +93,11 @@ int plain_head_launch(struct plain *plain, uint32_t rows, const struct plain_ste
 /* cuda_prefill.h for these shapes. */
 struct plain_prefill;
 struct cuda_prefill_span;
+struct cuda_prefill_piece;
 int plain_prefill_open(struct plain_prefill **prefill, const struct cuda_model_spec *spec, const struct cuda_options *options, uint32_t rows_max);
 void plain_prefill_close(struct plain_prefill *prefill);
 int plain_prefill_pages(struct plain_prefill *prefill, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
+int plain_prefill_soft(struct plain_prefill *prefill, const struct cuda_prefill_piece *pieces, uint32_t piece_count);
 int plain_prefill_begin(struct plain_prefill *prefill, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens);
 int plain_prefill_go(struct plain_prefill *prefill, uint32_t layers);
 int plain_prefill_wait(struct plain_prefill *prefill, uint32_t timeout_us);

@@ -20,9 +20,12 @@ __device__ __forceinline__ plain_row read_row(const plain_row *row)
 
 struct span { uint32_t first, last; };          /* positions that a row sees, both included */
 
-__device__ __forceinline__ span visible(const plain_attn &a, uint32_t position)
+/* In sliding layers the rest of its picture, too. */
+__device__ __forceinline__ span visible(const plain_attn &a, const plain_row &row)
 {
-    return { a.window == 0 || position < a.window ? 0 : position - a.window + 1, position };
+    const uint32_t position = row.position, ahead = a.window == 0 || row.live == 0 ? 0 : row.live - 1;
+
+    return { a.window == 0 || position < a.window ? 0 : position - a.window + 1, position + ahead };
 }
 
 struct attn_shared {
@@ -138,7 +141,7 @@ __global__ void __launch_bounds__(ATTN_THREADS, 4) plain_segment_kernel(const __
     chain_trigger();
     chain_wait();
     const plain_row row = read_row(&a.row[r]);
-    const span see = visible(a, row.position);
+    const span see = visible(a, row);
     const uint32_t begin = see.first / PLAIN_SEGMENT, count = see.last / PLAIN_SEGMENT - begin + 1;
     const uint64_t head_at = (uint64_t)(head / (a.q_heads / a.kv_heads)) * PLAIN_PAGE_TOKENS * a.dim * sizeof(E);
 
@@ -168,7 +171,7 @@ __global__ void __launch_bounds__(JOIN_THREADS) plain_join_kernel(const __grid_c
     chain_trigger();
     chain_wait();
     const plain_row row = read_row(&a.row[r]);
-    const span see = visible(a, row.position);
+    const span see = visible(a, row);
     const uint32_t count = see.last / PLAIN_SEGMENT - see.first / PLAIN_SEGMENT + 1;
     const uint64_t at = ((uint64_t)blockIdx.y * a.q_heads + head) * a.segments_max;
 

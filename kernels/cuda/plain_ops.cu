@@ -1,5 +1,6 @@
 /* kernels/cuda/plain_ops.cu - embedding, norms, heads and logits in the CPU's order (contract in plain_ops.cuh). */
 #include "plain_ops.cuh"
+#include "soft.h"
 #include "device.cuh"
 #include "plain_launch.cuh"
 #include "plain_math.cuh"
@@ -39,8 +40,13 @@ __global__ void plain_embed_kernel(const __grid_constant__ plain_embed a)
 {
     chain_trigger();
     chain_wait();
-    const uint64_t from = (uint64_t)ld_l2(&a.row[blockIdx.x].token) * a.hidden, to = (uint64_t)blockIdx.x * a.hidden;
+    const uint32_t token = ld_l2(&a.row[blockIdx.x].token);
+    const uint64_t from = (uint64_t)token * a.hidden, to = (uint64_t)blockIdx.x * a.hidden;
 
+    if (token >= SOFT_TOKEN && a.soft) {
+        for (uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) a.h[to + i] = ld_l2(&a.soft[(uint64_t)(token - SOFT_TOKEN) * a.hidden + i]);
+        return;
+    }
     for (uint32_t i = threadIdx.x; i < a.hidden; i += blockDim.x) {
         const float w = a.weight_bytes == 2 ? plain_widen(((const uint16_t *)a.table)[from + i]) : ((const float *)a.table)[from + i];
 

@@ -20,6 +20,7 @@ struct plain_embed {
     float *h;
     uint32_t hidden, weight_bytes;
     float scale;
+    const float *soft;                /* rows of tokens from SOFT_TOKEN on, taken as they are; NULL: none */
 };
 int plain_embed_launch(const struct plain_embed *args, uint32_t rows, void *stream);
 

@@ -2,6 +2,7 @@
 #include "cuda_prefill.h"
 #include "launch.h"
 #include "plain.h"
+#include "soft.h"
 #include "shm/error.h"
 #include "states.h"
 #include <cuda_runtime.h>
@@ -22,6 +23,7 @@ struct plain_prefill {
     struct prefill_row *ends;         /* device, owned */
     uint32_t end_count;               /* of the run in hand */
     struct states_args states;
+    struct soft_input soft;           /* pictures and sound of the run in hand, or the next */
     uint32_t row_count, launched;     /* of the run in hand: its rows, and the layers that were launched */
     cudaStream_t stream;
     cudaEvent_t done;
@@ -29,7 +31,7 @@ struct plain_prefill {
 
 static int make(struct plain_prefill *p, const struct cuda_model_spec *spec, const struct cuda_options *options)
 {
-    struct plain_options plain = { options->weights_device, { options->kv_device[0], options->kv_device[1] }, {}, { p->pages_stride[0], p->pages_stride[1] }, p->rows_max, p->context_max };
+    struct plain_options plain = { options->weights_device, { options->kv_device[0], options->kv_device[1] }, {}, { p->pages_stride[0], p->pages_stride[1] }, p->rows_max, p->context_max, NULL };
     int rc = launch_check(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking), "stream");
 
     if (rc == 0) rc = launch_check(cudaEventCreateWithFlags(&p->done, cudaEventDisableTiming), "event");
@@ -45,6 +47,8 @@ static int make(struct plain_prefill *p, const struct cuda_model_spec *spec, con
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&p->ends_host, CUDA_PREFILL_SPANS_MAX * sizeof *p->ends_host), "pinned memory");
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&p->ends, CUDA_PREFILL_SPANS_MAX * sizeof *p->ends), "rows");
     if (rc == 0) rc = states_init();
+    if (rc == 0) rc = soft_input_open(&p->soft, p->rows_max, spec->hidden, options->soft_rows);
+    plain.soft = p->soft.device;
     if (rc == 0) rc = plain_open(&p->plain, spec, &plain);
     if (rc == 0) p->states = { options->states_device, plain_hidden(p->plain), spec->hidden, STATES_F32 };
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
@@ -84,6 +88,7 @@ extern "C" void plain_prefill_close(struct plain_prefill *p)
     cudaFree(p->pages[1]);
     cudaFree(p->rows);
     cudaFree(p->ends);
+    soft_input_close(&p->soft);
     if (p->rows_host) cudaFreeHost(p->rows_host);
     if (p->ends_host) cudaFreeHost(p->ends_host);
     if (p->done) cudaEventDestroy(p->done);
@@ -115,6 +120,13 @@ static int check_span(const struct plain_prefill *p, const struct cuda_prefill_s
     return 0;
 }
 
+extern "C" int plain_prefill_soft(struct plain_prefill *p, const struct cuda_prefill_piece *pieces, uint32_t piece_count)
+{
+    const int rc = plain_prefill_wait(p, 0);
+
+    return rc == -E_TIMEOUT ? -E_BUSY : rc ? rc : soft_input_take(&p->soft, pieces, piece_count);
+}
+
 extern "C" int plain_prefill_begin(struct plain_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
     uint32_t rows = 0;
@@ -122,15 +134,20 @@ extern "C" int plain_prefill_begin(struct plain_prefill *p, const struct cuda_pr
 
     if (rc) return rc == -E_TIMEOUT ? -E_BUSY : rc;
     if (span_count == 0 || span_count > CUDA_PREFILL_SPANS_MAX) return -E_RANGE;
-    for (uint32_t i = 0; i < span_count; i++) {
+    for (uint32_t i = 0; i < span_count; rows += spans[i++].rows)
         if ((rc = check_span(p, spans, i, rows, tokens)) != 0) return rc;
-        for (uint32_t j = 0; j < spans[i].rows; j++, rows++) p->rows_host[rows] = { tokens[rows], spans[i].first_position + j, spans[i].seq, 1 };
-    }
+    soft_input_begin(&p->soft);
+    rows = 0;
+    for (uint32_t i = 0; i < span_count; i++)
+        for (uint32_t j = 0; j < spans[i].rows; j++, rows++)
+            p->rows_host[rows] = { soft_input_token(&p->soft, rows, tokens[rows]), spans[i].first_position + j, spans[i].seq, 1 + soft_input_ahead(&p->soft, rows) };
     p->row_count = rows;
     p->launched = p->end_count = 0;
     for (uint32_t i = 0; i < span_count; i++)
         if (spans[i].leaves_state) p->ends_host[p->end_count++] = { 0, spans[i].first_position + spans[i].rows - 1, spans[i].seq, spans[i].first_row + spans[i].rows - 1 };
     if (p->end_count) rc = launch_check(cudaMemcpyAsync(p->ends, p->ends_host, p->end_count * sizeof *p->ends, cudaMemcpyHostToDevice, p->stream), "rows");
+    if (rc == 0) p->soft.any_ahead = false; /* plain rows carry it themselves */
+    if (rc == 0) rc = soft_input_send(&p->soft, rows, p->stream);
     if (rc == 0) rc = launch_check(cudaMemcpyAsync(p->rows, p->rows_host, rows * sizeof *p->rows, cudaMemcpyHostToDevice, p->stream), "rows");
     return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "event");
 }

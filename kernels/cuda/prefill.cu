@@ -110,6 +110,7 @@ static int open_all(struct cuda_prefill *p)
     if (rc == 0) rc = prefill_attn_init();
     if (rc == 0) rc = states_init();
     if (rc == 0) rc = make_memory(p);
+    if (rc == 0) rc = soft_input_open(&p->soft, p->rows_max, p->spec.hidden, p->options.soft_rows);
     if (rc == 0) rc = make_maps(p);
     if (rc == 0) rc = make_frequencies(p);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking), "stream");
@@ -164,6 +165,7 @@ extern "C" void cuda_prefill_close(struct cuda_prefill *p)
     cudaDeviceSynchronize();
     cudaFree(p->slab);
     if (p->job_host) cudaFreeHost(p->job_host);
+    soft_input_close(&p->soft);
     delete[] p->cut;
     delete[] p->maps;
     if (p->done) cudaEventDestroy(p->done);
@@ -219,15 +221,17 @@ static bool piece_goes_first(const struct prefill_tile &a, const struct prefill_
     return a.round != b.round ? a.round < b.round : piece_keys(a) > piece_keys(b);
 }
 
-/* Tiles of spans whose rows stand one after the other. */
-static uint32_t cut_tiles(struct prefill_tile *tiles, const struct cuda_prefill_span *spans, uint32_t span_count, uint32_t tile_rows)
+/* Tiles of spans whose rows stand one after the other. soft: what those rows see ahead; NULL: nothing. What a row sees ends never before what the one
+ * before it sees, so a tile's last row sees farthest. */
+static uint32_t cut_tiles(struct prefill_tile *tiles, const struct cuda_prefill_span *spans, uint32_t span_count, uint32_t tile_rows, const struct soft_input *soft)
 {
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < span_count; i++)
         for (uint32_t at = 0; at < spans[i].rows; at += tile_rows) {
-            const uint32_t left = spans[i].rows - at;
-            const struct prefill_tile t = { spans[i].first_row + at, left < tile_rows ? left : tile_rows, spans[i].first_position + at, spans[i].seq, 0, 1, 0, 0 };
+            const uint32_t left = spans[i].rows - at, rows = left < tile_rows ? left : tile_rows, last = at + rows - 1;
+            const uint32_t end = spans[i].first_position + last + (soft ? soft_input_ahead(soft, spans[i].first_row + last) : 0) + 1;
+            const struct prefill_tile t = { spans[i].first_row + at, rows, spans[i].first_position + at, spans[i].seq, 0, 1, end, 0 };
 
             tiles[n++] = t;
         }
@@ -262,15 +266,17 @@ static void lay_out_rows(struct cuda_prefill *p, const struct cuda_prefill_span 
 
     for (uint32_t i = 0; i < span_count; i++)
         for (uint32_t j = 0; j < spans[i].rows; j++) {
-            const struct prefill_row r = { *tokens++, spans[i].first_position + j, spans[i].seq, spans[i].first_row + j };
+            const uint32_t at = spans[i].first_row + j, position = spans[i].first_position + j;
+            const struct prefill_row r = { soft_input_token(&p->soft, at, *tokens++), position, spans[i].seq, at };
 
             *row++ = r;
+            if (p->soft.any_ahead) p->soft.last_host[at] = position + soft_input_ahead(&p->soft, at);
         }
     p->rows = (uint32_t)(row - (struct prefill_row *)p->job_host);
 }
 
 /* Attention's work for the spans in layers of one type, from byte `at` of the job. Returns where it ends. */
-static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type type, const struct cuda_prefill_span *spans, uint32_t span_count, uint64_t at, struct prefill_work *work)
+static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type type, const struct cuda_prefill_span *spans, uint32_t span_count, uint64_t at, const struct soft_input *soft, struct prefill_work *work)
 {
     const uint32_t tile_rows = prefill_tile_rows(p->spec.head_dim[type]);
     uint8_t *host = p->job_host;
@@ -278,9 +284,9 @@ static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type 
     work->tile_at = work->join_at = at;
     work->join_count = 0;
     if (type == CUDA_SLIDING) {
-        work->tile_count = cut_tiles((struct prefill_tile *)(host + at), spans, span_count, tile_rows);
+        work->tile_count = cut_tiles((struct prefill_tile *)(host + at), spans, span_count, tile_rows, soft);
     } else {
-        const uint32_t tiles = cut_tiles(p->cut, spans, span_count, tile_rows);
+        const uint32_t tiles = cut_tiles(p->cut, spans, span_count, tile_rows, NULL);
 
         work->tile_at += tiles * sizeof(struct prefill_tile);
         cut_segments(p, tiles, (struct prefill_tile *)(host + work->tile_at), (struct prefill_tile *)(host + at), work);
@@ -307,7 +313,7 @@ static uint64_t lay_out_last(struct cuda_prefill *p, const struct cuda_prefill_s
         row[p->last_rows++] = r;
     }
     at += p->last_rows * sizeof *row;
-    return p->last_rows ? lay_out_work(p, type, last, p->last_rows, at, &p->last_work[type]) : at;
+    return p->last_rows ? lay_out_work(p, type, last, p->last_rows, at, NULL, &p->last_work[type]) : at;
 }
 
 /* Returns the job's bytes. */
@@ -316,9 +322,19 @@ static uint64_t lay_out_job(struct cuda_prefill *p, const struct cuda_prefill_sp
     uint64_t at;
 
     lay_out_rows(p, spans, span_count, tokens);
-    at = lay_out_work(p, CUDA_SLIDING, spans, span_count, p->rows * sizeof(struct prefill_row), &p->work[CUDA_SLIDING]);
-    at = lay_out_work(p, CUDA_FULL, spans, span_count, at, &p->work[CUDA_FULL]);
+    at = lay_out_work(p, CUDA_SLIDING, spans, span_count, p->rows * sizeof(struct prefill_row), &p->soft, &p->work[CUDA_SLIDING]);
+    at = lay_out_work(p, CUDA_FULL, spans, span_count, at, NULL, &p->work[CUDA_FULL]);
     return lay_out_last(p, spans, span_count, at);
+}
+
+extern "C" int cuda_prefill_soft(struct cuda_prefill *p, const struct cuda_prefill_piece *pieces, uint32_t piece_count)
+{
+    if (p->plain) return plain_prefill_soft(p->plain, pieces, piece_count);
+    const cudaError_t status = cudaEventQuery(p->done);
+
+    if (status == cudaErrorNotReady) return -E_BUSY;             /* the rows of the last run may still be read */
+    const int rc = launch_check(status, "prefill");
+    return rc ? rc : soft_input_take(&p->soft, pieces, piece_count);
 }
 
 extern "C" int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
@@ -331,11 +347,13 @@ extern "C" int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_pref
     if (status == cudaErrorNotReady) return -E_BUSY;             /* job_host may still be read */
     rc = launch_check(status, "prefill");
     if (rc) return rc;
+    soft_input_begin(&p->soft);
     const uint64_t bytes = lay_out_job(p, spans, span_count, tokens);
 
     must(bytes <= p->job_bytes);
     p->launched = 0;
     rc = launch_check(cudaMemcpyAsync(p->job, p->job_host, bytes, cudaMemcpyHostToDevice, p->stream), "prefill job");
+    if (rc == 0) rc = soft_input_send(&p->soft, p->rows, p->stream);
     return rc ? rc : launch_check(cudaEventRecord(p->done, p->stream), "prefill event");
 }
 

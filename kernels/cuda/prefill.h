@@ -6,6 +6,7 @@
 #include "cuda_prefill.h"
 #include "plain.h"
 #include "prefill_attn.h"
+#include "soft.h"
 #include "prefill_ops.h"
 #include "states.h"
 #include <cuda_runtime.h>
@@ -56,6 +57,7 @@ struct cuda_prefill {
     uint8_t *job_host;                /* pinned, job_bytes; read by the copy that begins a run */
     uint64_t job_bytes;
     struct prefill_tile *cut;         /* host, owned: [tiles of a run in full layers], to lay out a job */
+    struct soft_input soft;           /* pictures and sound of the run in hand, or the next */
     /* of the last run */
     uint32_t rows, last_rows;         /* last_rows: spans that leave their state */
     uint64_t last_at;                 /* bytes from the start of job */

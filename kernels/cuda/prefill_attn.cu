@@ -195,13 +195,13 @@ __device__ __forceinline__ float exp2_fast(float x)
 template <int D> __device__ __forceinline__ uint32_t position_of(const place<D> &p, uint32_t m) { return p.oldest + (D == 256 ? m : 0); }
 
 /* Keys that a row does not see. */
-template <int D>
-__device__ __forceinline__ void mask_block(float (&s)[shape<D>::TILES][4], const place<D> &p, uint32_t window, uint32_t first, uint32_t lane)
+template <int D, bool AHEAD>
+__device__ __forceinline__ void mask_block(float (&s)[shape<D>::TILES][4], const place<D> &p, const uint32_t (&last)[2], uint32_t window, uint32_t first, uint32_t lane)
 {
     if (first + shape<D>::KEYS - 1 <= p.oldest && (!window || first + window > p.newest)) return;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const uint32_t position = position_of<D>(p, lane / 4 + 8 * h);
+        const uint32_t position = position_of<D>(p, lane / 4 + 8 * h), newest = AHEAD ? last[h] : position;
 
 #pragma unroll
         for (int t = 0; t < shape<D>::TILES; t++)
@@ -209,7 +209,7 @@ __device__ __forceinline__ void mask_block(float (&s)[shape<D>::TILES][4], const
             for (int e = 0; e < 2; e++) {
                 const uint32_t key = first + t * 8 + lane % 4 * 2 + e;
 
-                if (key > position || (window && key + window <= position)) s[t][h * 2 + e] = NEVER;
+                if (key > newest || (window && key + window <= position)) s[t][h * 2 + e] = NEVER;
             }
     }
 }
@@ -293,7 +293,7 @@ __device__ __forceinline__ void store_part(const float (&out)[GROUP_D / 8][4], c
 
 /* ---- the kernel ---- */
 
-template <int D>
+template <int D, bool AHEAD>
 __device__ __forceinline__ place<D> find_place(const prefill_attn_args &a, const prefill_tile *tile, uint32_t warp)
 {
     const uint4 t = ld_l2((const uint4 *)tile), u = ld_l2((const uint4 *)tile + 1);
@@ -305,7 +305,7 @@ __device__ __forceinline__ place<D> find_place(const prefill_attn_args &a, const
     const uint32_t end = t.z + t.y;
 
     p.low = a.window ? (t.z + 1 > a.window ? t.z + 1 - a.window : 0) : u.x * PREFILL_SEGMENT;
-    p.end = a.window ? end : min(end, (u.x + 1) * PREFILL_SEGMENT);
+    p.end = AHEAD ? u.z : a.window ? end : min(end, (u.x + 1) * PREFILL_SEGMENT);
     p.m_first = (D == 256 ? warp : warp % 4) * 16;
     p.m_group = D == 256 ? warp / 4 * 64 : 0;
     p.d_first = D == 256 ? 0 : warp / 4 * GROUP_D;
@@ -329,12 +329,20 @@ __device__ __forceinline__ void pack_block(uint32_t (&x)[shape<D>::TILES][2], co
 }
 
 /* The two warpgroups' work: scores of a block are launched before p v of the block before, and both run while the softmax is taken. */
-template <int D>
+template <int D, bool AHEAD>
 __device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *halves, barriers *bar, const prefill_attn_args &a, const place<D> &p, uint32_t warp, uint32_t lane)
 {
     using S = shape<D>;
     float out[GROUP_D / 8][4] = {}, s[S::TILES][4] = {}, top[2] = { LEAST, LEAST }, sum[2] = { 0.0f, 0.0f }, factor[2];
-    uint32_t x[S::TILES][2], stage = 0, phase = 0, behind = 0, behind_phase = 0, first = p.low / S::KEYS * S::KEYS;
+    uint32_t x[S::TILES][2], last[2] = { 0, 0 }, stage = 0, phase = 0, behind = 0, behind_phase = 0, first = p.low / S::KEYS * S::KEYS;
+
+    if (AHEAD)
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const uint32_t row = p.m_first % 64 + lane / 4 + 8 * h;      /* of the tile; rows that are not live see what the first sees */
+
+            last[h] = ld_l2(a.last + p.tile.first_row + (row < p.tile.rows ? row : 0));
+        }
 
     mbar_wait(&bar->full[0][0], 0);
     launch_qk<D>(s, q, stages, p);
@@ -342,7 +350,7 @@ __device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *hal
     pin(s);
     release(&bar->empty[0][0], lane);
     if (D == 512) meet<D>(s, halves, warp, lane);
-    mask_block<D>(s, p, a.window, first, lane);
+    mask_block<D, AHEAD>(s, p, last, a.window, first, lane);
     softmax_block<D>(s, top, sum, factor);
     pack_block<D>(x, s);
 #pragma unroll 1
@@ -357,7 +365,7 @@ __device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *hal
         pin(s);
         release(&bar->empty[0][stage], lane);
         if (D == 512) meet<D>(s, halves + (stage & 1) * (S::MEET_BYTES / 16), warp, lane);
-        mask_block<D>(s, p, a.window, first, lane);
+        mask_block<D, AHEAD>(s, p, last, a.window, first, lane);
         softmax_block<D>(s, top, sum, factor);
         wgmma_wait<0>();
         pin(out);
@@ -375,7 +383,7 @@ __device__ __forceinline__ void compute(uint32_t q, uint32_t stages, float4 *hal
     else store_out<D>(out, 0, sum, a, p, lane);
 }
 
-template <int D>
+template <int D, bool AHEAD>
 __global__ void __launch_bounds__(THREADS + FETCH_THREADS, 1) prefill_attn_kernel(const __grid_constant__ prefill_attn_args a, const __grid_constant__ prefill_attn_maps maps)
 {
     using S = shape<D>;
@@ -394,18 +402,18 @@ __global__ void __launch_bounds__(THREADS + FETCH_THREADS, 1) prefill_attn_kerne
     chain_wait();
     if (warp >= WARPS) {
         registers_lower<FETCH_REGISTERS>();
-        if (threadIdx.x == THREADS) fetch_all<D>(stages, bar, a, maps, find_place<D>(a, a.tiles + blockIdx.x / a.kv.kv_heads, 0));
+        if (threadIdx.x == THREADS) fetch_all<D>(stages, bar, a, maps, find_place<D, AHEAD>(a, a.tiles + blockIdx.x / a.kv.kv_heads, 0));
         return;
     }
     registers_raise<COMPUTE_REGISTERS>();
-    const place<D> p = find_place<D>(a, a.tiles + blockIdx.x / a.kv.kv_heads, warp);
+    const place<D> p = find_place<D, AHEAD>(a, a.tiles + blockIdx.x / a.kv.kv_heads, warp);
 
     load_q<D>(q, a, p);
     copy_commit();
     copy_wait_all();
     copy_publish();
     group_sync(7, THREADS);
-    compute<D>(q, stages, halves, bar, a, p, warp, lane);
+    compute<D, AHEAD>(q, stages, halves, bar, a, p, warp, lane);
 }
 
 /* Adds the segments of a tile in ascending order. A segment of which a row sees nothing changes nothing: its factor is 0, the other's 1. */
@@ -416,7 +424,7 @@ __global__ void __launch_bounds__(THREADS) prefill_join_kernel(const __grid_cons
 
     chain_trigger();
     chain_wait();
-    const place<512> p = find_place<512>(a, a.joins + blockIdx.x / JOIN_PARTS, warp);
+    const place<512> p = find_place<512, false>(a, a.joins + blockIdx.x / JOIN_PARTS, warp);
     const float4 ml = ld_l2(part_place(a, p.tile.slot, GROUP_D / 8));
     float out[OWN][4], top[2] = { ml.x, ml.y }, sum[2] = { ml.z, ml.w };
 
@@ -454,8 +462,9 @@ int prefill_attn_init(void)
 
     if (rc == 0 && (found != cudaDriverEntryPointSuccess || fn == NULL)) return -E_UNSUPPORTED;
     encode_map = (PFN_cuTensorMapEncodeTiled_v12000)fn;
-    if (rc == 0) rc = launch_prepare((const void *)prefill_attn_kernel<256>, shape<256>::SHARED_BYTES);
-    if (rc == 0) rc = launch_prepare((const void *)prefill_attn_kernel<512>, shape<512>::SHARED_BYTES);
+    if (rc == 0) rc = launch_prepare((const void *)prefill_attn_kernel<256, false>, shape<256>::SHARED_BYTES);
+    if (rc == 0) rc = launch_prepare((const void *)prefill_attn_kernel<256, true>, shape<256>::SHARED_BYTES);
+    if (rc == 0) rc = launch_prepare((const void *)prefill_attn_kernel<512, false>, shape<512>::SHARED_BYTES);
     return rc ? rc : launch_prepare((const void *)prefill_join_kernel, 0);
 }
 
@@ -484,8 +493,9 @@ int prefill_attn_launch(const struct prefill_attn_args *args, const struct prefi
 
     if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;
     if (head_dim == 256 ? a.kv.kv_heads != 8 || !a.window : a.kv.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
-    if (a.tile_count == 0 || (a.join_count && (a.window || !a.part))) return -E_RANGE;
-    rc = launch_chained(head_dim == 256 ? (const void *)prefill_attn_kernel<256> : (const void *)prefill_attn_kernel<512>, a.tile_count * a.kv.kv_heads,
+    if (a.tile_count == 0 || (a.join_count && (a.window || !a.part)) || (a.last && !a.window)) return -E_RANGE;
+    const void *kernel = head_dim == 512 ? (const void *)prefill_attn_kernel<512, false> : a.last ? (const void *)prefill_attn_kernel<256, true> : (const void *)prefill_attn_kernel<256, false>;
+    rc = launch_chained(kernel, a.tile_count * a.kv.kv_heads,
                         THREADS + FETCH_THREADS, head_dim == 256 ? shape<256>::SHARED_BYTES : shape<512>::SHARED_BYTES, params, stream);
     if (rc || a.join_count == 0) return rc;
     return launch_chained((const void *)prefill_join_kernel, a.join_count * JOIN_PARTS, THREADS, 0, params, stream);

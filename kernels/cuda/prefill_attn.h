@@ -8,6 +8,7 @@
  * sums exactly as they were: so a row's bits depend neither on its tile nor on the cut of the prompt. For the same reason the full layers' keys
  * are cut into segments at fixed positions, always; the segments of a tile are worked on at the same time (a short span behind a long text
  * has few tiles) and a second kernel adds them in ascending order. The partial results are bounded: a run goes in rounds.
+ * With `last`, rows see beyond themselves (the rest of their picture): a kernel of its own, so that text pays nothing for it.
  * Needs     d = 256 with 8 kv heads and a window, or d = 512 with 1 and none; K and V of all positions up to each tile's end written by
  *           earlier kernels; a ring of at least window - 1 + (rows of the tile's sequence in the run) tokens. A link of a chain. Never synchronizes.
  * Checked   tests/gpu/prefill.py: against transformers, and bit by bit in any cut of a text.
@@ -26,7 +27,7 @@
 struct prefill_tile {
     uint32_t first_row, rows, first_position, seq;
     uint32_t segment, segments;       /* sliding layers: 0 and 1 */
-    uint32_t slot;                    /* of this segment's partial result; segments == 1: none. In joins: of the first segment's */
+    uint32_t slot;                    /* sliding layers with pictures: behind the last position that a row of the tile sees. Full layers: of this segment's partial result; segments == 1: none. In joins: of the first segment's */
     uint32_t round;                   /* tiles of one round stand together */
 };
 
@@ -37,6 +38,7 @@ struct prefill_attn_args {
     uint32_t window;                  /* 0: full layer */
     struct prefill_kv kv;
     const __nv_bfloat16 *q;
+    const uint32_t *last;             /* [rows]: last position that a row sees, at or behind its own (pictures); NULL: its own. Sliding layers only */
     float4 *part;                     /* PREFILL_SLOTS * PREFILL_SLOT_BYTES; NULL when nothing is to be joined */
     __nv_bfloat16 *out;
 };

@@ -93,6 +93,7 @@ static int attention(const struct chain *c, uint32_t layer)
     a.window = type == CUDA_SLIDING ? p->spec.window : 0;
     a.kv = prefill_kv_of(p, layer);
     a.q = p->q;
+    a.last = type == CUDA_SLIDING && work == &p->work[type] && p->soft.any_ahead ? p->soft.last : NULL; /* the packed last rows of prompts are text */
     a.part = p->part;
     a.out = p->attn_out;
     for (uint32_t i = 0, j = 0; i < work->tile_count && rc == 0; i += a.tile_count, j += a.join_count) {
@@ -118,7 +119,7 @@ static int embed(const struct chain *c)
     const struct cuda_prefill *p = c->p;
     const struct arena_matrix *head = &p->arena.head;
     const struct prefill_embed_args a = { (const struct prefill_row *)p->job, (const uint8_t *)p->options.weights_device + head->offset,
-                                          vector(p, p->arena.layer[0].input_norm), p->inv_freq, p->residual, p->x, p->rope, p->spec.hidden, head->slice_k,
+                                          vector(p, p->arena.layer[0].input_norm), p->inv_freq, p->soft.device, p->residual, p->x, p->rope, p->spec.hidden, head->slice_k,
                                           head->k / head->slice_k, p->spec.rope_turned[0] + p->spec.rope_turned[1], p->spec.embed_scale, p->spec.norm_eps };
 
     return has(c, PREFILL_EMBED) ? prefill_embed_launch(&a, p->rows, p->stream) : 0;

@@ -5,6 +5,7 @@
 #include "launch.h"
 #include "layout.h"
 #include "prefill_mm.h"
+#include "soft.h"
 #include "shm/error.h"
 
 #define ROW_WARPS 15                  /* of embed and norm: 15 warps x 2 pieces of 128 elements */
@@ -67,6 +68,14 @@ __device__ __forceinline__ float4 embed_gather(const prefill_embed_args &a, uint
     return make_float4(round_bf16(bf16_low(p) * a.scale), round_bf16(bf16_high(p) * a.scale), round_bf16(bf16_low(q) * a.scale), round_bf16(bf16_high(q) * a.scale));
 }
 
+/* A soft token's row comes as it is, rounded as a row of the table would be. */
+__device__ __forceinline__ float4 embed_soft(const prefill_embed_args &a, uint32_t token, uint32_t i)
+{
+    const float4 x = ld_l2((const float4 *)(a.soft + (uint64_t)(token - SOFT_TOKEN) * a.hidden + i));
+
+    return make_float4(round_bf16(x.x), round_bf16(x.y), round_bf16(x.z), round_bf16(x.w));
+}
+
 __global__ void __launch_bounds__(ROW_WARPS * 32) embed_row_kernel(const __grid_constant__ prefill_embed_args a)
 {
     __shared__ float sums[32];
@@ -81,7 +90,7 @@ __global__ void __launch_bounds__(ROW_WARPS * 32) embed_row_kernel(const __grid_
     for (int j = 0; j < ROW_PIECES; j++) {
         const uint32_t i = piece_at(j);
 
-        h.x[j] = i < a.hidden ? embed_gather(a, own.x, i) : make_float4(0, 0, 0, 0);
+        h.x[j] = i >= a.hidden ? make_float4(0, 0, 0, 0) : own.x >= SOFT_TOKEN ? embed_soft(a, own.x, i) : embed_gather(a, own.x, i);
         if (i < a.hidden) *(float4 *)(a.residual + row * a.hidden + i) = h.x[j];
     }
     for (uint32_t i = threadIdx.x; i < a.turned; i += ROW_WARPS * 32) {

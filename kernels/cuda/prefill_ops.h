@@ -34,6 +34,7 @@ struct prefill_embed_args {
     const uint8_t *table;             /* packed, WEIGHT_BF16 */
     const __nv_bfloat16 *w_next;      /* [hidden] */
     const float *inv_freq;            /* [turned] sliding, then full */
+    const float *soft;                /* [rows][hidden]: rows of tokens from SOFT_TOKEN on (soft.h); NULL: there are none */
     float *residual;                  /* [rows][hidden] */
     __nv_bfloat16 *x;                 /* [rows][hidden] permuted */
     float2 *rope;                     /* [rows][turned] cos, sin */

@@ -307,6 +307,12 @@ int cuda_prefill_open(struct cuda_prefill **prefill, const struct cuda_model_spe
 void cuda_prefill_close(struct cuda_prefill *p) { free(p); }
 int cuda_prefill_pages(struct cuda_prefill *p, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count) { return set_pages(&p->h, seq, type, first, pages, count); }
 
+int cuda_prefill_soft(struct cuda_prefill *p, const struct cuda_prefill_piece *pieces, uint32_t piece_count)
+{
+    (void)p, (void)pieces, (void)piece_count;
+    return check_context();
+}
+
 int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
     int rc = check_context();

@@ -213,7 +213,7 @@ def refusals():
 
 
 def test_refusals():
-    with serve("--max-context", "1024", "--max-media-tokens", "1000") as s:
+    with serve("--max-context", "1000", "--max-media-tokens", "1000") as s:
         for name, body, wanted, code in refusals():
             status, answer = post(s, "/v1/chat/completions", body)
             assert status == wanted and answer["error"]["code"] == code and answer["error"]["message"], (name, status, answer)

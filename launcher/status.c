@@ -134,7 +134,8 @@ static json_t *drafter_json(const struct server *v)
     const uint64_t kind = counter(v, ROLE_DRAFT, DRAFT_KIND);
     const char *name = !c->enabled ? "none" : strcmp(c->exe, c->default_exe) != 0 ? "executable" : !c->ready || kind >= DRAFT_KIND_COUNT ? "starting" : engine_draft_kind_name((uint32_t)kind);
 
-    return json_pack("{s:s, s:s, s:f}", "kind", name, "checkpoint", strcmp(name, "executable") == 0 ? "" : v->drafter->dir, "step_us", c->enabled ? (double)counter(v, ROLE_DRAFT, DRAFT_STEP_NS) / 1e3 : 0.0);
+    return json_pack("{s:s, s:s, s:f, s:f, s:I}", "kind", name, "checkpoint", strcmp(name, "executable") == 0 ? "" : v->drafter->dir, "step_us", c->enabled ? (double)counter(v, ROLE_DRAFT, DRAFT_STEP_NS) / 1e3 : 0.0,
+                     "round_us", c->enabled ? (double)counter(v, ROLE_DRAFT, DRAFT_ROUND_NS) / 1e3 : 0.0, "neural_answers", (json_int_t)counter(v, ROLE_DRAFT, DRAFT_NEURAL));
 }
 
 char *status_json(const struct server *v)

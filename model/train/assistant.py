@@ -1,6 +1,6 @@
 """Trains an MTP assistant (a drafter) for the demo model and writes its checkpoint.
 
-    python assistant.py --minutes 3 --out DIR
+    python assistant.py --minutes 3 --out DIR [--start ../demo/assistant]
 
 The assistant has query-only layers over the demo model's last keys and values (model/assistant.h). Every place of every answer is a round: the token there
 and the model's state before it go in, the next tokens come out step by step, each step fed with the right token and with
@@ -168,6 +168,7 @@ def arguments():
     p = argparse.ArgumentParser()
     p.add_argument("--minutes", type=float, required=True)
     p.add_argument("--out", type=pathlib.Path, required=True)
+    p.add_argument("--start", type=pathlib.Path, help="an assistant to go on from: after the model was trained further")
     p.add_argument("--seed", type=int, default=5)
     p.add_argument("--workers", type=int, default=14)
     p.add_argument("--batch-tokens", type=int, default=32768)
@@ -177,6 +178,10 @@ def arguments():
     p.add_argument("--max-steps", type=int, default=0)
     p.add_argument("--no-compile", action="store_true")
     return p.parse_args()
+
+
+def load(assistant, folder):
+    assistant.load_state_dict({name.removeprefix("model."): t.float() for name, t in safetensors_torch.load_file(str(folder / "model.safetensors")).items()})
 
 
 def save(assistant, full_config, out):
@@ -209,7 +214,10 @@ def main():
     checkpoint.load(target, checkpoint.DEMO / "model.safetensors")
     target.to(device).requires_grad_(False)
     full_config = config(demo)
-    assistant = Assistant(full_config).to(device)
+    assistant = Assistant(full_config)
+    if args.start:
+        load(assistant, args.start)
+    assistant.to(device)
     if not args.no_compile:
         torch._dynamo.config.recompile_limit = 64
         for layer in [*target.layers, *assistant.layers]:

@@ -15,7 +15,6 @@ import pathlib
 
 import torch
 import torch.nn.functional as F
-from safetensors import torch as safetensors_torch
 
 import assistant as mtp
 import checkpoint
@@ -85,7 +84,7 @@ def main():
     target = mtp.Target(demo["text_config"])
     checkpoint.load(target, checkpoint.DEMO / "model.safetensors")
     drafter = mtp.Assistant(mtp.config(demo))
-    drafter.load_state_dict({n.removeprefix("model."): t.float() for n, t in safetensors_torch.load_file(str(args.assistant / "model.safetensors")).items()})
+    mtp.load(drafter, args.assistant)
     feed = Feed(mtp.HELD_OUT_SEED, 1, args.batch_tokens)
     data = [pairs(target, drafter, to_device(feed.take(), torch.device("cpu"))) for _ in range(args.batches)]
     feed.close()

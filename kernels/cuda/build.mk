@@ -2,7 +2,7 @@
 # Only nvcc is needed, no GPU and no driver. sm_90a: the Hopper instructions (bulk copies, mbarrier) are not in plain PTX targets.
 NVCC      ?= $(or $(shell command -v nvcc 2>/dev/null),$(wildcard /usr/local/cuda/bin/nvcc))
 NVCCFLAGS := -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I. -Xcompiler -fPIC,-Wall,-Wextra --Werror all-warnings
-cuda_obj  := $(patsubst %.cu,$B/cuda/%.o,$(wildcard kernels/cuda/*.cu)) $B/cuda/kernels/cuda/arena.o $B/cuda/model/forward_rope.o $B/cuda/shm/must.o
+cuda_obj  := $(patsubst %.cu,$B/cuda/%.o,$(wildcard kernels/cuda/*.cu)) $B/cuda/kernels/cuda/arena.o $B/cuda/kernels/cuda/draft_layout.o $B/cuda/model/forward_rope.o $B/cuda/shm/must.o
 cuda_bins := $(patsubst bench/cuda/%.cu,$B/bench/cuda_%,$(wildcard bench/cuda/*.cu)) $(patsubst tests/gpu/%.cu,$B/tests/cuda_%,$(wildcard tests/gpu/*.cu))
 cuda_ctests := $(patsubst tests/gpu/%.c,$B/tests/cuda_%,$(wildcard tests/gpu/*.c))
 

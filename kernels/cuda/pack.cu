@@ -155,7 +155,8 @@ int pack_launch(const struct packed_matrix *to, const struct pack_source *from, 
                    from->tile_first, from->rows / rows_per_tile, to->k, to->slice_k, (uint8_t *)to->data, from->group };
 
     if (from->half > PACK_WHOLE || from->rows % rows_per_tile || from->tile_first + j.tiles > to->rows / TILE_ROWS) return -E_RANGE;
-    if (packed_slice_k(to->k) != to->slice_k || to->slice_k == 0) return -E_RANGE;
+    if (packed_slice_k(to->k) != to->slice_k && (to->slice_k != 1024 || to->k % 1024)) return -E_RANGE;   /* 1024: draft_layout.h */
+    if (to->slice_k == 0) return -E_RANGE;
     if (from->format != to->format && !(from->format == WEIGHT_BF16 && to->format == WEIGHT_FP8)) return -E_UNSUPPORTED;
     if (from->format != WEIGHT_BF16 && from->scale == NULL) return -E_UNSUPPORTED;
     if (from->format == WEIGHT_FP4 && from->group == NULL) return -E_UNSUPPORTED;

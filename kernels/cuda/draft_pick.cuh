@@ -1,0 +1,119 @@
+/* kernels/cuda/draft_pick.cuh - choosing the token of a sampled row in draft_round.cu: 256 threads of one block.
+ *
+ * The order and the noise of model/sampler.c (top_k, top_p, min_p, then the largest of logit / temperature + Gumbel noise of seed, position and token), so that
+ * drafter and target draw alike. Advice only: top_k beyond 64 or off counts as 64, ties beyond PICK_ROOM are dropped, masses are added in f32. */
+#ifndef SLUICE_CUDA_DRAFT_PICK_CUH
+#define SLUICE_CUDA_DRAFT_PICK_CUH
+
+#include "draft_block.cuh"
+#include "sample_common.cuh"
+
+#define PICK_ROOM 512u
+#define PICK_TOP_K 64u
+#define PICK_TILES 8                  /* tiles whose tops a thread loads at once */
+
+/* Notes every logit that reaches the bound; how many there are. */
+__device__ inline uint32_t draft_gather(const draft_round_args &a, draft_shared *sh, const float *logits, const float *tops, uint32_t bound)
+{
+    auto &p = sh->u.pick;
+
+    if (threadIdx.x == 0) p.count = 0;
+    compute_sync();
+    for (uint32_t tile = threadIdx.x; tile < a.vocab / TILE_ROWS; tile += DRAFT_COMPUTE) {
+        if (sample_ordered(__ldcg(tops + tile)) < bound) continue;
+        for (uint32_t j = 0; j < TILE_ROWS; j++) {
+            const float x = __ldcg(logits + tile * TILE_ROWS + j);
+
+            if (sample_ordered(x) < bound) continue;
+            const uint32_t at = atomicAdd(&p.count, 1);
+            if (at < PICK_ROOM) p.logit[at] = x, p.token[at] = tile * TILE_ROWS + j;
+        }
+    }
+    compute_sync();
+    const uint32_t n = min(p.count, PICK_ROOM);
+    compute_sync();
+    return n;
+}
+
+/* Sorts the candidates by logit, equal ones by token, and notes their masses. */
+__device__ inline void draft_sort(draft_shared *sh, uint32_t n, float temperature)
+{
+    auto &p = sh->u.pick;
+
+    for (uint32_t i = threadIdx.x; i < n; i += DRAFT_COMPUTE) {
+        uint32_t rank = 0;
+
+        for (uint32_t j = 0; j < n; j++) rank += p.logit[j] > p.logit[i] || (p.logit[j] == p.logit[i] && p.token[j] < p.token[i]);
+        p.sorted[rank] = p.logit[i], p.sorted_token[rank] = p.token[i];
+    }
+    compute_sync();
+    for (uint32_t i = threadIdx.x; i < n; i += DRAFT_COMPUTE) p.mass[i] = sample_exp(p.sorted[i] / temperature - p.sorted[0] / temperature);
+    compute_sync();
+}
+
+/* Candidates left by top_k (ties kept), top_p and min_p: the first so many. The same in all threads. */
+__device__ inline uint32_t draft_kept(const draft_shared *sh, const cuda_draft_question &q, uint32_t n)
+{
+    const auto &p = sh->u.pick;
+    const uint32_t top_k = q.top_k && q.top_k < PICK_TOP_K ? q.top_k : PICK_TOP_K;
+    uint32_t kept = min(top_k, n);
+    float total = 0.0f, before = 0.0f;
+
+    while (kept < n && p.sorted[kept] == p.sorted[kept - 1]) kept++;
+    for (uint32_t i = 0; i < kept; i++) total += p.mass[i];
+    for (uint32_t i = 0; i < kept; i++) {
+        if (i && ((q.top_p > 0.0f && q.top_p < 1.0f && !(before < q.top_p * total)) || p.mass[i] < q.min_p)) return i;
+        before += p.mass[i];
+    }
+    return kept;
+}
+
+/* The token of row `row`, whose successor stands at `position`; all threads that compute call it. */
+__device__ inline uint32_t draft_pick(const draft_round_args &a, draft_shared *sh, uint32_t row, uint64_t position)
+{
+    const cuda_draft_question &q = a.question[row];
+    const float *logits = a.logits + (uint64_t)row * a.vocab, *tops = a.tile_top + (uint64_t)row * (a.vocab / TILE_ROWS);
+    const uint32_t tiles = a.vocab / TILE_ROWS, wanted = q.top_k && q.top_k < PICK_TOP_K ? q.top_k : PICK_TOP_K;
+    auto &p = sh->u.pick;
+    float own = DRAFT_NEVER;
+    uint32_t bound = 0, token = 0;
+    double best = -CUDART_INF;
+
+    for (uint32_t from = 0; from < tiles; from += DRAFT_COMPUTE * PICK_TILES)
+#pragma unroll
+        for (int i = 0; i < PICK_TILES; i++) {
+            const uint32_t tile = from + i * DRAFT_COMPUTE + threadIdx.x;
+
+            if (tile < tiles) own = fmaxf(own, __ldcg(tops + tile));
+        }
+    for (int bit = 31; bit >= 0; bit--) {       /* the wanted-th largest of the threads' tops: at least so many logits reach it */
+        const uint32_t probe = bound | 1u << bit;
+
+        if (compute_count(sample_ordered(own) >= probe) >= wanted) bound = probe;
+    }
+    const uint32_t n = draft_gather(a, sh, logits, tops, bound);
+
+    draft_sort(sh, n, q.temperature);
+    const uint32_t kept = draft_kept(sh, q, n);
+    for (uint32_t i = threadIdx.x; i < kept; i += DRAFT_COMPUTE) {
+        const uint32_t own_token = p.sorted_token[i];
+        const uint4 words = sample_philox(q.seed, position, own_token / 4);
+        const double noisy = (double)(p.sorted[i] / q.temperature) + sample_gumbel(sample_above(sample_word(words, own_token % 4)));
+
+        if (noisy > best || (noisy == best && own_token < token)) best = noisy, token = own_token;
+    }
+    for (int d = 16; d; d >>= 1) {
+        const double v = __shfl_xor_sync(0xffffffffu, best, d);
+        const uint32_t other = __shfl_xor_sync(0xffffffffu, token, d);
+
+        if (v > best || (v == best && other < token)) best = v, token = other;
+    }
+    if (threadIdx.x % 32 == 0) p.noisy[threadIdx.x / 32] = best, p.best[threadIdx.x / 32] = token;
+    compute_sync();
+    for (int w = 0; w < DRAFT_WARPS; w++)
+        if (p.noisy[w] > best || (p.noisy[w] == best && p.best[w] < token)) best = p.noisy[w], token = p.best[w];
+    compute_sync();
+    return token;
+}
+
+#endif

@@ -1,0 +1,443 @@
+/* kernels/cuda/draft_round.cu - a round of an MTP assistant in one kernel (contract in draft_round.h).
+ *
+ *   step   = pre_projection, layers, post_projection and head, choice
+ *   layer  = q, attention, join, o, norms, gate and up, down, norms: a barrier over all blocks behind each product, attention and join
+ *
+ * Every block keeps the residual of all rows in registers and computes all norms itself: what travels are sums of products only. */
+#include "draft_attn.cuh"
+#include "draft_pick.cuh"
+#include "draft_product.cuh"
+#include "launch.h"
+#include "rowmm_store.cuh"
+#include "shm/error.h"
+
+/* ---- what goes in ---- */
+
+/* The target's scaled embeddings and hidden states of the rows, side by side, as fragments of one slice. */
+template <bool FP8>
+__device__ __forceinline__ void fragments_joined(draft_fragments &x, const draft_round_args &a, const draft_thread &t, uint32_t slice, uint32_t step)
+{
+    const uint32_t m = t.lane / 4, hidden = a.backbone_hidden, token = m < a.rows ? t.sh->token[m] : 0;
+    const cuda_draft_question &q = a.question[m];
+    const float *state = step ? a.hidden + (uint64_t)m * hidden : a.states + ((uint64_t)q.seq * a.states_rows + (q.position - 1) % a.states_rows) * hidden;
+
+#pragma unroll
+    for (int b = 0; b < (int)DRAFT_BLOCKS; b++) {
+        const uint32_t k = slice * DRAFT_SLICE + t.warp * (DRAFT_SLICE / DRAFT_WARPS) + b * 32 + t.lane % 4 * 8;
+
+        x[b][0] = x[b][1] = x[b][2] = x[b][3] = 0;
+        if (m >= a.rows || k >= 2 * hidden) continue;
+        if (k < hidden) {
+            const uint32_t in_slice = k % a.table_slice_k;
+            const uint8_t *from = a.table + ((uint64_t)(token / TILE_ROWS) * a.table_slices + k / a.table_slice_k) * packed_unit_bytes(WEIGHT_BF16, a.table_slice_k);
+
+#pragma unroll
+            for (int i = 0; i < 4; i++) {       /* rounded to bf16 as the target's own embedding */
+                const uint32_t pair = __ldg((const uint32_t *)(from + packed_element_offset(WEIGHT_BF16, a.table_slice_k, token % TILE_ROWS, in_slice + 2 * i)));
+                const uint32_t scaled = pack_bf16(bf16_low(pair) * a.embed_scale, bf16_high(pair) * a.embed_scale);
+
+                x[b][i] = draft_pack<FP8>(bf16_low(scaled), bf16_high(scaled));
+            }
+        } else {
+            const float4 low = ld_l2((const float4 *)(state + k - hidden)), high = ld_l2((const float4 *)(state + k - hidden + 4));
+
+            x[b][0] = draft_pack<FP8>(low.x, low.y), x[b][1] = draft_pack<FP8>(low.z, low.w);
+            x[b][2] = draft_pack<FP8>(high.x, high.y), x[b][3] = draft_pack<FP8>(high.z, high.w);
+        }
+    }
+}
+
+__device__ __forceinline__ void make_rope(const draft_round_args &a)
+{
+    if (blockIdx.x >= a.rows) return;
+    for (uint32_t i = threadIdx.x; i < DRAFT_ROPE_PAIRS; i += DRAFT_COMPUTE) {
+        float s, c;
+
+        sincosf((float)a.question[blockIdx.x].position * a.inv_freq[i], &s, &c);
+        a.rope[(uint64_t)blockIdx.x * DRAFT_ROPE_PAIRS + i] = make_float2(c, s);
+    }
+}
+
+/* ---- norms ---- */
+
+/* Sum of squares over a row that WARPS warps share. */
+template <int WARPS> __device__ __forceinline__ float row_sum(float x, float *red, const draft_thread &t)
+{
+    x = warp_sum(x);
+    if (WARPS == 1) return x;
+    if (t.lane == 0) red[t.warp] = x;
+    compute_sync();
+    x = 0.0f;
+#pragma unroll
+    for (int i = 0; i < WARPS; i++) x += red[t.warp / WARPS * WARPS + i];
+    return x;
+}
+
+/* residual = (residual + norm(sums of slices; post)) * scalar, or the sums alone without post; then the block's x = norm(residual; next). */
+template <bool FP8, int ROWS>
+__device__ __forceinline__ void draft_norm(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t slices, const float *post, const float *scalar, const float *next)
+{
+    constexpr int WARPS = DRAFT_WARPS / ROWS;
+    const uint32_t row = t.warp / WARPS, first = t.warp % WARPS * (DRAFT_HIDDEN / WARPS) + t.lane * 4;
+    const float *from = a.part + (uint64_t)row * DRAFT_HIDDEN + first;
+    float y[4 * ROWS] = {}, sum = 0.0f;
+
+#pragma unroll
+    for (int s = 0; s < 8; s++)
+        if (s < (int)slices && row < a.rows) {
+#pragma unroll
+            for (int j = 0; j < ROWS; j++) {
+                const float4 v = ld_l2((const float4 *)(from + (uint64_t)s * CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN + j * 128));
+
+                y[4 * j] += v.x, y[4 * j + 1] += v.y, y[4 * j + 2] += v.z, y[4 * j + 3] += v.w;
+            }
+        }
+    if (post) {
+        const float by = scalar ? __ldg(scalar) : 1.0f;
+
+#pragma unroll
+        for (int i = 0; i < 4 * ROWS; i++) sum += y[i] * y[i];
+        const float inv = rsqrtf(row_sum<WARPS>(sum, t.sh->red[0], t) / (float)DRAFT_HIDDEN + a.eps);
+#pragma unroll
+        for (int j = 0; j < ROWS; j++) {
+            const float4 w = __ldg((const float4 *)(post + first + j * 128));
+
+            residual[4 * j] = (residual[4 * j] + y[4 * j] * inv * w.x) * by;
+            residual[4 * j + 1] = (residual[4 * j + 1] + y[4 * j + 1] * inv * w.y) * by;
+            residual[4 * j + 2] = (residual[4 * j + 2] + y[4 * j + 2] * inv * w.z) * by;
+            residual[4 * j + 3] = (residual[4 * j + 3] + y[4 * j + 3] * inv * w.w) * by;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < 4 * ROWS; i++) residual[i] = y[i];
+    }
+    sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 4 * ROWS; i++) sum += residual[i] * residual[i];
+    const float inv = rsqrtf(row_sum<WARPS>(sum, t.sh->red[1], t) / (float)DRAFT_HIDDEN + a.eps);
+#pragma unroll
+    for (int j = 0; j < ROWS; j++) {
+        const float4 w = __ldg((const float4 *)(next + first + j * 128));
+
+        *(uint2 *)&t.sh->x[row][first + j * 128] = make_uint2(draft_pack<FP8>(residual[4 * j] * inv * w.x, residual[4 * j + 1] * inv * w.y),
+                                                             draft_pack<FP8>(residual[4 * j + 2] * inv * w.z, residual[4 * j + 3] * inv * w.w));
+    }
+    compute_sync();
+}
+
+/* ---- the head ---- */
+
+/* The best of what one lane has seen, for its two rows. */
+struct draft_best { float top[2], sum[2]; uint32_t token[2]; };
+
+__device__ __forceinline__ void best_merge(float &top, float &sum, uint32_t &token, float other, float other_sum, uint32_t other_token)
+{
+    const float most = fmaxf(top, other);
+
+    sum = sum * __expf(top - most) + other_sum * __expf(other - most);
+    if (other > top || (other == top && other_token < token)) token = other_token;
+    top = most;
+}
+
+__device__ __forceinline__ float draft_logit(const draft_round_args &a, float x, uint32_t token)
+{
+    for (uint32_t i = 0; i < a.suppress_count; i++)
+        if (a.suppress[i] == token) return DRAFT_NEVER;
+    return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
+}
+
+__device__ __forceinline__ bool row_is_sampled(const draft_round_args &a, uint32_t row) { return a.question[row].temperature >= SAMPLE_TEMPERATURE_MIN; }
+
+__device__ __forceinline__ void finish_head(const draft_round_args &a, const draft_thread &t, draft_best &best, float4 v, uint32_t tile, bool sampled)
+{
+    const uint32_t m = t.lane % 4 * 2, token = tile * TILE_ROWS + t.lane / 4;
+
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        const float low = draft_logit(a, i ? v.y : v.x, token), high = draft_logit(a, i ? v.w : v.z, token + 8), most = fmaxf(fmaxf(low, high), best.top[i]);
+
+        best.sum[i] = best.sum[i] * __expf(best.top[i] - most) + __expf(low - most) + __expf(high - most);
+        if (low > best.top[i]) best.token[i] = token;
+        if (high > fmaxf(low, best.top[i])) best.token[i] = token + 8;
+        best.top[i] = most;
+        if (!sampled) continue;
+        float top = fmaxf(low, high);
+
+        for (int d = 4; d < 32; d <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+        if (m + i >= a.rows || !row_is_sampled(a, m + i)) continue;
+        float *to = a.logits + (uint64_t)(m + i) * a.vocab + token;
+
+        to[0] = low, to[8] = high;
+        if (t.lane < 4) a.tile_top[(uint64_t)(m + i) * (a.vocab / TILE_ROWS) + tile] = top;
+    }
+}
+
+/* The block's best of each row goes to memory. */
+__device__ __forceinline__ void store_best(const draft_round_args &a, const draft_thread &t, draft_best &best)
+{
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+#pragma unroll
+        for (int d = 4; d < 32; d <<= 1)
+            best_merge(best.top[i], best.sum[i], best.token[i], __shfl_xor_sync(0xffffffffu, best.top[i], d), __shfl_xor_sync(0xffffffffu, best.sum[i], d),
+                       __shfl_xor_sync(0xffffffffu, best.token[i], d));
+        if (t.lane < 4) t.sh->u.top[t.warp][t.lane * 2 + i] = draft_top{ best.top[i], best.token[i], best.sum[i], 0.0f };
+    }
+    compute_sync();
+    if (threadIdx.x < a.rows) {
+        draft_top own = t.sh->u.top[0][threadIdx.x];
+
+        for (int w = 1; w < DRAFT_WARPS; w++) {
+            const draft_top other = t.sh->u.top[w][threadIdx.x];
+
+            best_merge(own.top, own.sum, own.token, other.top, other.sum, other.token);
+        }
+        a.top[threadIdx.x * DRAFT_CHUNKS_MAX + blockIdx.x] = own;
+    }
+}
+
+/* ---- the choice ---- */
+
+/* What the blocks found, joined: one warp for each row. */
+__device__ __forceinline__ draft_top join_best(const draft_round_args &a, const draft_thread &t, uint32_t row)
+{
+    draft_top best = { DRAFT_NEVER, 0xffffffffu, 0.0f, 0.0f };
+
+    for (uint32_t i = t.lane; i < gridDim.x; i += 32) {
+        const float4 v = ld_l2((const float4 *)(a.top + row * DRAFT_CHUNKS_MAX + i));
+
+        best_merge(best.top, best.sum, best.token, v.x, v.z, __float_as_uint(v.y));
+    }
+#pragma unroll
+    for (int d = 16; d; d >>= 1)
+        best_merge(best.top, best.sum, best.token, __shfl_xor_sync(0xffffffffu, best.top, d), __shfl_xor_sync(0xffffffffu, best.sum, d), __shfl_xor_sync(0xffffffffu, best.token, d));
+    return best;
+}
+
+/* Every block finds every row's token; block 0 tells the host. Leaves it in sh->token; false: the peers did not come. */
+__device__ __forceinline__ bool choose(const draft_round_args &a, draft_thread &t, uint32_t step, bool sampled)
+{
+    const uint32_t row = t.warp < a.rows ? t.warp : 0;
+    draft_top best = join_best(a, t, row);
+    float confidence = 1.0f / best.sum;
+
+    if (sampled) {
+        for (uint32_t r = 0; r < a.rows; r++) {
+            if (blockIdx.x != r || !row_is_sampled(a, r)) continue;
+            const uint32_t token = draft_pick(a, t.sh, r, (uint64_t)a.question[r].position + step + 1);
+
+            if (threadIdx.x == 0) a.picked[r] = token;
+        }
+        grid_arrive(a);
+        if (!grid_wait(a, t)) return false;
+        if (row_is_sampled(a, row)) {
+            best.token = ld_l2(a.picked + row);
+            confidence = __expf(ld_l2(a.logits + (uint64_t)row * a.vocab + best.token) - best.top) / best.sum;
+        }
+    }
+    if (t.warp < a.rows && t.lane == 0) {
+        const cuda_draft_question &q = a.question[row];
+        const bool alive = t.sh->count[row] == step && step < q.steps;
+
+        t.sh->product[row] *= confidence;
+        t.sh->token[row] = best.token < a.vocab ? best.token : 0;
+        if (alive && (q.stop_below <= 0.0f || t.sh->product[row] >= q.stop_below) && best.token < a.vocab) {
+            t.sh->count[row] = step + 1;
+            if (blockIdx.x == 0) a.result->answer[row].token[step] = best.token, a.result->answer[row].confidence[step] = confidence;
+        }
+    }
+    compute_sync();
+    return true;
+}
+
+/* Does any row want a token after this step? */
+__device__ __forceinline__ bool goes_on(const draft_round_args &a, const draft_thread &t, uint32_t step)
+{
+    for (uint32_t r = 0; r < a.rows; r++)
+        if (t.sh->count[r] == step + 1 && step + 1 < a.question[r].steps) return true;
+    return false;
+}
+
+/* ---- the kernel ---- */
+
+__device__ __forceinline__ void mark(const draft_round_args &a, uint32_t &marks)
+{
+    if (a.trace && blockIdx.x == 0 && threadIdx.x == 0) a.trace[marks++] = now_ns();
+}
+
+template <bool FP8, int ROWS>
+__device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t i, uint32_t &marks)
+{
+    const draft_layer_args &l = a.layer[i];
+    const draft_phase *p = &a.phase[1 + 4 * i];
+    const uint32_t q_rows = l.type == CUDA_SLIDING ? DRAFT_HEADS * 256 : DRAFT_HEADS * 512;
+    const uint64_t part_stride = (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN;
+    draft_fragments x;
+
+    fragments_own(x, ROWS, t);
+    draft_product<FP8>(a, t, p[0], x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.q, 0, q_rows, a.rows, v, tile, 0, t.lane); });
+    grid_arrive(a);
+    mark(a, marks);
+    if (!draft_attention(a, t, l)) return false;
+    mark(a, marks);
+    grid_arrive(a);
+    if (!grid_wait(a, t)) return false;
+    draft_join<FP8>(a, t, l);
+    grid_arrive(a);
+    mark(a, marks);
+    if (!grid_wait(a, t)) return false;
+    fragments_from(x, a.attn_out, DRAFT_HEADS * 512, blockIdx.x % p[1].slices, a.rows, t);
+    draft_product<FP8>(a, t, p[1], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
+    grid_arrive(a);
+    mark(a, marks);
+    if (!grid_wait(a, t)) return false;
+    draft_norm<FP8, ROWS>(a, t, residual, p[1].slices, l.post_attention_norm, NULL, l.pre_ff_norm);
+    fragments_own(x, ROWS, t);
+    draft_product<FP8>(a, t, p[2], x, [&](float4 v, uint32_t tile, uint32_t) {
+        const uint32_t m = t.lane % 4 * 2;
+        uint16_t *to = a.act + (uint64_t)m * a.intermediate + tile * 8 + t.lane / 4;
+
+        if (m < a.rows) to[0] = draft_pack1<FP8>(gelu_tanh(v.x) * v.z);
+        if (m + 1 < a.rows) to[a.intermediate] = draft_pack1<FP8>(gelu_tanh(v.y) * v.w);
+    });
+    grid_arrive(a);
+    mark(a, marks);
+    if (!grid_wait(a, t)) return false;
+    fragments_from(x, a.act, a.intermediate, blockIdx.x % p[3].slices, a.rows, t);
+    draft_product<FP8>(a, t, p[3], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
+    grid_arrive(a);
+    mark(a, marks);
+    if (!grid_wait(a, t)) return false;
+    draft_norm<FP8, ROWS>(a, t, residual, p[3].slices, l.post_ff_norm, l.scalar, i + 1 == a.layers ? a.norm : a.layer[i + 1].input_norm);
+    return true;
+}
+
+/* One step; false: the peers did not come. */
+template <bool FP8, int ROWS>
+__device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thread &t, uint32_t step, bool sampled, uint32_t &marks)
+{
+    const draft_phase &post = a.phase[a.phases - 2], &head = a.phase[a.phases - 1];
+    float residual[4 * ROWS];
+    draft_best best = { { DRAFT_NEVER, DRAFT_NEVER }, { 0.0f, 0.0f }, { 0xffffffffu, 0xffffffffu } };
+    draft_fragments x;
+
+    mark(a, marks);
+    fragments_joined<FP8>(x, a, t, blockIdx.x % a.phase[0].slices, step);
+    draft_product<FP8>(a, t, a.phase[0], x, [&](float4 v, uint32_t tile, uint32_t slice) {
+        finish_plain(a.part, (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane);
+    });
+    grid_arrive(a);
+    mark(a, marks);
+    if (!grid_wait(a, t)) return false;
+    draft_norm<FP8, ROWS>(a, t, residual, a.phase[0].slices, NULL, NULL, a.layer[0].input_norm);
+    for (uint32_t i = 0; i < a.layers; i++)
+        if (!draft_layer<FP8, ROWS>(a, t, residual, i, marks)) return false;
+    fragments_own(x, ROWS, t);
+    draft_product<FP8>(a, t, post, x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.hidden, 0, a.backbone_hidden, a.rows, v, tile, 0, t.lane); });
+    draft_product<FP8>(a, t, head, x, [&](float4 v, uint32_t tile, uint32_t) { finish_head(a, t, best, v, tile, sampled); });
+    store_best(a, t, best);
+    grid_arrive(a);
+    mark(a, marks);
+    return grid_wait(a, t) && choose(a, t, step, sampled);
+}
+
+/* The block's end: block 0 tells the host, the last block makes the words ready for the next round. */
+__device__ __forceinline__ void leave(const draft_round_args &a, const draft_thread &t, bool done)
+{
+    if (blockIdx.x == 0 && done) {
+        if (threadIdx.x < a.rows) {
+            a.result->answer[threadIdx.x].count = t.sh->count[threadIdx.x];
+            __threadfence_system();
+        }
+        compute_sync();
+    }
+    if (threadIdx.x) return;
+    __threadfence_system();
+    if (!done) *(volatile uint64_t *)&a.result->gave_up = a.round;
+    else if (blockIdx.x == 0) *(volatile uint64_t *)&a.result->round = a.round;
+    if (atomicAdd(&a.control->left, 1) + 1 < gridDim.x) return;
+    a.control->arrived = 0, a.control->left = 0, a.control->gave_up = 0;
+}
+
+template <bool FP8, int ROWS>
+__global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_constant__ draft_round_args a)
+{
+    extern __shared__ __align__(128) uint8_t bytes[];
+    draft_shared *sh = (draft_shared *)bytes;
+    draft_thread t = { bytes + DRAFT_SHARED_BYTES, sh, threadIdx.x / 32, threadIdx.x % 32, 0, 0, 0 };
+    bool sampled = false, done = true;
+    uint32_t marks = 0;
+
+    if (threadIdx.x == 0) {
+        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], DRAFT_WARPS);
+        mbar_init_fence();
+        sh->stop = 0, sh->together = 1;
+    }
+    if (threadIdx.x < a.rows) sh->token[threadIdx.x] = a.question[threadIdx.x].token, sh->count[threadIdx.x] = 0, sh->product[threadIdx.x] = 1.0f;
+    __syncthreads();
+    if (t.warp >= DRAFT_WARPS) {
+        asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(DRAFT_REGISTERS_STREAM));
+        if (threadIdx.x == DRAFT_COMPUTE) draft_stream<FP8>(a, t.ring, sh);
+        return;
+    }
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(DRAFT_REGISTERS));
+    make_rope(a);
+    for (uint32_t r = 0; r < a.rows; r++) sampled |= row_is_sampled(a, r);
+    for (uint32_t step = 0; step < a.steps && done; step++) {
+        done = draft_step<FP8, ROWS>(a, t, step, sampled, marks);
+        if (done && !goes_on(a, t, step)) break;
+    }
+    mark(a, marks);
+    compute_sync();
+    if (threadIdx.x == 0) *(volatile uint32_t *)&sh->stop = 1;
+    leave(a, t, done);
+}
+
+/* ---- host ---- */
+
+static const void *kernel_of(uint32_t format, uint32_t rows)
+{
+    const bool fp8 = format == WEIGHT_FP8;
+
+    if (rows <= 1) return fp8 ? (const void *)draft_kernel<true, 1> : (const void *)draft_kernel<false, 1>;
+    if (rows <= 2) return fp8 ? (const void *)draft_kernel<true, 2> : (const void *)draft_kernel<false, 2>;
+    if (rows <= 4) return fp8 ? (const void *)draft_kernel<true, 4> : (const void *)draft_kernel<false, 4>;
+    return fp8 ? (const void *)draft_kernel<true, 8> : (const void *)draft_kernel<false, 8>;
+}
+
+static uint32_t slot_bytes(uint32_t format) { return SLOT_DATA_BYTES + (format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0); }
+
+uint32_t draft_round_slots(uint32_t format)
+{
+    const uint32_t fit = (LAUNCH_SHARED_MAX - DRAFT_SHARED_BYTES) / slot_bytes(format);
+
+    return fit < DRAFT_RING_MAX ? fit : DRAFT_RING_MAX;
+}
+
+static uint32_t shared_bytes(uint32_t format, uint32_t slots) { return DRAFT_SHARED_BYTES + slots * slot_bytes(format); }
+
+int draft_round_init(uint32_t format, uint32_t *blocks)
+{
+    int device, sms, together, fit = 0, rc = launch_check(cudaGetDevice(&device), "device");
+
+    if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "device");
+    if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device), "device");
+    for (uint32_t rows = 1; rows <= CUDA_DRAFT_ROWS_MAX && rc == 0; rows *= 2) rc = launch_prepare(kernel_of(format, rows), LAUNCH_SHARED_MAX);
+    if (rc == 0) rc = launch_check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fit, kernel_of(format, CUDA_DRAFT_ROWS_MAX), DRAFT_THREADS, shared_bytes(format, draft_round_slots(format))), "occupancy");
+    if (rc) return rc;
+    if (!together || fit < 1) return launch_fail(-E_UNSUPPORTED, "the drafter's kernel cannot have all its blocks at once on this device");
+    *blocks = (uint32_t)sms < DRAFT_CHUNKS_MAX ? (uint32_t)sms : DRAFT_CHUNKS_MAX;
+    return *blocks < CUDA_DRAFT_ROWS_MAX ? -E_UNSUPPORTED : 0;
+}
+
+int draft_round_launch(const struct draft_round_args *args, uint32_t format, uint32_t blocks, void *stream)
+{
+    draft_round_args a = *args;
+    void *params[] = { &a };
+
+    if (a.rows < 1 || a.rows > CUDA_DRAFT_ROWS_MAX || a.steps < 1 || a.steps > CUDA_DRAFT_STEPS_MAX) return -E_RANGE;
+    a.zero = 0;
+    if (a.ring_slots == 0 || a.ring_slots > draft_round_slots(format)) a.ring_slots = draft_round_slots(format);
+    return launch_check(cudaLaunchCooperativeKernel(kernel_of(format, a.rows), dim3(blocks), dim3(DRAFT_THREADS), params, shared_bytes(format, a.ring_slots), (cudaStream_t)stream),
+                        "draft round");
+}

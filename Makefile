@@ -38,7 +38,7 @@ benches    := $(bench_src:bench/%.c=$B/bench/%)
 fuzz_src   := $(wildcard tests/fuzz/*_fuzz.c)
 fuzzers    := $(fuzz_src:tests/fuzz/%.c=$B/fuzz/%)
 faulty     := $(filter-out %/keeper,$(stage_src:stages/%.c=$B/faulty/%))
-all_src    := $(lib_src) $(stage_src) $(wildcard stages/*/*.c) $(launch_src) $(test_src) $(bench_src) $(fuzz_src) tests/faults/fault.c
+all_src    := $(lib_src) $(stage_src) $(wildcard stages/*/*.c) $(launch_src) $(test_src) $(bench_src) $(fuzz_src) tests/faults/fault.c tests/faults/forced.c
 
 gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
 media_libs   := -ljpeg -lspng -lwebp -lwebpdemux -lsndfile -lsoxr
@@ -51,7 +51,7 @@ vision_libs  := $(media_libs) -lseccomp
 .PHONY: all run deps tests faulty test check asan fuzzers fuzz bench dist clean help FORCE
 all: $B/sluice $(stages) $(benches)
 tests: $(tests)
-faulty: $(faulty) $B/faulty/libfake_gpu.so
+faulty: $(faulty) $B/faulty/libfake_gpu.so $B/faulty/draft_forced
 fuzzers: $(fuzzers)
 
 # Anything that changes the flags rebuilds everything that used them.
@@ -76,6 +76,11 @@ $B/stages/%: $B/obj/stages/%.o $$(call parts,$$*) $B/libsluice.a
 $B/faulty/%: $B/obj/stages/%.o $$(call parts,$$*) $B/obj/tests/faults/fault.o $B/libsluice.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(call rpath,../lib) -o $@ $^ $(LDLIBS) $($*_libs)
+
+# A draft stage whose proposals are right as often as a measurement wants (tests/faults/forced.c).
+$B/faulty/draft_forced: $B/obj/stages/draft.o $(call parts,draft) $B/obj/tests/faults/forced.o $B/libsluice.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS) $(call rpath,../lib) -o $@ $^ $(LDLIBS) $(draft_libs)
 
 # And a CUDA library without a GPU behind it: how GPU stages live and die is tested anywhere.
 $B/faulty/libfake_gpu.so: tests/faults/fake_gpu.c $B/flags

@@ -61,8 +61,7 @@ static bool role_gets(int role, const char *name)
     if (strcmp(name, "event.vision") == 0) return role == ROLE_GATEWAY || role == ROLE_VISION;
     if (strncmp(name, "event.", 6) == 0) return role == ROLE_GATEWAY || role == ROLE_TOKENIZE || role == ROLE_DETOKENIZE;
     if (role == ROLE_KEEPER) return true; /* draft.*: see wire() */
-    if (strncmp(name, "gpu.", 4) == 0) return role == ROLE_PREFILL || role == ROLE_VERIFY;
-    if (strncmp(name, "arena.", 6) == 0 || tensors) return role == ROLE_PREFILL || role == ROLE_VERIFY || role == ROLE_DRAFT;
+    if (strncmp(name, "gpu.", 4) == 0 || strncmp(name, "arena.", 6) == 0 || tensors) return role == ROLE_PREFILL || role == ROLE_VERIFY || role == ROLE_DRAFT;
     if (role == ROLE_VISION) return false; /* what it needs to know of the model are numbers: options media.* */
     if (role == ROLE_GATEWAY) return strcmp(name, "file.tokenizer.json") == 0;
     return strncmp(name, "file.", 5) == 0;

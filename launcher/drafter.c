@@ -97,3 +97,8 @@ bool drafter_is_none(const struct server *v)
 {
     return strcmp(v->drafter->kind, "none") == 0;
 }
+
+bool drafter_is_neural(const struct server *v)
+{
+    return v->drafter && v->drafter->dir[0];
+}

@@ -39,7 +39,10 @@
 
 bool gpu_is_used(const struct server *v) { return strcmp(wiring_text(&v->base, "device", "cpu"), "cuda") == 0; }
 
-bool gpu_is_stage(const struct server *v, int role) { return gpu_is_used(v) && (role == ROLE_PREFILL || role == ROLE_VERIFY); }
+bool gpu_is_stage(const struct server *v, int role)
+{
+    return gpu_is_used(v) && (role == ROLE_PREFILL || role == ROLE_VERIFY || (role == ROLE_DRAFT && drafter_is_neural(v)));
+}
 
 /* ---- the daemon -------------------------------------------------------------------------------- */
 

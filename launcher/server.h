@@ -134,6 +134,7 @@ void drafter_forget(struct drafter_choice *d);
 void drafter_serve(struct server *v, struct drafter_choice *d);
 void drafter_wire(const struct drafter_choice *d, struct wiring *w);
 bool drafter_is_none(const struct server *v);
+bool drafter_is_neural(const struct server *v); /* a checkpoint: computes on the server's device */
 
 /* verdict.c: a stage died by its own fault; suspects get strikes, a lone repeat offender is convicted. certain: it is known that this
  * stage's work did it; else other stages' requests may be to blame as well, and nobody is convicted while any of them is in hand. */

@@ -7,6 +7,7 @@
  *          memory belongs to descriptors that the launcher holds, so a new process goes on where this one was. */
 #include "model/cuda_library.h"
 #include "model/engine.h"
+#include "model/engine_gpu.h"
 #include "model/states.h"
 #include "model/turns.h"
 #include "schemas/media.h"
@@ -55,15 +56,11 @@ struct gpu {
     struct step_result result;
 };
 
-/* The context is gone, and with it every further call: say so where the launcher looks, and leave without the destructors of a dead driver. */
 __attribute__((noreturn)) static void lost(struct engine *e, const char *what, int rc)
 {
     struct gpu *g = e->state;
 
-    stage_log(e->stage, LOG_ERROR, "gpu-lost", "code=%d during=\"%s\" reason=\"%s\"", EXIT_GPU, what, rc == -E_TIMEOUT ? "it did not end" : g->lib.backend_error());
-    snprintf(e->stage->status->panic, STATUS_PANIC_BYTES, "GPU: %s: %s", what, rc == -E_TIMEOUT ? "it did not end" : g->lib.backend_error());
-    shm_store_release(&e->stage->status->state, STAGE_STATE_STOPPING);
-    _exit(EXIT_GPU);
+    engine_gpu_lost(&g->lib, e->stage, what, rc);
 }
 
 static void check(struct engine *e, const char *what, int rc)
@@ -291,37 +288,11 @@ static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, 
 
 /* ---- setting up -------------------------------------------------------------------------------- */
 
-static void open_library(struct engine *e)
-{
-    struct gpu *g = e->state;
-    char err[1024];
-    int rc = cuda_library_open(&g->lib, wiring_text(&e->stage->wiring, "gpu.library", NULL), err, sizeof err);
-
-    if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the CUDA library cannot be used: %s", err);
-    rc = g->lib.device_open(&g->facts);
-    stage_beat(e->stage);
-    if (rc != 0) stage_exit(e->stage, rc == -E_UNSUPPORTED ? EXIT_CONFIG : EXIT_MISSING, "the GPU cannot be used: %s", g->lib.backend_error());
-}
-
 static void *map_memory(struct engine *e, const char *name, uint64_t bytes, bool writable)
 {
     struct gpu *g = e->state;
-    const int fd = stage_fd(e->stage, name);
-    void *device = NULL;
 
-    if (fd < 0) stage_exit(e->stage, EXIT_CONFIG, "the descriptor %s was not given", name);
-    const int rc = g->lib.memory_map(fd, bytes, writable, &device);
-    if (rc != 0) stage_exit(e->stage, EXIT_MISSING, "%s (%llu MiB of GPU memory) cannot be mapped: %s", name, (unsigned long long)(bytes >> 20), g->lib.backend_error());
-    return device;
-}
-
-static uint32_t format_of(struct engine *e)
-{
-    const char *name = wiring_text(&e->stage->wiring, "gpu.weights_format", "");
-    const uint32_t format = engine_weights_format(name);
-
-    if (!format) stage_exit(e->stage, EXIT_CONFIG, "gpu.weights_format is \"%s\", known are fp8, bf16 and f32", name);
-    return format;
+    return engine_gpu_map(&g->lib, e->stage, name, bytes, writable);
 }
 
 /* Rows of the largest graph: two for every sequence that may run, so that there is room for drafts. */
@@ -348,8 +319,8 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     if (!g->seq) stage_exit(e->stage, EXIT_MISSING, "out of memory");
     if (use == ENGINE_FILL) setenv("CUDA_MODULE_LOADING", "EAGER", 0); /* a kernel that is loaded at its first use stops the whole device then */
     if (use == ENGINE_FILL) turns_open_prefill(&g->turns, e->stage, (uint32_t)wiring_u64(&e->stage->wiring, "prefill.share", PREFILL_SHARE));
-    open_library(e);
-    if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, format_of(e), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
+    engine_gpu_open(&g->lib, &g->facts, e->stage);
+    if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, engine_gpu_weights_format(e->stage), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
     const uint64_t weight_bytes = g->lib.weights_bytes(&g->spec);
     if (weight_bytes == 0 || weight_bytes != wiring_u64(&e->stage->wiring, "gpu.weights_bytes", 0))
         stage_exit(e->stage, EXIT_CONFIG, "the keeper laid out weights of another size: use executables and library of one build");

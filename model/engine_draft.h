@@ -74,5 +74,6 @@ const char *engine_draft_kind_name(uint32_t kind);
 /* For the devices: each fills d->device, d->state and d->tokens_max. */
 void engine_draft_open_mtp(struct engine_draft *d);
 void engine_draft_open_dspark(struct engine_draft *d);
+void engine_draft_open_cuda(struct engine_draft *d);   /* an MTP assistant */
 
 #endif

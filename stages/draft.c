@@ -214,7 +214,10 @@ static void ask_neural(struct draft *k)
         stage_count(&k->stage, DRAFT_FAILED, 1);
         return;
     }
-    for (uint32_t i = 0; i < k->asked; i++) settle(k, i);
+    for (uint32_t i = 0; i < k->asked; i++) {
+        if (draft_force_hook) draft_force_hook(&k->asker[i]->text, &k->answer[i]);
+        settle(k, i);
+    }
     const uint32_t steps = longest(k);
     stage_count(&k->stage, DRAFT_NEURAL, k->asked);
     stage_count(&k->stage, DRAFT_STEPS, steps);

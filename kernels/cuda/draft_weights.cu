@@ -45,7 +45,7 @@ static int find_vector(const struct cuda_draft_spec *s, const struct draft_plan 
     case CUDA_DRAFT_POST_FF_NORM: *offset = l->post_ff_norm; break;
     case CUDA_DRAFT_Q_NORM: *offset = l->q_norm, *count = s->layer_type[layer] == CUDA_FULL ? 512 : 256; break;
     case CUDA_DRAFT_LAYER_SCALAR: *offset = l->scalar, *count = 1; break;
-    case CUDA_DRAFT_NORM: *offset = p->norm; break;
+    case CUDA_DRAFT_FINAL_NORM: *offset = p->norm; break;
     default: return -E_NOT_FOUND;
     }
     return 0;

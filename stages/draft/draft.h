@@ -61,4 +61,7 @@ uint8_t chance_class(float confidence);
 /* Tokens that `count` guesses add when each is right with this chance. */
 float chance_sum(float rate, uint32_t count);
 
+/* Only measurements define it (tests/faults/forced.c): replaces what the neural drafter proposed, which is advice, by what shall be proposed. */
+void draft_force_hook(const struct text *t, struct engine_draft_answer *answer) __attribute__((weak));
+
 #endif

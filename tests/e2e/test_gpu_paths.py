@@ -15,7 +15,9 @@ from server import BUILD, ROOT, Server, main, skip, wait_until
 
 os.environ.update(MODEL="demo", KILLS="4", STREAMS="4")
 sys.path.insert(0, os.path.join(ROOT, "tests", "gpu"))
+import drafter_files  # noqa: E402
 import faults  # noqa: E402
+from serve import metrics  # noqa: E402
 
 TIME_LIMIT_S = 300
 OPTIONS = list(faults.OPTIONS)
@@ -103,6 +105,32 @@ def test_a_keeper_killed_while_it_loads():
         assert s.restarts()["keeper"] == 2
 
 
+def test_a_neural_drafter():
+    """Right and wrong drafts from the device, deaths of the drafter alone and of everybody: the outputs are those without drafts."""
+    need_fakes()
+    with Machine().server("--draft", "none") as s:
+        wanted = asyncio.run(faults.outcomes(s, faults.BODIES))
+    with tempfile.TemporaryDirectory(prefix="sluice-assistant-") as folder:
+        drafter_files.write_assistant(folder, drafter_files.DEMO)
+        with Machine().server("--draft", folder, "--draft-when", "always") as s:
+            assert asyncio.run(faults.outcomes(s, faults.BODIES)) == wanted
+            accepted = asyncio.run(metrics(s))["sluice_draft_tokens_accepted_total"]
+            assert accepted > 100, accepted
+
+            async def work():
+                running = asyncio.create_task(faults.outcomes(s, faults.BODIES))
+                for _ in range(3):
+                    await asyncio.sleep(0.05)
+                    s.signal("draft", signal.SIGKILL)
+                return await running
+            assert asyncio.run(work()) == wanted
+            assert s.command("swap", "draft", "ngram")[0] == 0 and asyncio.run(faults.outcomes(s, faults.BODIES)) == wanted
+            assert s.command("swap", "draft", folder)[0] == 0
+            faults.ENVIRONMENT, faults.OPTIONS = Machine().environment, OPTIONS
+            asyncio.run(faults.campaign(s, ["access"]))
+            assert s.status()["device"]["sharing"] in ("apart", "mps") and s.stage("draft")["state"] == "ready"
+
+
 def test_random_weights():
     need_fakes()
     with Machine().server("--random-weights", "gemma-4-12b", "--weights-dtype", "fp8") as s:
@@ -165,4 +193,4 @@ def test_nothing_stays_when_the_launcher_is_killed():
 
 if __name__ == "__main__":
     main(test_every_death_under_mps, test_every_death_by_turns, test_a_daemon_that_says_nothing_of_a_fault, test_a_keeper_killed_while_it_loads,
-         test_random_weights, test_what_a_machine_may_lack, test_formats_of_checkpoints, test_nothing_stays_when_the_launcher_is_killed)
+         test_a_neural_drafter, test_random_weights, test_what_a_machine_may_lack, test_formats_of_checkpoints, test_nothing_stays_when_the_launcher_is_killed)

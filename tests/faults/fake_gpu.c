@@ -3,10 +3,12 @@
  * Does      "GPU memory" is a memfd. A "KV cache" holds the tokens themselves, in both pools, at the places that pages and positions say, a hidden state a mark of token and
  *           position, without which a step from states fails; the next token is a hash of the last 16, of the seed and the position: wrong pages, lost or repeated work show as other bytes.
  *           Weights: counts rows and checks that every tensor is put once and whole; a step on incomplete weights fails.
+ *           The drafter knows the next tokens (it reads cache and states as the real one does), but every fifth of its guesses is wrong.
  * Faults    a page number that leads nowhere "loses the context": alone when CUDA_MPS_PIPE_DIRECTORY is no directory, else that of every client of
  *           tests/faults/fake_mps.py, which lives there: it is told our pid in the file `fault` and moves the number in `epoch`.
  * Options   FAKE_GPU_LOAD_US: how long a put takes; FAKE_GPU_STEP_US: a step (1000); FAKE_GPU_MISSING: no driver; FAKE_GPU_FREE_MIB: free memory. */
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_draft.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_prefill.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -340,5 +342,95 @@ int cuda_prefill_wait(struct cuda_prefill *p, uint32_t timeout_us)
 {
     (void)timeout_us;
     usleep(10 * p->rows * p->piece / FAKE_LAYERS);
+    return check_context();
+}
+
+/* ---- the drafter ---- */
+
+#define DRAFT_MAGIC 0x7374666172644077ull
+#define DRAFT_WRONG 5u                /* every so many-th position's guess */
+
+struct draft_head { uint64_t magic, rows_put; };
+
+struct cuda_draft {
+    struct handle h;                  /* of the target */
+    struct cuda_draft_answer answer[CUDA_DRAFT_ROWS_MAX];
+    uint32_t rows;
+};
+
+static uint64_t draft_rows_wanted(const struct cuda_draft_spec *s, const struct cuda_model_spec *target)
+{
+    uint64_t rows = s->vocab + 2 * s->hidden + s->backbone_hidden;
+
+    for (uint32_t i = 0; i < s->layers; i++) rows += s->q_heads * target->head_dim[s->layer_type[i]] + 6 * s->hidden + 2 * s->intermediate + target->head_dim[s->layer_type[i]] + 1;
+    return rows;
+}
+
+uint64_t cuda_draft_weights_bytes(const struct cuda_draft_spec *spec) { return spec->layers ? 4096 : 0; }
+
+int cuda_draft_weights_put(const struct cuda_draft_spec *spec, void *weights_device, enum cuda_draft_tensor tensor, uint32_t layer, uint32_t rows, uint32_t k, const void *source,
+                           uint32_t source_format, const float *scale, uint32_t scale_stride)
+{
+    struct draft_head *head = weights_device;
+
+    (void)spec, (void)tensor, (void)layer, (void)k, (void)source, (void)source_format, (void)scale, (void)scale_stride;
+    head->magic = DRAFT_MAGIC;
+    head->rows_put += rows;
+    return check_context();
+}
+
+int cuda_draft_open(struct cuda_draft **draft, const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, const struct cuda_draft_options *o)
+{
+    const struct draft_head *head = o->weights_device;
+    const struct cuda_options options = {.weights_device = (void *)o->target_device, .kv_device = {(void *)o->kv_device[0], (void *)o->kv_device[1]}, .states_device = (void *)o->states_device,
+                                         .seqs_max = o->seqs_max, .context_max = o->context_max, .ring_pages = o->ring_pages};
+
+    if (head->magic != DRAFT_MAGIC || head->rows_put != draft_rows_wanted(spec, target)) return fail(-E_RANGE, "the drafter's weights were not put once and whole");
+    *draft = calloc(1, sizeof **draft);
+    return open_handle(&(*draft)->h, target, &options);
+}
+
+void cuda_draft_close(struct cuda_draft *d) { free(d); }
+int cuda_draft_pages(struct cuda_draft *d, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count) { return set_pages(&d->h, seq, type, first, pages, count); }
+
+/* The real next tokens, from the cache before `position`, the state before it and the newest token; a wrong one now and then. */
+static int guess(const struct handle *h, const struct cuda_draft_question *q, struct cuda_draft_answer *a)
+{
+    uint32_t text[SEEN + CUDA_DRAFT_STEPS_MAX + 1], count = 0;
+
+    a->count = 0;
+    for (uint32_t p = q->position > SEEN ? q->position - SEEN : 0; p < q->position; p++) {
+        const uint32_t *at = place(h, p % 2 ? CUDA_FULL : CUDA_SLIDING, q->seq, p);
+        if (!at) return fault();
+        if (*at == 0) return 0; /* a restarted drafter may look before the pages are there: no advice */
+        text[count++] = *at;
+    }
+    if (*state_mark(h, q->seq, q->position - 1) != mark_of(text[count - 1] - 1, q->position - 1)) return 0;
+    text[count++] = q->token + 1;
+    for (uint32_t p = q->position; a->count < q->steps; p++) {
+        uint64_t hash = 14695981039346656037ull ^ (q->temperature > 0 ? q->seed : 0);
+        for (uint32_t i = count > SEEN ? count - SEEN : 0; i < count; i++) hash = (hash ^ text[i]) * 1099511628211ull;
+        hash = (hash ^ p) * 1099511628211ull;
+        a->confidence[a->count] = p % DRAFT_WRONG ? 0.9f : 0.3f;
+        a->token[a->count] = FIRST_TOKEN + (uint32_t)(hash >> 32) % TOKENS + (p % DRAFT_WRONG ? 0 : 1);
+        text[count++] = a->token[a->count++] + 1;
+    }
+    return 0;
+}
+
+int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_question *questions, uint32_t count)
+{
+    int rc = check_context();
+
+    d->rows = count;
+    for (uint32_t i = 0; i < count && rc == 0; i++) rc = guess(&d->h, &questions[i], &d->answer[i]);
+    return rc;
+}
+
+int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft_answer *answers)
+{
+    (void)timeout_us;
+    usleep((useconds_t)option("FAKE_GPU_DRAFT_US", 200));
+    memcpy(answers, d->answer, d->rows * sizeof *answers);
     return check_context();
 }

@@ -1,0 +1,50 @@
+/* model/engine_gpu.c - opening the GPU and losing it (contract in engine_gpu.h). */
+#include "model/engine_gpu.h"
+
+#include "model/engine.h"
+#include "shm/atomic.h"
+#include "shm/error.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+void engine_gpu_open(struct cuda_library *lib, struct cuda_device_facts *facts, struct stage *s)
+{
+    char err[1024];
+    int rc = cuda_library_open(lib, wiring_text(&s->wiring, "gpu.library", NULL), err, sizeof err);
+
+    if (rc != 0) stage_exit(s, EXIT_CONFIG, "the CUDA library cannot be used: %s", err);
+    rc = lib->device_open(facts);
+    stage_beat(s);
+    if (rc != 0) stage_exit(s, rc == -E_UNSUPPORTED ? EXIT_CONFIG : EXIT_MISSING, "the GPU cannot be used: %s", lib->backend_error());
+}
+
+void *engine_gpu_map(const struct cuda_library *lib, struct stage *s, const char *name, uint64_t bytes, bool writable)
+{
+    const int fd = stage_fd(s, name);
+    void *device = NULL;
+
+    if (fd < 0) stage_exit(s, EXIT_CONFIG, "the descriptor %s was not given", name);
+    const int rc = lib->memory_map(fd, bytes, writable, &device);
+    if (rc != 0) stage_exit(s, EXIT_MISSING, "%s (%llu MiB of GPU memory) cannot be mapped: %s", name, (unsigned long long)(bytes >> 20), lib->backend_error());
+    return device;
+}
+
+uint32_t engine_gpu_weights_format(struct stage *s)
+{
+    const char *name = wiring_text(&s->wiring, "gpu.weights_format", "");
+    const uint32_t format = engine_weights_format(name);
+
+    if (!format) stage_exit(s, EXIT_CONFIG, "gpu.weights_format is \"%s\", known are fp8, bf16 and f32", name);
+    return format;
+}
+
+void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc)
+{
+    const char *reason = rc == -E_TIMEOUT ? "it did not end" : lib->backend_error();
+
+    stage_log(s, LOG_ERROR, "gpu-lost", "code=%d during=\"%s\" reason=\"%s\"", EXIT_GPU, what, reason);
+    snprintf(s->status->panic, STATUS_PANIC_BYTES, "GPU: %s: %s", what, reason);
+    shm_store_release(&s->status->state, STAGE_STATE_STOPPING);
+    _exit(EXIT_GPU);
+}

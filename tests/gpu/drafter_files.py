@@ -1,0 +1,72 @@
+"""tests/gpu/drafter_files.py - writes a random MTP assistant that fits a target: real shapes and bytes without a checkpoint. Standard library only."""
+import json
+import math
+import os
+import random
+import struct
+
+GEMMA_12B = {"backbone": 3840, "vocab": 262144, "hidden": 1024, "intermediate": 8192, "layers": ["sliding_attention"] * 3 + ["full_attention"], "heads": 16, "kv_heads": 8, "global_kv_heads": 1,
+             "head_dim": 256, "global_head_dim": 512, "window": 1024}
+DEMO = {"backbone": 256, "vocab": 2048, "hidden": 128, "intermediate": 384, "layers": ["sliding_attention", "full_attention"], "heads": 4, "kv_heads": 2, "global_kv_heads": 1,
+        "head_dim": 256, "global_head_dim": 512, "window": 256}
+BLOCK = 1 << 16  # random values, repeated
+
+
+def config(s):
+    text = {"model_type": "gemma4_unified_text", "vocab_size": s["vocab"], "hidden_size": s["hidden"], "intermediate_size": s["intermediate"], "num_hidden_layers": len(s["layers"]),
+            "layer_types": s["layers"], "num_attention_heads": s["heads"], "num_key_value_heads": s["kv_heads"], "num_global_key_value_heads": s["global_kv_heads"], "head_dim": s["head_dim"],
+            "global_head_dim": s["global_head_dim"], "attention_k_eq_v": True, "attention_bias": False, "sliding_window": s["window"], "max_position_embeddings": 262144,
+            "hidden_activation": "gelu_pytorch_tanh", "rms_norm_eps": 1e-06,
+            "rope_parameters": {"sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+                                "full_attention": {"rope_type": "proportional", "rope_theta": 1000000.0, "partial_rotary_factor": 0.25}},
+            "final_logit_softcapping": None, "num_kv_shared_layers": len(s["layers"]), "use_double_wide_mlp": False, "enable_moe_block": False, "hidden_size_per_layer_input": 0,
+            "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "tie_word_embeddings": True}
+    return {"architectures": ["Gemma4UnifiedAssistantForCausalLM"], "model_type": "gemma4_unified_assistant", "backbone_hidden_size": s["backbone"], "use_ordered_embeddings": False,
+            "tie_word_embeddings": True, "dtype": "bfloat16", "text_config": text}
+
+
+def tensors(s):
+    """Name, shape and the size of a value (None: all ones) of every tensor."""
+    hidden, wide = s["hidden"], s["intermediate"]
+    yield "model.embed_tokens.weight", [s["vocab"], hidden], 1 / math.sqrt(hidden)
+    yield "model.norm.weight", [hidden], None
+    yield "pre_projection.weight", [hidden, 2 * s["backbone"]], 1 / math.sqrt(2 * s["backbone"])
+    yield "post_projection.weight", [s["backbone"], hidden], 1 / math.sqrt(hidden)
+    for i, kind in enumerate(s["layers"]):
+        at, dim = f"model.layers.{i}.", s["global_head_dim"] if kind == "full_attention" else s["head_dim"]
+        for name in ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"):
+            yield at + name + ".weight", [hidden], None
+        yield at + "layer_scalar", [1], None
+        yield at + "self_attn.q_norm.weight", [dim], None
+        yield at + "self_attn.q_proj.weight", [s["heads"] * dim, hidden], 1 / math.sqrt(hidden)
+        yield at + "self_attn.o_proj.weight", [hidden, s["heads"] * dim], 1 / math.sqrt(s["heads"] * dim)
+        yield at + "mlp.gate_proj.weight", [wide, hidden], 1 / math.sqrt(hidden)
+        yield at + "mlp.up_proj.weight", [wide, hidden], 1 / math.sqrt(hidden)
+        yield at + "mlp.down_proj.weight", [hidden, wide], 1 / math.sqrt(wide)
+
+
+def bf16(x):
+    return struct.pack("<f", x)[2:]
+
+
+def write_assistant(folder, shape):
+    """config.json and model.safetensors (BF16) in `folder`."""
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
+        json.dump(config(shape), f, indent=2)
+    header, at = {}, 0
+    for name, size, _ in tensors(shape):
+        count = 2 * math.prod(size)
+        header[name] = {"dtype": "BF16", "shape": size, "data_offsets": [at, at + count]}
+        at += count
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    pick = random.Random(7)
+    normal = [pick.gauss(0, 1) for _ in range(BLOCK + 1)]  # an odd number of values: rows differ
+    with open(os.path.join(folder, "model.safetensors"), "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text)
+        for _, size, deviation in tensors(shape):
+            left = 2 * math.prod(size)
+            block = bf16(1.0) * min(left // 2, BLOCK) if deviation is None else b"".join(bf16(x * deviation) for x in normal)
+            while left > 0:
+                left -= f.write(block[:left])

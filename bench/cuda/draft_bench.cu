@@ -109,7 +109,7 @@ static void fill_table(struct bench *b)
 
     CHECK(cudaMalloc(&room, 2 * n));
     OK(cuda_fill_normal(room, n, 1.0f / 62.0f, 9));
-    const pack_source from = { room, NULL, 0, WEIGHT_BF16, head.rows, 0, PACK_WHOLE };
+    const pack_source from = { room, NULL, 0, WEIGHT_BF16, head.rows, 0, PACK_WHOLE, NULL };
     OK(pack_launch(&head, &from, NULL, NULL));
     CHECK(cudaDeviceSynchronize());
     CHECK(cudaFree(room));

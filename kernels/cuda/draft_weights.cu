@@ -57,7 +57,7 @@ static int put_rows(const struct cuda_draft_spec *s, uint8_t *arena, const struc
 {
     const uint32_t element = format == WEIGHT_FP8 ? 1 : 2, padded = to->matrix->slices * DRAFT_SLICE, per_tile = to->half == PACK_WHOLE ? TILE_ROWS : TILE_ROWS / 2;
     const packed_matrix m = { arena + to->matrix->offset, to->matrix->units / to->matrix->slices * TILE_ROWS, padded, DRAFT_SLICE, s->format };
-    const pack_source from = { room, format == WEIGHT_FP8 ? scales : NULL, scale_stride, format, rows, first / per_tile, to->half };
+    const pack_source from = { room, format == WEIGHT_FP8 ? scales : NULL, scale_stride, format, rows, first / per_tile, to->half, NULL };
     int rc = 0;
 
     if (padded != to->k) rc = launch_check(cudaMemset(room, 0, (uint64_t)rows * padded * element), "drafter's weights");
@@ -114,7 +114,7 @@ static int fill_matrix(const struct cuda_draft_spec *s, uint8_t *arena, const st
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&scales, 4ull * chunk * TILE_ROWS), "room for random weights");
     for (uint32_t tile = 0; tile < tiles && rc == 0; tile += chunk) {
         const uint32_t rows = (tiles - tile < chunk ? tiles - tile : chunk) * TILE_ROWS;
-        const pack_source from = { room, NULL, 0, WEIGHT_BF16, rows, tile, PACK_WHOLE };
+        const pack_source from = { room, NULL, 0, WEIGHT_BF16, rows, tile, PACK_WHOLE, NULL };
 
         rc = fill_normal_launch(room, (uint64_t)rows * k, 1.0f / sqrtf((float)k), seed * 1000003 + m->offset + tile, NULL);
         if (rc == 0) rc = pack_launch(&to, &from, scales, NULL);

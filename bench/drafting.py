@@ -5,7 +5,8 @@
     python3 bench/drafting.py accept --temperature 1
 
 Starts servers of its own (build/sluice, or --sluice), one for each way of drafting, with the demo model unless --model is given, and asks them in turn,
-so that a machine that others use too treats all ways alike. `speed` prints medians over the rounds; `accept` asks the held-out questions of
+so that a machine that others use too treats all ways alike. `speed` prints medians over the rounds, tokens a second and the processor time of a token (which a busy
+neighbour disturbs less); `accept` asks the held-out questions of
 model/train/heldout.json one after the other, scoring all drafts (--draft-when always). Python's standard library only.
 """
 import argparse
@@ -42,6 +43,19 @@ class Server:
         self.process.terminate()
         self.process.wait()
 
+    def cpu_seconds(self):
+        """Processor time of all stages so far."""
+        ticks = 0
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{pid}/stat") as f:
+                    fields = f.read().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == self.process.pid:
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     async def ask(self, body, path="/v1/responses"):
         reader, writer = await asyncio.open_connection(self.host, self.port)
         data = json.dumps(body).encode() if body is not None else b""
@@ -73,23 +87,25 @@ def prompt(i):
 
 
 async def load(server, streams, args, seed):
-    """Tokens a second of all streams; each asks its questions one after the other, and the clock stops when the first has no more."""
-    tokens, done = 0, asyncio.Event()
+    """Tokens a second of all streams and milliseconds of processor time a token; each asks its questions one after the other, and the clock stops when the first has
+    no more."""
+    tokens, whole, done = 0, 0, asyncio.Event()
 
     async def stream(n):
-        nonlocal tokens
+        nonlocal tokens, whole
         for i in range(args.requests):
             r = json.loads(await server.ask({"input": prompt(seed + n * 5 + i), "max_output_tokens": args.tokens, "ignore_eos": True, "temperature": args.temperature, "seed": n}))
+            whole += r["usage"]["output_tokens"]
             if not done.is_set():
                 tokens += r["usage"]["output_tokens"]
         done.set()
 
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), server.cpu_seconds()
     jobs = [asyncio.ensure_future(stream(n)) for n in range(streams)]
     await done.wait()
     seconds, counted = time.perf_counter() - begin, tokens
     await asyncio.gather(*jobs)
-    return counted / seconds
+    return counted / seconds, 1000 * (server.cpu_seconds() - cpu) / whole
 
 
 def speed(args):
@@ -98,7 +114,7 @@ def speed(args):
         ways[w + ", fixed"] = ways[w] + ["--draft-when", "always"]
     most = max(map(int, args.streams.split(",")))
     servers = {w: Server(args, *o, "--max-sequences", str(max(most, 1)), *args.options.split()) for w, o in ways.items()}
-    print("| streams | " + " | ".join(servers) + " | adaptive against the better of off and fixed |\n|" + " --- |" * (len(servers) + 2), flush=True)
+    print("Tokens a second; milliseconds of processor time a token\n\n| streams | " + " | ".join(servers) + " | adaptive against the better of off and fixed |\n|" + " --- |" * (len(servers) + 2), flush=True)
     try:
         for streams in map(int, args.streams.split(",")):
             rates = collections.defaultdict(list)
@@ -107,9 +123,10 @@ def speed(args):
                     rate = asyncio.run(load(s, streams, args, r))
                     if r:  # the first round warms up
                         rates[w].append(rate)
-            m = {w: statistics.median(v) for w, v in rates.items()}
-            shares = [f"{w} {m[w] / max(m.get('none', 0), m[w + ', fixed']) - 1:+.1%}" for w in m if w + ", fixed" in m]
-            print(f"| {streams} | " + " | ".join(f"{m[w]:,.0f}" for w in m) + f" | {'; '.join(shares)} |", flush=True)
+            m = {w: [statistics.median(x) for x in zip(*v)] for w, v in rates.items()}
+            shares = [f"{w} {m[w][0] / max(m[v][0] for v in ('none', w + ', fixed') if v in m) - 1:+.1%}, {m[w][1] / min(m[v][1] for v in ('none', w + ', fixed') if v in m) - 1:+.1%}"
+                      for w in m if w + ", fixed" in m]
+            print(f"| {streams} | " + " | ".join(f"{m[w][0]:,.0f}; {m[w][1]:.2f}" for w in m) + f" | {'; '.join(shares)} |", flush=True)
     finally:
         for s in servers.values():
             s.stop()

@@ -33,18 +33,10 @@ struct chance_table *chances_of(struct chances *c, const struct sampling_params 
 
 uint8_t chance_class(float confidence)
 {
-    const float left = 1.0f - confidence;                   /* halves from class to class and a half */
+    const float left = 1.0f - confidence;                   /* halves in a class and a half */
     const float doublings = left > 0 ? -log2f(left) : 1e9f;
 
-    return !(doublings > 0) ? 0 : doublings * 1.5f >= CHANCE_CLASSES - 1 ? CHANCE_CLASSES - 1 : (uint8_t)(doublings * 1.5f);
-}
-
-float chance_sum(float rate, uint32_t count)
-{
-    float chance = 1, sum = 0;
-
-    for (uint32_t i = 0; i < count; i++) sum += chance *= rate;
-    return sum;
+    return !(confidence > 0) ? 0 : doublings * 1.5f >= CHANCE_CLASSES - 1 ? CHANCE_CLASSES - 1 : (uint8_t)(doublings * 1.5f);
 }
 
 static void note(struct chance_table *c, uint8_t class, bool right)

@@ -58,8 +58,6 @@ struct chance_table *chances_of(struct chances *c, const struct sampling_params 
 void chances_judge(struct chance_table *c, struct guess *g, const struct text *t);
 /* Class of a neural guess of this confidence. */
 uint8_t chance_class(float confidence);
-/* Tokens that `count` guesses add when each is right with this chance. */
-float chance_sum(float rate, uint32_t count);
 
 /* Only measurements define it (tests/faults/forced.c): replaces what the neural drafter proposed, which is advice, by what shall be proposed. */
 void draft_force_hook(const struct text *t, struct engine_draft_answer *answer) __attribute__((weak));

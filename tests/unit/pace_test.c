@@ -171,10 +171,55 @@ static void test_share_fills_rows_that_are_computed_anyway(void **state)
     assert_int_equal(m[0].taken, 3);
 }
 
+/* The longer the drafter takes for a step, and the dearer a row, the fewer drafts are asked for. */
+static void test_length_goes_by_what_a_draft_costs(void **state)
+{
+    struct pace_sequence good = {.accept = 0.9f, .found = 1}, poor = {.accept = 0.3f, .found = 1};
+    struct pace p;
+    float least, dear;
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 400, 1, 7, 3000, 40);
+    const uint32_t free = pace_length(&p, &good, 1, 1, 12, &least);
+    assert_int_equal(free, 12);
+    assert_true(least > 0.005f && least < 0.03f); /* 40 of 3040 */
+    assert_true(pace_length(&p, &poor, 1, 1, 12, &least) < 6);
+    p.guess_us = 1500;
+    const uint32_t slow = pace_length(&p, &good, 1, 1, 12, &dear);
+    assert_true(slow < free && dear > 0.4f);
+    assert_true(pace_length(&p, &good, 8, 8, 12, &least) >= slow); /* eight share the drafter's step */
+    assert_true(pace_worth(&p, &poor, 1, 12) == 0);
+    p.guess_us = 1e9;
+    assert_int_equal(pace_length(&p, &good, 1, 1, 12, &least), 1);
+    assert_float_equal(least, 1, 0);
+}
+
+static void test_phases_are_kept_apart(void **state)
+{
+    struct pace_sequence q;
+    struct pace p;
+
+    (void)state;
+    pace_init(&p);
+    pace_begin(&p, &q, PACE_ANSWER);
+    judge(&p, &q, 100, 4, false);
+    const float answer = q.accept;
+    pace_turn(&p, &q, PACE_THINKING);
+    assert_true(q.accept < 0.6f && answer > 0.95f);
+    judge(&p, &q, 100, 0, true);
+    assert_true(p.of[PACE_ANSWER].accept > 0.9 && p.of[PACE_THINKING].accept < 0.2);
+    pace_turn(&p, &q, PACE_THINKING);
+    assert_true(q.accept < 0.1f);
+    pace_turn(&p, &q, PACE_ANSWER);
+    assert_true(q.accept > 0.9f);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finds_base_and_row),
+        cmocka_unit_test(test_length_goes_by_what_a_draft_costs), cmocka_unit_test(test_phases_are_kept_apart),
         cmocka_unit_test(test_unknown_rows_are_cheap_until_seen),
         cmocka_unit_test(test_one_disturbed_step_is_no_price),
         cmocka_unit_test(test_drafts_pay_where_rows_are_cheap),

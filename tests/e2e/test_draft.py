@@ -9,6 +9,7 @@ import os
 import random
 import signal
 import tempfile
+import time
 
 from server import ROOT, Server, main, scaled, skip
 from test_supervision import refuse
@@ -132,6 +133,25 @@ def test_killed_and_exchanged():
         check("afterwards", asyncio.run(outcomes(s, requests, 8)), wanted)
 
 
+def test_stopped_in_mid_stream():
+    """A drafter that hangs costs a round's wait now and then, nothing else: it is not waited for, and nobody is restarted."""
+    requests = [body(i, least=60, most=120, seed=11) for i in range(8)]
+    with Server("--draft", NEURAL[0] if NEURAL else "ngram", "--draft-when", "always", "--hang-timeout-ms", "600000") as s:
+        begin = time.monotonic()
+        wanted = asyncio.run(outcomes(s, requests, 4))
+        awake = time.monotonic() - begin
+        pid = s.signal("draft", signal.SIGSTOP)
+        begin = time.monotonic()
+        check("with a stopped drafter", asyncio.run(outcomes(s, requests, 4)), wanted)
+        stopped = time.monotonic() - begin
+        status = s.status()
+        print(f"     {awake:.2f} s with the drafter, {stopped:.2f} s with it stopped", flush=True)
+        assert stopped < 10 * awake + 5, "the streams waited for a drafter that says nothing"
+        assert s.pid_of("draft") == pid and not any(s.restarts().values()), status["stages"]
+        os.kill(pid, signal.SIGCONT)
+        check("awake again", asyncio.run(outcomes(s, requests, 4)), wanted)
+
+
 def test_wrong_drafters():
     """What cannot draft for this model is refused in words, at the start and in mid-stream."""
     other = os.path.join(ROOT, "tests", "golden", "assistant")
@@ -152,4 +172,4 @@ def test_wrong_drafters():
 
 
 if __name__ == "__main__":
-    main(test_same_text, test_drafts_are_good, test_killed_and_exchanged, test_wrong_drafters)
+    main(test_same_text, test_drafts_are_good, test_killed_and_exchanged, test_stopped_in_mid_stream, test_wrong_drafters)

@@ -14,7 +14,7 @@
 #endif
 
 /* A page that shows model output must not be able to do more than it does. */
-static const char page_policy[] = "Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+static const char page_policy[] = "Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
                                   "connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'\r\n"
                                   "Referrer-Policy: no-referrer\r\nCache-Control: no-cache\r\n";
 
@@ -121,8 +121,9 @@ static void model_object(struct connection *c, struct wire *body)
 {
     wire_text(body, "{\"id\":");
     wire_string(body, c->front->defaults.model);
-    wire_format(body, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":\"sluice\",\"max_model_len\":%u}", (unsigned long long)c->front->started_s,
-                c->front->table.limits.context_max);
+    wire_format(body, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":\"sluice\",\"max_model_len\":%u,\"input_modalities\":[\"text\"%s%s]}",
+                (unsigned long long)c->front->started_s, c->front->table.limits.context_max, c->front->defaults.picture_budget ? ",\"image\"" : "",
+                c->front->defaults.sound ? ",\"audio\"" : "");
 }
 
 static void get_models(struct connection *c)

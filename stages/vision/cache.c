@@ -38,6 +38,11 @@ static void drop_last(struct cache *c)
     free(e);
 }
 
+void cache_clear(struct cache *c)
+{
+    while (c->first) drop_last(c);
+}
+
 void cache_put(struct cache *c, const uint8_t key[SHA256_BYTES], const struct media_item *item, const uint8_t *data, uint64_t bytes)
 {
     if (bytes == 0 || bytes > c->bytes_max || cache_find(c, key)) return;

@@ -26,5 +26,6 @@ void cache_key(const struct media_file_hdr *hdr, const uint8_t *data, uint8_t ke
 /* Borrowed until the next call of cache_put; NULL: not here. */
 const struct cache_entry *cache_find(struct cache *c, const uint8_t key[SHA256_BYTES]);
 void cache_put(struct cache *c, const uint8_t key[SHA256_BYTES], const struct media_item *item, const uint8_t *data, uint64_t bytes);
+void cache_clear(struct cache *c);
 
 #endif

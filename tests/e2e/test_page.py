@@ -1,5 +1,5 @@
 """The chat page in a real browser (headless Chromium, driven over its DevTools socket): answers, folded thinking, tool
-calls, stopping, going on after the gateway was killed in mid-answer, and text that tries to be HTML.
+calls, pictures and sound by drop, paste and button, stopping, going on after the gateway was killed in mid-answer, and text that tries to be HTML.
 
 Skips without Chromium. SLUICE_SCREENSHOT=FILE.png keeps a picture of a conversation.
 """
@@ -15,7 +15,8 @@ import tempfile
 import types
 import urllib.request
 
-from server import Server, main, skip
+import seeing
+from server import ROOT, Server, main, skip
 from wsclient import WebSocket
 
 CHROMIUM = next((p for p in map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome")) if p), None)
@@ -137,6 +138,49 @@ async def text_is_text(s, b):
     assert "<strong>b</strong>" in html and await b.js("window.hacked") is None
 
 
+async def pictures_and_sound(s, b):
+    with open(os.path.join(ROOT, "tests", "golden", "image", "rgb.png"), "rb") as f:
+        picture = base64.b64encode(f.read()).decode()
+    await b.js("""(() => { window.put = (kind, file) => { const t = new DataTransfer(); t.items.add(file);
+        document.dispatchEvent(kind === 'drop' ? new DragEvent('drop', { dataTransfer: t, bubbles: true }) : new ClipboardEvent('paste', { clipboardData: t, bubbles: true })); };
+        window.picture = () => new File([Uint8Array.from(atob('%s'), (c) => c.charCodeAt(0))], 'a.png', { type: 'image/png' }); })()""" % picture)
+    assert await b.js("!$('attach').hidden && $('temperature').value === ''")
+    await b.js("$('maximum').value = '8'; put('drop', picture())")
+    await b.until("files.length === 1 && document.querySelector('.tray img') !== null")
+    await b.js("put('paste', picture())")
+    await b.until("files.length === 2")
+    await b.js("document.querySelector('.tray .file button').click()")
+    await b.until("files.length === 1")
+    await b.ask("What is this?")
+    await b.answer()
+    assert await b.js("items[0].content.map((c) => c.type).join() === 'input_image,input_text' && files.length === 0 && document.querySelector('.turn.user img').naturalWidth > 0")
+    await b.js("attach([new File([wav([new Float32Array(8000).map((x, i) => Math.sin(i / 5))], 16000)], 'a.wav', { type: 'audio/wav' })])")
+    await b.until("files.length === 1")
+    await b.js("ask('')")  # a sound alone is a message, too
+    await b.answer()
+    media = s.status()["media"]
+    assert media["files"] == 3 and media["cached"] == 1 and media["refused"] == 0, media  # the picture came again with the second turn
+    await b.js("put('drop', new File(['x'], 'a.txt', { type: 'text/plain' }))")
+    await b.until("document.querySelector('.note')?.textContent.includes('neither')")
+
+
+def test_pictures():
+    if not CHROMIUM:
+        skip("chromium is not installed")
+
+    async def go(s):
+        b = Browser()
+        try:
+            await b.open(s.address + "/")
+            await pictures_and_sound(s, b)
+            assert not b.problems, b.problems
+        finally:
+            b.close()
+
+    with tempfile.TemporaryDirectory(prefix="sluice-seeing-") as directory, Server(model=seeing.make(directory)) as s:
+        asyncio.run(go(s))
+
+
 def test_page():
     if not CHROMIUM:
         skip("chromium is not installed")
@@ -158,4 +202,4 @@ def test_page():
 
 
 if __name__ == "__main__":
-    main(test_page)
+    main(test_page, test_pictures)

@@ -195,6 +195,8 @@ static void test_the_cache_keeps_the_newest(void **state)
     assert_int_equal(e->data[8191], 4);
     cache_put(&c, key[1], &item, data, 1 << 20); /* larger than all of it */
     assert_null(cache_find(&c, key[1]));
+    cache_clear(&c);
+    assert_int_equal(c.bytes, 0);
 }
 
 int main(void)

@@ -13,9 +13,12 @@ import pathlib
 import random
 import sys
 
+import scenes
+import sounds
 import tasks_about
 import tasks_facts
 import tasks_formats
+import tasks_media
 import tasks_numbers
 import tasks_stories
 import tasks_tools
@@ -31,6 +34,7 @@ THINKING_SHARE = 0.2
 LOOSE_SHARE = 0.15
 HELD_OUT_SEED = 20261121
 DRAWS_LEAST, DRAWS_EACH = 60_000, 120      # draws for a set of held-out questions
+CANVAS_BLOCKS = {(96, 96): (8, 8), (128, 96): (9, 7), (96, 128): (7, 9)}      # (width, height) -> columns, rows of blocks in a budget of 70
 TURN_END, CALL_END = "<turn|>", "<|tool_response>"
 
 
@@ -124,6 +128,93 @@ def examples(seed):
     render = Renderer()
     for item in training_items(seed):
         yield tok.encode(render.prompt(item)).ids, tok.encode(render.completion(item)).ids
+
+
+# ---- pictures and sounds -----------------------------------------------------------------------
+
+EMPTY_THOUGHT = "<|channel>thought\n<channel|>"
+MEDIA_TOKENS = {"image": ("<|image>", "<|image|>", "<image|>"), "audio": ("<|audio>", "<|audio|>", "<audio|>")}
+CHECKED = 20                # conversations of each worker that are compared with the template
+
+
+def shown_is_held_out(shown):
+    """As is_held_out: one picture or sound in 40, chosen by what is to be seen or heard."""
+    return int.from_bytes(hashlib.blake2b(shown.key.encode(), digest_size=8).digest(), "big") % HELD_OUT_ONE_IN == 0
+
+
+def draw_shown(r, picture_share, count=None):
+    """A conversation about a picture or a sound, held out or not; count: of its questions."""
+    return tasks_media.picture(r, count) if r.random() < picture_share else tasks_media.sound(r, count)
+
+
+def shown_texts(shown):
+    """[(text, is it learned?)]: what the template writes for the conversation, cut where the model begins and ends to speak."""
+    out = [("<bos>" + ("<|turn>system\n<|think|>\n<turn|>\n" if shown.thinking else ""), False)]
+    last = len(shown.questions) - 1
+    for i, q in enumerate(shown.questions):
+        content = q.question
+        if i == 0:
+            parts = (MEDIA_TOKENS[shown.what][1], q.question)
+            content = "".join(parts[::-1] if shown.text_first else parts)
+        out.append(("<|turn>user\n" + content + "<turn|>\n<|turn>model\n" + (EMPTY_THOUGHT if i == last and not shown.thinking else ""), False))
+        thought = f"<|channel>thought\n{shown.thought}\n<channel|>" if shown.thinking else ""
+        out.append((thought + q.answer + TURN_END, True))
+        if i < last:
+            out.append(("\n", False))
+    return out
+
+
+def check_texts(render, shown):
+    item = Item(shown.messages(), shown.questions[-1].answer, shown.thought, thinking=shown.thinking)
+    *said, (last, _) = shown_texts(shown)
+    assert "".join(text for text, _ in said) == render.prompt(item) and last == render.completion(item), said
+
+
+class ShownEncoder:
+    """A conversation about a picture or sound as (ids, learned?, place of the first soft token)."""
+
+    def __init__(self, tok):
+        self.tok = tok
+        self.tokens = {what: [tok.token_to_id(t) for t in names] for what, names in MEDIA_TOKENS.items()}
+
+    def encode(self, shown, soft_count):
+        ids, learn, place = [], [], None
+        begin, soft, end = self.tokens[shown.what]
+        for text, learned in shown_texts(shown):
+            new = self.tok.encode(text).ids
+            if soft in new:
+                at = new.index(soft)
+                place = len(ids) + at + 1
+                new = new[:at] + [begin] + [soft] * soft_count + [end] + new[at + 1:]
+            ids += new
+            learn += [learned] * len(new)
+        return ids, learn, place
+
+
+def medium_of(shown):
+    """(array, soft tokens): the picture uint8 [height, width, 3], or frames of sound int16 [count, 640]."""
+    if shown.what == "image":
+        scene = shown.medium
+        columns, rows = CANVAS_BLOCKS[scene.width, scene.height]
+        return scenes.draw(scene), columns * rows
+    frames = sounds.frames(sounds.to_int16(sounds.samples(shown.medium)))
+    return frames, len(frames)
+
+
+def shown_examples(seed, picture_share):
+    """(ids, learned?, place of the first soft token, medium) for training, without end."""
+    import tokenizers
+    encoder = ShownEncoder(tokenizers.Tokenizer.from_file(str(DEMO / "tokenizer.json")))
+    render, r, left = Renderer(), random.Random(seed), CHECKED
+    while True:
+        shown = draw_shown(r, picture_share)
+        if shown_is_held_out(shown):
+            continue
+        if left:
+            check_texts(render, shown)
+            left -= 1
+        medium, count = medium_of(shown)
+        yield *encoder.encode(shown, count), medium
 
 
 def texts(seed, count):

@@ -44,18 +44,24 @@ class Muon:
 
 
 class Both:
-    """Muon for `layers.*` matrices, AdamW for embeddings, norms and scalars; one learning-rate factor for both."""
+    """Muon for `layers.*` matrices, AdamW for embeddings, norms and scalars; one learning-rate factor for both.
 
-    def __init__(self, network, matrix_rate, other_rate, decay):
+    more: [(parameter, its share of other_rate)], for AdamW too."""
+
+    def __init__(self, network, matrix_rate, other_rate, decay, more=()):
         matrices = [p for n, p in network.named_parameters() if n.startswith("layers.") and p.dim() == 2]
         vectors = [p for n, p in network.named_parameters() if not (n.startswith("layers.") and p.dim() == 2)]
         self.muon, self.matrix_rate, self.other_rate, self.decay = Muon(matrices), matrix_rate, other_rate, decay
-        self.adam = torch.optim.AdamW(vectors, lr=other_rate, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=vectors[0].is_cuda)
+        shares = {}
+        for p, share in [(p, 1.0) for p in vectors] + list(more):
+            shares.setdefault(share, []).append(p)
+        self.shares = list(shares)
+        self.adam = torch.optim.AdamW([{"params": ps} for ps in shares.values()], lr=other_rate, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0, fused=vectors[0].is_cuda)
 
     def step(self, factor):
         self.muon.step(self.matrix_rate * factor, self.decay)
-        for group in self.adam.param_groups:
-            group["lr"] = self.other_rate * factor
+        for group, share in zip(self.adam.param_groups, self.shares):
+            group["lr"] = self.other_rate * share * factor
         self.adam.step()
 
     def zero_grad(self):

@@ -12,6 +12,7 @@ import dataclasses
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 
@@ -94,6 +95,10 @@ class Weight(nn.Module):
 
 
 class Network(nn.Module):
+    """whole_to: longer rows are trained without the compiled layers, each layer's inside computed again on the way back: they are rare, and compiling
+    for them takes longer than they do."""
+    whole_to = 1 << 30
+
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -117,22 +122,34 @@ class Network(nn.Module):
             out[kind] = angles.cos().to(dtype), angles.sin().to(dtype)
         return out
 
-    def masks(self, positions):
-        """Who may see whom: earlier places of the same conversation, in sliding layers only the newest `sliding_window`.
+    def masks(self, positions, pictures=None, ahead_in=(SLIDING, FULL)):
+        """Who may see whom: earlier places of the same conversation, in sliding layers only the newest `sliding_window`; and in the kinds of layers
+        `ahead_in` all of a picture all of it (the model's authors: in sliding layers; transformers 5.17: in all).
+        pictures [rows, length]: 0 or which picture of the row a place belongs to.
 
         Positions grow by one inside a conversation and start again at 0: place minus position names the conversation."""
         place = torch.arange(positions.shape[1], device=positions.device)
         start = place - positions
         mask = (start[:, :, None] == start[:, None, :]) & (place[:, None] >= place[None, :])
         near = (place[:, None] - place[None, :]) < self.config["sliding_window"]
-        return {FULL: mask, SLIDING: mask & near}
+        out = {FULL: mask, SLIDING: mask & near}
+        if pictures is not None:
+            same = (pictures[:, :, None] == pictures[:, None, :]) & (pictures[:, :, None] > 0)
+            out = {kind: m | same if kind in ahead_in else m for kind, m in out.items()}
+        return out
 
-    def hidden(self, ids, positions, dtype=torch.float32):
+    def hidden(self, ids, positions, dtype=torch.float32, soft=None, pictures=None, ahead_in=(SLIDING, FULL)):
+        """soft: (places in the flattened rows, soft tokens): they stand there instead of the embeddings, without the factor. The rest as for masks()."""
         h = F.embedding(ids, self.embed_tokens.weight.to(dtype)) * torch.tensor(self.config["hidden_size"] ** 0.5, dtype=dtype)
-        tables, masks = self.tables(positions, dtype), self.masks(positions)
+        if soft is not None:
+            h = h.flatten(0, 1).index_put((soft[0],), soft[1].to(h.dtype)).view_as(h)
+        tables, masks = self.tables(positions, dtype), self.masks(positions, pictures, ahead_in)
         for layer in self.layers:
             kind = layer.shape.kind
-            h = layer(h, *tables[kind], masks[kind])
+            if torch.is_grad_enabled() and ids.shape[1] > self.whole_to:
+                h = checkpoint(layer.forward, h, *tables[kind], masks[kind], use_reentrant=False)
+            else:
+                h = layer(h, *tables[kind], masks[kind])
         return norm(h, self.norm.weight)
 
     def logits(self, h):

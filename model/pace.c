@@ -11,9 +11,9 @@
 #define WAIT_FADE 0.95
 #define WAIT_FORGET 0.999             /* in steps that did not wait: a drafter that was slow once gets another chance */
 #define WAIT_US_FIRST 20.0
-#define RATE_ONE 0.15f                /* weight of the newest observation of one sequence */
+#define RATE_ONE 0.05f                /* weight of the newest observation of one sequence */
 #define RATE_ALL 0.02
-#define ACCEPT_FIRST 0.5
+#define ACCEPT_FIRST 0.8              /* hopeful: what is never tried is never known */
 #define FOUND_FIRST 0.5
 #define WORTH_LEAST 0.01              /* share of the tokens of a step: a smaller gain is noise */
 
@@ -97,47 +97,84 @@ void pace_note_judged(struct pace *p, struct pace_sequence *q, uint32_t right, b
     *all -= *all * RATE_ALL;
 }
 
-/* Tokens that the running sequences would have made in the time of one more draft: of its row, and of its share of the drafter's step. */
-static double draft_price(const struct pace *p, uint32_t members, uint32_t askers)
+/* What a step would give whose questions ask for drafts with at least this chance, at most `longest` each. */
+struct plan {
+    double rate;                      /* tokens a microsecond */
+    double spent_us;                  /* asking and waiting */
+    double least;
+    uint32_t longest, asked;
+};
+
+static uint32_t length_of(const struct pace_sequence *q, uint32_t longest, double least, uint32_t left, double *tokens)
 {
-    const double us = pace_step_us(p, members);
+    double chance = q->accept, sum = 0;
+    uint32_t count = 0;
 
-    return us > 0 ? members * (p->row_us + p->guess_us / askers) / us : 0;
-}
-
-double pace_worth(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t drafts_max)
-{
-    const double price = draft_price(p, members, members);
-    double chance = q->accept, worth = 0;
-
-    for (uint32_t i = 0; i < drafts_max && chance > price; i++, chance *= q->accept) worth += chance - price;
-    return worth * q->found;
-}
-
-uint32_t pace_length(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t askers, uint32_t drafts_max, float *least)
-{
-    const double price = draft_price(p, members, askers);
-    uint32_t count = 1;
-
-    for (double chance = (double)q->accept * q->accept; count < drafts_max && chance > price; chance *= q->accept) count++;
-    *least = price < 1 ? (float)price : 1.0f;
+    for (; count < longest && count < left && chance > least; count++, chance *= q->accept) sum += chance;
+    *tokens = q->found * sum;
     return count;
 }
 
-bool pace_pays_waiting(const struct pace *p, double worth, uint32_t members)
+static void try_plan(const struct pace *p, const struct pace_asker *asker, uint32_t count, uint32_t rows_most, struct plan *plan, pace_computed *computed, const void *context)
 {
-    const double us = pace_step_us(p, members), lost = us > 0 ? members * (p->wait_us + p->round_us) / us : 0;
+    double tokens = count, rows = count, more;
 
-    return worth > lost + WORTH_LEAST * members;
+    plan->asked = 0;
+    plan->spent_us = p->wait_us + p->round_us + plan->longest * p->guess_us;
+    for (uint32_t i = 0, left = rows_most - count; i < count; i++) {
+        const uint32_t length = length_of(asker[i].pace, plan->longest, plan->least, left, &more);
+        left -= length;
+        rows += length * (double)asker[i].pace->found;
+        tokens += more;
+        plan->asked += length > 0;
+    }
+    plan->rate = tokens / (pace_step_us(p, computed(context, (uint32_t)(rows + 0.5))) + plan->spent_us);
+}
+
+static const double cuts[] = {1, 0.25, 0}; /* of the price of a row: rows may be free up to the next size that the device computes */
+
+static struct plan best_plan(const struct pace *p, const struct pace_asker *asker, uint32_t count, uint32_t rows_most, uint32_t drafts_max, pace_computed *computed, const void *context)
+{
+    struct plan best = {.rate = count / pace_step_us(p, computed(context, count))};
+    const double off = best.rate;
+
+    for (uint32_t longest = 1; longest <= drafts_max; longest++) {
+        const double row_price = best.rate * p->row_us;
+        for (unsigned c = 0; c < sizeof cuts / sizeof *cuts; c++) {
+            struct plan plan = {.longest = longest, .least = cuts[c] * row_price};
+            try_plan(p, asker, count, rows_most, &plan, computed, context);
+            if (plan.asked && plan.rate > best.rate) best = plan;
+        }
+    }
+    if (best.rate < off * (1 + WORTH_LEAST)) best.longest = 0;
+    return best;
+}
+
+uint32_t pace_ask(struct pace *p, struct pace_asker *asker, uint32_t count, uint32_t rows_most, uint32_t drafts_max, pace_computed *computed, const void *context)
+{
+    struct plan plan = {.longest = 0};
+    double ignored;
+
+    p->spent_us = 0;
+    if (count < rows_most && pace_step_us(p, count) > 0) plan = best_plan(p, asker, count, rows_most, drafts_max, computed, context);
+    else if (count < rows_most) plan = (struct plan){.longest = drafts_max, .asked = count}; /* nothing is known: try */
+    for (uint32_t i = 0, left = count < rows_most ? rows_most - count : 0; i < count; i++) {
+        asker[i].most = plan.longest ? length_of(asker[i].pace, plan.longest, plan.least, left, &ignored) : 0;
+        asker[i].least = plan.longest ? (float)(plan.least + plan.rate * p->guess_us / plan.asked) : 0;
+        if (asker[i].least > 1) asker[i].least = 1;
+        left -= asker[i].most;
+    }
+    if (plan.longest == 0) return 0;
+    p->spent_us = plan.spent_us;
+    return plan.asked;
 }
 
 static double rate_of(const struct pace *p, double tokens, uint32_t rows)
 {
-    return p && pace_step_us(p, rows) > 0 ? tokens / pace_step_us(p, rows) : tokens;
+    return p && pace_step_us(p, rows) > 0 ? tokens / (pace_step_us(p, rows) + p->spent_us) : tokens;
 }
 
-uint32_t pace_share(const struct pace *p, struct pace_member *member, uint32_t members, uint32_t rows_most,
-                    uint32_t (*computed)(const void *context, uint32_t rows), const void *context)
+uint32_t pace_share(const struct pace *p, struct pace_member *member, uint32_t members, uint32_t rows_most, pace_computed *computed, const void *context)
 {
     float chance[PACE_ROWS_MAX];
     uint32_t order[PACE_ROWS_MAX], count = 0, best = 0; /* draft rows in order of their chance; how many of them are best */

@@ -24,6 +24,7 @@ struct pace {
     uint32_t rows_seen;               /* most rows of a step so far: the first step of so many meets cold memory and is no price */
     double wait_us;                   /* what waiting for proposals costs a step, besides the drafter's own work */
     double round_us;                  /* what a round takes the drafter before its first draft */
+    double spent_us;                  /* what asking and waiting costs the step in hand; 0: nobody is asked */
     double guess_us;                  /* what one more draft for all who ask takes the drafter; 0: nothing, or not known */
     struct { double accept, found; } of[PACE_PHASES]; /* over all sequences: where a new one begins */
 };
@@ -51,15 +52,19 @@ void pace_note_judged(struct pace *p, struct pace_sequence *q, uint32_t right, b
 /* Microseconds of a step of so many rows. */
 double pace_step_us(const struct pace *p, uint32_t rows);
 
-/* Tokens a step that a sequence's drafts would add, less what their rows cost, when `members` sequences run: > 0 if asking it pays. drafts_max: most
- * drafts of one block. */
-double pace_worth(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t drafts_max);
+/* The rows that the device computes when given so many. */
+typedef uint32_t pace_computed(const void *context, uint32_t rows);
 
-/* How many drafts to ask for (1 .. drafts_max), and the chance below which a draft does not pay for its row and the drafter's step, which `askers`
- * sequences share. */
-uint32_t pace_length(const struct pace *p, const struct pace_sequence *q, uint32_t members, uint32_t askers, uint32_t drafts_max, float *least);
-/* Does the worth of all who would be asked pay for waiting? */
-bool pace_pays_waiting(const struct pace *p, double worth, uint32_t members);
+/* A running sequence, about which the drafter may be asked. */
+struct pace_asker {
+    const struct pace_sequence *pace; /* borrowed */
+    uint32_t most;                    /* out: drafts to ask for; 0: do not ask */
+    float least;                      /* out: the least chance that one should have */
+};
+
+/* Decides before a step whom to ask and for how much, so that most tokens a second come out, when all `count` of them run and a step has at most rows_most rows; the first have
+ * the rows that are left when not all can be drafted for. Returns how many are asked; 0: drafts do not pay now. */
+uint32_t pace_ask(struct pace *p, struct pace_asker *asker, uint32_t count, uint32_t rows_most, uint32_t drafts_max, pace_computed *computed, const void *context);
 
 /* One sequence that takes part in a step. */
 struct pace_member {
@@ -68,9 +73,8 @@ struct pace_member {
     uint32_t taken;                   /* out: the first so many of them should be */
 };
 
-/* Chooses the drafts that give most tokens a second; p NULL: all that fit. rows_most: of the step, >= members. computed(n): the rows that the device computes when given n.
+/* Chooses the drafts that give most tokens a second, asking and waiting included; p NULL: all that fit. rows_most: of the step, >= members.
  * Returns the rows of the step: one per member and the drafts taken. */
-uint32_t pace_share(const struct pace *p, struct pace_member *member, uint32_t members, uint32_t rows_most,
-                    uint32_t (*computed)(const void *context, uint32_t rows), const void *context);
+uint32_t pace_share(const struct pace *p, struct pace_member *member, uint32_t members, uint32_t rows_most, pace_computed *computed, const void *context);
 
 #endif

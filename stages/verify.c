@@ -392,7 +392,8 @@ static void attach(struct verify *k, int argc, char **argv)
     k->draft_always = strcmp(wiring_text(&k->stage.wiring, "draft.when", "paying"), "always") == 0;
     k->seq = calloc(k->table.limits.slot_count, sizeof *k->seq);
     k->active = calloc(k->table.limits.slot_count, sizeof *k->active);
-    if (!k->seq || !k->active) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
+    k->asker = calloc(k->table.limits.slot_count, sizeof *k->asker);
+    if (!k->seq || !k->active || !k->asker) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
     pace_init(&k->pace);
     turns_open_verify(&k->turns, &k->stage);
     scan(k);

@@ -16,7 +16,7 @@
 #define PEEK_TOKENS 32u          /* how often one whose drafts do not pay is asked all the same, ... */
 #define PEEK_DRAFTS 3u           /* ... for so many drafts, ... */
 #define PEEK_SHARE 0.005         /* ... and for at most this share of the time */
-#define EXPLORE_ROUNDS 192u      /* so many rounds without drafts, then one sequence is drafted for: what rows and guesses cost changes, and shows only when paid */
+#define EXPLORE_ROUNDS 192u      /* so many rounds of one kind, then one of the other (none is drafted for, or one sequence): what a row costs shows only where their number differs */
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
 #define MILLION 1000000u
 #define GUESS_NS_MAX 1000000000ull /* a drafter's figure is advice, too */
@@ -92,40 +92,59 @@ static double drafter_us(const struct verify *k, unsigned counter)
     return ns < GUESS_NS_MAX ? (double)ns * 1e-3 : GUESS_NS_MAX * 1e-3;
 }
 
+static uint32_t rows_computed(const void *engine, uint32_t rows)
+{
+    return engine_rows_computed(engine, rows);
+}
+
+static struct sequence *in_turn(struct verify *k, uint32_t i)
+{
+    return &k->seq[k->active[(k->next_active + i) % k->active_count]]; /* in the order in which gather() takes them */
+}
+
+static void want(struct sequence *q, uint32_t most, float least)
+{
+    q->wants = most > 0;
+    q->most = most;
+    q->least = least;
+}
+
 static void explore(struct verify *k)
 {
-    k->seq[k->active[k->next_active % k->active_count]].wants = true; /* the first that gather() takes */
+    want(in_turn(k, 0), PEEK_DRAFTS, 0);
     k->drafting = k->exploring = true;
-    k->unexplored = 0;
-    k->askers = 1;
 }
 
 void drafts_decide(struct verify *k)
 {
-    double worth = 0;
+    const uint32_t count = k->active_count;
 
     k->drafting = k->exploring = false;
-    k->askers = k->longest_asked = 0;
+    k->longest_asked = 0;
     k->pace.guess_us = drafter_us(k, DRAFT_STEP_NS);
     k->pace.round_us = drafter_us(k, DRAFT_ROUND_NS);
-    if (k->draft_tokens == 0 || !drafter_is_up(k)) {
-        for (uint32_t i = 0; i < k->active_count; i++) k->seq[k->active[i]].wants = false;
+    for (uint32_t i = 0; i < count; i++) {
+        struct sequence *q = in_turn(k, i);
+        want(q, 0, 0);
+        pace_turn(&k->pace, &q->pace, phase_of(k, (uint32_t)(q - k->seq)));
+        k->asker[i] = (struct pace_asker){.pace = &q->pace};
+    }
+    if (count == 0 || k->draft_tokens == 0 || !drafter_is_up(k)) return;
+    if (k->draft_always) {
+        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->draft_tokens, 0);
+        k->drafting = true;
         return;
     }
-    for (uint32_t i = 0; i < k->active_count; i++) {
-        struct sequence *q = &k->seq[k->active[i]];
-        pace_turn(&k->pace, &q->pace, phase_of(k, k->active[i]));
-        const double own = pace_worth(&k->pace, &q->pace, k->active_count, k->draft_tokens);
-        q->wants = own > 0 || k->draft_always;
-        k->askers += q->wants;
-        worth += own;
-    }
-    k->drafting = k->active_count > 0 && (k->draft_always || pace_pays_waiting(&k->pace, worth, k->active_count));
-    k->unexplored = k->drafting ? 0 : k->unexplored + 1;
-    if (k->drafting) return;
-    for (uint32_t i = 0; i < k->active_count; i++) k->seq[k->active[i]].wants = false;
-    if (k->unexplored >= EXPLORE_ROUNDS && k->active_count > 0) explore(k);
-    stage_count(&k->stage, VERIFY_UNPAID, k->active_count);
+    k->drafting = pace_ask(&k->pace, k->asker, count, k->engine.rows_max, k->draft_tokens, rows_computed, &k->engine) > 0;
+    k->unexplored = k->drafting == k->drafted ? k->unexplored + 1 : 0;
+    k->drafted = k->drafting;
+    const bool otherwise = k->unexplored >= EXPLORE_ROUNDS;
+    if (otherwise) k->unexplored = 0;
+    if (k->drafting && otherwise) k->drafting = false;
+    else if (!k->drafting && otherwise && count < k->engine.rows_max) explore(k);
+    else if (k->drafting)
+        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->asker[i].most, k->asker[i].least);
+    if (!k->drafting) stage_count(&k->stage, VERIFY_UNPAID, count);
 }
 
 void drafts_begin(struct verify *k, struct sequence *q)
@@ -157,7 +176,7 @@ void drafts_peek(struct verify *k, uint32_t slot)
 {
     struct sequence *q = &k->seq[slot];
 
-    if (k->draft_tokens == 0 || q->wants || q->quiet < peek_tokens(k)) return;
+    if (k->draft_tokens == 0 || q->wants || k->active_count >= k->engine.rows_max || q->quiet < peek_tokens(k)) return;
     q->quiet = 0;
     ask(k, slot, PEEK_DRAFTS, 0);
 }
@@ -166,13 +185,11 @@ static void ask_all(struct verify *k)
 {
     for (uint32_t i = 0; i < k->active_count; i++) {
         struct sequence *q = &k->seq[k->active[i]];
-        float least = 0;
         if (!q->wants || q->draft_base == q->committed || q->asked == q->committed) continue;
-        const uint32_t most = k->draft_always ? k->draft_tokens : k->exploring ? PEEK_DRAFTS : pace_length(&k->pace, &q->pace, k->active_count, k->askers, k->draft_tokens, &least);
         q->quiet = 0;
         q->asked = q->committed;
-        if (most > k->longest_asked) k->longest_asked = most;
-        ask(k, k->active[i], most, least);
+        if (q->most > k->longest_asked) k->longest_asked = q->most;
+        ask(k, k->active[i], q->most, q->least);
     }
 }
 

@@ -20,6 +20,8 @@ struct sequence { /* private view of one slot, rebuilt from the table at start *
     uint32_t asked;      /* draft_base of the answer that a round may wait for; NOT_ASKED: none */
     uint32_t quiet;      /* tokens since the drafter was last asked */
     bool wants;          /* its drafts pay: ask, wait, score */
+    uint32_t most;       /* drafts to ask for, ... */
+    float least;         /* ... and the least chance that one should have */
     struct pace_sequence pace;
     uint32_t draft[RING_TOKENS_MAX];
 };
@@ -38,9 +40,10 @@ struct verify {
     bool draft_always;    /* score what is proposed, whether it pays or not */
     bool drafting;        /* somebody's drafts pay: this round waits for proposals */
     bool exploring;       /* they do not, but prices must be known: one sequence is drafted for all the same */
-    uint32_t unexplored;  /* rounds without drafts since the last one with */
+    bool drafted;         /* what was decided for the round before, exploring apart */
+    uint32_t unexplored;  /* rounds of this kind in a row */
     uint32_t late, skip_waits;
-    uint32_t askers;      /* sequences whose drafts pay, in this round */
+    struct pace_asker *asker; /* [slot_count]; scratch of drafts_decide */
     uint32_t longest_asked; /* drafts that the longest question of this round asks for */
     uint32_t block_count, row_count; /* of the step in hand */
     bool begins;          /* it is of sequences without a token */

@@ -18,6 +18,7 @@
 #include <string.h>
 
 #define ABSORB_ROWS 64u               /* positions that go into the cache together; the heart beats in between */
+#define CATCH_UP_ROWS 512u            /* positions absorbed in one round: a long prompt takes several, so that the others' drafts are not late for it */
 #define CONTEXT_MIN 8u                /* a head that sees fewer positions is not asked: it was never trained for that, but for a short prompt */
 
 struct memory {                       /* of one slot */
@@ -70,8 +71,8 @@ static int absorb(struct device *v, struct memory *m, uint32_t first, uint32_t c
     return count ? dspark_absorb(v->head, rows, count) : 0;
 }
 
-/* Brings the slot's cache up to `position`, as far as outputs are there. Are enough positions before it in the cache to draft? */
-static bool catch_up(struct engine_draft *d, uint32_t slot, uint32_t position)
+/* Brings the slot's cache up to `position`, as far as outputs are there and *budget goes. Are enough positions before it in the cache to draft? */
+static bool catch_up(struct engine_draft *d, uint32_t slot, uint32_t position, uint32_t *budget)
 {
     struct device *v = d->state;
     struct memory *m = &v->memory[slot];
@@ -80,17 +81,18 @@ static bool catch_up(struct engine_draft *d, uint32_t slot, uint32_t position)
     if (m->generation == 0 || position > v->cache.max_context) return false;
     if (m->filled > position) m->low = m->filled = 0; /* the text is shorter than it was: a question of a predecessor's time */
     if (position - m->filled > v->cache.window) m->low = m->filled = position - v->cache.window;
-    while (m->filled < position) {
-        const uint32_t most = position - m->filled < ABSORB_ROWS ? position - m->filled : ABSORB_ROWS;
+    while (m->filled < position && *budget > 0) {
+        const uint32_t left = position - m->filled < *budget ? position - m->filled : *budget, most = left < ABSORB_ROWS ? left : ABSORB_ROWS;
         uint32_t n = 0;
         while (n < most && features_take(&v->features, slot, m->generation, m->filled + n, v->layers, v->taken + (uint64_t)n * floats)) n++;
         must(absorb(v, m, m->filled, n) == 0);
         m->filled += n;
+        *budget -= n;
         if (n < most) m->low = ++m->filled; /* a gap: what lies before it is not seen any more */
         stage_beat(d->stage);
     }
     const uint32_t seen = position - m->low, all = position < CONTEXT_MIN ? position : CONTEXT_MIN;
-    return seen > 0 && seen >= all;
+    return m->filled == position && seen > 0 && seen >= all;
 }
 
 /* One guess for every row that still wants one. False: none does. */
@@ -126,14 +128,14 @@ static int dspark_round(struct engine_draft *d, const struct engine_draft_questi
                         engine_draft_go_on_fn *go_on, void *context)
 {
     struct device *v = d->state;
-    uint32_t rows = 0, wanted = 0;
+    uint32_t rows = 0, wanted = 0, budget = CATCH_UP_ROWS;
 
     d->fixed_ns = 0;
     if (count > d->rows_max) return -E_RANGE;
     for (uint32_t i = 0; i < count; i++) {
         const struct engine_draft_question *q = &questions[i];
         answers[i].count = 0;
-        if (q->tokens_max == 0 || q->position > v->cache.max_context - v->weights.config.block || !catch_up(d, q->slot, q->position)) continue;
+        if (q->tokens_max == 0 || q->position > v->cache.max_context - v->weights.config.block || !catch_up(d, q->slot, q->position, &budget)) continue;
         v->rows[rows] = (struct dspark_row){.cache = v->memory[q->slot].cache, .token = q->token, .position = q->position, .low = v->memory[q->slot].low};
         v->question[rows] = i;
         v->newest[rows] = q->token;

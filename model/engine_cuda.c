@@ -307,6 +307,7 @@ static uint32_t choose_rows(const struct engine *e)
 
 void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
 {
+    const uint64_t begin_ns = clock_ns();
     struct model_error err = {""};
     struct gpu *g = calloc(1, sizeof *g);
     struct cuda_options options = {.seqs_max = e->slot_count, .context_max = e->geometry.max_context, .ring_pages = e->geometry.sliding_pages_per_seq,
@@ -320,6 +321,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     if (use == ENGINE_FILL) setenv("CUDA_MODULE_LOADING", "EAGER", 0); /* a kernel that is loaded at its first use stops the whole device then */
     if (use == ENGINE_FILL) turns_open_prefill(&g->turns, e->stage, (uint32_t)wiring_u64(&e->stage->wiring, "prefill.share", PREFILL_SHARE));
     engine_gpu_open(&g->lib, &g->facts, e->stage);
+    const uint64_t context_ns = clock_ns();
     if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, engine_gpu_weights_format(e->stage), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
     const uint64_t weight_bytes = g->lib.weights_bytes(&g->spec);
     if (weight_bytes == 0 || weight_bytes != wiring_u64(&e->stage->wiring, "gpu.weights_bytes", 0))
@@ -330,6 +332,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     options.kv_device[CUDA_SLIDING] = kv + e->geometry.sliding_offset;
     options.states_device = map_memory(e, "arena.states", states_bytes(e->slot_count, e->config.hidden), true);
     stage_beat(e->stage);
+    const uint64_t mapped_ns = clock_ns();
     e->block_max = STEP_GROUP_ROWS_MAX;
     e->rows_max = use == ENGINE_STEP ? choose_rows(e) : rows_max;
     options.graph_rows_mask = 2 * e->rows_max - 1;
@@ -341,4 +344,6 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     if (rc == -E_IO) lost(e, "setting up", rc);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot be set up (%s): %s", error_text(rc), g->lib.backend_error());
     stage_beat(e->stage);
+    stage_log(e->stage, LOG_DEBUG, "gpu-open", "context_ms=%.1f memory_ms=%.1f kernels_ms=%.1f", (double)(context_ns - begin_ns) / 1e6, (double)(mapped_ns - context_ns) / 1e6,
+              (double)(clock_ns() - mapped_ns) / 1e6);
 }

@@ -7,8 +7,11 @@
   one      a 12B with random weights, one stream: ms a token at a context of 1k, through the client and in verify
   ttft     time to the first token of prompts of 145, 512, 2048 and 8192 tokens
   many     32 streams, 145 tokens in, 410 out: tokens a second
+  eight    the same with 8 streams
+  crowd    the same with 128: 64 of them in a step
   long     times between tokens of running streams, alone and while a 32k prompt is filled
   drafts   one stream, a text in circles and one of noise, with and without drafts
+  blocks   8 greedy streams whose texts go in circles: verify blocks of several sequences in a step; the same tokens as without drafts
 Needs a Hopper GPU and the standard library only; SLUICE_BUILD names a build or a dist tree, FORMAT=fp8|bf16 the weights' type (default fp8),
 SHARING and SHARE the options --gpu-sharing and --prefill-share. Prints figures; fails on wrong bytes and on a server that does not serve.
 """
@@ -258,6 +261,17 @@ async def drafts(server, what):
             f"{facts['accepted_tokens']} of {facts['draft_tokens']} drafts accepted")
 
 
+async def blocks(server, what, outcomes):
+    steps = await Steps().begin(server)
+    begin = time.perf_counter()
+    done = await asyncio.gather(*(ask(server, words(300, salt=i), 300, temperature=0, return_token_ids=True) for i in range(8)))
+    seconds = time.perf_counter() - begin
+    ms, rounds = await steps.end(server)
+    accepted, drafted = (sum(d.final["sluice"][name] for d in done) for name in ("accepted_tokens", "draft_tokens"))
+    say(f"8 streams, {what}: {sum(d.tokens() for d in done) / seconds:.0f} tok/s, {sum(d.tokens() for d in done) / rounds:.1f} tokens a step of {ms:.3f} ms; {accepted} of {drafted} drafts accepted")
+    outcomes.append([d.final["token_ids"] for d in done])
+
+
 def on_big(options, *parts, **shape):
     begin = time.perf_counter()
     with big_server(*options, **shape) as s:
@@ -268,17 +282,25 @@ def on_big(options, *parts, **shape):
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no server is left behind
-    parts = sys.argv[1:] or ["demo", "one", "ttft", "many", "long", "drafts"]
+    parts = sys.argv[1:] or ["demo", "one", "ttft", "many", "eight", "crowd", "long", "drafts", "blocks"]
     if "demo" in parts:
         part_demo()
-    plain = [p for name, p in (("one", one), ("ttft", ttft), ("many", many)) if name in parts]
+    plain = [p for name, p in (("one", one), ("ttft", ttft), ("many", many), ("eight", lambda s: many(s, 8))) if name in parts]
     if plain:
         on_big(["--draft", "none"], *plain)
+    if "crowd" in parts:
+        on_big(["--draft", "none"], lambda s: many(s, 128), context=2048, sequences=128)
     if "long" in parts:
         on_big(["--draft", "none"], long, context=40960, sequences=16)
     if "drafts" in parts:
         for options in (["--draft", "none"], ["--draft-when", "paying"]):
             on_big(options, lambda s, o=options: drafts(s, " ".join(o)))
+    if "blocks" in parts:
+        outcomes = []
+        for options in (["--draft", "none"], ["--draft-when", "always"], ["--draft-when", "paying"]):
+            on_big(options, lambda s, o=options: blocks(s, " ".join(o), outcomes))
+        assert all(o == outcomes[0] for o in outcomes), "drafts changed what came out"
+        say("the same tokens with and without drafts")
     print("serve: passed")
 
 

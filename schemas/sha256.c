@@ -3,6 +3,11 @@
 
 #include <string.h>
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <immintrin.h>
+#endif
+
 static const uint32_t round_constant[64] = {
     0x428a2f98, 0x71374491, 0xb5c0fbcf, 0xe9b5dba5, 0x3956c25b, 0x59f111f1, 0x923f82a4, 0xab1c5ed5, 0xd807aa98, 0x12835b01, 0x243185be, 0x550c7dc3, 0x72be5d74,
     0x80deb1fe, 0x9bdc06a7, 0xc19bf174, 0xe49b69c1, 0xefbe4786, 0x0fc19dc6, 0x240ca1cc, 0x2de92c6f, 0x4a7484aa, 0x5cb0a9dc, 0x76f988da, 0x983e5152, 0xa831c66d,
@@ -12,7 +17,7 @@ static const uint32_t round_constant[64] = {
 
 static uint32_t turn(uint32_t x, unsigned n) { return x >> n | x << (32 - n); }
 
-static void add_block(struct sha256 *s, const uint8_t *block)
+static void add_block(uint32_t state[8], const uint8_t *block)
 {
     uint32_t w[64], v[8];
 
@@ -21,7 +26,7 @@ static void add_block(struct sha256 *s, const uint8_t *block)
         const uint32_t a = turn(w[i - 15], 7) ^ turn(w[i - 15], 18) ^ w[i - 15] >> 3, b = turn(w[i - 2], 17) ^ turn(w[i - 2], 19) ^ w[i - 2] >> 10;
         w[i] = w[i - 16] + a + w[i - 7] + b;
     }
-    memcpy(v, s->state, sizeof v);
+    memcpy(v, state, sizeof v);
     for (unsigned i = 0; i < 64; i++) {
         const uint32_t one = v[7] + (turn(v[4], 6) ^ turn(v[4], 11) ^ turn(v[4], 25)) + ((v[4] & v[5]) ^ (~v[4] & v[6])) + round_constant[i] + w[i];
         const uint32_t two = (turn(v[0], 2) ^ turn(v[0], 13) ^ turn(v[0], 22)) + ((v[0] & v[1]) ^ (v[0] & v[2]) ^ (v[1] & v[2]));
@@ -29,7 +34,60 @@ static void add_block(struct sha256 *s, const uint8_t *block)
         v[4] += one;
         v[0] = one + two;
     }
-    for (unsigned i = 0; i < 8; i++) s->state[i] += v[i];
+    for (unsigned i = 0; i < 8; i++) state[i] += v[i];
+}
+
+static void add_blocks_plain(uint32_t state[8], const uint8_t *from, size_t count)
+{
+    for (size_t i = 0; i < count; i++) add_block(state, from + 64 * i);
+}
+
+#if defined(__x86_64__)
+/* The processor's own rounds, four at a time: registers hold a, b, e, f and c, d, g, h. Ten times as fast; a large picture is hashed before it is decoded. */
+__attribute__((target("sha,sse4.1,ssse3"))) static void add_blocks_sha(uint32_t state[8], const uint8_t *from, size_t count)
+{
+    const __m128i swap = _mm_set_epi64x(0x0c0d0e0f08090a0bll, 0x0405060700010203ll);
+    __m128i low = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)state), 0xb1), high = _mm_shuffle_epi32(_mm_loadu_si128((const __m128i *)(state + 4)), 0x1b);
+    __m128i abef = _mm_alignr_epi8(low, high, 8), cdgh = _mm_blend_epi16(high, low, 0xf0);
+
+    for (; count > 0; count--, from += 64) {
+        const __m128i abef_before = abef, cdgh_before = cdgh;
+        __m128i w[4];
+
+        for (unsigned i = 0; i < 4; i++) w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(from + 16 * i)), swap);
+        for (unsigned i = 0; i < 16; i++) {
+            const __m128i sum = _mm_add_epi32(w[i % 4], _mm_loadu_si128((const __m128i *)(round_constant + 4 * i)));
+
+            cdgh = _mm_sha256rnds2_epu32(cdgh, abef, sum);
+            abef = _mm_sha256rnds2_epu32(abef, cdgh, _mm_shuffle_epi32(sum, 0x0e));
+            if (i >= 12) continue;
+            const __m128i older = _mm_sha256msg1_epu32(w[i % 4], w[(i + 1) % 4]), between = _mm_alignr_epi8(w[(i + 3) % 4], w[(i + 2) % 4], 4);
+            w[i % 4] = _mm_sha256msg2_epu32(_mm_add_epi32(older, between), w[(i + 3) % 4]);
+        }
+        abef = _mm_add_epi32(abef, abef_before);
+        cdgh = _mm_add_epi32(cdgh, cdgh_before);
+    }
+    low = _mm_shuffle_epi32(abef, 0x1b);
+    high = _mm_shuffle_epi32(cdgh, 0xb1);
+    _mm_storeu_si128((__m128i *)state, _mm_blend_epi16(low, high, 0xf0));
+    _mm_storeu_si128((__m128i *)(state + 4), _mm_alignr_epi8(high, low, 8));
+}
+
+static int has_sha(void)
+{
+    unsigned a, b = 0, c, d;
+
+    return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (b & bit_SHA) && __builtin_cpu_supports("sse4.1");
+}
+#else
+#define add_blocks_sha add_blocks_plain
+static int has_sha(void) { return 0; }
+#endif
+
+static void add_blocks(struct sha256 *s, const uint8_t *from, size_t count)
+{
+    if (s->fast) add_blocks_sha(s->state, from, count);
+    else add_blocks_plain(s->state, from, count);
 }
 
 void sha256_begin(struct sha256 *s)
@@ -38,6 +96,7 @@ void sha256_begin(struct sha256 *s)
 
     memcpy(s->state, start, sizeof start);
     s->bytes = 0;
+    s->fast = has_sha();
 }
 
 void sha256_add(struct sha256 *s, const void *data, size_t bytes)
@@ -50,12 +109,12 @@ void sha256_add(struct sha256 *s, const void *data, size_t bytes)
         const size_t n = bytes < room ? bytes : room;
         memcpy(s->block + have, from, n);
         if (n < room) return;
-        add_block(s, s->block);
+        add_blocks(s, s->block, 1);
         from += n;
         bytes -= n;
     }
-    for (; bytes >= 64; bytes -= 64, from += 64) add_block(s, from);
-    memcpy(s->block, from, bytes);
+    add_blocks(s, from, bytes / 64);
+    memcpy(s->block, from + bytes / 64 * 64, bytes % 64);
 }
 
 void sha256_end(struct sha256 *s, uint8_t out[SHA256_BYTES])

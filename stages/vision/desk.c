@@ -23,6 +23,7 @@
 #include <unistd.h>
 
 #define READY_LIMIT_MS 10000
+#define WIPE_BYTES_MAX (4u << 20)      /* more is given back to the system instead */
 #define SOUND_TOKEN_BYTES (SOUND_FRAME * sizeof(float))
 
 struct desk_page {
@@ -205,6 +206,9 @@ int desk_begin(struct desk *d, const struct media_file_hdr *hdr, const uint8_t *
     must(d->pid && !d->busy && hdr->bytes <= MEDIA_FILE_BYTES_MAX);
     d->page->hdr = *hdr;
     d->kind = hdr->kind;
+    d->file_bytes = hdr->bytes;
+    d->out_bytes = 0;
+    d->good = false;
     memcpy(d->page->file, data, hdr->bytes);
     memset(&d->page->result, 0, sizeof d->page->result);
     d->busy = true;
@@ -247,7 +251,7 @@ static bool is_possible(const struct desk *d, const struct desk_result *r)
            r->tokens / r->columns <= d->limits.picture_positions;
 }
 
-void desk_result(const struct desk *d, struct desk_result *r, const uint8_t **data, uint64_t *data_bytes)
+void desk_result(struct desk *d, struct desk_result *r, const uint8_t **data, uint64_t *data_bytes)
 {
     must(d->pid == 0); /* whoever wrote this is gone: it cannot change behind the checks */
     *r = d->page->result;
@@ -259,7 +263,8 @@ void desk_result(const struct desk *d, struct desk_result *r, const uint8_t **da
         return;
     }
     if (r->status != MEDIA_READY) return;
-    *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : PICTURE_PATCH_BYTES);
+    d->good = true;
+    d->out_bytes = *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : PICTURE_PATCH_BYTES);
     if (d->kind == MEDIA_SOUND && !samples_are_finite(*data, r->tokens)) {
         give_up(r, MEDIA_BAD, "the sound has samples that are no numbers");
         *data_bytes = 0;
@@ -281,7 +286,12 @@ int desk_stop(struct desk *d)
     return status;
 }
 
+/* Pages that are kept cost nothing the next time; a worker that failed may have written anywhere. */
 void desk_clear(struct desk *d)
 {
-    madvise(d->page, page_bytes(&d->limits), MADV_REMOVE);
+    if (d->good && d->file_bytes + d->out_bytes <= WIPE_BYTES_MAX) {
+        memset(d->page->file, 0, d->file_bytes);
+        memset(d->page->out, 0, d->out_bytes);
+    } else madvise(d->page, page_bytes(&d->limits), MADV_REMOVE);
+    d->good = false;
 }

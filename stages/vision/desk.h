@@ -33,6 +33,8 @@ struct desk {
     bool busy, ready;                 /* ready: it has entered its sandbox */
     struct desk_page *page;           /* the shared memory; lives as long as the stage */
     uint32_t kind;                    /* enum media_kind of the file on the desk */
+    uint64_t file_bytes, out_bytes;   /* what lies on it: of the file, and of a result that was good */
+    bool good;                        /* the worker ended well: it has written nothing but that */
     struct desk_limits limits;
 };
 
@@ -46,10 +48,10 @@ int desk_begin(struct desk *d, const struct media_file_hdr *hdr, const uint8_t *
  * -E_PEER: it died, *status is what waitpid said. */
 int desk_poll(struct desk *d, int *status);
 /* A checked copy of what the worker left. Data (borrowed until desk_clear): result->tokens * token bytes. */
-void desk_result(const struct desk *d, struct desk_result *result, const uint8_t **data, uint64_t *data_bytes);
+void desk_result(struct desk *d, struct desk_result *result, const uint8_t **data, uint64_t *data_bytes);
 /* Ends the worker, if there is one. Returns what waitpid said. */
 int desk_stop(struct desk *d);
-/* Gives the memory of what lay on the desk back to the system. */
+/* Wipes what lay on the desk: nothing of it meets the next file. */
 void desk_clear(struct desk *d);
 
 /* The work itself, in the process that calls it (for tests and benches). `out` holds desk_out_bytes(). */

@@ -197,6 +197,7 @@ static void test_sha256(void **state)
     memset(million, 'a', sizeof million);
     for (size_t piece = 1; piece < 200; piece += 13) { /* in pieces of any size */
         sha256_begin(&s);
+        if (piece % 2 == 0) s.fast = 0; /* in plain C */
         for (size_t at = 0; at < sizeof million; at += piece) sha256_add(&s, million + at, sizeof million - at < piece ? sizeof million - at : piece);
         sha256_end(&s, piece == 1 ? out : again);
         if (piece > 1) assert_memory_equal(out, again, SHA256_BYTES);

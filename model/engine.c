@@ -77,6 +77,7 @@ struct soft_rows *engine_open_soft(struct engine *e)
 
     if (wiring_u64(w, "table.media_tokens_max", 0) == 0) return NULL;
     int rc = model_media_load(&media, &e->config, &e->files, &err);
+    media.random = wiring_text(w, "model.random", "")[0] != '\0';
     if (rc == 0) rc = soft_rows_open(&soft, &media, &e->files, e->rows_max, (uint32_t)wiring_u64(w, "threads", 1), &err);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM || rc == -E_IO ? EXIT_MISSING : EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
     return soft;

@@ -83,6 +83,8 @@ int model_media_weights(struct soft_weights *weights, const struct model_media *
 {
     struct quantization quantization;
     struct safetensors index;
+
+    if (m->random) return soft_weights_random(weights, &m->soft);
     int rc = quantization_load(&quantization, files, err);
 
     if (rc != 0) return rc;

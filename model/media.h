@@ -11,6 +11,8 @@
 #include "model/files.h"
 #include "model/soft.h"
 
+#include <stdbool.h>
+
 #define MEDIA_SOUND_SECONDS 30u
 
 struct media_tokens { uint32_t begin, place, end; };
@@ -20,6 +22,7 @@ struct model_media {
     uint32_t picture_budget;          /* soft tokens of a picture, at most; 0: no pictures */
     uint32_t sound_seconds;           /* of one sound, at most; 0: no sound */
     struct media_tokens picture, sound;
+    bool random;                      /* set by the caller: no tensors are looked for, random ones are made */
 };
 
 /* 0 (a model of text alone: all zero), -E_FORMAT, -E_UNSUPPORTED; err names the field. */

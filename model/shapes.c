@@ -6,7 +6,9 @@
 
 static const char gemma4_12b_config[] =
     "{\"architectures\":[\"Gemma4UnifiedForConditionalGeneration\"],\"model_type\":\"gemma4_unified\",\"dtype\":\"bfloat16\",\"tie_word_embeddings\":true,\n"
-    " \"eos_token_id\":[1,106],\"image_token_id\":258880,\"audio_token_id\":258881,\"video_token_id\":258884,\"boi_token_id\":255999,\"eoi_token_id\":258882,\n"
+    " \"eos_token_id\":[1,106],\"image_token_id\":258880,\"audio_token_id\":258881,\"video_token_id\":258884,\"boi_token_id\":255999,\"eoi_token_id\":258882,\"boa_token_id\":256000,\"eoa_token_index\":258883,\n"
+    " \"vision_config\":{\"model_type\":\"gemma4_unified_vision\",\"patch_size\":16,\"pooling_kernel_size\":3,\"model_patch_size\":48,\"mm_embed_dim\":3840,\"mm_posemb_size\":1120,\"num_soft_tokens\":280,\"output_proj_dims\":3840,\"rms_norm_eps\":1e-06},\n"
+    " \"audio_config\":{\"model_type\":\"gemma4_unified_audio\",\"audio_embed_dim\":640,\"audio_samples_per_token\":640,\"hidden_size\":640,\"output_proj_dims\":640,\"rms_norm_eps\":1e-06},\n"
     " \"text_config\":{\"model_type\":\"gemma4_unified_text\",\"vocab_size\":262144,\"hidden_size\":3840,\"intermediate_size\":15360,\"num_hidden_layers\":48,\n"
     "  \"sliding_window_pattern\":6,\"num_attention_heads\":16,\"num_key_value_heads\":8,\"num_global_key_value_heads\":1,\"head_dim\":256,\"global_head_dim\":512,\n"
     "  \"attention_k_eq_v\":true,\"sliding_window\":1024,\"max_position_embeddings\":262144,\"hidden_activation\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-06,\n"

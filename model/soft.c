@@ -123,6 +123,63 @@ int soft_weights_load(struct soft_weights *w, const struct soft_config *soft, co
     return rc;
 }
 
+/* A number in [-1, 1) from a place (splitmix64's finish). */
+static float noise(uint64_t at)
+{
+    at = (at ^ at >> 30) * 0xbf58476d1ce4e5b9ull;
+    at = (at ^ at >> 27) * 0x94d049bb133111ebull;
+    return (float)((int64_t)((at ^ at >> 31) >> 40) - (1 << 23)) * 0x1p-23f;
+}
+
+static const float *draw_vector(float **room, uint64_t count, float base, float amplitude, uint64_t *seed)
+{
+    const float *begin = *room;
+
+    for (uint64_t i = 0; i < count; i++) *(*room)++ = base + amplitude * noise(*seed += 0x9e3779b97f4a7c15ull);
+    return begin;
+}
+
+static void draw_matrix(uint16_t **room, uint32_t rows, uint32_t k, uint64_t *seed, struct stored_matrix *m)
+{
+    const float amplitude = 1.7f / sqrtf((float)k);
+
+    *m = (struct stored_matrix){.element = STORED_BF16, .rows = rows, .k = k, .data = *room};
+    for (uint64_t i = 0; i < (uint64_t)rows * k; i++) {
+        const float v = amplitude * noise(*seed += 0x9e3779b97f4a7c15ull);
+        uint32_t bits;
+        memcpy(&bits, &v, sizeof bits);
+        *(*room)++ = (uint16_t)(bits >> 16);
+    }
+}
+
+int soft_weights_random(struct soft_weights *w, const struct soft_config *soft)
+{
+    const uint64_t dim = soft->picture_dim, table = (uint64_t)soft->picture_positions * 2 * dim, floats = dim ? 2 * PICTURE_PATCH_BYTES + 5 * dim + table : 0;
+    const uint64_t halves = dim * PICTURE_PATCH_BYTES + dim * soft->hidden + (uint64_t)soft->audio_frame * soft->hidden;
+    uint64_t seed = 1;
+
+    memset(w, 0, sizeof *w);
+    w->config = *soft;
+    w->owned = malloc((floats + halves / 2 + 1) * sizeof *w->owned);
+    if (!w->owned) return -E_NOMEM;
+    float *vectors = w->owned;
+    uint16_t *matrices = (uint16_t *)(w->owned + floats);
+    if (dim) {
+        w->ln1_weight = draw_vector(&vectors, PICTURE_PATCH_BYTES, 1.0f, 0.1f, &seed);
+        w->ln1_bias = draw_vector(&vectors, PICTURE_PATCH_BYTES, 0.0f, 0.1f, &seed);
+        w->dense_bias = draw_vector(&vectors, dim, 0.0f, 0.1f, &seed);
+        w->ln2_weight = draw_vector(&vectors, dim, 1.0f, 0.1f, &seed);
+        w->ln2_bias = draw_vector(&vectors, dim, 0.0f, 0.1f, &seed);
+        w->position_weight = draw_vector(&vectors, dim, 1.0f, 0.1f, &seed);
+        w->position_bias = draw_vector(&vectors, dim, 0.0f, 0.1f, &seed);
+        w->position = draw_vector(&vectors, table, 0.0f, 0.5f, &seed);
+        draw_matrix(&matrices, soft->picture_dim, PICTURE_PATCH_BYTES, &seed, &w->dense);
+        draw_matrix(&matrices, soft->hidden, soft->picture_dim, &seed, &w->projection);
+    }
+    if (soft->audio_frame) draw_matrix(&matrices, soft->hidden, soft->audio_frame, &seed, &w->audio_projection);
+    return 0;
+}
+
 void soft_weights_free(struct soft_weights *w)
 {
     free(w->owned);

@@ -46,6 +46,8 @@ int soft_config_parse(struct soft_config *soft, const struct model_config *confi
 
 /* Finds and checks the tensors of what the configuration has. 0, -E_NOT_FOUND, -E_FORMAT, -E_UNSUPPORTED, -E_NOMEM; err names the tensor. */
 int soft_weights_load(struct soft_weights *weights, const struct soft_config *soft, const struct quantization *quantization, struct safetensors *index, struct model_error *err);
+/* The same without a checkpoint: every number follows from its place, of a size that keeps the rows at that of an embedding. -E_NOMEM. */
+int soft_weights_random(struct soft_weights *weights, const struct soft_config *soft);
 void soft_weights_free(struct soft_weights *weights);
 
 /* Floats of scratch that a call for `count` soft tokens needs. */

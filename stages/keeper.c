@@ -261,8 +261,7 @@ static void choose_media(struct keeper *k)
 
     int rc = model_media_load(&k->media, &k->config, &k->files, &err);
     if (rc == 0 && !k->media.picture_budget && !k->media.sound_seconds) return;
-    if (rc == 0 && k->random) off = "random weights are of the text model alone";
-    else if (rc == 0) {
+    if (rc == 0 && !k->random) {
         rc = model_media_weights(&weights, &k->media, &k->files, &err);
         if (rc == 0) soft_weights_free(&weights);
         if (rc == -E_NOT_FOUND) off = err.text;

@@ -329,6 +329,26 @@ static void scan(struct tokenize *k)
     }
 }
 
+/* The id that the tokenizer's configuration gives a special token; left as it is when there is none. */
+static void own_token(const struct tokenize *k, const char *name, uint32_t *id)
+{
+    const char *text = json_string_value(json_object_get(k->token_config, name));
+    const uint32_t own = text ? tokenizer_id(k->tokenizer, text) : TOKENIZER_NO_ID;
+
+    if (own != TOKENIZER_NO_ID) *id = own;
+}
+
+/* A built-in shape with the demo's tokenizer: the shape's ids are those of another vocabulary. */
+static void use_own_tokens(struct tokenize *k)
+{
+    own_token(k, "boi_token", &k->media.picture.begin);
+    own_token(k, "image_token", &k->media.picture.place);
+    own_token(k, "eoi_token", &k->media.picture.end);
+    own_token(k, "boa_token", &k->media.sound.begin);
+    own_token(k, "audio_token", &k->media.sound.place);
+    own_token(k, "eoa_token", &k->media.sound.end);
+}
+
 /* The tokens that stand for media, where the server takes any. */
 static void open_media(struct tokenize *k)
 {
@@ -336,6 +356,7 @@ static void open_media(struct tokenize *k)
 
     if (k->table.limits.media_tokens_max == 0) return;
     if (model_media_load(&k->media, &k->engine.config, &k->engine.files, &err) != 0) stage_exit(&k->stage, EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text);
+    if (wiring_text(&k->stage.wiring, "model.random", "")[0]) use_own_tokens(k);
 }
 
 /* One message of either ring; false: there is none. */

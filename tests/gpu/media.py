@@ -1,12 +1,13 @@
 """tests/gpu/media.py - pictures and sound on the GPU: the prefill of Gemma 4 12B's shapes against transformers and bit by bit against itself, and a whole server
 against the CPU's.
 
-    python3 tests/gpu/media.py [--layers 6] [--only kernels|server]
+    python3 tests/gpu/media.py [--layers 6] [--only kernels|server|first] [--picture FILE]
 
 kernels: a text with pictures in it, one of them across the edge of the window, small ones, and rows of sound; their soft rows are random. Residual stream,
 K and V are compared with transformers in f32 given the same embeddings and its own masks for pictures, beside transformers' bf16 error, which is the
 yardstick; then the same in other chunks and beside another sequence: the same bits. server: the checkpoint of tests/e2e/seeing.py answers as
-transformers does, and gives the CPU server's very tokens.
+transformers does, and gives the CPU server's very tokens. first: only when asked for: the time to the first token of Gemma 4 12B with random weights (FP8),
+with one picture (--picture, a JPEG of 1920 x 1080 say) and with as many tokens of text.
 Environment: SLUICE_BUILD as for the end-to-end tests. Exit 0 pass, 1 fail, 77 no GPU."""
 import argparse
 import asyncio
@@ -158,15 +159,51 @@ def server():
     return good and same == len(bodies)
 
 
+def first_token(path):
+    import statistics
+    import test_media as t
+    from server import Server
+    from wsclient import http
+    picture = open(path, "rb").read()
+
+    async def ask(s, body):
+        began = time.perf_counter()
+        status, _, answer = await http(s, "POST", "/v1/chat/completions", body)
+        assert status == 200, answer
+        return json.loads(answer), (time.perf_counter() - began) * 1e3
+
+    def body(i, parts, text):
+        return t.chat_body(parts, f"{i} {text}", max_tokens=2, ignore_eos=True)
+
+    with Server("--device", "cuda", "--random-weights", "gemma-4-12b", "--weights-dtype", "fp8", "--max-context", "8192", "--media-cache-mib", "64") as s:
+        whole = asyncio.run(ask(s, body(0, [t.chat_part(picture)], "What is this?")))[0]
+        count = whole["usage"]["prompt_tokens"]
+        text = " ".join(["the"] * 40)
+        while asyncio.run(ask(s, body(0, [], text)))[0]["usage"]["prompt_tokens"] < count:
+            text += " the red house"
+        # another picture each time: one byte behind the file's end, which no decoder reads
+        kinds = {"a picture": lambda i: body(i, [t.chat_part(picture + bytes([i]))], "What is this?"), "a picture again": lambda i: body(i, [t.chat_part(picture)], "What is this?"),
+                 "text": lambda i: body(i, [], text)}
+        for name, make in kinds.items():
+            got = [asyncio.run(ask(s, make(i))) for i in range(12)][2:]
+            stages = {k: statistics.median(a["sluice"]["stage_ms"][k] for a, _ in got) for k in ("tokenize", "prefill")}
+            print(f"  {name}: {got[0][0]['usage']['prompt_tokens']} tokens, first token after {statistics.median(a['sluice']['ttft_ms'] for a, _ in got):.1f} ms "
+                  f"(vision and tokenize {stages['tokenize']:.1f}, prefill {stages['prefill']:.1f}); whole answer of 2 tokens {statistics.median(ms for _, ms in got):.1f} ms", flush=True)
+    return True
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--only", choices=["kernels", "server"])
+    parser.add_argument("--only", choices=["kernels", "server", "first"])
+    parser.add_argument("--picture", default="")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("skip: no GPU")
         return 77
     began, good = time.time(), True
+    if args.only == "first":
+        return 0 if first_token(args.picture) else 1
     if args.only != "server":
         print(f"media: {args.layers} layers of Gemma 4 12B's shape, {len(PICTURES)} pictures, {len(SOUNDS)} sounds", flush=True)
         good &= kernels(args.layers)

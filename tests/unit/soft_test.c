@@ -240,9 +240,34 @@ static void test_configs(void **state)
     }
 }
 
+/* Weights out of nothing give rows of the size of an embedding: neither zeros nor infinities. */
+static void test_random_weights_compute(void **state)
+{
+    const struct soft_config soft = parsed();
+    struct soft_weights w;
+    static uint8_t blocks[BLOCKS * PICTURE_PATCH_BYTES];
+    static float frames[FRAMES * FRAME], out[BLOCKS * HIDDEN];
+    float *scratch = malloc(soft_scratch_floats(&soft, BLOCKS) * sizeof *scratch);
+
+    (void)state;
+    draw_blocks(blocks);
+    draw_frames(frames);
+    assert_int_equal(soft_weights_random(&w, &soft), 0);
+    for (int kind = 0; kind < 2; kind++) {
+        const uint32_t rows = kind ? FRAMES : BLOCKS;
+        double square = 0;
+        if (kind) assert_int_equal(soft_sound(&w, kernels_get(KERNELS_BEST), frames, rows, scratch, out), 0);
+        else assert_int_equal(soft_picture(&w, kernels_get(KERNELS_BEST), blocks, rows, 0, COLUMNS, scratch, out), 0);
+        for (uint32_t i = 0; i < rows * HIDDEN; i++) square += (double)out[i] * out[i];
+        assert_true(square / (rows * HIDDEN) > 0.1 && square / (rows * HIDDEN) < 10);
+    }
+    soft_weights_free(&w);
+    free(scratch);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16_and_other_names), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_f32), cmocka_unit_test(test_bf16_and_other_names), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs), cmocka_unit_test(test_random_weights_compute)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -6,6 +6,7 @@
   kill     SIGKILL of verify and of prefill at random moments, KILLS times each (default 10)
   all      both GPU stages and the keeper at once, KILLS / 2 times: no weight is loaded again
   access   a kernel of each GPU stage reads where nothing is: once, and again and again (that request is refused, the others go on)
+  apart    after an illegal access the stages run outside MPS; a quiet minute brings them back under it
   daemon   SIGKILL of the MPS daemon, which takes every context along
   launcher SIGKILL of the launcher: nothing stays behind
 Each part runs STREAMS clients (default 8) on MODEL (default gemma-4-12b with random weights; demo: the demo model) and compares every output, token by token,
@@ -155,11 +156,18 @@ def marked(role, kind):
     return {**BODIES[0], "input": f"FAULT:{role}:{kind} " + "a river and seven birds " * 8}
 
 
+def show_log(server):
+    """With LOG_LEVEL=debug: what the launcher and the GPU stages said of starts and deaths."""
+    if os.environ.get("LOG_LEVEL") == "debug":
+        print("".join(f"       {line}\n" for line in server.log().splitlines() if any(w in line for w in ("gpu", "mps", "death", "start", "recovered"))), flush=True)
+
+
 async def part_access(_server, wanted):
     """Servers of its own: after a fault the stages run apart for a while."""
     for role in GPU_STAGES:
-        with Server(*OPTIONS, environment=ENVIRONMENT) as server:
+        with Server(*OPTIONS, environment=ENVIRONMENT, log_level=os.environ.get("LOG_LEVEL", "info")) as server:
             await access(server, wanted, role)
+            show_log(server)
 
 
 async def access(server, wanted, role):
@@ -194,6 +202,26 @@ async def access(server, wanted, role):
         say(f"{what} in {role} ({sharing}): deaths {deaths}, {'it is redone with the same bytes' if body is once else 'it is refused: ' + result.response['error']['code']}")
         say(f"  ready again after {', '.join(f'{r} {t:.0f} ms' for r, t in times.items() if deaths[r])}; longest silence of the other streams p50 {percentile(gaps, 50):.0f}, "
             f"max {max(gaps, default=float('nan')):.0f} ms; {load.done} outputs, all exact")
+
+
+async def part_apart(_server, wanted):
+    with Server(*OPTIONS, environment=ENVIRONMENT, log_level=os.environ.get("LOG_LEVEL", "info")) as server:
+        code, _, err = await asyncio.to_thread(server.command, "swap", "verify", os.path.join(BUILD, "faulty", "verify"))
+        assert code == 0, err
+        await outcomes(server, [marked("verify", "gpu:once")])
+        begin = time.monotonic()
+        sharing = (await asyncio.to_thread(server.status))["device"]["sharing"]
+        assert sharing == "apart", f"after a fault the stages share the GPU by {sharing}"
+        while (sharing := (await asyncio.to_thread(server.status))["device"]["sharing"]) == "apart":
+            assert time.monotonic() < begin + 90, "they stay apart"
+            await asyncio.sleep(0.1)
+        seconds = time.monotonic() - begin
+        while not all(s["state"] == "ready" for r, s in (await stages(server)).items() if r in GPU_STAGES):
+            assert time.monotonic() < begin + 100, "they do not get ready again"
+            await asyncio.sleep(0.01)
+        assert sharing == "mps" and await outcomes(server, BODIES[:STREAMS]) == wanted[:STREAMS], sharing
+        say(f"apart after a fault, back under MPS after {seconds:.1f} quiet seconds; then {STREAMS} outputs, all exact")
+        show_log(server)
 
 
 async def part_daemon(server, wanted):
@@ -235,7 +263,7 @@ async def part_launcher(_server, _wanted):
         s.kill_everything()
 
 
-PARTS = {"kill": part_kill, "all": part_all, "daemon": part_daemon, "access": part_access, "launcher": part_launcher}
+PARTS = {"kill": part_kill, "all": part_all, "daemon": part_daemon, "access": part_access, "apart": part_apart, "launcher": part_launcher}
 
 
 async def campaign(server, names):

@@ -30,6 +30,7 @@ if [ -x build/sluice ]; then
     try python3 tests/gpu/media.py --only server
     try env MODEL=demo KILLS=4 python3 tests/gpu/faults.py
     [ "$mode" = full ] && try python3 tests/gpu/faults.py
+    [ "$mode" = full ] && try env KILLS=1 python3 tests/gpu/faults.py apart
     [ "$mode" = full ] && try python3 tests/gpu/coldstart.py
 fi
 if [ "$mode" = full ]; then

@@ -1,6 +1,6 @@
 """The demo model with eyes and ears that were never trained: its text weights, and for pictures and sound weights that follow from their names.
 
-`make(directory)` writes such a checkpoint (a few hundred kilobytes beside links to the demo's files); what it "sees" is noise, but the same noise for
+`make(directory)` writes such a checkpoint, with the demo's tokenizer and template; what it "sees" is noise, but the same noise for
 everybody who computes as Gemma 4 does. tests/oracle/make_seeing_golden.py lets transformers do so. Python's standard library only."""
 import array
 import json
@@ -69,6 +69,26 @@ def write_tensors(path, hidden):
     return list(header)
 
 
+def copy_text(source, to):
+    """The tensors of the language model alone; their names."""
+    with open(source, "rb") as f:
+        header = json.loads(f.read(struct.unpack("<Q", f.read(8))[0]))
+        begin = f.tell()
+        kept, data = {}, bytearray()
+        for name, t in header.items():
+            if "language_model" not in name:
+                continue
+            f.seek(begin + t["data_offsets"][0])
+            part = f.read(t["data_offsets"][1] - t["data_offsets"][0])
+            kept[name] = {**t, "data_offsets": [len(data), len(data) + len(part)]}
+            data += part
+    text = json.dumps(kept).encode()
+    text += b" " * (-len(text) % 8)
+    with open(to, "wb") as f:
+        f.write(struct.pack("<Q", len(text)) + text + data)
+    return list(kept)
+
+
 def make(directory):
     """Writes the checkpoint into an existing, empty directory; returns it."""
     with open(os.path.join(DEMO, "config.json"), encoding="utf-8") as f:
@@ -83,11 +103,9 @@ def make(directory):
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         os.symlink(os.path.join(DEMO, name), os.path.join(directory, name))
     text, senses = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-    os.symlink(os.path.join(DEMO, "model.safetensors"), os.path.join(directory, text))
-    with open(os.path.join(DEMO, "model.safetensors"), "rb") as f:
-        names = [n for n in json.loads(f.read(struct.unpack("<Q", f.read(8))[0])) if n != "__metadata__"]
+    names = copy_text(os.path.join(DEMO, "model.safetensors"), os.path.join(directory, text))
     own = write_tensors(os.path.join(directory, senses), config["text_config"]["hidden_size"])
-    places = {**{n: text for n in names if n not in own}, **{n: senses for n in own}}
+    places = {**{n: text for n in names}, **{n: senses for n in own}}
     with open(os.path.join(directory, "model.safetensors.index.json"), "w", encoding="utf-8") as f:
         json.dump({"metadata": {}, "weight_map": places}, f)
     return directory

@@ -2,6 +2,8 @@
 """Pictures and sound through the whole server: what the model is given is what transformers gives it, whatever is killed meanwhile; hostile files cost
 one request each and nothing else.
 
+SLUICE_HOSTILE_FILES and SLUICE_HOSTILE_SEED: how many mutated files, and which; `test_media.py hostile` runs that test alone.
+
 The model is the demo's text with senses that were never trained (seeing.py): answers mean nothing, but they are the reference's answers.
 """
 import asyncio
@@ -11,6 +13,7 @@ import os
 import random
 import signal
 import struct
+import sys
 import tempfile
 import time
 import zlib
@@ -339,7 +342,7 @@ def test_hostile_files():
         asyncio.run(go(300, 0))  # allocators fill their pools, slots are used for the first time
         before, descriptors = s.memory_bytes(), s.descriptors()
         began = time.monotonic()
-        seen, rounds = asyncio.run(go(count, 1))
+        seen, rounds = asyncio.run(go(count, int(os.environ.get("SLUICE_HOSTILE_SEED", "1"))))
         seconds = time.monotonic() - began
         media = s.status()["media"]
         print(f"     {count} files in {seconds:.0f} s: {seen}; {media['worker_deaths']} decoders died; {rounds * len(texts)} texts beside them, byte for byte")
@@ -356,5 +359,7 @@ def test_hostile_files():
 
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["hostile"]:
+        main(test_hostile_files)
     main(test_answers_equal_transformers, test_chunks_and_neighbours_change_nothing, test_every_codec, test_two_pictures_tools_and_streaming, test_conversation_goes_on, test_refusals,
          test_a_model_of_text_alone, test_worker_killed, test_stages_killed, test_hostile_files)

@@ -230,13 +230,16 @@ __device__ uint32_t gather(row_work &w, REACHES reaches)
     return *(volatile uint32_t *)&first->listed;
 }
 
-/* The `wanted` largest and hardly more into block 0's list: all from the largest bound on that one block's own threads reach often enough. False: too many. */
+/* The `wanted` largest and hardly more into block 0's list. Two bounds are reached by that many for certain: the largest one that one block's own threads
+ * reach often enough, and the lowest one that each block's threads reach for their share of them. False: too many reach the higher of the two. */
 __device__ bool gather_short(row_work &w, uint32_t wanted)
 {
     uint32_t own = 0;
 
     each_cell(w, [&](float x, uint32_t) { own = max(own, logit_key(x)); });
-    const uint32_t bound = max((uint32_t)cluster_best(w, general_best{ pick_bound(own, wanted), 0, 0 }).key, 1u);
+    const uint32_t one = (uint32_t)cluster_best(w, general_best{ pick_bound(own, wanted), 0, 0 }).key;
+    const uint32_t each = ~(uint32_t)cluster_best(w, general_best{ ~pick_bound(own, (wanted + GENERAL_BLOCKS - 1) / GENERAL_BLOCKS), 0, 0 }).key;
+    const uint32_t bound = max(max(one, each), 1u);
 
     return gather(w, [&](float x, uint32_t) { return logit_key(x) >= bound; }) <= PICK_MAX;
 }

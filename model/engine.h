@@ -77,6 +77,7 @@ struct engine {
     void *state;                      /* the device's own; lives as long as the process */
     uint32_t rows_max, block_max;     /* rows of one step, and of one sequence in it */
     uint32_t slot_count;
+    uint32_t beginners;               /* set by prefill before engine_fill: sequences that wait for their first token, those of the call included */
 };
 
 /* Files and configuration. Exits through stage_exit() with a reason on failure. */

@@ -256,7 +256,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     if (piece_count) send_pieces(e, pieces, piece_count);
     check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
     do {
-        const uint64_t ns = turns_ask(&g->turns, count);
+        const uint64_t ns = turns_ask(&g->turns, e->beginners > count ? e->beginners : count);
         const uint32_t layers = slice_layers(g, layer, rows, (double)ns);
         more = g->lib.prefill_go(g->prefill, layers);
         if (more < 0) check(e, "prefill", more);

@@ -331,6 +331,14 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
     return rows;
 }
 
+static uint32_t count_beginners(const struct prefill *k)
+{
+    uint32_t count = 0;
+
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) count += k->seq[s].state == SEQ_FILLING;
+    return count; /* those without pages must wait for others to end */
+}
+
 static void fill(struct prefill *k)
 {
     uint32_t slots[STATUS_BUSY_MAX], generations[STATUS_BUSY_MAX], count, rows;
@@ -343,6 +351,7 @@ static void fill(struct prefill *k)
         generations[i] = k->seq[slots[i]].generation;
     }
     stage_busy(&k->stage, slots, generations, count);
+    k->engine.beginners = count_beginners(k);
     if (rows) engine_fill(&k->engine, k->span, count, k->tokens, rows, k->piece, k->piece_count);
     for (uint32_t i = 0; i < count; i++) {
         struct prefill_slot *p = table_prefill(&k->table, slots[i]);

@@ -89,10 +89,29 @@ def copy_text(source, to):
     return list(kept)
 
 
+def demo_config():
+    with open(os.path.join(DEMO, "config.json"), encoding="utf-8") as f:
+        return json.load(f)
+
+
+def link_others(directory):
+    """What is the same in every one of these checkpoints."""
+    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        os.symlink(os.path.join(DEMO, name), os.path.join(directory, name))
+
+
+def make_blind(directory):
+    """The demo without eyes and ears, as a model of text alone is stored, into an existing, empty directory; returns it."""
+    with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
+        json.dump({**demo_config(), "vision_config": None, "audio_config": None}, f, indent=2)
+    link_others(directory)
+    copy_text(os.path.join(DEMO, "model.safetensors"), os.path.join(directory, "model.safetensors"))
+    return directory
+
+
 def make(directory):
     """Writes the checkpoint into an existing, empty directory; returns it."""
-    with open(os.path.join(DEMO, "config.json"), encoding="utf-8") as f:
-        config = json.load(f)
+    config = demo_config()
     config["vision_config"] = {"model_type": "gemma4_unified_vision", "patch_size": 16, "pooling_kernel_size": 3, "model_patch_size": 48, "mm_embed_dim": DIM, "output_proj_dims": DIM,
                                "mm_posemb_size": POSITIONS, "num_soft_tokens": BUDGET, "rms_norm_eps": 1e-6}
     config["audio_config"] = {"model_type": "gemma4_unified_audio", "audio_embed_dim": FRAME, "audio_samples_per_token": FRAME, "hidden_size": FRAME, "output_proj_dims": FRAME, "rms_norm_eps": 1e-6}
@@ -100,8 +119,7 @@ def make(directory):
         json.dump(config, f, indent=2)
     with open(os.path.join(directory, "processor_config.json"), "w", encoding="utf-8") as f:
         json.dump({"image_processor": {"max_soft_tokens": BUDGET}}, f)
-    for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        os.symlink(os.path.join(DEMO, name), os.path.join(directory, name))
+    link_others(directory)
     text, senses = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
     names = copy_text(os.path.join(DEMO, "model.safetensors"), os.path.join(directory, text))
     own = write_tensors(os.path.join(directory, senses), config["text_config"]["hidden_size"])

@@ -36,7 +36,7 @@
 /* Does this configuration want nobody in the role? */
 static bool is_off(const struct server *v, const struct child *c)
 {
-    return c->role == ROLE_LAUNCHER || c->role == ROLE_VISION || (c->role == ROLE_DRAFT && drafter_is_none(v) && strcmp(c->exe, c->default_exe) == 0);
+    return c->role == ROLE_LAUNCHER || (c->role == ROLE_VISION && v->table.limits.media_tokens_max == 0) || (c->role == ROLE_DRAFT && drafter_is_none(v) && strcmp(c->exe, c->default_exe) == 0);
 }
 
 void children_init(struct server *v, const char *exe_dir)

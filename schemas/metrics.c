@@ -160,10 +160,22 @@ static void memory_and_draft(struct front *f, struct wire *out)
         wire_format(out, "sluice_draft_position_accepted_total{position=\"%u\"} %llu\n", i, (unsigned long long)counter(f, ROLE_VERIFY, VERIFY_ACCEPTED_AT + i));
 }
 
+static void media(struct front *f, struct wire *out)
+{
+    if (f->table.limits.media_tokens_max == 0) return;
+    single(out, "media_requests_total", "counter", "Requests with pictures or sound that the vision stage has settled.", counter(f, ROLE_VISION, VISION_REQUESTS));
+    single(out, "media_refused_total", "counter", "Of them, refused for a file.", counter(f, ROLE_VISION, VISION_REFUSED));
+    single(out, "media_files_total", "counter", "Pictures and sounds.", counter(f, ROLE_VISION, VISION_FILES));
+    single(out, "media_files_cached_total", "counter", "Of them, known from before.", counter(f, ROLE_VISION, VISION_CACHED));
+    single(out, "media_soft_tokens_total", "counter", "Soft tokens made.", counter(f, ROLE_VISION, VISION_TOKENS));
+    single(out, "media_worker_deaths_total", "counter", "Decoders that died at work.", counter(f, ROLE_VISION, VISION_WORKER_DEATHS));
+    single(out, "media_held_bytes", "gauge", "Pixels and samples that prefill has not read yet.", counter(f, ROLE_VISION, VISION_HELD_BYTES));
+}
+
 static void stages(struct front *f, struct wire *out)
 {
     static const struct { int role; unsigned work; } timed[] = {
-        {ROLE_TOKENIZE, TOKENIZE_WORK_NS}, {ROLE_PREFILL, PREFILL_WORK_NS}, {ROLE_DRAFT, DRAFT_WORK_NS}, {ROLE_VERIFY, VERIFY_WORK_NS}, {ROLE_DETOKENIZE, DETOKENIZE_WORK_NS}};
+        {ROLE_TOKENIZE, TOKENIZE_WORK_NS}, {ROLE_PREFILL, PREFILL_WORK_NS}, {ROLE_DRAFT, DRAFT_WORK_NS}, {ROLE_VERIFY, VERIFY_WORK_NS}, {ROLE_DETOKENIZE, DETOKENIZE_WORK_NS}, {ROLE_VISION, VISION_WORK_NS}};
     const struct launcher_board *board = f->table.board;
 
     family(out, "stage_up", "gauge", "1 while the stage is ready.");
@@ -192,6 +204,7 @@ void metrics_text(struct front *f, struct wire *out)
 {
     requests(f, out);
     memory_and_draft(f, out);
+    media(f, out);
     histograms(f, out);
     stages(f, out);
 }

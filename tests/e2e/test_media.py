@@ -19,7 +19,7 @@ import time
 import zlib
 
 import seeing
-from server import ROOT, SANITIZED, Server, main, scaled, wait_until
+from server import BUILD, ROOT, SANITIZED, Server, main, scaled, skip, wait_until
 from wsclient import gather_limited, http, run, sse
 import workload
 
@@ -283,6 +283,32 @@ def test_stages_killed():
         wait_until("the pixels are given back", lambda: s.status()["media"]["held_bytes"] == 0, 20)
 
 
+def test_poisoned_vision():
+    """A request that kills the stage itself twice is set aside, by name; the others do not notice."""
+    exe = os.path.join(BUILD, "faulty", "vision")
+    if not os.access(exe, os.X_OK):
+        skip("build/faulty is not built (make faulty)")
+    picture, good = golden("image/rgb.png"), [input_body([input_part(golden("image/rgb.jpg"))]), {"input": "Spell the word river.", "temperature": 0, "max_output_tokens": 12, "return_token_ids": True}]
+    with serve("--restart-budget", "1000", "--media-cache-mib", "0", "--hang-timeout-ms", 10000 if SANITIZED else 1500) as s:
+        s.faults_wanted = True
+        wanted = [asyncio.run(run(s, b)).outcome() for b in good]
+        assert s.command("swap", "vision", exe)[0] == 0
+
+        async def poison(kind):
+            bad = asyncio.ensure_future(run(s, input_body([input_part(picture)], f"FAULT:vision:{kind}")))
+            others = await asyncio.gather(*(run(s, b) for b in good))
+            return await bad, [r.outcome() for r in others]
+        for kind in ("segv", "abort", "exit", "hang"):
+            before = s.stage("vision")["restarts"]
+            bad, outcomes = asyncio.run(poison(kind))
+            assert bad.final["type"] == "response.failed" and "vision" in bad.response["error"]["message"], (kind, bad.final)
+            assert outcomes == wanted, f"{kind}: a response beside the poisoned one changed"
+            s.settle()
+            assert s.stage("vision")["restarts"] == before + 2, (kind, s.restarts())
+        spared, outcomes = asyncio.run(poison("segv:once"))
+        assert spared.final["type"] in ("response.completed", "response.incomplete") and outcomes == wanted, spared.final
+
+
 # ---- hostile files
 
 
@@ -361,4 +387,4 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["hostile"]:
         main(test_hostile_files)
     main(test_answers_equal_transformers, test_chunks_and_neighbours_change_nothing, test_every_codec, test_two_pictures_tools_and_streaming, test_conversation_goes_on, test_refusals,
-         test_a_model_of_text_alone, test_worker_killed, test_stages_killed, test_hostile_files)
+         test_a_model_of_text_alone, test_worker_killed, test_stages_killed, test_poisoned_vision, test_hostile_files)

@@ -7,7 +7,7 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t bytes);
 
-static const struct request_defaults defaults = {.model = "m", .temperature = 1, .top_p = 1, .vocab = 1000, .context_max = 64, .choices_max = 16};
+static const struct request_defaults defaults = {.model = "m", .temperature = 1, .top_p = 1, .vocab = 1000, .context_max = 64, .choices_max = 16, .picture_budget = 280, .sound = true};
 
 static void check_record(struct request *r)
 {
@@ -18,6 +18,11 @@ static void check_record(struct request *r)
     for (uint32_t i = 0; i < r->prompt_count * r->n; i++) {
         msgpack_sbuffer_init(&record);
         const size_t request_bytes = request_record(r, i, &record);
+        uint64_t at = media_pack(&r->media, &record);
+        struct media_file_hdr hdr;
+        const uint8_t *file;
+        for (uint32_t k = 0; k < r->media.count; k++)
+            if (media_next((const uint8_t *)record.data, record.size, &at, &hdr, &file) != 0 || hdr.bytes != r->media.file[k].bytes || memcmp(file, r->media.file[k].data, hdr.bytes) != 0) abort();
         if (pack_meta((const uint8_t *)record.data, record.size, request_bytes, &meta, &meta_bytes) != 0) abort();
         json_t *notes = json_loadb(meta, meta_bytes, 0, NULL);
         if (!json_is_object(notes)) abort();

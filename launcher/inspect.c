@@ -182,6 +182,17 @@ static void show_oddities(const struct inspect *in)
     odd(&count, "no chat_template.jinja: only plain completions, unless tokenizer_config.json has a template", model_files_find(&in->files, "chat_template.jinja", &file, &ignored) != 0, 0);
 }
 
+/* Is it a drafter's? Then it is shown, and whether it loads. */
+static bool inspect_as_drafter(struct inspect *in)
+{
+    struct model_error err = { "" };
+    const int kind = engine_draft_kind(&in->files, &err);
+
+    if (kind < 0) return false;
+    if (inspect_drafter(&in->files, (uint32_t)kind, &err) != 0) problem(in, err.text);
+    return true;
+}
+
 static void inspect_all(struct inspect *in, bool tensors)
 {
     struct model_error err = { "" };
@@ -233,7 +244,7 @@ int inspect_command(int argc, char **argv)
     }
     safetensors_init(&in.index);
     printf("checkpoint     %s\n", dir);
-    inspect_all(&in, tensors);
+    if (tensors || !inspect_as_drafter(&in)) inspect_all(&in, tensors);
     if (in.problems > INSPECT_PROBLEMS_SHOWN) printf("  and %u more\n", in.problems - INSPECT_PROBLEMS_SHOWN);
     if (in.problems == 0) printf("\nloads\n");
     model_weights_free(&in.weights);

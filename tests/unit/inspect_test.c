@@ -124,10 +124,30 @@ static void test_wrong_use(void **state)
     assert_int_equal(inspect("/nonexistent/model", NULL), 1);
 }
 
+static void test_drafters(void **state)
+{
+    (void)state;
+    assert_int_equal(inspect("tests/golden/dspark", NULL), 0);
+    assert_non_null(strstr(said, "DSpark head, for a model of hidden size 32 and 5 layers"));
+    assert_non_null(strstr(said, "outputs of layers 0 2 3"));
+    assert_non_null(strstr(said, "loads"));
+    assert_int_equal(inspect("tests/golden/assistant", NULL), 0);
+    assert_non_null(strstr(said, "MTP assistant, for a model of hidden size 48"));
+    /* a head without its weights */
+    char dir[] = "/tmp/inspect_test.XXXXXX", command[256];
+    assert_non_null(mkdtemp(dir));
+    snprintf(command, sizeof command, "cp tests/golden/dspark/config.json %s && cp tests/golden/assistant/model.safetensors %s", dir, dir);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(inspect(dir, NULL), 1);
+    assert_non_null(strstr(said, "fc"));
+    snprintf(command, sizeof command, "rm -r %s", dir);
+    assert_int_equal(system(command), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_whole_checkpoints),
+        cmocka_unit_test(test_drafters), cmocka_unit_test(test_whole_checkpoints),
         cmocka_unit_test(test_all_problems_are_listed),
         cmocka_unit_test(test_wrong_use),
     };

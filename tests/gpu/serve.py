@@ -3,7 +3,7 @@
 
     SLUICE_BUILD=build/dist python3 tests/gpu/serve.py [PART...]      (default: all parts)
 
-  demo     the demo model on the GPU gives the bytes that it gives on the CPU: the held-out questions, greedy, every token
+  demo     the demo model on the GPU gives the bytes that it gives on the CPU: the held-out questions on texts, pictures and sounds, greedy, every token
   one      a 12B with random weights, one stream: ms a token at a context of 1k, through the client and in verify
   ttft     time to the first token of prompts of 145, 512, 2048 and 8192 tokens
   many     32 streams, 145 tokens in, 410 out: tokens a second
@@ -165,12 +165,14 @@ def started(server, begin):
 
 
 def part_demo():
-    """Two workloads on both devices: the held-out questions, greedy; and 64 requests of many kinds, most of them sampled."""
-    with open(os.path.join(ROOT, "model", "train", "heldout.json"), encoding="utf-8") as f:
-        items = json.load(f)
-    from test_chat import request
+    """Three workloads on both devices: the held-out questions, greedy; those on pictures and sounds; and 64 requests of many kinds, most of them sampled."""
+    import test_chat
+    import test_senses
     from workload import bodies
-    asked = {"held-out questions": [{**request(i), "temperature": 0, "return_token_ids": True} for i in items], "mixed requests": bodies(64)}
+    asked = {"mixed requests": bodies(64)}
+    for name, path, request in (("held-out questions", "heldout.json", test_chat.request), ("held-out pictures and sounds", "heldout_media.json", test_senses.request)):
+        with open(os.path.join(ROOT, "model", "train", path), encoding="utf-8") as f:
+            asked[name] = [{**request(i), "return_token_ids": True} for i in json.load(f)]
     outcomes = {}
     for device in (["--device", "cpu"], GPU):
         begin = time.perf_counter()

@@ -353,7 +353,7 @@ async def throw(s, count, at_once, seed):
 def test_hostile_files():
     count = int(os.environ.get("SLUICE_HOSTILE_FILES", "0")) or scaled(2000, least=200)
     texts = workload.bodies(8, least=40, most=80)
-    with serve("--media-cache-mib", "0", "--restart-budget", "100000") as s:
+    with serve("--media-cache-mib", "0", "--restart-budget", "100000", "--max-sequences", "16", "--slots", "16") as s:  # few slots: all of them are soon in use
         wanted = [asyncio.run(run(s, b)).outcome() for b in texts]
 
         async def go(files, seed):

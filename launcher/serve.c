@@ -479,6 +479,8 @@ int serve(int argc, char **argv)
         setrlimit(RLIMIT_NOFILE, &files);
     }
     const int code = run(v, argc, argv);
+    drafter_serve(v, NULL);
+    drafter_forget(v->drafter_first);
     free(v);
     return code;
 }

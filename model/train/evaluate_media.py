@@ -50,7 +50,8 @@ def main():
     p.add_argument("--show", action="store_true")
     args = p.parse_args()
     processor = transformers.AutoProcessor.from_pretrained(args.model)
-    model = transformers.AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.bfloat16).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = transformers.AutoModelForImageTextToText.from_pretrained(args.model, dtype=torch.bfloat16 if device == "cuda" else torch.float32).to(device).eval()
     model.generation_config = transformers.GenerationConfig(**{
         **checkpoint.generation_config(checkpoint.DEMO / "tokenizer.json"), "do_sample": False, "temperature": None, "top_k": None, "top_p": None})
     questions, bad = json.loads((HERE / "heldout_media.json").read_text()), False

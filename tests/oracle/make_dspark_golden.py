@@ -7,7 +7,8 @@ DeepSpec's Gemma4DSparkModel is imported and run as it is, with a cache, the way
 then the cache is cut back to the context. Weights, features and tokens are hashes of their names (hashes.py), so that
 tests/unit/dspark_test.c repeats them. A real checkpoint (config.json, model.safetensors in F32) and rounds.txt with lines
 ROUND WHAT VALUES: f (features of the new positions behind fc and norm), embed, layer.I (the block's rows), hidden (after the last norm), base (logits without
-the Markov head), logits (with it, the tokens before given), confidence (before the sigmoid).
+the Markov head), logits (with it, the tokens before given), confidence (before the sigmoid). demo.txt: the first 32 logits of each row and confidence for the
+head in model/demo/dspark (BF16, computed in F32), over one round.
 """
 import json
 import os
@@ -16,7 +17,7 @@ import sys
 
 import torch
 from hashes import hashed
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Gemma4TextConfig
 from transformers.cache_utils import DynamicCache
 
@@ -24,6 +25,8 @@ OUT = os.path.join(os.path.dirname(__file__), "..", "golden", "dspark")
 HIDDEN, VOCAB, LAYERS, BLOCK, RANK, MASK = 32, 64, 2, 7, 16, 4
 SOURCES, TARGET_LAYERS = [0, 2, 3], 5
 ROUNDS = ((0, 10), (10, 14))        # first new position, position of the newest token
+DEMO = os.path.join(os.path.dirname(__file__), "..", "..", "model", "demo", "dspark")
+DEMO_LOGITS = 32
 
 
 FIELDS = {
@@ -40,11 +43,11 @@ FIELDS = {
     "enable_confidence_head": True, "confidence_head_with_markov": True}
 
 
-def config():
+def config(fields):
     """The fields of the released file; newer transformers fold some of them into others."""
-    c = Gemma4TextConfig(**{k: v for k, v in FIELDS.items() if k not in ("architectures", "model_type", "rope_theta", "rope_type", "dtype")})
+    c = Gemma4TextConfig(**{k: v for k, v in fields.items() if k not in ("architectures", "model_type", "rope_theta", "rope_type", "dtype")})
     for name in ("num_global_key_value_heads", "global_head_dim", "num_key_value_heads", "head_dim", "attention_k_eq_v"):
-        setattr(c, name, FIELDS[name])
+        setattr(c, name, fields[name])
     c._attn_implementation = "sdpa"
     return c
 
@@ -61,38 +64,61 @@ def fill(model):
                 p.copy_(h * (1.5 / p.shape[-1] ** 0.5))
 
 
+def hashed_tokens(name, vocab):
+    return torch.from_numpy((hashed(name, BLOCK) + 1) * (vocab / 2)).long()
+
+
+def run(model, number, first, start, cache):
+    """One round as the evaluator drives it: everything that is compared, by name."""
+    fields, kept, hooks = model.config, {}, []
+    hooks.append(model.hidden_norm.register_forward_hook(lambda m, i, o: kept.update(f=o[0])))
+    for i, layer in enumerate(model.layers):
+        hooks.append(layer.register_forward_hook(lambda m, args, o, i=i: kept.update({f"layer.{i}": o[0]})))
+    width = len(fields.target_layer_ids) * fields.hidden_size
+    features = torch.stack([torch.from_numpy(hashed(f"feature.{p}", width)) * 3 for p in range(first, start)])[None]
+    tokens = hashed_tokens(f"tokens.{number}", fields.vocab_size)       # the newest token, then what is chosen
+    ids = torch.full((1, BLOCK), fields.mask_token_id)
+    ids[0, 0] = tokens[0]
+    kept["embed"] = model.embed_tokens(ids)
+    positions = torch.arange(first, start + BLOCK)[None]
+    hidden = model._forward_backbone(position_ids=positions, noise_embedding=kept["embed"], target_hidden_states=features, past_key_values=cache, use_cache=True)
+    cache.crop(start)
+    base = model.compute_logits(hidden)
+    logits = model.markov_head.apply_block_logits(base[:, None], token_ids=tokens[None, None], hidden_states=hidden[:, None])
+    kept.update(hidden=hidden, base=base, logits=logits, confidence=model.predict_confidence_step(hidden, tokens[None]))
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
+def write(f, number, kept, names):
+    for what in names:
+        f.write(f"{number} {what} " + " ".join(f"{v:.7g}" for v in kept[what].flatten().tolist()) + "\n")
+
+
 def main():
     sys.path.insert(0, sys.argv[1])
     from deepspec.modeling.dspark.gemma4.modeling import Gemma4DSparkModel
     shutil.rmtree(OUT, ignore_errors=True)
-    model = Gemma4DSparkModel(config()).float().eval()
-    fill(model)
     os.makedirs(OUT)
+    model = Gemma4DSparkModel(config(FIELDS)).float().eval()
+    fill(model)
     save_file({name: t.contiguous() for name, t in model.state_dict().items()}, os.path.join(OUT, "model.safetensors"), metadata={"format": "pt"})
+    os.chmod(os.path.join(OUT, "model.safetensors"), 0o644)
     with open(os.path.join(OUT, "config.json"), "w") as f:
         json.dump(FIELDS, f, indent=1)
-    kept = {}
-    model.hidden_norm.register_forward_hook(lambda m, i, o: kept.update(f=o[0]))
-    for i, layer in enumerate(model.layers):
-        layer.register_forward_hook(lambda m, args, o, i=i: kept.update({f"layer.{i}": o[0]}))
-    cache = DynamicCache()
     with open(os.path.join(OUT, "rounds.txt"), "w") as f, torch.no_grad():
+        cache = DynamicCache()
         for number, (first, start) in enumerate(ROUNDS):
-            features = torch.stack([torch.from_numpy(hashed(f"feature.{p}", len(SOURCES) * HIDDEN)) * 3 for p in range(first, start)])[None]
-            tokens = torch.from_numpy((hashed(f"tokens.{number}", BLOCK) + 1) * (VOCAB / 2)).long()      # the newest token, then what is chosen
-            ids = torch.full((1, BLOCK), MASK)
-            ids[0, 0] = tokens[0]
-            kept["embed"] = model.embed_tokens(ids)
-            positions = torch.arange(first, start + BLOCK)[None]
-            hidden = model._forward_backbone(position_ids=positions, noise_embedding=kept["embed"], target_hidden_states=features, past_key_values=cache, use_cache=True)
-            cache.crop(start)
-            base = model.compute_logits(hidden)
-            logits = model.markov_head.apply_block_logits(base[:, None], token_ids=tokens[None, None], hidden_states=hidden[:, None])
-            confidence = model.predict_confidence_step(hidden, tokens[None])
-            kept.update(hidden=hidden, base=base, logits=logits, confidence=confidence)
-            for what in ("f", "embed", *(f"layer.{i}" for i in range(LAYERS)), "hidden", "base", "logits", "confidence"):
-                f.write(f"{number} {what} " + " ".join(f"{v:.7g}" for v in kept[what].flatten().tolist()) + "\n")
-    print(sorted(os.listdir(OUT)), [n for n, _ in model.named_parameters()])
+            write(f, number, run(model, number, first, start, cache), ("f", "embed", *(f"layer.{i}" for i in range(LAYERS)), "hidden", "base", "logits", "confidence"))
+    with open(os.path.join(DEMO, "config.json")) as f:
+        demo = Gemma4DSparkModel(config(json.load(f))).eval()
+    demo.load_state_dict({name: t.float() for name, t in load_file(os.path.join(DEMO, "model.safetensors")).items()})
+    demo.embed_tokens.embed_scale = torch.tensor(float(torch.tensor(demo.config.hidden_size ** 0.5).bfloat16()))     # as the model has it in BF16
+    with open(os.path.join(OUT, "demo.txt"), "w") as f, torch.no_grad():
+        kept = run(demo, 0, *ROUNDS[0], DynamicCache())
+        kept["logits"] = kept["logits"][..., :DEMO_LOGITS]
+        write(f, 0, kept, ("logits", "confidence"))
 
 
 if __name__ == "__main__":

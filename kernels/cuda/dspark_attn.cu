@@ -1,0 +1,264 @@
+/* kernels/cuda/dspark_attn.cu - see dspark_attn.h.
+ *
+ * One key head serves 7 x 16 queries: 112 rows of a matrix product, so the keys of a span are read once for all of them. Seven warps take 16 queries
+ * each for the scores; eight take 64 columns each of p v. */
+#include "dspark_attn.h"
+
+#include "device.cuh"
+#include "launch.h"
+#include "shm/error.h"
+
+#define HEAD_THREADS 128u
+#define HEAD_EACH (DSPARK_DIM / HEAD_THREADS)
+#define ATTEND_THREADS 256u
+#define ATTEND_WARPS (ATTEND_THREADS / 32)
+#define ROW_STRIDE (DSPARK_DIM + 8)       /* bf16, rows fall into different banks */
+#define P_STRIDE (DSPARK_SPAN + 8)
+#define M_TILES (DSPARK_QUERIES / 16)
+#define NEVER (-3.0e38f)
+
+static_assert(M_TILES <= ATTEND_WARPS && DSPARK_DIM == ATTEND_WARPS * 64, "tiles of the warps");
+
+struct attend_shared {
+    __nv_bfloat16 q[DSPARK_QUERIES][ROW_STRIDE], k[DSPARK_SPAN][ROW_STRIDE], v[DSPARK_SPAN][ROW_STRIDE], p[DSPARK_QUERIES][P_STRIDE];
+};
+static_assert(sizeof(struct attend_shared) <= LAUNCH_SHARED_MAX, "shared memory");
+
+/* ---- heads: 128 threads for one head of one row; thread t has elements t, t + 128, t + 256, t + 384 ---- */
+
+__device__ float head_scale(const float x[HEAD_EACH], float eps)
+{
+    __shared__ float part[HEAD_THREADS / 32];
+    float sum = 0;
+
+    for (uint32_t i = 0; i < HEAD_EACH; i++) sum += x[i] * x[i];
+    for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = sum;
+    __syncthreads();
+    sum = 0;
+    for (uint32_t w = 0; w < HEAD_THREADS / 32; w++) sum += part[w];
+    return rsqrtf(sum / DSPARK_DIM + eps);
+}
+
+/* to = bf16(turn(x * scale * weight)): elements j and j + 256 are a pair, both in one thread. */
+__device__ void turn_head(const float x[HEAD_EACH], float scale, const __nv_bfloat16 *weight, const float *inv_freq, uint32_t position, __nv_bfloat16 *to)
+{
+    float y[HEAD_EACH];
+
+    for (uint32_t i = 0; i < HEAD_EACH; i++) y[i] = x[i] * scale * __bfloat162float(weight[threadIdx.x + i * HEAD_THREADS]);
+    if (threadIdx.x < DSPARK_TURNED) {
+        float s, c;
+
+        sincosf(inv_freq[threadIdx.x] * (float)position, &s, &c);
+        const float a = y[0], b = y[2];
+
+        y[0] = a * c - b * s, y[2] = b * c + a * s;
+    }
+    for (uint32_t i = 0; i < HEAD_EACH; i++) to[threadIdx.x + i * HEAD_THREADS] = __float2bfloat16(y[i]);
+}
+
+__device__ void put_key(const float x[HEAD_EACH], float eps, const __nv_bfloat16 *weight, const float *inv_freq, uint32_t position, __nv_bfloat16 *k, __nv_bfloat16 *v)
+{
+    const float scale = head_scale(x, eps);
+
+    turn_head(x, scale, weight, inv_freq, position, k);
+    for (uint32_t i = 0; i < HEAD_EACH; i++) v[threadIdx.x + i * HEAD_THREADS] = __float2bfloat16(x[i] * scale);
+}
+
+__global__ void __launch_bounds__(HEAD_THREADS) heads_kernel(const dspark_attn_args a)
+{
+    const uint32_t row = blockIdx.x / (DSPARK_HEADS + 1), head = blockIdx.x % (DSPARK_HEADS + 1);
+    float x[HEAD_EACH];
+
+    chain_trigger();
+    chain_wait();
+    for (uint32_t i = 0; i < HEAD_EACH; i++) x[i] = ld_l2(a.qkv + (uint64_t)row * a.qkv_stride + head * DSPARK_DIM + threadIdx.x + i * HEAD_THREADS);
+    if (head < DSPARK_HEADS) {
+        turn_head(x, head_scale(x, a.eps), a.q_norm, a.inv_freq, a.position + row, a.q + ((uint64_t)row * DSPARK_HEADS + head) * DSPARK_DIM);
+        return;
+    }
+    const uint64_t at = (uint64_t)((a.position + row) % a.ring_rows) * DSPARK_DIM;
+    put_key(x, a.eps, a.k_norm, a.inv_freq, a.position + row, a.k + at, a.v + at);
+}
+
+__global__ void __launch_bounds__(HEAD_THREADS) keys_kernel(const dspark_keys_args a)
+{
+    const uint32_t row = blockIdx.x / a.layers, layer = blockIdx.x % a.layers;
+    float x[HEAD_EACH];
+
+    chain_trigger();
+    chain_wait();
+    for (uint32_t i = 0; i < HEAD_EACH; i++) x[i] = ld_l2(a.keys + ((uint64_t)row * a.layers + layer) * DSPARK_DIM + threadIdx.x + i * HEAD_THREADS);
+    const uint64_t at = ((uint64_t)layer * a.ring_rows + (a.position + row) % a.ring_rows) * DSPARK_DIM;
+    put_key(x, a.eps, a.k_norm + layer * DSPARK_DIM, a.inv_freq, a.position + row, a.k + at, a.v + at);
+}
+
+/* ---- all queries over the keys of a span ---- */
+
+__device__ __forceinline__ void load_matrices(uint32_t r[4], const void *p)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_address(p)) : "memory");
+}
+
+__device__ __forceinline__ void load_turned(uint32_t r[4], const void *p)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(smem_address(p)) : "memory");
+}
+
+__device__ __forceinline__ void multiply_add(float c[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+/* Queries, and the span's keys and values; what is not there is zero. */
+__device__ void load_span(const dspark_attn_args &a, attend_shared *s, uint32_t first, uint32_t begin, uint32_t end)
+{
+    const uint4 none = make_uint4(0, 0, 0, 0);
+
+    for (uint32_t i = threadIdx.x; i < DSPARK_SPAN * DSPARK_DIM / 8; i += ATTEND_THREADS) {
+        const uint32_t key = first + i / (DSPARK_DIM / 8), at = i % (DSPARK_DIM / 8) * 8;
+        const bool there = key >= begin && key < end;
+        const uint64_t from = (uint64_t)(key % a.ring_rows) * DSPARK_DIM + at;
+
+        *(uint4 *)&s->k[key - first][at] = there ? __ldcg((const uint4 *)(a.k + from)) : none;
+        *(uint4 *)&s->v[key - first][at] = there ? __ldcg((const uint4 *)(a.v + from)) : none;
+    }
+    for (uint32_t i = threadIdx.x; i < DSPARK_QUERIES * DSPARK_DIM / 8; i += ATTEND_THREADS) {
+        const uint32_t query = i / (DSPARK_DIM / 8), at = i % (DSPARK_DIM / 8) * 8;
+
+        *(uint4 *)&s->q[query][at] = query < a.rows * DSPARK_HEADS ? __ldcg((const uint4 *)(a.q + (uint64_t)query * DSPARK_DIM + at)) : none;
+    }
+    __syncthreads();
+}
+
+/* Scores of 16 queries with all keys of the span, their exponentials into p, maximum and sum into part_ml. */
+__device__ void score(const dspark_attn_args &a, attend_shared *s, uint32_t tile, uint32_t lane, uint32_t first, uint32_t begin, uint32_t end, uint32_t span)
+{
+    float c[DSPARK_SPAN / 8][4] = {};
+
+    for (uint32_t k = 0; k < DSPARK_DIM; k += 32) {
+        uint32_t q[2][4];
+
+        load_matrices(q[0], &s->q[tile * 16 + lane % 16][k + lane / 16 * 8]);
+        load_matrices(q[1], &s->q[tile * 16 + lane % 16][k + 16 + lane / 16 * 8]);
+#pragma unroll
+        for (uint32_t n = 0; n < DSPARK_SPAN / 8; n++) {
+            uint32_t b[4];
+
+            load_matrices(b, &s->k[n * 8 + lane % 8][k + lane / 8 * 8]);
+            multiply_add(c[n], q[0], b[0], b[1]);
+            multiply_add(c[n], q[1], b[2], b[3]);
+        }
+    }
+    for (uint32_t h = 0; h < 2; h++) {
+        const uint32_t query = tile * 16 + lane / 4 + 8 * h;
+        float top = NEVER, sum = 0;
+
+        for (uint32_t n = 0; n < DSPARK_SPAN / 8; n++)
+            for (uint32_t e = 0; e < 2; e++) {
+                const uint32_t key = first + n * 8 + lane % 4 * 2 + e;
+
+                if (key < begin || key >= end) c[n][2 * h + e] = NEVER;
+                top = fmaxf(top, c[n][2 * h + e]);
+            }
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
+        for (uint32_t n = 0; n < DSPARK_SPAN / 8; n++) {
+            __nv_bfloat162 pair;
+            const float x = c[n][2 * h] == NEVER ? 0.0f : expf(c[n][2 * h] - top), y = c[n][2 * h + 1] == NEVER ? 0.0f : expf(c[n][2 * h + 1] - top);
+
+            pair.x = __float2bfloat16(x), pair.y = __float2bfloat16(y);
+            sum += __bfloat162float(pair.x) + __bfloat162float(pair.y);      /* of what multiplies the values */
+            *(__nv_bfloat162 *)&s->p[query][n * 8 + lane % 4 * 2] = pair;
+        }
+        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+        sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+        if (lane % 4 == 0) a.part_ml[(uint64_t)span * DSPARK_QUERIES + query] = make_float2(top, sum);
+    }
+}
+
+__global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_attn_args a)
+{
+    extern __shared__ __align__(16) uint8_t memory[];
+    attend_shared *s = (attend_shared *)memory;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, span = blockIdx.x, first = (a.low / DSPARK_SPAN + span) * DSPARK_SPAN, end = a.position + a.rows;
+
+    chain_trigger();
+    chain_wait();
+    load_span(a, s, first, a.low, end);
+    if (warp < M_TILES) score(a, s, warp, lane, first, a.low, end, span);
+    __syncthreads();
+    for (uint32_t n = 0; n < 64; n += 8) {
+        const uint32_t column = warp * 64 + n;
+        uint32_t v[4];
+
+        load_turned(v, &s->v[lane][column]);
+        for (uint32_t tile = 0; tile < M_TILES; tile++) {
+            float c[4] = {};
+            uint32_t p[4];
+
+            load_matrices(p, &s->p[tile * 16 + lane % 16][lane / 16 * 8]);
+            multiply_add(c, p, v[0], v[1]);
+            load_matrices(p, &s->p[tile * 16 + lane % 16][16 + lane / 16 * 8]);
+            multiply_add(c, p, v[2], v[3]);
+            float *to = a.part + ((uint64_t)span * DSPARK_QUERIES + tile * 16 + lane / 4) * DSPARK_DIM + column + lane % 4 * 2;
+            *(float2 *)to = make_float2(c[0], c[1]);
+            *(float2 *)(to + 8 * DSPARK_DIM) = make_float2(c[2], c[3]);
+        }
+    }
+}
+
+/* ---- the spans of one query, in ascending order ---- */
+
+__global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn_args a, uint32_t spans)
+{
+    const uint32_t query = blockIdx.x;
+    float top = NEVER, sum = 0, out[HEAD_EACH] = {};
+
+    chain_trigger();
+    chain_wait();
+    for (uint32_t s = 0; s < spans; s++) top = fmaxf(top, __ldcg(&a.part_ml[(uint64_t)s * DSPARK_QUERIES + query].x));
+#pragma unroll 4
+    for (uint32_t s = 0; s < spans; s++) {
+        const float2 ml = __ldcg(&a.part_ml[(uint64_t)s * DSPARK_QUERIES + query]);
+        const float4 part = ld_l2((const float4 *)(a.part + ((uint64_t)s * DSPARK_QUERIES + query) * DSPARK_DIM) + threadIdx.x);
+        const float weight = ml.y > 0.0f ? expf(ml.x - top) : 0.0f;
+
+        sum += weight * ml.y;
+        out[0] += weight * part.x, out[1] += weight * part.y, out[2] += weight * part.z, out[3] += weight * part.w;
+    }
+    for (uint32_t i = 0; i < HEAD_EACH; i++) a.out[(uint64_t)query * DSPARK_DIM + threadIdx.x * HEAD_EACH + i] = __float2bfloat16(out[i] / sum);
+}
+
+int dspark_attn_launch(const struct dspark_attn_args *args, void *stream)
+{
+    struct dspark_attn_args a = *args;
+    uint32_t spans = (a.position + a.rows - 1) / DSPARK_SPAN - a.low / DSPARK_SPAN + 1;
+    void *params[] = { &a, &spans };
+
+    if (a.rows == 0 || a.rows > DSPARK_ROWS_MAX || a.low > a.position || a.position + a.rows - a.low > a.ring_rows) return -E_RANGE;
+    int rc = launch_chained((const void *)heads_kernel, a.rows * (DSPARK_HEADS + 1), HEAD_THREADS, 0, params, stream);
+    if (rc == 0) rc = launch_chained((const void *)attend_kernel, spans, ATTEND_THREADS, sizeof(struct attend_shared), params, stream);
+    if (rc == 0) rc = launch_chained((const void *)combine_kernel, a.rows * DSPARK_HEADS, HEAD_THREADS, 0, params, stream);
+    return rc;
+}
+
+int dspark_keys_launch(const struct dspark_keys_args *args, void *stream)
+{
+    struct dspark_keys_args a = *args;
+    void *params[] = { &a };
+
+    if (a.count == 0 || a.layers == 0 || a.count > a.ring_rows) return -E_RANGE;
+    return launch_chained((const void *)keys_kernel, a.count * a.layers, HEAD_THREADS, 0, params, stream);
+}
+
+int dspark_attn_init(void)
+{
+    int rc = launch_prepare((const void *)heads_kernel, 0);
+
+    if (rc == 0) rc = launch_prepare((const void *)keys_kernel, 0);
+    if (rc == 0) rc = launch_prepare((const void *)attend_kernel, sizeof(struct attend_shared));
+    if (rc == 0) rc = launch_prepare((const void *)combine_kernel, 0);
+    return rc;
+}

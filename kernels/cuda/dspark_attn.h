@@ -1,0 +1,68 @@
+/* dspark_attn: attention of a DSpark block (model/dspark.h) over the drafter's own cache. From the f32 output of the qkv product to the bf16 input of o:
+ *   q and k norm, rotation (pairs j, j + 256 with j < 64), v norm; K and V of the block's rows into the ring; softmax(q k) v over positions
+ *   low .. position + rows - 1: every row sees the whole block, there is no scale and no window but the caller's `low`
+ *   qkv  [rows][qkv_stride] f32: 16 query heads of 512, then one key head, which is the value too
+ *   ring [ring_rows][512] bf16 each for K and V; position p in row p % ring_rows
+ *   out  [rows][16 * 512] bf16
+ * Three kernels of a chain: heads; (all queries) x (32 keys) on the tensor cores, partial results; their sum. The key axis is cut by absolute position, so the bits
+ * of a block depend on nothing but its sequence.
+ * Needs     16 heads of 512, 1 <= rows <= 7, ring_rows >= position + rows - low. Never synchronizes.
+ * Checked   bench/cuda/dspark_bench.cu against a plain kernel in f64, before it measures.
+ * Measured  bench/RESULTS_cuda.md. */
+#ifndef SLUICE_CUDA_DSPARK_ATTN_H
+#define SLUICE_CUDA_DSPARK_ATTN_H
+
+#include <cuda_bf16.h>
+#include <stdint.h>
+
+#define DSPARK_HEADS 16u
+#define DSPARK_DIM 512u
+#define DSPARK_TURNED 64u             /* pairs */
+#define DSPARK_ROWS_MAX 7u
+#define DSPARK_QUERIES (DSPARK_ROWS_MAX * DSPARK_HEADS)
+#define DSPARK_SPAN 32u               /* keys of a block of threads */
+
+struct dspark_attn_args {
+    const float *qkv;
+    uint32_t qkv_stride;              /* elements */
+    uint32_t rows;
+    uint32_t position, low;           /* of the first row; the first position that is seen */
+    const __nv_bfloat16 *q_norm, *k_norm;   /* [512] */
+    const float *inv_freq;            /* [DSPARK_TURNED], device */
+    __nv_bfloat16 *k, *v;             /* rings of one layer */
+    uint32_t ring_rows;
+    float eps;
+    __nv_bfloat16 *q;                 /* scratch [DSPARK_QUERIES][512] */
+    float *part;                      /* scratch [spans][DSPARK_QUERIES][512] */
+    float2 *part_ml;                  /* scratch [spans][DSPARK_QUERIES] (max, sum) */
+    __nv_bfloat16 *out;
+};
+
+/* Spans that positions low .. end - 1 can touch: the size of the partial buffers. */
+static inline uint32_t dspark_attn_spans(uint32_t positions) { return positions / DSPARK_SPAN + 2; }
+
+/* Keys and values of absorbed positions, all layers: from keys [count][layers * 512] f32 (the product with the stacked key matrices). */
+struct dspark_keys_args {
+    const float *keys;
+    uint32_t count, layers, position, ring_rows;
+    const __nv_bfloat16 *k_norm;      /* [layers][512] */
+    const float *inv_freq;
+    __nv_bfloat16 *k, *v;             /* [layers][ring_rows][512] */
+    float eps;
+};
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* 0, -E_RANGE, -E_IO. */
+int dspark_attn_launch(const struct dspark_attn_args *args, void *stream);
+int dspark_keys_launch(const struct dspark_keys_args *args, void *stream);
+
+/* Once per process and device. 0 or -E_IO. */
+int dspark_attn_init(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

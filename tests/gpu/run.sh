@@ -17,6 +17,7 @@ try() {
     [ $rc -ne 0 ] && [ $rc -ne 77 ] && { bad=$((bad + 1)); echo "FAILED ($rc): $*"; }
 }
 for t in build/tests/cuda_*; do try "$t"; done
+[ -x build/bench/cuda_dspark_bench ] && try build/bench/cuda_dspark_bench
 try python3 tests/gpu/sampling.py
 try python3 tests/gpu/many.py
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 --start 1100

@@ -34,6 +34,7 @@
 #define MPS_STEADY_MS 60000u
 #define MPS_STOP_MS 1000u
 #define MPS_GONE_MS 20u          /* a killed daemon's clients may notice before it can be waited for */
+#define VERIFY_FIRST_MS 1000u    /* streams wait for verify, and contexts that are made at once wait for each other: two take 0.24 s, one 0.12 */
 #define APART_MS 60000u          /* without a fault, and nobody to be disturbed: back under MPS */
 #define APART_MAX_MS 600000u     /* back even if responses run: they pause for some 0.3 s */
 
@@ -252,9 +253,18 @@ bool gpu_is_shared(const struct server *v, int role)
     return gpu_is_stage(v, role) && (v->gpu.state == GPU_MPS || v->gpu.state == GPU_MPS_STARTING);
 }
 
+/* Verify has died and is not yet back. */
+static bool verify_comes_back(const struct server *v)
+{
+    const struct child *c = &v->child[ROLE_VERIFY];
+
+    return c->enabled && !c->ready && c->died_ns && clock_ns() - c->died_ns < VERIFY_FIRST_MS * MS;
+}
+
 bool gpu_may_start(const struct server *v, int role)
 {
     if (!gpu_is_stage(v, role)) return true;
+    if (role != ROLE_VERIFY && verify_comes_back(v)) return false;
     if (v->gpu.state == GPU_MPS_STARTING || (v->gpu.state == GPU_MPS && daemon_is_gone(&v->gpu))) return false;
     for (int other = 0; other < ROLE_COUNT; other++)
         if (gpu_is_stage(v, other) && v->child[other].pid && v->child[other].kill_reason == KILL_GPU) return false;

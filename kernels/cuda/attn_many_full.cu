@@ -1,8 +1,7 @@
 /* kernels/cuda/attn_many_full.cu - full attention for many sequences (contract in attn_many.h).
  *
- * A block of 4 warps works on a chunk of 32 keys: 8 keys a warp in q k, 128 columns a warp in p v. K and V come from the pages straight into registers, as
- * the tensor cores want them, those of the next chunk as soon as their registers are free; two blocks an SM fill each other's waits. Rows
- * are single and their q is ready: products and their order are those of attn.cu. A third kernel adds the spans of a row. */
+ * The block's work on a chunk of 32 keys is that of attn.cu, but rows are single, their q, K and V are ready, and K, V and q of the block's next
+ * chunk are on their way into shared memory meanwhile. A third kernel adds the spans of a row. */
 #include "attn_many.h"
 #include "attn_many_prepare.cuh"
 #include "attn_block.cuh"
@@ -11,23 +10,23 @@
 
 #define FULL_D 512
 #define FULL_KEYS 32                  /* of a chunk: one page */
-#define FULL_WARPS 4
-#define FULL_THREADS (FULL_WARPS * 32)
-#define FULL_BLOCKS 2                 /* of an SM */
-#define WARP_KEYS (FULL_KEYS / FULL_WARPS)
-#define WARP_DIMS (FULL_D / FULL_WARPS)
-#define SLICE_DIMS 64                 /* of p v at a time */
-#define SLICES (WARP_DIMS / SLICE_DIMS)
-#define SLICE_TILES (SLICE_DIMS / 8)
+#define FULL_THREADS (ATTN_WARPS * 32)
+#define ROW_VECTORS (FULL_D / 8)      /* 16-byte pieces of a key */
+/* Rows of K 64 bytes apart modulo the banks: 16-byte loads of a quarter warp never collide; those of V meet in pairs. */
+#define FULL_K_STRIDE (2 * FULL_D + 64)
+#define FULL_V_STRIDE (2 * FULL_D + 16)
 #define COMBINE_BATCH 16              /* spans whose loads are in flight together */
 
 static_assert(FULL_KEYS == ATTN_PAGE_TOKENS, "a chunk has one page number");
-static_assert(WARP_KEYS == 8, "keys of a tile");
+
+struct full_stage {
+    uint8_t k[FULL_KEYS * FULL_K_STRIDE], v[FULL_KEYS * FULL_V_STRIDE];
+    alignas(16) uint8_t block_bytes[sizeof(attn_shared<FULL_D>)];      /* q, and what attn.cu's functions need */
+    __device__ attn_shared<FULL_D> &block() { return *(attn_shared<FULL_D> *)block_bytes; }
+};
 
 struct full_shared {
-    __nv_bfloat16 q[2][ATTN_HEADS][FULL_D + 32];      /* of this chunk's row and of the next one's; rows 16 banks apart */
-    __nv_bfloat16 p[ATTN_HEADS][FULL_KEYS + 16];
-    float top[ATTN_HEADS][FULL_WARPS], sum[ATTN_HEADS][FULL_WARPS];
+    full_stage stage[2];
     uint32_t first[STEP_ROWS_MAX + 1];      /* items in front of each row */
     uint32_t position[STEP_ROWS_MAX], seq[STEP_ROWS_MAX], fresh[STEP_ROWS_MAX];      /* of each row; first key that this step writes */
 };
@@ -62,46 +61,34 @@ __device__ __forceinline__ uint32_t row_spans(const attn_args &a, uint32_t row)
 
 /* ---- which chunk ---- */
 
-/* One item is one span of one row; slot: of its partial result. page: number of the chunk's page; last: of its item. */
-struct chunk { uint32_t index, row, seq, position, slot, key, end, page; bool last; };
+struct chunk { uint32_t index; item it; uint32_t key; bool last; };      /* last: of its item */
 
-/* All rows at once, by the first two warps: one after the other they would cost a load's latency each. */
+/* All rows at once: one after the other they would cost a load's latency each. */
 __device__ __forceinline__ void list_rows(const attn_args &a, full_shared &sh)
 {
     const uint32_t row = threadIdx.x;
-    uint32_t spans = 0;
 
-    if (row < a.state->rows && row < STEP_ROWS_MAX) {
-        const step_row own = a.state->row[row];
-        const step_group group = a.state->group[own.group];
+    if (row < STEP_ROWS_MAX) {
+        uint32_t spans = 0;
 
-        sh.position[row] = own.position, sh.seq[row] = group.seq, sh.fresh[row] = group.first_position;
-        spans = many_spans(group.first_position + group.rows);
+        if (row < a.state->rows) {
+            const step_row own = a.state->row[row];
+            const step_group group = a.state->group[own.group];
+
+            sh.position[row] = own.position, sh.seq[row] = group.seq, sh.fresh[row] = group.first_position;
+            spans = many_spans(group.first_position + group.rows);
+        }
+        sh.first[row + 1] = spans;
     }
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) {
-        const uint32_t below = __shfl_up_sync(0xffffffffu, spans, d);
-
-        if (threadIdx.x % 32 >= d) spans += below;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        sh.first[0] = 0;
+        for (uint32_t i = 1; i <= STEP_ROWS_MAX; i++) sh.first[i] += sh.first[i - 1];
     }
-    if (row < STEP_ROWS_MAX) sh.first[row + 1] = spans;
-    if (row == 0) sh.first[0] = 0;
-    __syncthreads();
-    const uint32_t before = sh.first[32];
-
-    __syncthreads();
-    if (row >= 32 && row < STEP_ROWS_MAX) sh.first[row + 1] += before;
     __syncthreads();
 }
 
-/* The next chunk of the item: it has one. */
-__device__ __forceinline__ void enter_chunk(chunk &c, const attn_args &a)
-{
-    c.last = c.key + FULL_KEYS >= c.end || c.key + FULL_KEYS > c.position;
-    c.page = __ldg(page_entry(a, c.seq, c.key));
-}
-
-/* The first chunk of the item of that index; false past the last one. */
+/* The item of that index; false past the last one. One item is one span of one row. */
 __device__ __forceinline__ bool find_chunk(chunk &c, const attn_args &a, const full_shared &sh, uint32_t index)
 {
     const uint32_t rows = a.state->rows;
@@ -111,12 +98,13 @@ __device__ __forceinline__ bool find_chunk(chunk &c, const attn_args &a, const f
     if (index >= sh.first[rows]) return false;
     while (step /= 2)
         if (row + step < rows && sh.first[row + step] <= index) row += step;
-    c.row = row, c.seq = sh.seq[row], c.position = sh.position[row];
-    c.slot = index - sh.first[row];
-    const span s = many_span(c.slot);
-
-    c.key = s.first, c.end = s.end;
-    enter_chunk(c, a);
+    c.it.group = step_group{ row, 1, sh.position[row], sh.seq[row] };
+    c.it.head = 0;
+    c.it.slot = index - sh.first[row];
+    c.it.span = many_span(c.it.slot);
+    c.it.row_first = 0, c.it.row_end = 1;
+    c.key = c.it.span.first;
+    c.last = c.key + FULL_KEYS >= c.it.span.end || c.key + FULL_KEYS > sh.position[row];
     return true;
 }
 
@@ -124,202 +112,116 @@ __device__ __forceinline__ bool next_chunk(chunk &c, const attn_args &a, const f
 {
     if (c.last) return find_chunk(c, a, sh, c.index + gridDim.x);
     c.key += FULL_KEYS;
-    enter_chunk(c, a);
+    c.last = c.key + FULL_KEYS >= c.it.span.end || c.key + FULL_KEYS > c.it.group.first_position;
     return true;
 }
 
-/* ---- keys, values and queries on their way ---- */
+/* ---- on its way into shared memory ---- */
 
-/* The warp's 8 keys; zeros for keys that the row does not see. */
-__device__ __forceinline__ void ask_k(uint4 (&k)[16], const attn_args &a, const chunk &c, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void ask_keys(const attn_args &a, const chunk &c, full_stage &to, uint32_t warp, uint32_t lane)
 {
-    const uint32_t key = warp * WARP_KEYS + lane / 4;
-    const bool live = c.key + key <= c.position;
-    const __nv_bfloat16 *from = (const __nv_bfloat16 *)(a.arena + c.page * a.page_bytes + a.k_offset) + key * FULL_D + lane % 4 * 8;
+    const uint32_t position = c.it.group.first_position;
+    const uint8_t *page = a.arena + __ldg(page_entry(a, c.it.group.seq, c.key)) * a.page_bytes;
 
 #pragma unroll
-    for (int i = 0; i < 16; i++) k[i] = live ? ld_l2((const uint4 *)(from + i * 32)) : make_uint4(0, 0, 0, 0);
-}
-
-/* All keys, one slice of the warp's columns. */
-__device__ __forceinline__ void ask_v(uint4 (&v)[8], const attn_args &a, const chunk &c, uint32_t slice, uint32_t warp, uint32_t lane)
-{
-    const __nv_bfloat16 *from = (const __nv_bfloat16 *)(a.arena + c.page * a.page_bytes + a.v_offset) + lane % 4 * 4 * FULL_D + warp * WARP_DIMS + slice * SLICE_DIMS + lane / 4 * 8;
+    for (uint32_t i = 0; i < FULL_KEYS / ATTN_WARPS; i++) {
+        const uint32_t key = warp * (FULL_KEYS / ATTN_WARPS) + i, bytes = c.key + key <= position ? 16 : 0;      /* zeros for keys that the row does not see */
 
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        const uint32_t key = i / 4 * 16 + i % 4;
-
-        v[i] = c.key + key + lane % 4 * 4 <= c.position ? ld_l2((const uint4 *)(from + key * FULL_D)) : make_uint4(0, 0, 0, 0);
+        for (uint32_t j = lane; j < ROW_VECTORS; j += 32) {
+            copy_async(smem_address(to.k + key * FULL_K_STRIDE) + j * 16, page + a.k_offset + (key * ROW_VECTORS + j) * 16, bytes);
+            copy_async(smem_address(to.v + key * FULL_V_STRIDE) + j * 16, page + a.v_offset + (key * ROW_VECTORS + j) * 16, bytes);
+        }
     }
 }
 
-__device__ __forceinline__ void ask_queries(const attn_args &a, uint32_t row, full_shared &sh, uint32_t turn)
+__device__ __forceinline__ void ask_queries(const attn_args &a, const chunk &c, full_stage &to, uint32_t warp, uint32_t lane)
 {
-    const __nv_bfloat16 *q = a.out + (uint64_t)row * ATTN_HEADS * FULL_D;      /* out is not written before everybody has read it */
+    const __nv_bfloat16 *q = a.out + (uint64_t)c.it.group.first_row * ATTN_HEADS * FULL_D;      /* out is not written before everybody has read it */
 
 #pragma unroll
-    for (uint32_t i = threadIdx.x; i < ATTN_HEADS * FULL_D / 8; i += FULL_THREADS) copy_async(smem_address(&sh.q[turn][i / (FULL_D / 8)][i % (FULL_D / 8) * 8]), q + i * 8, 16);
+    for (uint32_t i = 0; i < ATTN_HEADS / ATTN_WARPS; i++) {
+        const uint32_t head = warp * (ATTN_HEADS / ATTN_WARPS) + i;
+
+#pragma unroll
+        for (uint32_t j = lane; j < ROW_VECTORS; j += 32) copy_async(smem_address(to.block().q[head]) + j * 16, q + head * FULL_D + j * 8, 16);
+    }
 }
 
 /* ---- a chunk by a block ---- */
 
-/* 16 heads with the warp's 8 keys: the lower half of d, then the upper one, two accumulators each. */
-__device__ __forceinline__ void chunk_scores(float (&s)[4], const uint4 (&k)[16], const full_shared &sh, uint32_t turn, uint32_t lane)
+__device__ __forceinline__ void load_fragments(uint4 (&k)[8], uint32_t (&v)[32], const full_stage &from, uint32_t warp, uint32_t lane)
 {
-    float x[2][2][4] = {};
+    using S = attn_shape<FULL_D>;
+    const uint8_t *row = from.k + (warp % S::KEY_TILES * 8 + lane / 4) * FULL_K_STRIDE + warp / S::KEY_TILES * 512 + lane % 4 * 16;
 
 #pragma unroll
-    for (int half = 0; half < 2; half++)
+    for (int i = 0; i < 8; i++) k[i] = *(const uint4 *)(row + i * 64);
 #pragma unroll
-        for (int i = 0; i < 8; i++) {
-            const uint32_t at = half * 256 + i * 32 + lane % 4 * 8;
-            const uint4 low = *(const uint4 *)&sh.q[turn][lane / 4][at], high = *(const uint4 *)&sh.q[turn][lane / 4 + 8][at];
-            const uint4 own = k[half * 8 + i];
+    for (int s = 0; s < S::PV_STEPS; s++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) {
+            const uint4 x = *(const uint4 *)(from.v + (s * 16 + lane % 4 * 4 + e) * FULL_V_STRIDE + warp * (S::PV_DIMS * 2) + lane / 4 * 16);
+            uint32_t *to = v + (s * 4 + e) * 4;
 
-            mma_bf16(x[half][0], low.x, high.x, low.y, high.y, own.x, own.y);
-            mma_bf16(x[half][1], low.z, high.z, low.w, high.w, own.z, own.w);
+            to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
         }
-#pragma unroll
-    for (int i = 0; i < 4; i++) s[i] = (x[0][0][i] + x[0][1][i]) + (x[1][0][i] + x[1][1][i]);
 }
 
-/* As softmax_chunk of attn_block.cuh: new maximum, weights into p, sums; factor: what was accumulated so far shrinks by. */
-__device__ __forceinline__ void chunk_softmax(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2], const chunk &c, full_shared &sh, uint32_t warp, uint32_t lane)
+__global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_constant__ attn_args a)
 {
-    const uint32_t g = lane / 4;
-
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        float best = NEVER;
-
-#pragma unroll
-        for (int e = 0; e < 2; e++) {
-            if (c.key + warp * WARP_KEYS + lane % 4 * 2 + e > c.position) s[h * 2 + e] = NEVER;
-            best = fmaxf(best, s[h * 2 + e]);
-        }
-        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
-        best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
-        if (lane % 4 == 0) sh.top[g + 8 * h][warp] = best;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const uint32_t m = g + 8 * h;
-        const float4 tops = *(const float4 *)sh.top[m];
-        const float best = fmaxf(fmaxf(fmaxf(fmaxf(top[h], tops.x), tops.y), tops.z), tops.w);
-
-        factor[h] = top[h] == NEVER ? 0.0f : __expf(top[h] - best);
-        top[h] = best;
-        const float p0 = s[h * 2] == NEVER ? 0.0f : __expf(s[h * 2] - best), p1 = s[h * 2 + 1] == NEVER ? 0.0f : __expf(s[h * 2 + 1] - best);
-        float part = p0 + p1;
-
-        part += __shfl_xor_sync(0xffffffffu, part, 1);
-        part += __shfl_xor_sync(0xffffffffu, part, 2);
-        *(uint32_t *)&sh.p[m][warp * WARP_KEYS + lane % 4 * 2] = pack_bf16(p0, p1);
-        if (lane % 4 == 0) sh.sum[m][warp] = part;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const float4 sums = *(const float4 *)sh.sum[g + 8 * h];
-
-        sum[h] = sum[h] * factor[h] + (((0.0f + sums.x) + sums.y) + sums.z + sums.w);
-    }
-}
-
-/* out[tile] += p v for one slice; column n of tile j is d = 8 n + j of it. */
-__device__ __forceinline__ void chunk_values(float (&out)[SLICE_TILES][4], const uint4 (&v)[8], const full_shared &sh, uint32_t lane)
-{
-#pragma unroll
-    for (int s = 0; s < 2; s++) {
-        const int place = s * 16 + lane % 4 * 4;
-        const uint2 low = *(const uint2 *)&sh.p[lane / 4][place], high = *(const uint2 *)&sh.p[lane / 4 + 8][place];
-        const uint32_t *x = (const uint32_t *)(v + s * 4);
-
-#pragma unroll
-        for (int j = 0; j < SLICE_TILES; j++) {
-            const uint32_t select = j % 2 ? 0x7632 : 0x5410;   /* the upper or lower bf16 of both */
-
-            mma_bf16(out[j], low.x, high.x, low.y, high.y, __byte_perm(x[j / 2], x[4 + j / 2], select), __byte_perm(x[8 + j / 2], x[12 + j / 2], select));
-        }
-    }
-}
-
-/* The item's result of one slice: 16 consecutive elements a lane and head. */
-__device__ __forceinline__ void store_slice(const attn_args &a, const chunk &c, const float (&out)[SLICE_TILES][4], uint32_t slice, uint32_t warp, uint32_t lane)
-{
-#pragma unroll
-    for (int h = 0; h < 2; h++) {
-        const uint64_t at = ((uint64_t)c.row * ATTN_HEADS + lane / 4 + 8 * h) * a.spans_max + c.slot;
-        float *to = a.part + at * FULL_D + warp * WARP_DIMS + slice * SLICE_DIMS + lane % 4 * (2 * SLICE_TILES);
-
-#pragma unroll
-        for (int e = 0; e < 2; e++)
-#pragma unroll
-            for (int j = 0; j < SLICE_TILES; j += 4)
-                *(float4 *)(to + e * SLICE_TILES + j) = make_float4(out[j][h * 2 + e], out[j + 1][h * 2 + e], out[j + 2][h * 2 + e], out[j + 3][h * 2 + e]);
-    }
-}
-
-__device__ __forceinline__ void store_sums(const attn_args &a, const chunk &c, const float (&top)[2], const float (&sum)[2], uint32_t warp, uint32_t lane)
-{
-    if (warp || lane % 4) return;
-#pragma unroll
-    for (int h = 0; h < 2; h++) a.part_ml[((uint64_t)c.row * ATTN_HEADS + lane / 4 + 8 * h) * a.spans_max + c.slot] = make_float2(top[h], sum[h]);
-}
-
-__global__ void __launch_bounds__(FULL_THREADS, FULL_BLOCKS) many_full_kernel(const __grid_constant__ attn_args a)
-{
-    __shared__ __align__(16) full_shared sh;
+    using S = attn_shape<FULL_D>;
+    extern __shared__ __align__(16) uint8_t shared_bytes[];
+    full_shared &sh = *(full_shared *)shared_bytes;
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    float out[SLICES][SLICE_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
-    uint4 k[16], v[SLICES][8];
-    chunk at, behind;
+    const int all[2] = { 0, 0 };
+    float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
+    chunk at, asked;
     uint32_t turn = 0;
 
     chain_trigger();
     list_rows(a, sh);
-    const bool some = find_chunk(at, a, sh, blockIdx.x);
-    /* Keys of earlier steps do not wait for this one's. */
-    const bool early = some && at.key + FULL_KEYS <= sh.fresh[at.row];
+    bool more = find_chunk(asked, a, sh, blockIdx.x);
+    const bool some = more;
 
-    if (early) ask_k(k, a, at, warp, lane), ask_v(v[0], a, at, 0, warp, lane), ask_v(v[1], a, at, 1, warp, lane);
+    at = asked;
+    /* Keys of earlier steps do not wait for this one's. */
+    const bool early = more && asked.key + FULL_KEYS <= sh.fresh[asked.it.group.first_row];
+    if (early) ask_keys(a, asked, sh.stage[0], warp, lane);
     chain_wait();
     if (!some) return;
-    if (!early) ask_k(k, a, at, warp, lane), ask_v(v[0], a, at, 0, warp, lane), ask_v(v[1], a, at, 1, warp, lane);
-    ask_queries(a, at.row, sh, turn);
+    if (!early) ask_keys(a, asked, sh.stage[0], warp, lane);
+    ask_queries(a, asked, sh.stage[0], warp, lane);
     copies_commit();
-    for (bool more = true; more; at = behind) {
-        float s[4], factor[2];
+    more = next_chunk(asked, a, sh);
+    for (bool left = true; left; turn ^= 1) {
+        full_stage &stage = sh.stage[turn], &other = sh.stage[turn ^ 1];
+        float s[4] = {}, factor[2];
+        uint4 k[8];
+        uint32_t v[32];
 
-        behind = at;
-        more = next_chunk(behind, a, sh);
-        const bool turns = more && behind.row != at.row;
-
-        if (turns) ask_queries(a, behind.row, sh, turn ^ 1);      /* whose last reader is behind a barrier of the last chunk */
+        __syncthreads();              /* everybody is done with the other stage */
+        if (more) ask_keys(a, asked, other, warp, lane), ask_queries(a, asked, other, warp, lane);
         copies_commit();
         copies_wait<1>();
-        __syncthreads();              /* everybody's copies of q; and p of the last chunk has been read */
-        chunk_scores(s, k, sh, turn, lane);
-        if (more) ask_k(k, a, behind, warp, lane);
-        chunk_softmax(s, top, sum, factor, at, sh, warp, lane);
+        __syncthreads();
+        load_fragments(k, v, stage, warp, lane);
+        scores<FULL_D>(s, k, stage.block(), warp, lane);
+        softmax_chunk<FULL_D>(s, top, sum, factor, at.it, at.key, 0, stage.block(), warp, lane);
+        if (at.it.span.end - at.it.span.first != FULL_KEYS) {
 #pragma unroll
-        for (int i = 0; i < SLICES; i++) {
-#pragma unroll
-            for (int j = 0; j < SLICE_TILES; j++) out[i][j][0] *= factor[0], out[i][j][1] *= factor[0], out[i][j][2] *= factor[1], out[i][j][3] *= factor[1];
-            chunk_values(out[i], v[i], sh, lane);
-            if (more) ask_v(v[i], a, behind, i, warp, lane);
-            if (!at.last) continue;
-            store_slice(a, at, out[i], i, warp, lane);
-#pragma unroll
-            for (int j = 0; j < SLICE_TILES; j++) out[i][j][0] = out[i][j][1] = out[i][j][2] = out[i][j][3] = 0.0f;
+            for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
         }
+        accumulate<FULL_D, PLACES_ALL>(out, v, all, stage.block(), lane);
         if (at.last) {
-            store_sums(a, at, top, sum, warp, lane);
+            store_partial<FULL_D>(a, at.it, 0, out, top, sum, warp, lane);
+#pragma unroll
+            for (int j = 0; j < S::PV_TILES; j++) out[j][0] = out[j][1] = out[j][2] = out[j][3] = 0.0f;
             top[0] = top[1] = NEVER, sum[0] = sum[1] = 0.0f;
         }
-        turn ^= turns;
+        left = more;
+        at = asked;
+        if (more) more = next_chunk(asked, a, sh);
     }
 }
 
@@ -370,7 +272,7 @@ int attn_many_full_init(void)
 {
     int rc = launch_prepare((const void *)many_prepare_kernel<FULL_D>, 0);
 
-    if (rc == 0) rc = launch_prepare((const void *)many_full_kernel, 0);
+    if (rc == 0) rc = launch_prepare((const void *)many_full_kernel, (uint32_t)sizeof(struct full_shared));
     return rc ? rc : launch_prepare((const void *)many_combine_kernel, 0);
 }
 
@@ -383,6 +285,6 @@ int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t 
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > FULL_D / 2 || a.turned % 4) return -E_RANGE;
     int rc = launch_chained((const void *)many_prepare_kernel<FULL_D>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
 
-    if (rc == 0) rc = launch_chained((const void *)many_full_kernel, sm_count * FULL_BLOCKS, FULL_THREADS, 0, params, stream);
+    if (rc == 0) rc = launch_chained((const void *)many_full_kernel, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
     return rc ? rc : launch_chained((const void *)many_combine_kernel, rows * ATTN_HEADS, FULL_D / 2, 0, params, stream);
 }

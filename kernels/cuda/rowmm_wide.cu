@@ -168,7 +168,7 @@ template <typename W> __device__ __forceinline__ void put_columns(uint8_t *to, u
 template <bool FP8, typename W, int ROWS>
 __device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, wide_shared *sh, uint32_t rank, uint32_t warp, uint32_t lane)
 {
-    constexpr int PIECES = ROWS * W::OWN_RANGES, BATCH = 8, VECTORS = W::RANGE / 8;
+    constexpr int PIECES = ROWS * W::OWN_RANGES, BATCH = 4, VECTORS = W::RANGE / 8;
     const __nv_bfloat16 *base = a.x + blockIdx.x / (RANGES / W::OWN_RANGES) % a.slices * (W::RANGE * RANGES) + rank * W::OWN_RANGES * W::RANGE;
 
     static_assert(PIECES % (CONSUMER_WARPS * BATCH) == 0 && VECTORS > 32 && VECTORS <= 64, "pieces of a row");

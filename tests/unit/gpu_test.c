@@ -1,4 +1,5 @@
 /* tests/unit/gpu_test.c - launcher/gpu and launcher/verdict: who is accused when a GPU context is lost, and when stages may start again. */
+#include "shm/clock.h"
 #include "launcher/server.h"
 #include "shm/atomic.h"
 
@@ -198,6 +199,31 @@ static void test_a_stage_that_finds_its_context_lost_takes_the_others_along(void
     end(&v->gpu.pid);
 }
 
+static void test_verify_comes_back_first(void **state)
+{
+    struct child *verify = &v->child[ROLE_VERIFY], *prefill = &v->child[ROLE_PREFILL];
+
+    (void)state;
+    under_mps();
+    end(&verify->pid);
+    gpu_lost(v);
+    end(&prefill->pid);
+    verify->enabled = true;
+    verify->ready = false;
+    verify->died_ns = clock_ns();
+    assert_true(gpu_may_start(v, ROLE_VERIFY));
+    assert_false(gpu_may_start(v, ROLE_PREFILL)); /* its context would make verify's take twice as long */
+    verify->ready = true;
+    assert_true(gpu_may_start(v, ROLE_PREFILL));
+    verify->ready = false;
+    verify->died_ns = clock_ns() - 2000000000ull;
+    assert_true(gpu_may_start(v, ROLE_PREFILL)); /* it does not get ready: prompts are not kept waiting for that */
+    verify->died_ns = 0;
+    assert_true(gpu_may_start(v, ROLE_PREFILL)); /* nobody has died: at the start all begin together */
+    verify->ready = true;
+    end(&v->gpu.pid);
+}
+
 static void test_a_daemon_that_dies_accuses_nobody(void **state)
 {
     siginfo_t info;
@@ -316,6 +342,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_nobody_is_convicted_while_another_stage_may_have_done_it, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_fault_takes_all_stages_and_sets_them_apart, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_stage_that_finds_its_context_lost_takes_the_others_along, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(test_verify_comes_back_first, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_daemon_that_dies_accuses_nobody, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_they_come_together_when_it_has_been_quiet, set_up, tear_down),
         cmocka_unit_test_setup_teardown(test_a_long_line_of_the_daemon_does_no_harm, set_up, tear_down),

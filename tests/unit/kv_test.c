@@ -1,5 +1,6 @@
-/* tests/unit/kv_test.c - the arithmetic of the paged arena: the real sizes, no two things in one place, the ring. */
+/* tests/unit/kv_test.c - the arithmetic of the paged arena and of the hidden states: the real sizes, no two things in one place, the ring. */
 #include "model/kv.h"
+#include "model/states.h"
 #include "shm/error.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -124,6 +125,17 @@ static void test_bad_sizes_are_refused(void **state)
     assert_int_equal(kv_geometry_init(&geo, &c, KV_BF16, 1, 1, 1, UINT32_MAX), -E_RANGE);
 }
 
+static void test_hidden_states_have_a_row_each(void **state)
+{
+    (void)state;
+    assert_int_equal(states_bytes(128, 3840), 128ull * 16 * 3840 * 4);
+    assert_int_equal(states_offset(0, 0, 3840), 0);
+    assert_int_equal(states_offset(0, STATES_ROWS - 1, 3840) + 3840 * 4, states_offset(1, 0, 3840)); /* slots touch and do not overlap */
+    assert_int_equal(states_offset(3, 5 + STATES_ROWS, 3840), states_offset(3, 5, 3840));
+    assert_int_equal(states_offset(127, STATES_ROWS - 1, 3840) + 3840 * 4, states_bytes(128, 3840));
+    assert_true(states_bytes(4096, 3840) < 1ull << 30);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -132,6 +144,7 @@ int main(void)
         cmocka_unit_test(test_no_two_tokens_share_a_byte),
         cmocka_unit_test(test_the_ring_holds_the_window_and_the_block),
         cmocka_unit_test(test_bad_sizes_are_refused),
+        cmocka_unit_test(test_hidden_states_have_a_row_each),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -192,7 +192,7 @@ static void lay_pieces(struct engine *e, const struct engine_piece *pieces, uint
         const struct engine_piece *p = &pieces[i];
         for (uint32_t r = 0; r < p->rows; r++) {
             c->rows[p->row + r].token = FORWARD_SOFT_TOKEN + p->row + r;
-            c->rows[p->row + r].ahead = p->kind == MEDIA_PICTURE ? (uint16_t)(p->rows - 1 - r) : 0;
+            c->rows[p->row + r].ahead = p->kind != MEDIA_SOUND ? (uint16_t)(p->rows - 1 - r) : 0;
         }
     }
 }

@@ -234,7 +234,7 @@ static void send_pieces(struct engine *e, const struct engine_piece *pieces, uin
 
     engine_soft_rows(e, g->soft, pieces, piece_count);
     for (uint32_t i = 0; i < piece_count; i++)
-        g->piece[i] = (struct cuda_prefill_piece){.first_row = pieces[i].row, .rows = pieces[i].rows, .sees_ahead = pieces[i].kind == MEDIA_PICTURE,
+        g->piece[i] = (struct cuda_prefill_piece){.first_row = pieces[i].row, .rows = pieces[i].rows, .sees_ahead = pieces[i].kind != MEDIA_SOUND,
                                                   .soft = soft_rows_buffer(g->soft) + (uint64_t)pieces[i].row * e->config.hidden};
     check(e, "soft tokens", g->lib.prefill_soft(g->prefill, g->piece, piece_count));
 }

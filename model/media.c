@@ -35,6 +35,8 @@ static int read_tokens(const json_t *root, const struct model_config *config, st
         rc = read_token(root, "image_token_id", "image_token_index", config->vocab, &m->picture.place, err);
         if (rc == 0) rc = read_token(root, "boi_token_id", "boi_token_index", config->vocab, &m->picture.begin, err);
         if (rc == 0) rc = read_token(root, "eoi_token_id", "eoi_token_index", config->vocab, &m->picture.end, err);
+        m->video = m->picture;
+        m->has_video = rc == 0 && read_token(root, "video_token_id", "video_token_index", config->vocab, &m->video.place, NULL) == 0;
     }
     if (rc == 0 && m->soft.audio_frame) {
         rc = read_token(root, "audio_token_id", "audio_token_index", config->vocab, &m->sound.place, err);

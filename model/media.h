@@ -1,6 +1,7 @@
 /* model/media.h - what a checkpoint says about pictures and sound: sizes, budgets, and the tokens that stand for them.
  *
  *   picture   begin, n x place, end       n soft tokens take the places; n <= picture_budget
+ *   video     for each frame its time as text (mm:ss), begin, n x place, end, with a space between two frames
  *   sound     begin, n x place, end       25 a second
  *
  * From config.json, and the picture budget from processor_config.json (image_processor.max_soft_tokens) or preprocessor_config.json, as the
@@ -22,6 +23,8 @@ struct model_media {
     uint32_t picture_budget;          /* soft tokens of a picture, at most; 0: no pictures */
     uint32_t sound_seconds;           /* of one sound, at most; 0: no sound */
     struct media_tokens picture, sound;
+    bool has_video;                   /* frames of a video have a place token of their own: video.place; begin and end are a picture's */
+    struct media_tokens video;
     bool random;                      /* set by the caller: no tensors are looked for, random ones are made */
 };
 

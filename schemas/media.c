@@ -11,17 +11,17 @@
 #define NO_DIGIT 0xff
 #define BLANK 0xfe
 
-static_assert(sizeof(struct media_file_hdr) == 16, "what lies in the record");
+static_assert(sizeof(struct media_file_hdr) == 24, "what lies in the record");
 
 static uint64_t round_up_8(uint64_t n)
 {
     return (n + 7) & ~(uint64_t)7;
 }
 
-int media_list_add(struct media_list *list, uint32_t kind, uint32_t budget, uint8_t *data, size_t bytes)
+int media_list_add(struct media_list *list, struct media_file file)
 {
     if (list->count == MEDIA_ITEMS_MAX) return -E_FULL;
-    list->file[list->count++] = (struct media_file){.kind = kind, .budget = budget, .data = data, .bytes = bytes};
+    list->file[list->count++] = file;
     return 0;
 }
 
@@ -44,7 +44,7 @@ size_t media_pack(const struct media_list *list, msgpack_sbuffer *out)
     const size_t begin = out->size;
     for (uint32_t i = 0; i < list->count; i++) {
         const struct media_file *f = &list->file[i];
-        const struct media_file_hdr hdr = {.kind = f->kind, .budget = f->budget, .bytes = f->bytes};
+        const struct media_file_hdr hdr = {.kind = f->kind, .budget = f->budget, .bytes = f->bytes, .video = f->video, .at_ms = f->at_ms};
         msgpack_sbuffer_write(out, (const char *)&hdr, sizeof hdr);
         msgpack_sbuffer_write(out, (const char *)f->data, f->bytes);
         pad(out);
@@ -58,7 +58,7 @@ int media_next(const uint8_t *area, uint64_t area_bytes, uint64_t *offset, struc
 
     if (at % 8 || at > area_bytes || area_bytes - at < HDR_BYTES) return -E_FORMAT;
     memcpy(hdr, area + at, sizeof *hdr);
-    if (hdr->kind != MEDIA_PICTURE && hdr->kind != MEDIA_SOUND) return -E_FORMAT;
+    if (hdr->kind < MEDIA_PICTURE || hdr->kind > MEDIA_FRAME) return -E_FORMAT;
     if (hdr->bytes > MEDIA_FILE_BYTES_MAX || hdr->bytes > area_bytes - at - HDR_BYTES) return -E_FORMAT;
     *data = area + at + HDR_BYTES;
     *offset = round_up_8(at + HDR_BYTES + hdr->bytes);

@@ -15,20 +15,24 @@
 #include <stdint.h>
 
 #define MEDIA_FILE_BYTES_MAX (20u << 20)
-#define MEDIA_ITEMS_MAX 64u           /* pictures and sounds of one request */
+#define MEDIA_ITEMS_MAX 64u           /* pictures, sounds and frames of one request */
+#define MEDIA_FRAMES_MAX 32u          /* of one video: as many as the reference takes */
+#define MEDIA_FRAME_BUDGET 70u        /* soft tokens of a frame */
 #define MEDIA_TOKEN_BYTES 6912u       /* of one soft token in the vision record: 48 x 48 pixels of three bytes; a frame of sound takes less */
 #define MEDIA_TOKENS_DEFAULT 8192u    /* soft tokens of one request, unless the context is shorter */
 
-enum media_kind { MEDIA_PICTURE = 1, MEDIA_SOUND = 2 };
+enum media_kind { MEDIA_PICTURE = 1, MEDIA_SOUND = 2, MEDIA_FRAME = 3 /* a picture that is a frame of a video */ };
 
 struct media_file_hdr {
     uint32_t kind;                    /* enum media_kind */
-    uint32_t budget;                  /* picture: most soft tokens, 0: the model's default */
+    uint32_t budget;                  /* picture, frame: most soft tokens, 0: the model's default */
     uint64_t bytes;
+    uint32_t video;                   /* frame: of which video of the request, from 1 on; its frames stand together */
+    uint32_t at_ms;                   /* frame: when it is shown */
 };
 
 struct media_file {
-    uint32_t kind, budget;
+    uint32_t kind, budget, video, at_ms;
     uint8_t *data;                    /* owned by the list */
     size_t bytes;
 };
@@ -56,8 +60,8 @@ struct media_item {
     uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] or f32 [tokens][640], at a multiple of 64 */
 };
 
-/* Takes over data (malloc) on success. 0, -E_FULL: MEDIA_ITEMS_MAX are in it. */
-int media_list_add(struct media_list *list, uint32_t kind, uint32_t budget, uint8_t *data, size_t bytes);
+/* Takes over file.data (malloc) on success. 0, -E_FULL: MEDIA_ITEMS_MAX are in it. */
+int media_list_add(struct media_list *list, struct media_file file);
 void media_list_free(struct media_list *list);
 
 /* Appends all files to out, behind zeros up to a multiple of 8; returns where the first begins. */

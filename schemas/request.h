@@ -30,6 +30,7 @@ struct request_defaults {  /* of the model and the operator */
     uint32_t choices_max;  /* choices and prompts of one request together */
     uint32_t picture_budget; /* soft tokens of a picture, at most; 0: the model takes none */
     bool sound;            /* the model takes sound */
+    bool video;            /* the model takes pictures as the frames of a video, too */
 };
 
 struct request {
@@ -79,9 +80,10 @@ json_t *request_chat_messages(const json_t *messages, struct request_media *medi
 json_t *request_input_messages(const json_t *input, struct request_media *media, struct fault *f);
 
 /* request_media.c: one part of a message; new references, or NULL with a fault. */
-enum request_part { REQUEST_PART_OTHER, REQUEST_PART_PICTURE, REQUEST_PART_SOUND };
+enum request_part { REQUEST_PART_OTHER, REQUEST_PART_PICTURE, REQUEST_PART_SOUND, REQUEST_PART_VIDEO };
 enum request_part request_part_of(const char *type);
 json_t *request_picture(struct request_media *media, const json_t *part, const char *path, struct fault *f);
+json_t *request_video(struct request_media *media, const json_t *part, const char *path, struct fault *f);
 json_t *request_sound(struct request_media *media, const json_t *part, const char *path, struct fault *f);
 /* Puts the files of an ended response in front of those of r. */
 int request_media_history(struct request *r, const struct view *v, struct fault *f);

@@ -3,7 +3,9 @@
  *   chat        {type: image_url, image_url: {url, detail}}     {type: input_audio, input_audio: {data, format}}
  *   responses   {type: input_image, image_url: "data:...", detail}   {type: input_audio, input_audio: {data, format}}
  *
- * The file goes to the list of the request; what stands in the conversation is {type: image} or {type: audio}, where the template
+ *   both        {type: video, frames: ["data:...", ...], fps: 2}       (ours: a list of pictures, `fps` of them a second; default 1)
+ *
+ * The file goes to the list of the request; what stands in the conversation is {type: image}, {type: audio} or {type: video}, where the template
  * writes a place for it. Nothing here looks inside a file: a format that is named is not believed. */
 #include "schemas/request.h"
 
@@ -26,6 +28,7 @@ enum request_part request_part_of(const char *type)
 {
     static const char *const pictures[] = {"image_url", "input_image", "image"}, *const sounds[] = {"input_audio", "audio_url", "audio"};
 
+    if (strcmp(type, "video") == 0 || strcmp(type, "input_video") == 0) return REQUEST_PART_VIDEO;
     for (size_t i = 0; i < 3; i++) {
         if (strcmp(type, pictures[i]) == 0) return REQUEST_PART_PICTURE;
         if (strcmp(type, sounds[i]) == 0) return REQUEST_PART_SOUND;
@@ -34,7 +37,7 @@ enum request_part request_part_of(const char *type)
 }
 
 /* Base64 text becomes a file of the request. 0, or -E_FORMAT with a fault. */
-static int take(struct request_media *m, uint32_t kind, uint32_t budget, const char *text, size_t text_bytes, const char *path, struct fault *f)
+static int take(struct request_media *m, struct media_file file, const char *text, size_t text_bytes, const char *path, struct fault *f)
 {
     uint8_t *data = NULL;
     size_t bytes = 0;
@@ -48,7 +51,9 @@ static int take(struct request_media *m, uint32_t kind, uint32_t budget, const c
         free(data);
         return fault_set(f, 413, "file_too_large", path, "Invalid '%s': the file is larger than the %u MiB that are taken.", path, MEDIA_FILE_BYTES_MAX >> 20);
     }
-    if (bytes == 0 || media_list_add(m->list, kind, budget, data, bytes) != 0) {
+    file.data = data;
+    file.bytes = bytes;
+    if (bytes == 0 || media_list_add(m->list, file) != 0) {
         free(data);
         if (bytes == 0) return fault_set(f, 400, "invalid_value", path, "Invalid '%s': the file is empty.", path);
         return fault_set(f, 400, "too_many_files", path, "Invalid '%s': a request may have at most %u pictures and sounds.", path, MEDIA_ITEMS_MAX);
@@ -89,8 +94,42 @@ json_t *request_picture(struct request_media *m, const json_t *part, const char 
         return refuse(f, 400, "unsupported_content", path, "this server does not fetch pictures from the network: send the picture itself as a data: URL.");
     text = media_data_url(json_string_value(url), json_string_length(url), &bytes);
     if (!text) return refuse(f, 400, "invalid_value", path, "'image_url' must be a URL of the form data:image/png;base64,...");
-    if (take(m, MEDIA_PICTURE, budget < m->defaults->picture_budget ? budget : 0, text, bytes, path, f) < 0) return NULL;
+    if (take(m, (struct media_file){.kind = MEDIA_PICTURE, .budget = budget < m->defaults->picture_budget ? budget : 0}, text, bytes, path, f) < 0) return NULL;
     return json_pack("{s:s}", "type", "image");
+}
+
+/* Number of the newest video of the list; 0: it has none. */
+static uint32_t last_video(const struct media_list *list)
+{
+    uint32_t last = 0;
+
+    for (uint32_t i = 0; i < list->count; i++)
+        if (list->file[i].video > last) last = list->file[i].video;
+    return last;
+}
+
+json_t *request_video(struct request_media *m, const json_t *part, const char *path, struct fault *f)
+{
+    const json_t *frames = json_object_get(part, "frames"), *frame;
+    double fps = 1;
+    size_t i, bytes;
+
+    if (!m || !m->defaults->video) return refuse(f, 400, "unsupported_content", path, "this model takes no video.");
+    if (!json_is_array(frames) || json_array_size(frames) == 0 || json_array_size(frames) > MEDIA_FRAMES_MAX) {
+        fault_set(f, 400, "invalid_value", path, "Invalid '%s': a video is an array 'frames' of 1 to %u pictures, as data: URLs.", path, MEDIA_FRAMES_MAX);
+        return NULL;
+    }
+    if (field_number(part, "fps", 0.001, 1000, &fps, f) < 0) return NULL;
+    const uint32_t video = last_video(m->list) + 1;
+    json_array_foreach(frames, i, frame)
+    {
+        const char *text = json_is_string(frame) ? media_data_url(json_string_value(frame), json_string_length(frame), &bytes) : NULL;
+        if (!text) return refuse(f, 400, "invalid_value", path, "each of 'frames' must be a URL of the form data:image/png;base64,...");
+        const double at_ms = (double)i * 1000 / fps;
+        const struct media_file file = {.kind = MEDIA_FRAME, .budget = MEDIA_FRAME_BUDGET, .video = video, .at_ms = at_ms < UINT32_MAX ? (uint32_t)at_ms : UINT32_MAX};
+        if (take(m, file, text, bytes, path, f) < 0) return NULL;
+    }
+    return json_pack("{s:s}", "type", "video");
 }
 
 json_t *request_sound(struct request_media *m, const json_t *part, const char *path, struct fault *f)
@@ -108,7 +147,7 @@ json_t *request_sound(struct request_media *m, const json_t *part, const char *p
         text = json_string_value(data);
         bytes = json_string_length(data);
     }
-    if (take(m, MEDIA_SOUND, 0, text, bytes, path, f) < 0) return NULL;
+    if (take(m, (struct media_file){.kind = MEDIA_SOUND}, text, bytes, path, f) < 0) return NULL;
     return json_pack("{s:s}", "type", "audio");
 }
 
@@ -132,9 +171,13 @@ int request_media_history(struct request *r, const struct view *v, struct fault 
             return fault_set(f, 400, "previous_response_not_found", "previous_response_id", "The pictures of response '%s' are no longer stored.", v->id);
         }
         memcpy(copy, data, hdr.bytes);
-        media_list_add(&all, hdr.kind, hdr.budget, copy, hdr.bytes);
+        media_list_add(&all, (struct media_file){.kind = hdr.kind, .budget = hdr.budget, .video = hdr.video, .at_ms = hdr.at_ms, .data = copy, .bytes = hdr.bytes});
     }
-    for (uint32_t i = 0; i < r->media.count; i++) all.file[all.count++] = r->media.file[i];
+    const uint32_t videos = last_video(&all);
+    for (uint32_t i = 0; i < r->media.count; i++) {
+        if (r->media.file[i].video) r->media.file[i].video += videos;
+        all.file[all.count++] = r->media.file[i];
+    }
     r->media = all;
     return 0;
 }

@@ -20,10 +20,10 @@
 
 static int not_built(const char *type, const char *path, struct fault *f)
 {
-    return fault_set(f, 400, "unsupported_content", path, "Content of type '%.60s' is not supported by this server: text, pictures (image_url, input_image) and sound (input_audio) are.", type);
+    return fault_set(f, 400, "unsupported_content", path, "Content of type '%.60s' is not supported by this server: text, pictures (image_url, input_image), sound (input_audio) and video (a list of frames) are.", type);
 }
 
-/* One part to {type: text, text}, {type: image} or {type: audio}. A new reference, or NULL with a fault. */
+/* One part to {type: text, text}, {type: image}, {type: audio} or {type: video}. A new reference, or NULL with a fault. */
 static json_t *content_part(const json_t *part, struct request_media *media, const char *path, struct fault *f)
 {
     const json_t *text = json_object_get(part, "text");
@@ -36,6 +36,7 @@ static json_t *content_part(const json_t *part, struct request_media *media, con
     switch (request_part_of(type)) {
     case REQUEST_PART_PICTURE: return request_picture(media, part, path, f);
     case REQUEST_PART_SOUND: return request_sound(media, part, path, f);
+    case REQUEST_PART_VIDEO: return request_video(media, part, path, f);
     case REQUEST_PART_OTHER: break;
     }
     if (strcmp(type, "refusal") == 0) text = json_object_get(part, "refusal");

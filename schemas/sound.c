@@ -120,7 +120,7 @@ static int read_mono(SNDFILE *file, const SF_INFO *info, double seconds_max, str
     }
     if (sf_error(file) != SF_ERR_NO_ERROR) return refuse(-E_FORMAT, why, "the sound file is damaged: %.100s", sf_strerror(file));
     for (size_t i = 0; i < s->count; i++)
-        if (!isfinite(s->value[i])) return refuse(-E_FORMAT, why, "the sound has a sample that is no number");
+        if (!(fabsf(s->value[i]) <= SOUND_SAMPLE_MAX)) return refuse(-E_FORMAT, why, "the sound has samples that are no numbers, or far outside of -1 to 1");
     return s->count ? 0 : refuse(-E_FORMAT, why, "the sound file holds no samples");
 }
 

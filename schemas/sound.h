@@ -17,6 +17,7 @@
 #define SOUND_CHANNELS_MAX 8
 #define SOUND_RATE_MIN 1000
 #define SOUND_RATE_MAX 384000
+#define SOUND_SAMPLE_MAX 1e6f         /* floats of a damaged file: their squares would overflow in the model */
 #define SOUND_ERROR_BYTES 160u
 
 struct sound {

@@ -293,6 +293,7 @@ static void describe(struct keeper *k, const char *dir)
     wiring_setf(out, "prefill.chunk", "%llu", (unsigned long long)option(k, "prefill.chunk", k->cuda ? PREFILL_CHUNK_GPU : PREFILL_CHUNK_CPU));
     wiring_setf(out, "media.picture_budget", "%u", k->media.picture_budget);
     wiring_setf(out, "media.picture_positions", "%u", k->media.soft.picture_positions);
+    wiring_setf(out, "media.video", "%d", k->media.picture_budget && k->media.has_video);
     wiring_setf(out, "media.sound_seconds", "%u", k->media.sound_seconds);
     wiring_setf(out, "table.media_tokens_max", "%u", media_tokens(k));
     describe_files(k);

@@ -257,7 +257,7 @@ static uint32_t picture_at(const struct prefill *k, uint32_t s, uint32_t positio
     const struct tokenize_slot *t = table_tokenize(&k->table, s);
 
     for (uint32_t i = 0; i < t->media_count; i++)
-        if (t->media_first[i] == position && table_vision(&k->table, s)->item[i].kind == MEDIA_PICTURE) return table_vision(&k->table, s)->item[i].tokens;
+        if (t->media_first[i] == position && table_vision(&k->table, s)->item[i].kind != MEDIA_SOUND) return table_vision(&k->table, s)->item[i].tokens;
     return 0;
 }
 
@@ -269,7 +269,7 @@ static uint32_t whole_pictures(const struct prefill *k, uint32_t s, uint32_t fir
     for (uint32_t i = 0; i < t->media_count; i++) {
         const struct media_item *item = &table_vision(&k->table, s)->item[i];
         const uint32_t begin = t->media_first[i], end = begin + item->tokens, cut = first + count;
-        if (item->kind == MEDIA_PICTURE && begin < cut && cut < end) return begin > first ? begin - first : 0;
+        if (item->kind != MEDIA_SOUND && begin < cut && cut < end) return begin > first ? begin - first : 0;
     }
     return count;
 }
@@ -287,7 +287,7 @@ static void add_pieces(struct prefill *k, const struct engine_span *span)
         const uint32_t to = item_first + item->tokens < end ? item_first + item->tokens : end;
         if (from >= to) continue;
         must(k->piece_count < k->piece_max);
-        const uint64_t token_bytes = item->kind == MEDIA_PICTURE ? MEDIA_TOKEN_BYTES : k->sound_token_bytes;
+        const uint64_t token_bytes = item->kind == MEDIA_SOUND ? k->sound_token_bytes : MEDIA_TOKEN_BYTES;
         k->piece[k->piece_count++] = (struct engine_piece){.row = span->first_row + from - first, .rows = to - from, .kind = item->kind, .columns = item->columns,
                                                            .data = table_media(&k->table, span->slot) + item->offset + (from - item_first) * token_bytes};
     }

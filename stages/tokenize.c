@@ -24,6 +24,8 @@
 #include <string.h>
 
 #define TEMPLATE_TOKENS_MAX 16u
+#define VIDEO_TOKEN_BYTES 64u        /* of a token's text between two frames */
+#define VIDEO_FRAME_BYTES (32u + 3u * VIDEO_TOKEN_BYTES)
 
 struct tokenize {
     struct stage stage;
@@ -105,7 +107,78 @@ static void encode(struct tokenize *k, struct outcome *o, const char *text, size
     else o->prompt_count = have + (uint32_t)count;
 }
 
-static void encode_chat(struct tokenize *k, struct outcome *o, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
+/* ---- video: a place for each frame, with its time in front ---------------------------- */
+
+struct text_out { char *at; size_t bytes; };
+
+static void put(struct text_out *out, const char *text, size_t bytes)
+{
+    memcpy(out->at + out->bytes, text, bytes);
+    out->bytes += bytes;
+}
+
+static void put_token(const struct tokenize *k, struct text_out *out, uint32_t id)
+{
+    size_t bytes;
+    const char *text = tokenizer_token_text(k->tokenizer, id, &bytes);
+
+    if (text && bytes < VIDEO_TOKEN_BYTES) put(out, text, bytes);
+}
+
+/* "00:00 <begin><place><end> 00:01 ..." of video `number`. */
+static void put_frames(const struct tokenize *k, uint32_t slot, uint32_t number, struct text_out *out)
+{
+    const struct gateway_slot *g = table_gateway(&k->table, slot);
+    uint64_t at = g->media_offset;
+    struct media_file_hdr hdr;
+    const uint8_t *data;
+    bool any = false;
+
+    for (uint32_t i = 0; i < g->media_count && i < MEDIA_ITEMS_MAX; i++) {
+        char time[32];
+        if (media_next(table_request(&k->table, slot), k->table.limits.request_bytes_max, &at, &hdr, &data) != 0) return;
+        if (hdr.kind != MEDIA_FRAME || hdr.video != number) continue;
+        put(out, time, (size_t)snprintf(time, sizeof time, "%s%02u:%02u ", any ? " " : "", hdr.at_ms / 60000, hdr.at_ms / 1000 % 60));
+        put_token(k, out, k->media.video.begin);
+        put_token(k, out, k->media.video.place);
+        put_token(k, out, k->media.video.end);
+        any = true;
+    }
+}
+
+/* Replaces each place of a video that the template wrote (a user who types one has typed text) by the places of its frames. False: no memory. */
+static bool expand_videos(const struct tokenize *k, uint32_t slot, struct chat_text *text)
+{
+    size_t place_bytes, from = 0;
+    const char *place = tokenizer_token_text(k->tokenizer, k->media.video.place, &place_bytes);
+    struct text_out out = {malloc(text->bytes + MEDIA_ITEMS_MAX * (size_t)VIDEO_FRAME_BYTES + 1), 0};
+    uint32_t video = 0;
+
+    if (!out.at) return false;
+    for (size_t i = 0; place && i < text->trusted_count; i++) {
+        struct tokenizer_span *span = &text->trusted[i];
+        const size_t end = span->end_bytes;
+        put(&out, text->text + from, span->begin_bytes - from);
+        from = span->begin_bytes;
+        span->begin_bytes = (uint32_t)out.bytes;
+        for (const char *next; (next = memmem(text->text + from, end - from, place, place_bytes)) != NULL;) {
+            put(&out, text->text + from, (size_t)(next - text->text) - from);
+            put_frames(k, slot, ++video, &out);
+            from = (size_t)(next - text->text) + place_bytes;
+        }
+        put(&out, text->text + from, end - from);
+        from = end;
+        span->end_bytes = (uint32_t)out.bytes;
+    }
+    put(&out, text->text + from, text->bytes - from);
+    out.at[out.bytes] = '\0';
+    free(text->text);
+    text->text = out.at;
+    text->bytes = out.bytes;
+    return true;
+}
+
+static void encode_chat(struct tokenize *k, struct outcome *o, uint32_t slot, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
 {
     const struct chat_options options = {.tokens = k->token, .token_count = k->token_count};
     struct chat_text text;
@@ -120,7 +193,8 @@ static void encode_chat(struct tokenize *k, struct outcome *o, const uint8_t *re
         refuse(o, PROMPT_TEMPLATE_ERROR, "the chat template refused the messages: %s", err[0] ? err : error_text(rc));
         return;
     }
-    encode(k, o, text.text, text.bytes, text.trusted, text.trusted_count, ids, ids_max, 0);
+    if (table_gateway(&k->table, slot)->media_count && k->media.has_video && !expand_videos(k, slot, &text)) refuse(o, PROMPT_MEDIA_FAILED, "there is no memory for the text between the frames");
+    else encode(k, o, text.text, text.bytes, text.trusted, text.trusted_count, ids, ids_max, 0);
     chat_text_free(&text);
 }
 
@@ -193,7 +267,7 @@ static bool take_verdict(struct tokenize *k, uint32_t slot, uint32_t generation,
 
 static const struct media_tokens *tokens_of(const struct tokenize *k, uint32_t kind)
 {
-    return kind == MEDIA_SOUND ? &k->media.sound : &k->media.picture;
+    return kind == MEDIA_SOUND ? &k->media.sound : kind == MEDIA_FRAME ? &k->media.video : &k->media.picture;
 }
 
 /* The places that the template wrote, in order, against vision's items. */
@@ -202,9 +276,10 @@ static bool places_match(struct tokenize *k, struct outcome *o, const struct vis
     uint32_t places = 0;
 
     for (uint32_t i = 0; i < o->prompt_count; i++) {
-        const bool picture = k->media.picture_budget && ids[i] == k->media.picture.place, sound = k->media.sound_seconds && ids[i] == k->media.sound.place;
-        if (!picture && !sound) continue;
-        if (places < item_count && (v->item[places].kind == MEDIA_PICTURE) != picture) {
+        const bool picture = k->media.picture_budget && ids[i] == k->media.picture.place, frame = k->media.has_video && ids[i] == k->media.video.place;
+        const bool sound = k->media.sound_seconds && ids[i] == k->media.sound.place;
+        if (!picture && !sound && !frame) continue;
+        if (places < item_count && v->item[places].kind != (uint32_t)(picture ? MEDIA_PICTURE : frame ? MEDIA_FRAME : MEDIA_SOUND)) {
             refuse(o, PROMPT_TEMPLATE_ERROR, "the chat template of this model put picture and sound in another order than the request");
             return false;
         }
@@ -222,7 +297,7 @@ static void place_media(struct tokenize *k, struct outcome *o, uint32_t slot, ui
     uint64_t grown = o->prompt_count;
 
     if (!places_match(k, o, v, item_count, ids)) return;
-    for (uint32_t i = 0; i < item_count; i++) grown += (uint64_t)v->item[i].tokens + 1;
+    for (uint32_t i = 0; i < item_count; i++) grown += (uint64_t)v->item[i].tokens + (v->item[i].kind == MEDIA_FRAME ? -1 : 1); /* a frame's begin and end stand there already */
     if (grown > ids_max) {
         refuse(o, PROMPT_TOO_LONG, "the prompt has %llu tokens, %u of them for pictures and sound: this server's context holds %u, prompt and output together", (unsigned long long)grown, v->tokens, ids_max + 1);
         return;
@@ -234,10 +309,11 @@ static void place_media(struct tokenize *k, struct outcome *o, uint32_t slot, ui
             ids[--to] = ids[from];
             continue;
         }
-        ids[--to] = t->end;
+        const bool frame = v->item[item - 1].kind == MEDIA_FRAME;
+        if (!frame) ids[--to] = t->end;
         for (uint32_t n = v->item[--item].tokens; n > 0; n--) ids[--to] = t->place;
         o->media_first[item] = to;
-        ids[--to] = t->begin;
+        if (!frame) ids[--to] = t->begin;
     }
     o->prompt_count = (uint32_t)grown;
     o->media_count = item_count;
@@ -265,7 +341,7 @@ static void work(struct tokenize *k, uint32_t slot, struct outcome *o)
     o->status = PROMPT_READY;
     if (bytes > k->table.limits.request_bytes_max) refuse(o, PROMPT_MALFORMED, "the request record is damaged");
     else if (g->params.flags & REQUEST_RAW_PROMPT) encode_raw(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
-    else encode_chat(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
+    else encode_chat(k, o, slot, table_request(&k->table, slot), bytes, ids, ids_max);
     if (o->status == PROMPT_READY && g->media_count) place_media(k, o, slot, ids, ids_max);
     if (o->status == PROMPT_READY && o->prompt_count == 0) refuse(o, PROMPT_EMPTY, "the prompt is empty");
 }
@@ -344,6 +420,9 @@ static void use_own_tokens(struct tokenize *k)
     own_token(k, "boi_token", &k->media.picture.begin);
     own_token(k, "image_token", &k->media.picture.place);
     own_token(k, "eoi_token", &k->media.picture.end);
+    k->media.video.begin = k->media.picture.begin;
+    k->media.video.end = k->media.picture.end;
+    k->media.has_video = false; /* no name says which token it is */
     own_token(k, "boa_token", &k->media.sound.begin);
     own_token(k, "audio_token", &k->media.sound.place);
     own_token(k, "eoa_token", &k->media.sound.end);

@@ -117,7 +117,7 @@ static const char *name_item(const struct vision *k, uint32_t slot, uint32_t ite
         if (i == item) kind = hdr.kind;
         number += hdr.kind == kind;
     }
-    snprintf(name, 32, "%s %u", kind == MEDIA_SOUND ? "Sound" : "Picture", number);
+    snprintf(name, 32, "%s %u", kind == MEDIA_SOUND ? "Sound" : kind == MEDIA_FRAME ? "Frame" : "Picture", number);
     return name;
 }
 

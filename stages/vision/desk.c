@@ -28,7 +28,7 @@
 
 struct desk_page {
     struct media_file_hdr hdr;        /* written by the main process before the worker begins */
-    uint8_t pad0[112];
+    uint8_t pad0[104];
     struct desk_result result;        /* written by the worker */
     uint8_t pad1[3756];
     uint8_t file[MEDIA_FILE_BYTES_MAX];
@@ -134,7 +134,7 @@ static void decode_sound(const struct desk_limits *l, const struct media_file_hd
 void desk_decode(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)
 {
     memset(r, 0, sizeof *r);
-    if (hdr->kind == MEDIA_PICTURE && l->picture_budget) decode_picture(l, hdr, file, out, r);
+    if (hdr->kind != MEDIA_SOUND && l->picture_budget) decode_picture(l, hdr, file, out, r);
     else if (hdr->kind == MEDIA_SOUND && l->sound_tokens) decode_sound(l, hdr, file, out, r);
     else give_up(r, MEDIA_BAD, "this model does not take it");
 }
@@ -233,12 +233,12 @@ int desk_poll(struct desk *d, int *status)
     return -E_PEER;
 }
 
-static bool samples_are_finite(const uint8_t *data, uint32_t tokens)
+static bool samples_are_sane(const uint8_t *data, uint32_t tokens)
 {
     const float *sample = (const float *)data;
 
     for (size_t i = 0; i < (size_t)tokens * SOUND_FRAME; i++)
-        if (!isfinite(sample[i])) return false;
+        if (!(fabsf(sample[i]) <= 4 * SOUND_SAMPLE_MAX)) return false; /* resampling may overshoot */
     return true;
 }
 
@@ -265,7 +265,7 @@ void desk_result(struct desk *d, struct desk_result *r, const uint8_t **data, ui
     if (r->status != MEDIA_READY) return;
     d->good = true;
     d->out_bytes = *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : PICTURE_PATCH_BYTES);
-    if (d->kind == MEDIA_SOUND && !samples_are_finite(*data, r->tokens)) {
+    if (d->kind == MEDIA_SOUND && !samples_are_sane(*data, r->tokens)) {
         give_up(r, MEDIA_BAD, "the sound has samples that are no numbers");
         *data_bytes = 0;
     }

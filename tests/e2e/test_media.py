@@ -62,6 +62,17 @@ def input_part(data, sound=False):
     return {"type": "input_image", "image_url": "data:image/jpeg;base64," + b64(data), "detail": "auto"}
 
 
+def video_part(frames, fps=1):
+    return {"type": "video", "frames": ["data:image/png;base64," + b64(f) for f in frames], "fps": fps}
+
+
+def golden_part(name, make):
+    """A file of tests/golden as a part; a list of them is a video of a frame every two seconds."""
+    if isinstance(name, list):
+        return video_part([golden(n) for n in name], 0.5)
+    return make(golden(name), name.startswith("sound"))
+
+
 def chat_body(parts, text="What is this?", **more):
     return {"messages": [{"role": "user", "content": [*parts, {"type": "text", "text": text}]}], "temperature": 0, "max_tokens": 8, "return_token_ids": True, **more}
 
@@ -89,6 +100,12 @@ def png(width, height, seed=1):
     return out
 
 
+def wav(samples):
+    """A sound of floats."""
+    data = struct.pack(f"<{len(samples)}f", *samples)
+    return struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 3, 1, 16000, 64000, 4, 32, b"data", len(data)) + data
+
+
 def workers_of(server):
     """Pids of the processes that decode."""
     parent, found = server.stage("vision")["pid"], []
@@ -110,8 +127,7 @@ def test_answers_equal_transformers():
         cases = json.load(f)
     with serve() as s:
         for name, case in cases.items():
-            files = [(golden(n), n.startswith("sound")) for n in case["files"]]
-            status, answer = post(s, "/v1/chat/completions", chat_body([chat_part(*x) for x in files], case["question"], logprobs=True, top_logprobs=10))
+            status, answer = post(s, "/v1/chat/completions", chat_body([golden_part(n, chat_part) for n in case["files"]], case["question"], logprobs=True, top_logprobs=10))
             assert status == 200, (name, answer)
             choice = answer["choices"][0]
             assert answer["prompt_token_ids"] == case["prompt"], f"{name}: the prompt differs"
@@ -120,10 +136,10 @@ def test_answers_equal_transformers():
             worst = max(abs(a - b) for a, b in zip(got, case["logprobs"]))
             print(f"     {name}: {len(case['prompt'])} tokens, log probabilities off by {worst:.2g}")
             assert len(got) == 10 and worst < 2e-4, (name, got, case["logprobs"])
-            result = asyncio.run(run(s, input_body([input_part(*x) for x in files], case["question"])))
+            result = asyncio.run(run(s, input_body([golden_part(n, input_part) for n in case["files"]], case["question"])))
             assert result.response["prompt_token_ids"] == case["prompt"] and result.response["token_ids"] == case["answer"], name
         media = s.status()["media"]
-        assert media["files"] == 2 * sum(len(c["files"]) for c in cases.values()) and media["cached"] >= media["files"] // 2, media
+        assert media["files"] == 2 * sum(len(n) if isinstance(n, list) else 1 for c in cases.values() for n in c["files"]) and media["cached"] >= media["files"] // 2, media
         wait_until("the pixels are given back", lambda: s.status()["media"]["held_bytes"] == 0, 10)
 
 
@@ -207,6 +223,9 @@ def refusals():
         ("bomb", chat_body([chat_part(bomb)]), 413, "media_too_large"),
         ("sound as picture", chat_body([chat_part(golden("sound/pcm_16_16000_1.wav"))]), 400, "invalid_media"),
         ("picture as sound", chat_body([chat_part(small, True)]), 400, "invalid_media"),
+        ("no frames", chat_body([{"type": "video", "frames": []}]), 400, "invalid_value"),
+        ("a broken frame", chat_body([video_part([small, small[:100]])]), 400, "invalid_media"),
+        ("loud", chat_body([chat_part(wav([0.0, 3e38, -3e38, 1e30]), True)]), 400, "invalid_media"),
         ("sound without data", chat_body([{"type": "input_audio", "input_audio": {"format": "wav"}}]), 400, "invalid_type"),
         ("too many", chat_body([chat_part(small)] * 65), 400, "too_many_files"),
         ("too large", chat_body([chat_part(bytes(21 << 20))]), 413, "file_too_large"),

@@ -143,7 +143,7 @@ def server():
         cases = json.load(f)
     bodies = []
     for case in cases.values():
-        files = [t.input_part(t.golden(n), n.startswith("sound")) for n in case["files"]]
+        files = [t.golden_part(n, t.input_part) for n in case["files"]]
         bodies += [t.input_body(files, case["question"]), t.input_body(files, case["question"], temperature=1.0, seed=7, max_output_tokens=40, ignore_eos=True)]
     outcomes, good = {}, True
     for device in ("cpu", "cuda"):

@@ -21,6 +21,7 @@ from transformers.models.gemma4_unified.image_processing_gemma4_unified import G
 from transformers.models.gemma4_unified.modeling_gemma4_unified import create_masks_for_vision_model, get_block_sequence_ids_for_mask
 from transformers.models.gemma4_unified.processing_gemma4_unified import Gemma4UnifiedProcessor
 from transformers.models.gemma4_unified.video_processing_gemma4_unified import Gemma4UnifiedVideoProcessor
+from transformers.video_utils import VideoMetadata
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
@@ -31,9 +32,12 @@ CASES = [
     ("turned", ["image/turned_6.png"], "Which colour is it?"),
     ("pictures", ["image/rgb_lossless.webp", "image/p.png"], "Compare the two."),
     ("sound", ["sound/pcm_16_16000_1.wav"], "What do you hear?"),
+    ("video", [["image/rgb.png", "image/p.png", "image/rgba.png"]], "What happens?"),
+    ("video and picture", ["image/rgb.png", ["image/l.png", "image/rgb.png"]], "Is it there?"),
     ("both", ["image/rgb.png", "sound/pcm_16_16000_1.wav"], "Say something."),
 ]
 ANSWER = 8
+FPS = 0.5  # of videos: a list of frames among the files
 
 
 def load(name):
@@ -49,18 +53,21 @@ def logits_of(model, inputs, ids):
     types[:, : inputs["mm_token_type_ids"].shape[1]] = inputs["mm_token_type_ids"]
     embeds = torch.zeros(1, ids.shape[1], model.config.text_config.hidden_size)
     masks = create_masks_for_vision_model(model.config.text_config, embeds, None, None, torch.arange(ids.shape[1])[None], get_block_sequence_ids_for_mask(types, ids.device))
-    more = {k: inputs[k] for k in ("pixel_values", "image_position_ids", "input_features", "input_features_mask") if k in inputs}
+    more = {k: inputs[k] for k in ("pixel_values", "image_position_ids", "pixel_values_videos", "video_position_ids", "input_features", "input_features_mask") if k in inputs}
     with torch.no_grad():
         return model(input_ids=ids, attention_mask=masks, mm_token_type_ids=types, use_cache=False, **more).logits[0, -1].double()
 
 
 def answer(model, processor, files, question):
-    sounds = [load(f) for f in files if f.startswith("sound")]
-    pictures = [load(f) for f in files if f.startswith("image")]
-    content = [{"type": "image" if f.startswith("image") else "audio"} for f in files] + [{"type": "text", "text": question}]
+    kinds = ["video" if isinstance(f, list) else "image" if f.startswith("image") else "audio" for f in files]
+    of = lambda kind: [f for f, k in zip(files, kinds) if k == kind]
+    sounds, pictures = [load(f) for f in of("audio")], [load(f) for f in of("image")]
+    videos = [np.stack([np.asarray(load(f)) for f in v]) for v in of("video")]
+    more = {"video_metadata": [VideoMetadata(total_num_frames=len(v), fps=FPS, frames_indices=list(range(len(v)))) for v in videos], "do_sample_frames": False} if videos else {}
+    content = [{"type": k} for k in kinds] + [{"type": "text", "text": question}]
     text = processor.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-    inputs = processor(text=[text], images=pictures or None, audio=sounds or None, return_tensors="pt", add_special_tokens=False)
-    for key in ("pixel_values", "input_features"):  # the model in its own type rounds what comes in, and evenly coloured blocks make that visible
+    inputs = processor(text=[text], images=pictures or None, audio=sounds or None, videos=videos or None, return_tensors="pt", add_special_tokens=False, **more)
+    for key in ("pixel_values", "pixel_values_videos", "input_features"):  # the model in its own type rounds what comes in, and evenly coloured blocks make that visible
         if key in inputs:
             inputs[key] = inputs[key].to(torch.bfloat16).to(torch.float32)
     ids, out, best = inputs["input_ids"], [], None

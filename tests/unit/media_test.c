@@ -64,14 +64,16 @@ static void test_record_and_back(void **state)
     msgpack_sbuffer out;
 
     (void)state;
-    for (uint32_t i = 0; i < 3; i++) assert_int_equal(media_list_add(&list, 1 + i % 2, 70 * i, copy_of(text[i]), strlen(text[i])), 0);
+    for (uint32_t i = 0; i < 3; i++) assert_int_equal(media_list_add(&list, (struct media_file){.kind = 1 + i % 3, .budget = 70 * i, .video = i, .at_ms = 1000 * i, .data = copy_of(text[i]), .bytes = strlen(text[i])}), 0);
     msgpack_sbuffer_init(&out);
     msgpack_sbuffer_write(&out, "abc", 3);
     uint64_t at = media_pack(&list, &out);
     assert_int_equal(at, 8);
     for (uint32_t i = 0; i < 3; i++) {
         assert_int_equal(media_next((const uint8_t *)out.data, out.size, &at, &hdr, &data), 0);
-        assert_int_equal(hdr.kind, 1 + i % 2);
+        assert_int_equal(hdr.kind, 1 + i % 3);
+        assert_int_equal(hdr.video, i);
+        assert_int_equal(hdr.at_ms, 1000 * i);
         assert_int_equal(hdr.budget, 70 * i);
         assert_int_equal(hdr.bytes, strlen(text[i]));
         assert_memory_equal(data, text[i], hdr.bytes);
@@ -98,8 +100,8 @@ static void test_a_list_is_full(void **state)
     struct media_list list = {0};
 
     (void)state;
-    for (uint32_t i = 0; i < MEDIA_ITEMS_MAX; i++) assert_int_equal(media_list_add(&list, MEDIA_PICTURE, 0, copy_of("x"), 1), 0);
-    assert_int_equal(media_list_add(&list, MEDIA_PICTURE, 0, NULL, 0), -E_FULL);
+    for (uint32_t i = 0; i < MEDIA_ITEMS_MAX; i++) assert_int_equal(media_list_add(&list, (struct media_file){.kind = MEDIA_PICTURE, .data = copy_of("x"), .bytes = 1}), 0);
+    assert_int_equal(media_list_add(&list, (struct media_file){.kind = MEDIA_PICTURE}), -E_FULL);
     media_list_free(&list);
     assert_int_equal(list.count, 0);
 }
@@ -156,6 +158,7 @@ static void test_refusals_name_the_part(void **state)
         {"{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:;base64,AAAA\",\"detail\":3}}", "invalid_value", 400},
         {"{\"type\":\"input_audio\",\"input_audio\":\"x\"}", "invalid_type", 400},
         {"{\"type\":\"video\"}", "unsupported_content", 400},
+        {"{\"type\":\"hologram\"}", "unsupported_content", 400},
     };
     const struct request_defaults blind = {.model = "m", .temperature = 1, .top_p = 1, .vocab = 1000, .context_max = 512, .choices_max = 8};
     struct request r;

@@ -1,12 +1,12 @@
 """What acceptance by coupled noise costs against rejection sampling, over pairs of logits of the demo model and its assistant.
 
-    python coupling.py --assistant DIR [--batches 2]
+    python coupling.py [--assistant DIR] [--batches 2] [--temperatures 0.7,1]
 
 A drafter's token is kept when the model, with the same Gumbel noise, picks the same one. With p the model's and q the drafter's distribution that happens with probability
 sum_i 1 / sum_j max(p_j / p_i, q_j / q_i); rejection sampling, which needs q at the verifier and cannot repeat a text token by token, keeps sum_i min(p_i, q_i): as
 much as any rule can of drafts drawn from q; and a drafter that always takes its likeliest token is right with p(argmax q), which is more where q is flatter than p. All three are exact here, no noise is drawn: each place of held-out
 answers is a round, its drafts follow the text, and the expected length of a round is 1 + a1 + a1 a2 + ... over its places. Top-k 64 and top-p 0.95, the model's own defaults, can be
-applied to both (--filtered).
+applied to both: the second row of each temperature.
 
 Reads   ../demo, DIR/model.safetensors (assistant.py writes it). Writes a table to standard output.
 """
@@ -79,6 +79,7 @@ def main():
     parser.add_argument("--assistant", type=pathlib.Path, default=checkpoint.DEMO / "assistant")
     parser.add_argument("--batches", type=int, default=2)
     parser.add_argument("--batch-tokens", type=int, default=16384)
+    parser.add_argument("--temperatures", default="0.5,0.7,1,1.3")
     args = parser.parse_args()
     demo = checkpoint.config(checkpoint.DEMO / "tokenizer.json")
     target = mtp.Target(demo["text_config"])
@@ -90,7 +91,7 @@ def main():
     feed.close()
     print("| temperature | filters | rounds | coupling | rejection | likeliest token | coupling by place | rejection by place |\n|" + " --- |" * 8)
     worst = 0.0
-    for temperature in (0.5, 0.7, 1.0, 1.3):
+    for temperature in map(float, args.temperatures.split(",")):
         for use in (False, True):
             kept, count, length = torch.zeros(3, mtp.STEPS), torch.zeros(mtp.STEPS), torch.zeros(3)
             for p, q, alive in data:

@@ -39,6 +39,22 @@ __device__ __forceinline__ uint4 ld_shared(const void *p)
     return v;
 }
 
+__device__ __forceinline__ uint4 ld_shared_at(uint32_t address)
+{
+    uint4 v;
+
+    asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(address) : "memory");
+    return v;
+}
+
+__device__ __forceinline__ uint32_t ld_shared_word_at(uint32_t address)
+{
+    uint32_t v;
+
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address) : "memory");
+    return v;
+}
+
 __device__ __forceinline__ uint32_t ld_shared_word(const void *p)
 {
     uint32_t v;

@@ -9,6 +9,7 @@
 #include "plain_attn.cuh"
 #include "plain_linear.cuh"
 #include "plain_ops.cuh"
+#include "kernels/stored.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
 #include <new>
@@ -35,6 +36,7 @@ struct plain {
     float *qkv;                       /* [rows_max, widest qkv] */
     float *attended;                  /* [rows_max, widest q] */
     float *gate;                      /* [rows_max, intermediate] */
+    float *rounded, *rounded_scale;   /* [rows_max, arena.rounded], [rows_max]: activations as E4M3 codes */
     float *part;
     float2 *part_top;
 };
@@ -76,6 +78,7 @@ static int make_scratch(struct plain *p)
         { (void **)&p->row, rows * sizeof *p->row }, { (void **)&p->h, 4 * rows * hidden }, { (void **)&p->x, 4 * rows * hidden },
         { (void **)&p->y, 4 * rows * hidden }, { (void **)&p->qkv, 4 * rows * widest }, { (void **)&p->attended, 4 * rows * widest_q },
         { (void **)&p->gate, 4 * rows * p->spec.intermediate }, { (void **)&p->part, part }, { (void **)&p->part_top, part_top },
+        { (void **)&p->rounded, 4 * rows * p->arena.rounded }, { (void **)&p->rounded_scale, p->arena.rounded ? 4 * rows : 0 },
     };
 
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) bytes += (want[i].bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
@@ -150,12 +153,34 @@ extern "C" void plain_close(struct plain *p)
 extern "C" void *plain_residual(struct plain *p) { return p->h; }
 extern "C" void *plain_hidden(struct plain *p) { return p->x; }
 
-/* out [rows, n] = in [rows, k] w^T; with `up` the gated product. */
-static int product(const struct plain *p, float *out, const float *in, uint64_t w, const uint64_t *up, uint32_t n, uint32_t k, uint32_t rows, void *stream)
+static struct plain_codes codes(const struct plain *p, const struct plain_matrix *m)
 {
-    const struct plain_linear a = { in, matrix(p, w), up ? matrix(p, *up) : NULL, out, k, n, rows, n, k, p->arena.weight_bytes };
+    return { matrix(p, m->codes), matrix(p, m->scale), vector(p, m->factor) };
+}
 
-    return plain_linear_launch(&a, stream);
+/* out = in w^T, `n` rows of w and of what stands behind it; with `up` the gated product. What the matrix wants rounded is rounded first. */
+static int product(const struct plain *p, float *out, uint32_t out_stride, const float *in, const struct plain_matrix *w, const struct plain_matrix *up, uint32_t n, uint32_t rows, void *stream)
+{
+    const struct plain_round round = { in, p->rounded, p->rounded_scale, w->k, w->activation == STORED_STATIC ? w->input_scale : 0.0f };
+    const bool rounds = w->activation != STORED_AS_IS;
+    const struct plain_linear a = { rounds ? p->rounded : in, rounds ? p->rounded_scale : NULL, codes(p, w), up ? codes(p, up) : plain_codes(), out, w->k, out_stride, rows, n, w->k, w->format };
+    const int rc = rounds ? plain_round_launch(&round, rows, stream) : 0;
+
+    return rc ? rc : plain_linear_launch(&a, stream);
+}
+
+/* q, k and v side by side. */
+static int qkv(const struct plain *p, uint32_t layer, uint32_t rows, void *stream)
+{
+    const struct plain_layer *l = &p->arena.layer[layer];
+    const uint32_t all = qkv_rows(p, layer);
+    uint32_t at = 0;
+    int rc = 0;
+
+    if (l->stacked) return product(p, p->qkv, all, p->x, &l->matrix[CUDA_Q], NULL, all, rows, stream);
+    for (int t = CUDA_Q; t <= CUDA_V && rc == 0; at += l->matrix[t++].rows)
+        if (l->matrix[t].rows) rc = product(p, p->qkv + at, all, p->x, &l->matrix[t], NULL, l->matrix[t].rows, rows, stream);
+    return rc;
 }
 
 static int heads(const struct plain *p, uint32_t layer, const struct plain_row *row, uint32_t rows, void *stream)
@@ -236,14 +261,14 @@ static int layers(const struct plain *p, float *h, const struct plain_row *row, 
         const bool last = i + 1 == s->layers;
         const float *next = vector(p, last ? p->arena.final_norm : p->arena.layer[i + 1].input_norm);
 
-        rc = product(p, p->qkv, p->x, l->qkv, NULL, qkv_rows(p, i), s->hidden, rows, stream);
+        rc = qkv(p, i, rows, stream);
         if (rc == 0) rc = heads(p, i, row, rows, stream);
         if (last && !whole) break;
         if (rc == 0) rc = attend(p, i, row, rows, stream);
-        if (rc == 0) rc = product(p, p->y, p->attended, l->o, NULL, s->hidden, q_rows(p, i), rows, stream);
+        if (rc == 0) rc = product(p, p->y, s->hidden, p->attended, &l->matrix[CUDA_O], NULL, s->hidden, rows, stream);
         if (rc == 0) rc = norms(p, h, l->post_attention_norm, NULL, vector(p, l->pre_ff_norm), rows, NULL, stream);
-        if (rc == 0) rc = product(p, p->gate, p->x, l->gate, &l->up, s->intermediate, s->hidden, rows, stream);
-        if (rc == 0) rc = product(p, p->y, p->gate, l->down, NULL, s->hidden, s->intermediate, rows, stream);
+        if (rc == 0) rc = product(p, p->gate, s->intermediate, p->x, &l->matrix[CUDA_GATE], &l->matrix[CUDA_UP], s->intermediate, rows, stream);
+        if (rc == 0) rc = product(p, p->y, s->hidden, p->gate, &l->matrix[CUDA_DOWN], NULL, s->hidden, rows, stream);
         if (rc == 0) rc = norms(p, h, l->post_ff_norm, vector(p, l->scalar), next, rows, last ? hidden_out : NULL, stream);
     }
     return rc;
@@ -262,7 +287,8 @@ static int embed(const struct plain *p, float *h, const struct plain_row *row, u
 extern "C" int plain_head_launch(struct plain *p, uint32_t rows, const struct plain_step *step, void *stream)
 {
     const struct plain_logits cap = { step->logits, step->tile_top, p->spec.vocab, p->spec.softcap };
-    const int rc = product(p, step->logits, p->x, p->arena.embed, NULL, p->spec.vocab, p->spec.hidden, rows, stream);
+    const struct plain_matrix table = { p->arena.embed, 0, 0, p->spec.vocab, p->spec.hidden, p->spec.format, STORED_AS_IS, 0.0f };
+    const int rc = product(p, step->logits, p->spec.vocab, p->x, &table, NULL, p->spec.vocab, rows, stream);
 
     return rc ? rc : plain_logits_launch(&cap, rows, stream);
 }

@@ -4,8 +4,8 @@
  * same order as kernels/cpu and model/forward*.c (16 lanes and their fixed tree, segments of 256 keys, f32 activations, polynomial exp), on CUDA
  * cores: logits and KV pages are bit-identical to the CPU's for any number of rows and any cut of a prompt. Speed comes second.
  *
- * Matrices lie in the weight arena as the checkpoint has them: row-major, BF16 or F32; norms and scalars are f32 (1 added where the spec
- * says so). The cache is BF16 or F32, told by v_offset - k_offset of the layers (kv heads * head size * 32 positions * element).
+ * Matrices lie in the weight arena as the checkpoint has them: row-major, in every format, each with its scales behind it; activations are rounded to E4M3 as the
+ * spec says of each matrix. The embedding table is BF16 or F32 (spec.format); norms and scalars are f32 (1 added where the spec says so). The cache is BF16 or F32, told by v_offset - k_offset of the layers (kv heads * head size * 32 positions * element).
  * Functions return 0 or -E_CODE. Needs: hidden, intermediate and vocab multiples of 16, head sizes multiples of 32 up to 512.
  * Bits were compared with the CPU's by tests/gpu/plain_test.c. */
 #ifndef SLUICE_CUDA_PLAIN_H
@@ -18,15 +18,25 @@
 #define PLAIN_HEAD_DIM_MAX 512
 #define PLAIN_ROWS_LIMIT 32768        /* largest rows_max: rows are a dimension of grids */
 
+struct plain_matrix {                 /* byte offsets in the arena */
+    uint64_t codes;                   /* [rows, k] in its format */
+    uint64_t scale;                   /* FP8: f32 [rows]; FP8_BLOCK: f32 [rows, k / 128 rounded up]; FP4: E4M3 [rows, k / 16] */
+    uint64_t factor;                  /* FP4: f32 [rows]; below 0: what it is the negative of divides the sum */
+    uint32_t rows, k, format;         /* rows 0: the layer has no such matrix */
+    uint32_t activation;              /* enum stored_activation */
+    float input_scale;
+};
+
 struct plain_layer {                  /* byte offsets in the arena */
-    uint64_t qkv;                     /* q, then k, then v if there is one: [rows, hidden] */
-    uint64_t o, gate, up, down;
+    struct plain_matrix matrix[CUDA_MATRICES];   /* by enum cuda_tensor */
+    uint32_t stacked;                 /* 1: q, k and v are stored alike and stand one behind the other, as one matrix */
     uint64_t input_norm, post_attention_norm, pre_ff_norm, post_ff_norm, q_norm, k_norm, scalar;   /* f32 */
 };
 
 struct plain_arena {
     uint64_t bytes, embed, final_norm;
-    uint32_t weight_bytes;            /* of an element of a matrix: 2 or 4 */
+    uint32_t weight_bytes;            /* of an element of the embedding table: 2 or 4 */
+    uint32_t rounded;                 /* largest k of a matrix whose input is rounded to E4M3; 0: there is none */
     uint32_t kv_bytes;                /* of an element of the cache: 2 or 4 */
     struct plain_layer layer[CUDA_LAYERS_MAX];
 };
@@ -59,9 +69,9 @@ uint64_t plain_weights_bytes(const struct cuda_model_spec *spec);
 uint32_t plain_tensor_rows(const struct cuda_model_spec *spec, enum cuda_tensor tensor, uint32_t layer);
 
 /* Takes rows [first, first + rows) of a tensor from device memory into the arena, in stream order: returns at once. Matrices must have the spec's
- * format, vectors may be WEIGHT_BF16 or WEIGHT_F32. A model without layer scalars needs 1 put in every one of them. -E_RANGE, -E_UNSUPPORTED (format). */
+ * format (scale and scale_stride as in cuda_weights.h, device memory, of these rows alone), vectors may be WEIGHT_BF16 or WEIGHT_F32. A model without layer scalars needs 1 put in every one of them. -E_RANGE, -E_UNSUPPORTED (format). */
 int plain_weights_put(const struct cuda_model_spec *spec, void *arena, enum cuda_tensor tensor, uint32_t layer, uint32_t first, uint32_t rows,
-                      const void *source, uint32_t format, void *stream);
+                      const void *source, uint32_t format, const float *scale, uint32_t scale_stride, void *stream);
 
 /* Every weight random (norms near 1); and the matrices back as f32 in the order of cuda_weights_unpack. They return when the work is done. */
 int plain_weights_fill(const struct cuda_model_spec *spec, void *arena, uint64_t seed, void *stream);

@@ -101,4 +101,13 @@ PLAIN_FN float plain_norm_scale(float sum, uint32_t n, float eps)
 PLAIN_FN float plain_turn_low(float a, float b, float c, float s) { return plain_sub(plain_mul(a, c), plain_mul(b, s)); }
 PLAIN_FN float plain_turn_high(float a, float b, float c, float s) { return plain_add(plain_mul(b, c), plain_mul(a, s)); }
 
+/* x (times or over its scale) to the nearest number of E4M3, cut off at 448; a NaN stays one. Quanta as in ops.h. */
+PLAIN_FN float plain_to_e4m3(float x)
+{
+    const float cut = plain_max(-448.0f, plain_min(448.0f, x));
+    const float magic = plain_mul(plain_max(plain_float(plain_bits(cut) & 0x7f800000), 0.015625f), 1572864.0f);      /* 2^-6, 1.5 * 2^20 */
+
+    return plain_sub(plain_add(cut, magic), magic);
+}
+
 #endif

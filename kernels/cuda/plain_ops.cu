@@ -4,8 +4,10 @@
 #include "device.cuh"
 #include "plain_launch.cuh"
 #include "plain_math.cuh"
+#include "kernels/stored.h"
 #include <math_constants.h>
 
+#define E4M3_SCALE_MIN (1.0f / (448.0f * 512.0f))   /* KERNELS_E4M3_SCALE_MIN: zeros stay zeros */
 #define NORM_THREADS 256
 #define NORM_CHUNK 4096               /* elements of a row in shared memory at a time */
 #define LOGITS_THREADS 256
@@ -125,6 +127,38 @@ int plain_norm_launch(const struct plain_norm *args, uint32_t rows, void *stream
     return plain_chained(plain_norm_kernel, rows, NORM_THREADS, 0, stream, *args);
 }
 
+/* A block per row. The largest of numbers does not depend on their order. */
+__global__ void __launch_bounds__(NORM_THREADS) plain_round_kernel(const __grid_constant__ plain_round a)
+{
+    __shared__ float tops[NORM_THREADS / 32];
+    const float *x = a.x + (uint64_t)blockIdx.x * a.k;
+    float *y = a.y + (uint64_t)blockIdx.x * a.k, scale = a.fixed, top = 0.0f;
+
+    chain_trigger();
+    chain_wait();
+    if (a.fixed == 0.0f) {
+        for (uint32_t i = threadIdx.x; i < a.k; i += NORM_THREADS) top = fmaxf(top, fabsf(ld_l2(x + i)));
+        for (int d = 16; d >= 1; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+        if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
+        __syncthreads();
+        for (int i = 0; i < NORM_THREADS / 32; i++) top = fmaxf(top, tops[i]);
+        scale = plain_div(top, STORED_E4M3_MAX);
+        if (scale < E4M3_SCALE_MIN) scale = E4M3_SCALE_MIN;
+    }
+    const float inverse = a.fixed == 0.0f ? 0.0f : plain_div(1.0f, a.fixed);
+    for (uint32_t i = threadIdx.x; i < a.k; i += NORM_THREADS) {
+        const float v = ld_l2(x + i);
+
+        y[i] = plain_to_e4m3(a.fixed == 0.0f ? plain_div(v, scale) : plain_mul(v, inverse));
+    }
+    if (threadIdx.x == 0) a.scale[blockIdx.x] = scale;
+}
+
+int plain_round_launch(const struct plain_round *args, uint32_t rows, void *stream)
+{
+    return plain_chained(plain_round_kernel, rows, NORM_THREADS, 0, stream, *args);
+}
+
 /* One warp, one head: its norm in place. Both halves of the warp hold the 16 lanes. */
 __device__ __forceinline__ void head_norm(float *x, const float *w, uint32_t dim, float eps)
 {
@@ -226,7 +260,7 @@ int plain_logits_launch(const struct plain_logits *args, uint32_t rows, void *st
 int plain_ops_init(void)
 {
     const void *const kernels[] = { (const void *)plain_rows_kernel, (const void *)plain_embed_kernel, (const void *)plain_norm_kernel,
-                                    (const void *)plain_heads_kernel, (const void *)plain_logits_kernel };
+                                    (const void *)plain_heads_kernel, (const void *)plain_round_kernel, (const void *)plain_logits_kernel };
     int rc = 0;
 
     for (const void *kernel : kernels)

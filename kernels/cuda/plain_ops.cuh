@@ -36,6 +36,15 @@ struct plain_norm {
 };
 int plain_norm_launch(const struct plain_norm *args, uint32_t rows, void *stream);
 
+/* y = x rounded to E4M3 codes as kernels/cpu/ops.h does it, scale[r]: what row r's codes are multiplied by. */
+struct plain_round {
+    const float *x;                   /* [rows, k] */
+    float *y, *scale;                 /* [rows, k], [rows] */
+    uint32_t k;
+    float fixed;                      /* the scale of all rows; 0: of each its largest / 448 */
+};
+int plain_round_launch(const struct plain_round *args, uint32_t rows, void *stream);
+
 /* Norms and turns the heads of each row: q goes back to its place, k and v go to the cache. */
 struct plain_heads {
     const struct plain_row *row;

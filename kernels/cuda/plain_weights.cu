@@ -3,6 +3,7 @@
 #include "pack.h"
 #include "plain.h"
 #include "plain_math.cuh"
+#include "kernels/stored.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
 
@@ -43,7 +44,7 @@ static int check_sizes(const struct cuda_model_spec *s)
     if (s->layers == 0 || s->layers > CUDA_LAYERS_MAX || s->q_heads == 0 || s->q_heads > HEADS_MAX || s->window == 0) return -E_UNSUPPORTED;
     if (s->hidden == 0 || s->hidden % LANES || s->hidden > DIM_MAX || s->intermediate == 0 || s->intermediate % LANES || s->intermediate > DIM_MAX) return -E_UNSUPPORTED;
     if (s->vocab == 0 || s->vocab % LANES || s->vocab > VOCAB_MAX || s->suppress_count > CUDA_SUPPRESS_MAX) return -E_UNSUPPORTED;
-    return s->format == WEIGHT_BF16 || s->format == WEIGHT_F32 ? 0 : -E_UNSUPPORTED;
+    return s->format == WEIGHT_BF16 || s->format == WEIGHT_F32 ? 0 : -E_UNSUPPORTED;      /* the table's */
 }
 
 static uint64_t take(struct plain_arena *a, uint64_t elements, uint32_t element_bytes)
@@ -54,8 +55,71 @@ static uint64_t take(struct plain_arena *a, uint64_t elements, uint32_t element_
     return at;
 }
 
+static uint64_t code_bytes(uint32_t format, uint64_t n) { return format == WEIGHT_F32 ? 4 * n : format == WEIGHT_BF16 ? 2 * n : format == WEIGHT_FP4 ? n / 2 : n; }
+
+static uint32_t scale_columns(const struct plain_matrix *m)
+{
+    return m->format == WEIGHT_FP8_BLOCK ? (m->k + WEIGHT_BLOCK - 1) / WEIGHT_BLOCK : m->format == WEIGHT_FP4 ? m->k / WEIGHT_GROUP : m->format == WEIGHT_FP8 ? 1 : 0;
+}
+
+static uint64_t scale_row_bytes(const struct plain_matrix *m) { return (uint64_t)scale_columns(m) * (m->format == WEIGHT_FP4 ? 1 : 4); }
+
+static bool are_alike(const struct plain_matrix *a, const struct plain_matrix *b)
+{
+    return a->format == b->format && a->activation == b->activation && a->input_scale == b->input_scale;
+}
+
+/* Room for matrices that stand one behind the other. */
+static void take_matrices(struct plain_arena *a, struct plain_matrix *m, uint32_t count)
+{
+    uint64_t rows = 0, before = 0;
+
+    for (uint32_t i = 0; i < count; i++) rows += m[i].rows;
+    const uint64_t codes = take(a, code_bytes(m->format, rows * m->k), 1), scale = take(a, rows * scale_row_bytes(m), 1);
+    const uint64_t factor = m->format == WEIGHT_FP4 ? take(a, rows, 4) : 0;
+    for (uint32_t i = 0; i < count; before += m[i].rows, i++) {
+        m[i].codes = codes + code_bytes(m->format, before * m->k);
+        m[i].scale = scale + before * scale_row_bytes(m);
+        m[i].factor = factor + 4 * before;
+    }
+}
+
 static uint32_t q_rows(const struct cuda_model_spec *s, uint32_t layer) { return s->q_heads * s->head_dim[s->layer[layer].type]; }
 static uint32_t kv_rows(const struct cuda_model_spec *s, uint32_t layer) { return s->kv_heads[s->layer[layer].type] * s->head_dim[s->layer[layer].type]; }
+
+static int describe_matrix(struct plain_arena *a, const struct cuda_model_spec *s, uint32_t layer, enum cuda_tensor tensor, uint32_t rows, uint32_t k)
+{
+    struct plain_matrix *m = &a->layer[layer].matrix[tensor];
+    const struct cuda_layer_spec *l = &s->layer[layer];
+
+    *m = { 0, 0, 0, rows, k, l->format[tensor] ? l->format[tensor] : s->format, l->activation[tensor], l->activation[tensor] == STORED_STATIC ? l->input_scale[tensor] : 0.0f };
+    if (m->format == 0 || m->format >= WEIGHT_FORMATS || (m->format == WEIGHT_FP4 && k % (2 * WEIGHT_GROUP)) || m->activation > STORED_STATIC) return -E_UNSUPPORTED;
+    if (m->activation == STORED_STATIC && !(m->input_scale > 0.0f)) return -E_UNSUPPORTED;
+    if (m->format == WEIGHT_BF16 || m->format == WEIGHT_F32) m->activation = STORED_AS_IS;
+    if (m->activation != STORED_AS_IS && k > a->rounded) a->rounded = k;
+    return 0;
+}
+
+static int plan_matrices(struct plain_arena *a, const struct cuda_model_spec *s, uint32_t i)
+{
+    struct plain_layer *l = &a->layer[i];
+    struct plain_matrix *m = l->matrix;
+    const uint32_t kv = kv_rows(s, i), v = s->layer[i].has_v ? kv : 0;
+    int rc = describe_matrix(a, s, i, CUDA_Q, q_rows(s, i), s->hidden);
+
+    if (rc == 0) rc = describe_matrix(a, s, i, CUDA_K, kv, s->hidden);
+    if (rc == 0 && v) rc = describe_matrix(a, s, i, CUDA_V, v, s->hidden);
+    if (rc == 0) rc = describe_matrix(a, s, i, CUDA_O, s->hidden, q_rows(s, i));
+    if (rc == 0) rc = describe_matrix(a, s, i, CUDA_GATE, s->intermediate, s->hidden);
+    if (rc == 0) rc = describe_matrix(a, s, i, CUDA_UP, s->intermediate, s->hidden);
+    if (rc == 0) rc = describe_matrix(a, s, i, CUDA_DOWN, s->hidden, s->intermediate);
+    if (rc || !are_alike(&m[CUDA_GATE], &m[CUDA_UP])) return -E_UNSUPPORTED;      /* one kernel does both */
+    l->stacked = are_alike(&m[CUDA_Q], &m[CUDA_K]) && (v == 0 || are_alike(&m[CUDA_Q], &m[CUDA_V]));
+    if (l->stacked) take_matrices(a, &m[CUDA_Q], v ? 3 : 2);
+    for (int t = l->stacked ? CUDA_O : CUDA_Q; t <= CUDA_DOWN; t++)
+        if (m[t].rows) take_matrices(a, &m[t], 1);
+    return 0;
+}
 
 extern "C" int plain_plan(struct plain_arena *a, const struct cuda_model_spec *s)
 {
@@ -67,11 +131,7 @@ extern "C" int plain_plan(struct plain_arena *a, const struct cuda_model_spec *s
         struct plain_layer *l = &a->layer[i];
 
         if ((rc = check_layer(a, s, i)) != 0) break;
-        l->qkv = take(a, (uint64_t)(q_rows(s, i) + (s->layer[i].has_v ? 2 : 1) * kv_rows(s, i)) * s->hidden, a->weight_bytes);
-        l->o = take(a, (uint64_t)q_rows(s, i) * s->hidden, a->weight_bytes);
-        l->gate = take(a, (uint64_t)s->intermediate * s->hidden, a->weight_bytes);
-        l->up = take(a, (uint64_t)s->intermediate * s->hidden, a->weight_bytes);
-        l->down = take(a, (uint64_t)s->intermediate * s->hidden, a->weight_bytes);
+        if ((rc = plan_matrices(a, s, i)) != 0) break;
         l->input_norm = take(a, s->hidden, 4);
         l->post_attention_norm = take(a, s->hidden, 4);
         l->pre_ff_norm = take(a, s->hidden, 4);
@@ -96,20 +156,15 @@ extern "C" uint64_t plain_weights_bytes(const struct cuda_model_spec *spec)
 static int find_place(const struct plain_arena *a, const struct cuda_model_spec *s, enum cuda_tensor tensor, uint32_t layer, struct place *p)
 {
     const struct plain_layer *l = &a->layer[layer];
-    const uint32_t q = q_rows(s, layer), kv = kv_rows(s, layer), dim = s->head_dim[s->layer[layer].type];
-    const uint64_t row = (uint64_t)s->hidden * a->weight_bytes;
+    const uint32_t dim = s->head_dim[s->layer[layer].type];
 
+    if (tensor <= CUDA_DOWN) {
+        const struct plain_matrix *m = &l->matrix[tensor];
+
+        *p = { m->codes, m->rows, m->k };
+        return m->rows ? 0 : -E_NOT_FOUND;
+    }
     switch (tensor) {
-    case CUDA_Q: *p = { l->qkv, q, s->hidden }; break;
-    case CUDA_K: *p = { l->qkv + q * row, kv, s->hidden }; break;
-    case CUDA_V:
-        if (!s->layer[layer].has_v) return -E_NOT_FOUND;
-        *p = { l->qkv + (q + kv) * row, kv, s->hidden };
-        break;
-    case CUDA_O: *p = { l->o, s->hidden, q }; break;
-    case CUDA_GATE: *p = { l->gate, s->intermediate, s->hidden }; break;
-    case CUDA_UP: *p = { l->up, s->intermediate, s->hidden }; break;
-    case CUDA_DOWN: *p = { l->down, s->hidden, s->intermediate }; break;
     case CUDA_INPUT_NORM: *p = { l->input_norm, s->hidden, 0 }; break;
     case CUDA_POST_ATTENTION_NORM: *p = { l->post_attention_norm, s->hidden, 0 }; break;
     case CUDA_PRE_FF_NORM: *p = { l->pre_ff_norm, s->hidden, 0 }; break;
@@ -151,8 +206,33 @@ __global__ void plain_vector_kernel(float *to, const void *from, uint32_t n, boo
     to[i] = is_norm ? plain_add(bias, w) : w;
 }
 
+/* f32 scales of rows: one each, one for all, or those of the rows' blocks of 128. */
+__global__ void plain_scales_kernel(float *to, const float *scale, uint32_t rows, uint32_t columns, uint32_t format, uint32_t stride)
+{
+    const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x, row = i / columns;
+
+    if (row >= rows) return;
+    to[i] = format == WEIGHT_FP8_BLOCK ? scale[row / WEIGHT_BLOCK * stride + i % columns] : format == WEIGHT_FP8 ? scale[row * stride] : scale[0];
+}
+
+/* Rows of a matrix and what scales them. */
+static int put_rows(const struct plain_matrix *m, uint8_t *arena, uint32_t first, uint32_t rows, const void *source, const float *scale, uint32_t stride, cudaStream_t stream)
+{
+    const uint64_t bytes = code_bytes(m->format, (uint64_t)rows * m->k), columns = m->format == WEIGHT_FP4 ? 1 : scale_columns(m);
+    int rc = launch_check(cudaMemcpyAsync(arena + m->codes + code_bytes(m->format, (uint64_t)first * m->k), source, bytes, cudaMemcpyDeviceToDevice, stream), "weights");
+
+    if (rc || columns == 0) return rc;
+    if (scale == NULL) return -E_RANGE;
+    if (m->format == WEIGHT_FP4)
+        rc = launch_check(cudaMemcpyAsync(arena + m->scale + first * scale_row_bytes(m), (const uint8_t *)source + bytes, rows * scale_row_bytes(m), cudaMemcpyDeviceToDevice, stream), "weights");
+    if (rc) return rc;
+    float *to = m->format == WEIGHT_FP4 ? (float *)(arena + m->factor) + first : (float *)(arena + m->scale + first * scale_row_bytes(m));
+    plain_scales_kernel<<<(uint32_t)((rows * columns + FILL_THREADS - 1) / FILL_THREADS), FILL_THREADS, 0, stream>>>(to, scale, rows, (uint32_t)columns, m->format, stride);
+    return launch_check(cudaGetLastError(), "scales");
+}
+
 extern "C" int plain_weights_put(const struct cuda_model_spec *spec, void *arena, enum cuda_tensor tensor, uint32_t layer, uint32_t first, uint32_t rows,
-                                 const void *source, uint32_t format, void *stream)
+                                 const void *source, uint32_t format, const float *scale, uint32_t scale_stride, void *stream)
 {
     struct plain_arena a;
     struct place p;
@@ -166,10 +246,9 @@ extern "C" int plain_weights_put(const struct cuda_model_spec *spec, void *arena
             (float *)((uint8_t *)arena + p.offset) + first, source, rows, format == WEIGHT_BF16, tensor != CUDA_LAYER_SCALAR, spec->norm_plus_one ? 1.0f : 0.0f);
         return launch_check(cudaGetLastError(), "norm weights");
     }
-    if (format != spec->format) return -E_UNSUPPORTED;
-    const uint64_t row_bytes = (uint64_t)p.columns * a.weight_bytes;
+    const struct plain_matrix table = { a.embed, 0, 0, p.rows, p.columns, spec->format, STORED_AS_IS, 0.0f }, *m = tensor == CUDA_EMBED ? &table : &a.layer[layer].matrix[tensor];
 
-    return launch_check(cudaMemcpyAsync((uint8_t *)arena + p.offset + first * row_bytes, source, rows * row_bytes, cudaMemcpyDeviceToDevice, (cudaStream_t)stream), "weights");
+    return format == m->format ? put_rows(m, (uint8_t *)arena, first, rows, source, scale, scale_stride, (cudaStream_t)stream) : -E_UNSUPPORTED;
 }
 
 /* f32 from an element of a matrix. Row j of the output is row `place(j)` of the source: gate and up go by turns of 8. */
@@ -200,6 +279,7 @@ extern "C" int plain_weights_unpack(const struct cuda_model_spec *spec, const vo
 
     if (rc) return rc;
     if (p.columns == 0) return -E_RANGE;
+    if (tensor != CUDA_EMBED && a.layer[layer].matrix[tensor].format != spec->format) return -E_UNSUPPORTED;
     if (tensor == CUDA_Q) p.rows += (spec->layer[layer].has_v ? 2 : 1) * kv_rows(spec, layer);
     rc = unpack(spec, arena, &p, out, 0, tensor == CUDA_GATE, (cudaStream_t)stream);
     if (rc == 0 && tensor == CUDA_GATE && (rc = find_place(&a, spec, CUDA_UP, layer, &p)) == 0) rc = unpack(spec, arena, &p, out, 8, true, (cudaStream_t)stream);
@@ -252,6 +332,9 @@ extern "C" int plain_weights_fill(const struct cuda_model_spec *spec, void *aren
     int rc = plain_plan(&a, spec);
 
     if (rc) return rc;
+    for (uint32_t i = 0; i < spec->layers; i++)                /* quantised ones come from a checkpoint */
+        for (int t = CUDA_Q; t <= CUDA_DOWN; t++)
+            if (a.layer[i].matrix[t].rows && a.layer[i].matrix[t].format != spec->format) return -E_UNSUPPORTED;
     if (a.weight_bytes == 4) rc = launch_check(cudaMalloc(&scratch, 2ull * FILL_PIECE), "scratch memory");
     for (uint32_t i = 0; i < spec->layers && rc == 0; i++)
         for (int t = 0; t < CUDA_TENSORS && rc == 0; t++) {

@@ -113,15 +113,15 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
     uint32_t loaded = 0, scales[G::LOADS];
     uint4 w[G::LOADS];
 
-    if (G::FP4) from += (fewer ? 16 + 3 * (warp - 4) : 4 * warp) * FP4_RUN_BYTES;
-    else from += warp * G::LOADS * 512;
+    const uint32_t at = smem_address(from) + (G::FP4 ? (fewer ? 16 + 3 * (warp - 4) : 4 * warp) * FP4_RUN_BYTES : warp * G::LOADS * 512) + lane * 16;
+    const uint32_t scales_at = at - lane * 16 + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4;
 #pragma unroll
     for (int i = 0; i < G::LOADS; i++) {
         scales[i] = 0;
         w[i] = make_uint4(0, 0, 0, 0);
         if (i == 3 && fewer) break;
-        w[i] = ld_shared(from + i * (G::FP4 ? FP4_RUN_BYTES : 512) + lane * 16);
-        if (G::FP4) scales[i] = ld_shared_word(from + i * FP4_RUN_BYTES + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4);
+        w[i] = ld_shared_at(at + i * (G::FP4 ? FP4_RUN_BYTES : 512));
+        if (G::FP4) scales[i] = ld_shared_word_at(scales_at + i * FP4_RUN_BYTES);
     }
 #pragma unroll
     for (int i = 0; i < G::LOADS; i++) {
@@ -225,8 +225,14 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
 
 /* The register cap leaves room on the SM for the attention and norm kernels that run beside a prefetching block. A quarter of an
  * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
-template <uint32_t FORMAT, int SLICE, int TILES>
-__global__ void __maxnreg__(TILES == 1 ? (FORMAT == WEIGHT_FP4 ? 112 : FORMAT == WEIGHT_FP8_BLOCK ? 104 : 96) : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
+#ifndef FP4_REGS
+#define FP4_REGS 128
+#define BLOCK_REGS 112
+#endif
+constexpr int registers_of(uint32_t format, bool room) { return room ? 96 : format == WEIGHT_FP4 ? FP4_REGS : format == WEIGHT_FP8_BLOCK ? BLOCK_REGS : 96; }
+
+template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM>
+__global__ void __maxnreg__(TILES == 1 ? registers_of(FORMAT, ROOM) : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
 {
     using G = geometry<FORMAT, SLICE>;
     extern __shared__ __align__(128) uint8_t ring[];
@@ -252,32 +258,33 @@ typedef void rowmm_fn(const rowmm_args);
 
 struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes; };
 
-template <uint32_t FORMAT, int SLICE, int TILES> static struct rowmm_variant variant()
+template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM> static struct rowmm_variant variant()
 {
-    const struct rowmm_variant v = { rowmm_kernel<FORMAT, SLICE, TILES>, geometry<FORMAT, SLICE>::SLOT_BYTES,
+    const struct rowmm_variant v = { rowmm_kernel<FORMAT, SLICE, TILES, ROOM>, geometry<FORMAT, SLICE>::SLOT_BYTES,
                                      (uint32_t)(PARTIAL_BYTES(TILES) + sizeof(rowmm_shared)) };
 
     return v;
 }
 
-template <uint32_t FORMAT> static struct rowmm_variant pick_shape(bool wide, uint32_t m)
+template <uint32_t FORMAT> static struct rowmm_variant pick_shape(bool wide, uint32_t m, bool room)
 {
-    if (wide) return m > 8 ? variant<FORMAT, 4096, 2>() : variant<FORMAT, 4096, 1>();
-    return m > 8 ? variant<FORMAT, 3840, 2>() : variant<FORMAT, 3840, 1>();
+    if (m > 8) return wide ? variant<FORMAT, 4096, 2, false>() : variant<FORMAT, 3840, 2, false>();
+    if (room || registers_of(FORMAT, true) == registers_of(FORMAT, false)) return wide ? variant<FORMAT, 4096, 1, true>() : variant<FORMAT, 3840, 1, true>();
+    return wide ? variant<FORMAT, 4096, 1, false>() : variant<FORMAT, 3840, 1, false>();
 }
 
 static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4 };
 
 /* fn NULL: there is no kernel for the format. */
-static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m)
+static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m, bool room)
 {
     const struct rowmm_variant none = {};
 
     switch (format) {
-    case WEIGHT_FP8: return pick_shape<WEIGHT_FP8>(wide, m);
-    case WEIGHT_BF16: return pick_shape<WEIGHT_BF16>(wide, m);
-    case WEIGHT_FP8_BLOCK: return pick_shape<WEIGHT_FP8_BLOCK>(wide, m);
-    case WEIGHT_FP4: return pick_shape<WEIGHT_FP4>(wide, m);
+    case WEIGHT_FP8: return pick_shape<WEIGHT_FP8>(wide, m, room);
+    case WEIGHT_BF16: return pick_shape<WEIGHT_BF16>(wide, m, room);
+    case WEIGHT_FP8_BLOCK: return pick_shape<WEIGHT_FP8_BLOCK>(wide, m, room);
+    case WEIGHT_FP4: return pick_shape<WEIGHT_FP4>(wide, m, room);
     default: return none;
     }
 }
@@ -285,8 +292,8 @@ static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m)
 int rowmm_init(void)
 {
     for (uint32_t format : formats)
-        for (int i = 0; i < 4; i++) {
-            const struct rowmm_variant v = pick(format, i & 1, i & 2 ? 16 : 8);
+        for (int i = 0; i < 8; i++) {
+            const struct rowmm_variant v = pick(format, i & 1, i & 2 ? 16 : 8, i & 4);
             const int rc = launch_prepare((const void *)v.fn, LAUNCH_SHARED_MAX);
 
             if (rc) return rc;
@@ -315,7 +322,7 @@ void rowmm_next_of(struct rowmm_next *next, const struct packed_matrix *w, const
 
 int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
 {
-    const struct rowmm_variant v = pick(w->format, w->slice_k == 4096, args.m);
+    const struct rowmm_variant v = pick(w->format, w->slice_k == 4096, args.m, args.room);
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0;
 
     if (args.m < 1 || args.m > ROWMM_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0) return -E_RANGE;

@@ -174,7 +174,7 @@ extern "C" int cuda_weights_load(struct cuda_weights *w, enum cuda_tensor tensor
     if (tensor == CUDA_EMBED || tensor == CUDA_FINAL_NORM) layer = 0;
     if (layer >= w->spec.layers || source == NULL) return -E_RANGE;
     if (w->plain) {
-        rc = plain_weights_put(&w->spec, w->device, tensor, layer, 0, plain_tensor_rows(&w->spec, tensor, layer), source, source_format, w->stream);
+        rc = plain_weights_put(&w->spec, w->device, tensor, layer, 0, plain_tensor_rows(&w->spec, tensor, layer), source, source_format, (const float *)scale, scale_stride, w->stream);
     } else if (is_vector(tensor)) {
         rc = find_vector(w, tensor, layer, &offset, &count);
         if (rc == 0) rc = pack_vector(w, tensor, layer, source, source_format, count);
@@ -232,12 +232,12 @@ static uint64_t source_scales(uint32_t format, uint32_t rows, uint32_t stride)
 }
 
 /* Vectors are given as they multiply here, never as w - 1. */
-static int plain_put(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows, const void *source, uint32_t format)
+static int plain_put(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows, const void *source, uint32_t format, const float *scale, uint32_t stride)
 {
     struct cuda_model_spec spec = w->spec;
 
     spec.norm_plus_one = 0;
-    const int rc = plain_weights_put(&spec, w->device, tensor, layer, first_row, rows, source, format, w->stream);
+    const int rc = plain_weights_put(&spec, w->device, tensor, layer, first_row, rows, source, format, scale, stride, w->stream);
     return rc == -E_UNSUPPORTED ? launch_fail(rc, "this model's kernels take its weights only as its checkpoint has them") : rc;
 }
 
@@ -291,9 +291,10 @@ extern "C" int cuda_weights_put(struct cuda_weights *w, enum cuda_tensor tensor,
     if (rc == 0 && scales) rc = launch_check(cudaMemcpyAsync(s->device + CUDA_WEIGHTS_BUFFER_BYTES, s->host + CUDA_WEIGHTS_BUFFER_BYTES, 4ull * scales, cudaMemcpyHostToDevice, w->stream), "copy to the device");
     if (rc == 0) rc = launch_check(cudaEventRecord(s->read, w->stream), "event");
     if (rc) return rc;
-    if (w->plain) return plain_put(w, tensor, layer, first_row, rows, s->device, source_format);
+    const float *scale_device = scales ? (const float *)(s->device + CUDA_WEIGHTS_BUFFER_BYTES) : NULL;
+    if (w->plain) return plain_put(w, tensor, layer, first_row, rows, s->device, source_format, scale_device, scale_stride);
     if (is_vector(tensor)) return pack_vector(w, tensor, layer, s->device, source_format, rows);
-    return pack_rows(w, &e.place, first_row, rows, s->device, source_format, scales ? (const float *)(s->device + CUDA_WEIGHTS_BUFFER_BYTES) : NULL, scale_stride, w->scratch);
+    return pack_rows(w, &e.place, first_row, rows, s->device, source_format, scale_device, scale_stride, w->scratch);
 }
 
 extern "C" int cuda_weights_finish(struct cuda_weights *w) { return launch_check(cudaStreamSynchronize(w->stream), "load"); }

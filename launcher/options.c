@@ -29,7 +29,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_DRAFT_DTYPE] = {"draft-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8", "weights of a drafter's checkpoint; auto: as it has them, fp8: rounded row by row when loaded"},
     [OPT_DRAFT_CONTEXT] = {"draft-context", NUMBER, 64, 1 << 20, "4096", "N", "newest tokens that a DSpark drafter looks back on"},
     [OPT_DEVICE] = {"device", TEXT, 0, 0, "auto", "auto|cpu|cuda", "where the model runs; auto takes the GPU if there is one, else the CPU and says why"},
-    [OPT_WEIGHTS_DTYPE] = {"weights-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8", "weights on the GPU; auto: as the checkpoint has them, fp8: rounded row by row when loaded"},
+    [OPT_WEIGHTS_DTYPE] = {"weights-dtype", TEXT, 0, 0, "auto", "FORMAT", "weights on the GPU; auto: as the checkpoint has them, fp8: BF16 rounded row by row when loaded; random weights: bf16, fp8, fp8-block128, nvfp4"},
     [OPT_ACTIVATIONS] = {"activations", TEXT, 0, 0, "auto", "auto|bf16", "auto: FP8 activations where the checkpoint's format has them (on the CPU); bf16: never"},
     [OPT_GPU_SHARING] = {"gpu-sharing", TEXT, 0, 0, "auto", "HOW", "auto, mps: the GPU stages run at once, under a private MPS daemon; time-slice: by turns, strictly apart"},
     [OPT_PREFILL_SHARE] = {"prefill-share", NUMBER, 1, 95, "40", "PERCENT", "of the GPU's time that prompts may take while responses run"},
@@ -228,7 +228,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
 {
     static const char *const when[] = {"paying", "always", NULL};
     static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
-    static const char *const weights[] = {"auto", "bf16", "fp8", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
+    static const char *const weights[] = {"auto", "bf16", "fp8", "fp8-block128", "nvfp4", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
     static const char *const activations[] = {"auto", "bf16", NULL};
     static const char *const dtypes[] = {"bf16", "f32", NULL}, *const levels[] = {"error", "warn", "info", "debug", NULL};
 

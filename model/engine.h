@@ -142,12 +142,20 @@ struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s)
 struct request_params;
 uint32_t engine_finish_by_token(const struct generation_config *g, const struct request_params *p, uint32_t token);
 
-/* The model as the CUDA kernels need it; weights_format: enum weight_format of kernels/cuda/layout.h. Also for the keeper.
+/* How the GPU takes each layer's matrices from a checkpoint; activations: with the rules that its format has for them. 0, or -E_UNSUPPORTED with the reason. */
+struct cuda_layer_format;
+struct model_weights;
+struct stored_matrix;
+uint32_t engine_matrix_format(const struct stored_matrix *matrix);   /* enum weight_format; 0: none of them */
+int engine_cuda_formats(struct cuda_layer_format *formats, const struct model_config *config, const struct model_weights *weights, bool activations, struct model_error *err);
+
+/* The model as the CUDA kernels need it; weights_format: enum weight_format (kernels/cuda/layout.h) of the embedding table, and of the matrices when formats is NULL;
+ * formats: [layers]. Also for the keeper.
  * 0, or -E_UNSUPPORTED: err names what the kernels do not know. */
 struct cuda_model_spec;
 int engine_cuda_spec(struct cuda_model_spec *spec, const struct model_config *config, const struct generation_config *generation,
-                     const struct kv_geometry *geometry, uint32_t weights_format, struct model_error *err);
-/* "fp8", "bf16" or "f32" in the wiring (gpu.weights_format), and back; 0: no such format. */
+                     const struct kv_geometry *geometry, uint32_t weights_format, const struct cuda_layer_format *formats, struct model_error *err);
+/* "fp8", "bf16", "f32", "fp8-block128" or "nvfp4", and back; 0: no such format. */
 const char *engine_weights_format_name(uint32_t format);
 uint32_t engine_weights_format(const char *name);
 

@@ -308,7 +308,6 @@ static uint32_t choose_rows(const struct engine *e)
 void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
 {
     const uint64_t begin_ns = clock_ns();
-    struct model_error err = {""};
     struct gpu *g = calloc(1, sizeof *g);
     struct cuda_options options = {.seqs_max = e->slot_count, .context_max = e->geometry.max_context, .ring_pages = e->geometry.sliding_pages_per_seq,
                                    .l2_slots = CUDA_L2_DEFAULT};
@@ -322,7 +321,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     if (use == ENGINE_FILL) turns_open_prefill(&g->turns, e->stage, (uint32_t)wiring_u64(&e->stage->wiring, "prefill.share", PREFILL_SHARE));
     engine_gpu_open(&g->lib, &g->facts, e->stage);
     const uint64_t context_ns = clock_ns();
-    if (engine_cuda_spec(&g->spec, &e->config, &e->generation, &e->geometry, engine_gpu_weights_format(e->stage), &err) != 0) stage_exit(e->stage, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
+    engine_gpu_spec(e->stage, &g->spec, &e->config, &e->generation, &e->geometry);
     const uint64_t weight_bytes = g->lib.weights_bytes(&g->spec);
     if (weight_bytes == 0 || weight_bytes != wiring_u64(&e->stage->wiring, "gpu.weights_bytes", 0))
         stage_exit(e->stage, EXIT_CONFIG, "the keeper laid out weights of another size: use executables and library of one build");

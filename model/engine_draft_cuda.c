@@ -259,8 +259,7 @@ void engine_draft_open_cuda(struct engine_draft *d)
     if (rc != 0) stage_exit(d->stage, EXIT_CONFIG, "the drafter cannot be used: %s", err.text[0] ? err.text : error_text(rc));
     setenv("CUDA_MODULE_LOADING", "EAGER", 0); /* a kernel that is loaded at its first use stops the whole device then */
     engine_gpu_open(&g->lib, &g->facts, d->stage);
-    rc = engine_cuda_spec(&g->target, &d->target.config, &d->target.generation, &d->target.geometry, engine_gpu_weights_format(d->stage), &err);
-    if (rc != 0) stage_exit(d->stage, EXIT_CONFIG, "the GPU cannot draft for this model: %s", err.text);
+    engine_gpu_spec(d->stage, &g->target, &d->target.config, &d->target.generation, &d->target.geometry);
     make_spec(d);
     const uint64_t bytes = g->lib.draft_weights_bytes(&g->spec);
     if (bytes == 0) stage_exit(d->stage, EXIT_CONFIG, "the GPU's drafter is made for the assistant of Gemma 4 12B (hidden 1024, intermediate a multiple of 1024 up to 8192), not for hidden %u; use --draft ngram", g->spec.hidden);

@@ -30,13 +30,26 @@ void *engine_gpu_map(const struct cuda_library *lib, struct stage *s, const char
     return device;
 }
 
-uint32_t engine_gpu_weights_format(struct stage *s)
+void engine_gpu_formats(struct stage *s, struct cuda_layer_format *formats, uint32_t layers)
 {
-    const char *name = wiring_text(&s->wiring, "gpu.weights_format", "");
-    const uint32_t format = engine_weights_format(name);
+    const int fd = stage_fd(s, "gpu.formats");
+    const size_t bytes = layers * sizeof *formats;
 
-    if (!format) stage_exit(s, EXIT_CONFIG, "gpu.weights_format is \"%s\", known are fp8, bf16 and f32", name);
-    return format;
+    if (fd < 0) stage_exit(s, EXIT_CONFIG, "the descriptor gpu.formats was not given");
+    const ssize_t got = pread(fd, formats, bytes, 0);
+    if (got != (ssize_t)bytes) stage_exit(s, EXIT_CONFIG, "gpu.formats has %lld bytes where %u layers need %llu: use executables and library of one build", (long long)got, layers, (unsigned long long)bytes);
+}
+
+void engine_gpu_spec(struct stage *s, struct cuda_model_spec *spec, const struct model_config *config, const struct generation_config *generation, const struct kv_geometry *geometry)
+{
+    struct cuda_layer_format formats[MODEL_LAYERS_MAX];
+    const char *name = wiring_text(&s->wiring, "gpu.table_format", "");
+    const uint32_t table = engine_weights_format(name);
+    struct model_error err = {""};
+
+    if (table != WEIGHT_BF16 && table != WEIGHT_F32) stage_exit(s, EXIT_CONFIG, "gpu.table_format is \"%s\", known are bf16 and f32", name);
+    engine_gpu_formats(s, formats, config->layer_count);
+    if (engine_cuda_spec(spec, config, generation, geometry, table, formats, &err) != 0) stage_exit(s, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
 }
 
 void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc)

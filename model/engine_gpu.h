@@ -5,6 +5,7 @@
 #define SLUICE_MODEL_ENGINE_GPU_H
 
 #include "model/cuda_library.h"
+#include "model/engine.h"
 #include "shm/stage.h"
 
 /* The library that the wiring names, and device 0. Exits on failure. */
@@ -13,8 +14,11 @@ void engine_gpu_open(struct cuda_library *lib, struct cuda_device_facts *facts, 
 /* The memory behind a descriptor of the wiring, mapped on the device until the process ends. Exits on failure. */
 void *engine_gpu_map(const struct cuda_library *lib, struct stage *s, const char *name, uint64_t bytes, bool writable);
 
-/* Format of the packed weights (enum weight_format) that the wiring names. Exits when it is none. */
-uint32_t engine_gpu_weights_format(struct stage *s);
+/* The model as the keeper has laid it out: option gpu.table_format, descriptor gpu.formats (struct cuda_layer_format for each layer). Exits when they are missing or
+ * the GPU cannot run it, with the reason. */
+void engine_gpu_spec(struct stage *s, struct cuda_model_spec *spec, const struct model_config *config, const struct generation_config *generation, const struct kv_geometry *geometry);
+/* The formats alone, [layers]. */
+void engine_gpu_formats(struct stage *s, struct cuda_layer_format *formats, uint32_t layers);
 
 /* The context is gone, and with it every further call: says so where the launcher looks, and leaves without the destructors of a dead driver. */
 void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc) __attribute__((noreturn));

@@ -145,7 +145,7 @@ static uint64_t cache_limit(struct keeper *k)
     if (!k->cuda) return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
     if (k->facts.memory_free <= taken)
         stage_exit(&k->stage, EXIT_MISSING, "the GPU has %llu MiB free, the weights need %llu and the stages about %llu: stop what else runs there%s", (unsigned long long)(k->facts.memory_free >> 20),
-                   (unsigned long long)(k->weights_bytes >> 20), GPU_RESERVE_BYTES >> 20, k->spec.format == WEIGHT_BF16 ? ", or try --weights-dtype fp8" : "");
+                   (unsigned long long)(k->weights_bytes >> 20), GPU_RESERVE_BYTES >> 20, k->spec.layer[0].stored.format[CUDA_GATE] == WEIGHT_BF16 ? ", or try --weights-dtype fp8" : "");
     return k->facts.memory_free - taken;
 }
 
@@ -222,7 +222,7 @@ static uint64_t stored_weights(const struct keeper *k)
     for (uint32_t i = 0; i < k->config.layer_count; i++)
         for (uint32_t which = 0; which < MODEL_MATRICES; which++) {
             const struct stored_matrix *m = model_matrix(&k->weights, i, which);
-            if (m->data) bytes += stored_code_bytes(m->element, (uint64_t)m->rows * m->k);
+            if (m->data) bytes += stored_code_bytes(m->element, (uint64_t)m->rows * m->k) + (m->element == STORED_E2M1 ? (uint64_t)m->rows * m->k / STORED_GROUP : 0);
         }
     return bytes + stored_code_bytes(k->weights.dtype == DTYPE_F32 ? STORED_F32 : STORED_BF16, embed);
 }

@@ -70,7 +70,7 @@ static struct cuda_model_spec make_spec(const struct shape &s)
         const uint32_t type = i % s.every == s.every - 1 ? CUDA_FULL : CUDA_SLIDING;
         const uint64_t half = 2ull * s.kv_heads[type] * s.head_dim[type] * PAGE_TOKENS;
 
-        spec.layer[i] = { type, s.gemma3 || type == CUDA_SLIDING, spec.page_bytes[type], spec.page_bytes[type] + half, {}, {}, {} };
+        spec.layer[i] = { type, s.gemma3 || type == CUDA_SLIDING, spec.page_bytes[type], spec.page_bytes[type] + half, {} };
         spec.page_bytes[type] += 2 * half;
     }
     return spec;

@@ -68,7 +68,7 @@ static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t la
 
         s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
         s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
-        s.layer[i].format[CUDA_GATE] = s.layer[i].format[CUDA_UP] = s.layer[i].format[CUDA_DOWN] = (uint8_t)format->mlp;
+        s.layer[i].stored.format[CUDA_GATE] = s.layer[i].stored.format[CUDA_UP] = s.layer[i].stored.format[CUDA_DOWN] = (uint8_t)format->mlp;
         at[type] += 2 * bytes;
     }
     s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;

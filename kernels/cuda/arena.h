@@ -27,7 +27,7 @@ static inline uint32_t spec_head_dim(const struct cuda_model_spec *s, uint32_t l
 static inline uint32_t spec_kv_heads(const struct cuda_model_spec *s, uint32_t layer) { return s->layer[layer].type == CUDA_FULL ? 1 : 8; }
 static inline uint32_t spec_format(const struct cuda_model_spec *s, uint32_t layer, enum cuda_tensor matrix)
 {
-    return s->layer[layer].format[matrix] ? s->layer[layer].format[matrix] : s->format;
+    return s->layer[layer].stored.format[matrix] ? s->layer[layer].stored.format[matrix] : s->format;
 }
 static inline uint32_t spec_q_rows(const struct cuda_model_spec *s, uint32_t layer) { return 16 * spec_head_dim(s, layer); }
 static inline uint32_t spec_kv_rows(const struct cuda_model_spec *s, uint32_t layer) { return spec_kv_heads(s, layer) * spec_head_dim(s, layer); }

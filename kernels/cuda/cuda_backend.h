@@ -28,13 +28,18 @@ enum cuda_layer_type { CUDA_SLIDING = 0, CUDA_FULL = 1 };      /* as enum layer_
 
 #define CUDA_MATRICES 8               /* q, k, v, o, gate, up, down as in enum cuda_tensor; the last is unused */
 
+/* How the matrices of a layer are stored. Handed from the keeper to the stages as it is: an array of one for each layer. */
+struct cuda_layer_format {
+    uint8_t format[CUDA_MATRICES];    /* enum weight_format; 0: the spec's */
+    uint8_t activation[CUDA_MATRICES];/* enum stored_activation (kernels/stored.h): how each matrix wants what it multiplies. Only the kernels for any shape (plain.h) go by it */
+    float input_scale[CUDA_MATRICES]; /* STORED_STATIC */
+};
+
 struct cuda_layer_spec {
     uint32_t type;                    /* enum cuda_layer_type */
     uint32_t has_v;                   /* 0: the value is the key projection before norm and rotation */
     uint64_t k_offset, v_offset;      /* bytes from the start of a KV page of its type (struct kv_layer) */
-    uint8_t format[CUDA_MATRICES];    /* enum weight_format of each matrix; 0: the spec's */
-    uint8_t activation[CUDA_MATRICES];/* enum stored_activation (kernels/stored.h): how each matrix wants what it multiplies */
-    float input_scale[CUDA_MATRICES]; /* STORED_STATIC */
+    struct cuda_layer_format stored;
 };
 
 /* The model as the kernels need it. Gemma 4 12B's shapes run on kernels made for them: 16 query heads; sliding layers 8 kv heads of 256; full

@@ -90,7 +90,7 @@ static uint32_t kv_rows(const struct cuda_model_spec *s, uint32_t layer) { retur
 static int describe_matrix(struct plain_arena *a, const struct cuda_model_spec *s, uint32_t layer, enum cuda_tensor tensor, uint32_t rows, uint32_t k)
 {
     struct plain_matrix *m = &a->layer[layer].matrix[tensor];
-    const struct cuda_layer_spec *l = &s->layer[layer];
+    const struct cuda_layer_format *l = &s->layer[layer].stored;
 
     *m = { 0, 0, 0, rows, k, l->format[tensor] ? l->format[tensor] : s->format, l->activation[tensor], l->activation[tensor] == STORED_STATIC ? l->input_scale[tensor] : 0.0f };
     if (m->format == 0 || m->format >= WEIGHT_FORMATS || (m->format == WEIGHT_FP4 && k % (2 * WEIGHT_GROUP)) || m->activation > STORED_STATIC) return -E_UNSUPPORTED;

@@ -91,23 +91,28 @@ static void fill_buffer(struct loader *l, struct piece *p, const void *data, con
     if (!stage_running(&l->k->stage)) keeper_leave(l->k);
 }
 
+/* Rows at a time: codes, FP4's group scales behind them in the buffer. */
 static void load_matrix(struct loader *l, enum cuda_tensor tensor, uint32_t layer, const struct stored_matrix *m, const char *name)
 {
-    const uint64_t row_bytes = stored_code_bytes(m->element, m->k);
-    const uint32_t format = m->element == STORED_E4M3 ? WEIGHT_FP8 : m->element == STORED_F32 ? WEIGHT_F32 : WEIGHT_BF16;
-    const bool per_row = m->element == STORED_E4M3 && m->scale_rows == 1;
+    const uint64_t code_bytes = stored_code_bytes(m->element, m->k), group_bytes = m->element == STORED_E2M1 ? m->k / STORED_GROUP : 0, row_bytes = code_bytes + group_bytes;
+    const float factor = m->global_divides ? -m->global : m->global; /* below 0: divides */
+    const uint32_t format = engine_matrix_format(m), cut = format == WEIGHT_FP8_BLOCK ? STORED_BLOCK : TILE_ROWS, stride = stored_scale_stride(m);
 
     for (uint32_t row = 0; row < m->rows;) {
         uint64_t room;
         void *to;
         int rc = l->k->lib.weights_buffer(l->to, &to, &room);
         if (rc != 0) fail_gpu(l, "loading", rc);
-        uint64_t rows = room / row_bytes / TILE_ROWS * TILE_ROWS;
+        uint64_t rows = room / row_bytes / cut * cut;
         if (rows > CUDA_WEIGHTS_ROWS_MAX) rows = CUDA_WEIGHTS_ROWS_MAX;
         if (rows > m->rows - row) rows = m->rows - row;
-        struct piece piece = {.bytes = rows * row_bytes, .to = to, .e4m3 = m->element == STORED_E4M3};
-        fill_buffer(l, &piece, (const uint8_t *)m->data + row * row_bytes, name);
-        rc = l->k->lib.weights_put(l->to, tensor, layer, row, (uint32_t)rows, format, format == WEIGHT_FP8 ? m->scale + (per_row ? row : 0) : NULL, per_row);
+        struct piece codes = {.bytes = rows * code_bytes, .to = to, .e4m3 = m->element == STORED_E4M3};
+        struct piece groups = {.bytes = rows * group_bytes, .to = (uint8_t *)to + rows * code_bytes, .e4m3 = true};
+        fill_buffer(l, &codes, (const uint8_t *)m->data + row * code_bytes, name);
+        if (group_bytes) fill_buffer(l, &groups, m->group_scale + row * group_bytes, name);
+        const float *scale = format == WEIGHT_FP4 ? &factor : format == WEIGHT_FP8_BLOCK ? m->scale + (uint64_t)(row / STORED_BLOCK) * stride
+                             : format == WEIGHT_FP8 ? m->scale + (m->scale_rows == 1 ? row : 0) : NULL;
+        rc = l->k->lib.weights_put(l->to, tensor, layer, row, (uint32_t)rows, format, scale, format == WEIGHT_FP8_BLOCK ? stride : format == WEIGHT_FP8 && m->scale_rows == 1);
         if (rc != 0) fail_gpu(l, name, rc);
         row += (uint32_t)rows;
     }

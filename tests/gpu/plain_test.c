@@ -196,9 +196,11 @@ static void open_cpu(struct rig *g, enum kv_dtype dtype, uint32_t context, uint3
 static void open_gpu(struct rig *g, uint32_t prefill_rows)
 {
     struct cuda_options options = { .seqs_max = SEQS, .context_max = g->geo.max_context, .ring_pages = g->geo.sliding_pages_per_seq, .graph_rows_mask = 63 };
+    struct cuda_layer_format formats[MODEL_LAYERS_MAX];
     struct model_error err = { "" };
 
-    if (engine_cuda_spec(&g->spec, &g->config, &g->generation, &g->geo, g->weights.dtype == DTYPE_BF16 ? WEIGHT_BF16 : WEIGHT_F32, &err) != 0) die("%s", err.text);
+    if (engine_cuda_formats(formats, &g->config, &g->weights, true, &err) != 0) die("%s", err.text);
+    if (engine_cuda_spec(&g->spec, &g->config, &g->generation, &g->geo, g->weights.dtype == DTYPE_BF16 ? WEIGHT_BF16 : WEIGHT_F32, formats, &err) != 0) die("%s", err.text);
     if (cuda_weights_bytes(&g->spec) == 0) die("%s: the shape is refused", g->name);
     load_gpu(g);
     cuda_ok(cudaMalloc((void **)&g->kv_device, g->geo.arena_bytes), "cache");

@@ -43,7 +43,7 @@ static void test_spec_of_gemma4_12b(void **state)
 
     (void)state;
     read_model(&config, &geometry, KV_BF16);
-    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_FP8, &err), 0);
+    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_FP8, NULL, &err), 0);
     assert_int_equal(spec.hidden, 3840);
     assert_int_equal(spec.layers, 48);
     assert_int_equal(spec.format, WEIGHT_FP8);
@@ -79,7 +79,7 @@ static void test_spec_follows_the_weights_type(void **state)
 
     (void)state;
     read_model(&config, &geometry, KV_F32);
-    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_F32, &err), 0);
+    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_F32, NULL, &err), 0);
     assert_true(spec.embed_scale > 61.96f && spec.embed_scale < 61.97f);
     assert_int_equal(spec.layer[0].v_offset - spec.layer[0].k_offset, 4 * 8 * 256 * KV_PAGE_TOKENS); /* how the library knows an f32 cache */
 }
@@ -94,11 +94,11 @@ static void test_spec_refuses_what_the_kernels_do_not_know(void **state)
 
     (void)state;
     read_model(&config, &geometry, KV_BF16);
-    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_BF16, &err), -E_UNSUPPORTED);
+    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_BF16, NULL, &err), -E_UNSUPPORTED);
     assert_non_null(strstr(err.text, "suppress_tokens"));
     generation.suppress_count = 0;
     config.layer[6].head_dim = 128;
-    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_BF16, &err), -E_UNSUPPORTED);
+    assert_int_equal(engine_cuda_spec(&spec, &config, &generation, &geometry, WEIGHT_BF16, NULL, &err), -E_UNSUPPORTED);
     assert_non_null(strstr(err.text, "layer 6"));
 }
 

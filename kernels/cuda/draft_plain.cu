@@ -206,7 +206,8 @@ static const float *vector(const struct cuda_draft_plain *d, const struct placed
 static int product(const struct cuda_draft_plain *d, float *out, const float *in, const struct placed &w, const struct placed *up, uint32_t n, uint32_t k, uint32_t rows)
 {
     const uint8_t *weights = (const uint8_t *)d->options.weights_device;
-    const struct plain_linear a = { in, weights + w.offset, up ? weights + up->offset : NULL, out, k, n, rows, n, k, d->spec.format == WEIGHT_F32 ? 4u : 2u };
+    const struct plain_codes codes = { weights + w.offset, NULL, NULL }, up_codes = { up ? weights + up->offset : NULL, NULL, NULL };
+    const struct plain_linear a = { in, NULL, codes, up_codes, out, k, n, rows, n, k, d->spec.format };
 
     return plain_linear_launch(&a, d->stream);
 }

@@ -164,18 +164,20 @@ def test_what_a_machine_may_lack():
 
 
 def test_formats_of_checkpoints():
-    """FP8 by row goes to the GPU as it is; what the GPU does not compute yet is served by the CPU, and said."""
+    """Every format goes to the GPU as it is, and is named; what cannot be converted is refused."""
     need_fakes()
     with tempfile.TemporaryDirectory() as where:
-        for form, device in (("fp8-row", "cuda"), ("fp8-block128", "cpu")):
+        for form, shown in (("fp8-row", "fp8"), ("fp8-block128", "fp8-block128"), ("nvfp4a16", "nvfp4")):
             out = os.path.join(where, form)
             done = subprocess.run([os.path.join(BUILD, "sluice"), "quantize", os.path.join(ROOT, "model", "demo"), out, "--format", form], capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
             with Server(model=out, environment=Machine(mps=False).environment) as s:
                 status = s.status()["device"]
-                assert status["name"] == device and (device == "cpu" or status["weights"] == "fp8"), status
-                assert ("does not compute" in s.log()) == (device == "cpu"), s.log()
-            refuse(Machine(mps=False).environment, ["--device", "cuda", "--weights-dtype", "bf16", "--model", out], "--device cuda: ", code=111)
+                assert status["name"] == "cuda" and status["weights"] == shown, status
+                assert asyncio.run(faults.outcomes(s, faults.BODIES[:2]))
+            refuse(Machine(mps=False).environment, ["--device", "cuda", "--weights-dtype", "bf16", "--model", out], "--device cuda: ", f"q_proj is {shown}", code=111)
+            if shown != "fp8":
+                refuse(Machine(mps=False).environment, ["--device", "cuda", "--weights-dtype", "fp8", "--model", out], "only bf16 becomes something else", code=111)
 
 
 def test_nothing_stays_when_the_launcher_is_killed():

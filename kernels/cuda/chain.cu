@@ -53,7 +53,7 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
 
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
     a.x = x;
-    a.room = next == NULL && ring_slots < 11;      /* attention is the only kernel behind a product that wants registers */
+    a.room = ring_slots < 11;         /* qkv and o run beside attention, which wants registers */
     a.late_trigger = c->first;
     c->first = false;
     if (next && b->tuning_l2.count) {

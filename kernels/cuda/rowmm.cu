@@ -1,14 +1,13 @@
 /* kernels/cuda/rowmm.cu - the small-row matrix product (contract in rowmm.h).
  *
- * One block per SM, 10 warps. 8 consumer warps split k; each keeps its activation fragments in registers for the whole
+ * One block per SM, 10 warps (FP4: 18). 8 (16) consumer warps split k; each keeps its activation fragments in registers for the whole
  * launch and loops over the block's units. One producer lane streams units into a ring of slots with one bulk copy per slot and
- * starts before the previous kernel has ended. One epilogue warp adds the 8 partial sums in a fixed order and stores. */
+ * starts before the previous kernel has ended. One epilogue warp adds the partial sums in a fixed order and stores. */
 #include "rowmm_block.cuh"
 #include "rowmm_store.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
-#define THREADS ((CONSUMER_WARPS + 2) * 32)
 #define RING_MAX 11
 #define PARTIAL_BUFFERS 2
 
@@ -19,7 +18,7 @@ struct rowmm_shared {                 /* behind the ring */
     float scale[PARTIAL_BUFFERS][TILE_ROWS];
 };
 
-#define PARTIAL_BYTES(tiles) (PARTIAL_BUFFERS * CONSUMER_WARPS * (tiles) * 512)
+#define PARTIAL_BYTES(tiles, warps) (PARTIAL_BUFFERS * (warps) * (tiles) * 512)
 
 /* Our weights are all in the ring and the predecessor still runs: the memory would be idle. What the next product reads first goes to the
  * L2, at no more than the memory's own pace: a burst would stand in the way of the loads that we wait for. */
@@ -109,17 +108,17 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
                                                  uint32_t warp, uint32_t lane)
 {
     using G = geometry<FORMAT, SLICE>;
-    const bool fewer = G::FP4 && SLICE == 3840 && slot == 1 && warp >= 4;      /* a run less */
+    const bool fewer = G::FP4 && SLICE == 3840 && slot == 1 && warp >= 12;     /* a run less */
     uint32_t loaded = 0, scales[G::LOADS];
     uint4 w[G::LOADS];
 
-    const uint32_t at = smem_address(from) + (G::FP4 ? (fewer ? 16 + 3 * (warp - 4) : 4 * warp) * FP4_RUN_BYTES : warp * G::LOADS * 512) + lane * 16;
+    const uint32_t at = smem_address(from) + (G::FP4 ? fp4_slot_first(SLICE, slot, warp) * FP4_RUN_BYTES : warp * G::LOADS * 512) + lane * 16;
     const uint32_t scales_at = at - lane * 16 + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4;
 #pragma unroll
     for (int i = 0; i < G::LOADS; i++) {
         scales[i] = 0;
         w[i] = make_uint4(0, 0, 0, 0);
-        if (i == 3 && fewer) break;
+        if (i == G::LOADS - 1 && fewer) break;
         w[i] = ld_shared_at(at + i * (G::FP4 ? FP4_RUN_BYTES : 512));
         if (G::FP4) scales[i] = ld_shared_word_at(scales_at + i * FP4_RUN_BYTES);
     }
@@ -127,7 +126,7 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
     for (int i = 0; i < G::LOADS; i++) {
         const int load = slot * G::LOADS + i;
 
-        if (i == 3 && fewer) break;
+        if (i == G::LOADS - 1 && fewer) break;
         if constexpr (FORMAT == WEIGHT_FP8_BLOCK)
             multiply_scaled<G::BLOCKS, TILES>(acc, w[i], __shfl_sync(0xffffffffu, scale, load), __shfl_sync(0xffffffffu, scale, 16 + load), x, load);
         else multiply<FORMAT, G::BLOCKS, TILES>(acc, w[i], x, load, scales[i]);
@@ -176,7 +175,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
         }
 
         mbar_wait(&sh->part_empty[buffer], buffer_phase ^ 1);
-        float4 *to = (float4 *)(partials + (buffer * CONSUMER_WARPS + warp) * (TILES * 512)) + lane;
+        float4 *to = (float4 *)(partials + (buffer * G::WARPS + warp) * (TILES * 512)) + lane;
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             to[n * 32] = make_float4((acc[n][0][0] + acc[n][1][0]) * inverse[n][0], (acc[n][0][1] + acc[n][1][1]) * inverse[n][1],
@@ -188,7 +187,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
     }
 }
 
-template <bool LATE, int TILES>
+template <bool LATE, int TILES, int WARPS>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
@@ -204,8 +203,8 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         for (int n = 0; n < TILES; n++) {
             sum[n] = make_float4(0, 0, 0, 0);
 #pragma unroll
-            for (int w = 0; w < CONSUMER_WARPS; w++) {
-                const float4 p = ((const float4 *)(partials + (buffer * CONSUMER_WARPS + w) * (TILES * 512)))[n * 32 + lane];
+            for (int w = 0; w < WARPS; w++) {
+                const float4 p = ((const float4 *)(partials + (buffer * WARPS + w) * (TILES * 512)))[n * 32 + lane];
 
                 sum[n].x += p.x, sum[n].y += p.y, sum[n].z += p.z, sum[n].w += p.w;
             }
@@ -225,43 +224,43 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
 
 /* The register cap leaves room on the SM for the attention and norm kernels that run beside a prefetching block. A quarter of an
  * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
-#ifndef FP4_REGS
-#define FP4_REGS 128
-#define BLOCK_REGS 112
-#endif
-constexpr int registers_of(uint32_t format, bool room) { return room ? 96 : format == WEIGHT_FP4 ? FP4_REGS : format == WEIGHT_FP8_BLOCK ? BLOCK_REGS : 96; }
+constexpr int registers_of(uint32_t format, int tiles, bool room)
+{
+    if (format == WEIGHT_FP4) return tiles == 2 ? 112 : room ? 72 : 80;        /* of 18 warps */
+    return tiles == 2 ? 168 : room || format != WEIGHT_FP8_BLOCK ? 96 : 120;
+}
 
 template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM>
-__global__ void __maxnreg__(TILES == 1 ? registers_of(FORMAT, ROOM) : 168) rowmm_kernel(const __grid_constant__ rowmm_args a)
+__global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(const __grid_constant__ rowmm_args a)
 {
     using G = geometry<FORMAT, SLICE>;
     extern __shared__ __align__(128) uint8_t ring[];
     uint8_t *partials = ring + a.ring_slots * G::SLOT_BYTES;
-    rowmm_shared *sh = (rowmm_shared *)(partials + PARTIAL_BYTES(TILES));
+    rowmm_shared *sh = (rowmm_shared *)(partials + PARTIAL_BYTES(TILES, G::WARPS));
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;   /* uniform, and the compiler knows */
 
     if (!a.late_trigger) chain_trigger();
     if (threadIdx.x == 0) {
         trace_mark(a.trace, TRACE_START);
         sh->ready = sh->done = 0;
-        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], CONSUMER_WARPS);
-        for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], CONSUMER_WARPS), mbar_init(&sh->part_empty[i], 1);
+        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], G::WARPS);
+        for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], G::WARPS), mbar_init(&sh->part_empty[i], 1);
         mbar_init_fence();
     }
     __syncthreads();
-    if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
-    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES>(a, partials, sh, lane);
+    if (warp < G::WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
+    else if (warp == G::WARPS) epilogue<G::LATE, TILES, G::WARPS>(a, partials, sh, lane);
     else if (lane == 0) produce<FORMAT, SLICE>(a, ring, sh);
 }
 
 typedef void rowmm_fn(const rowmm_args);
 
-struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes; };
+struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes, threads; };
 
 template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM> static struct rowmm_variant variant()
 {
     const struct rowmm_variant v = { rowmm_kernel<FORMAT, SLICE, TILES, ROOM>, geometry<FORMAT, SLICE>::SLOT_BYTES,
-                                     (uint32_t)(PARTIAL_BYTES(TILES) + sizeof(rowmm_shared)) };
+                                     (uint32_t)(PARTIAL_BYTES(TILES, (geometry<FORMAT, SLICE>::WARPS)) + sizeof(rowmm_shared)), (geometry<FORMAT, SLICE>::WARPS + 2) * 32 };
 
     return v;
 }
@@ -269,8 +268,9 @@ template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM> static struct rowmm_
 template <uint32_t FORMAT> static struct rowmm_variant pick_shape(bool wide, uint32_t m, bool room)
 {
     if (m > 8) return wide ? variant<FORMAT, 4096, 2, false>() : variant<FORMAT, 3840, 2, false>();
-    if (room || registers_of(FORMAT, true) == registers_of(FORMAT, false)) return wide ? variant<FORMAT, 4096, 1, true>() : variant<FORMAT, 3840, 1, true>();
-    return wide ? variant<FORMAT, 4096, 1, false>() : variant<FORMAT, 3840, 1, false>();
+    if constexpr (registers_of(FORMAT, 1, true) != registers_of(FORMAT, 1, false))
+        if (!room) return wide ? variant<FORMAT, 4096, 1, false>() : variant<FORMAT, 3840, 1, false>();
+    return wide ? variant<FORMAT, 4096, 1, true>() : variant<FORMAT, 3840, 1, true>();
 }
 
 static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4 };
@@ -339,5 +339,5 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     args.wait_slots = tuning->wait_slots;
     while (args.ring_slots * v.slot_bytes + v.fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > RING_MAX) args.ring_slots--;
     void *params[] = { &args };
-    return launch_chained((const void *)v.fn, grid_blocks(w, tuning), THREADS, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
+    return launch_chained((const void *)v.fn, grid_blocks(w, tuning), v.threads, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
 }

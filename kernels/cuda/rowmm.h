@@ -46,7 +46,7 @@ struct rowmm_args {
     uint32_t window_slots;            /* copies in flight: more harms everybody else's latency */
     uint32_t wait_slots;              /* the same while the predecessor runs */
     struct rowmm_next next;           /* what goes to the L2 once our own weights have landed */
-    uint32_t room;                    /* 1: attention runs behind it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
+    uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     float softcap;                    /* ROWMM_LOGITS; 0: none */
     float *tile_top;                  /* ROWMM_LOGITS: [m, rows / 16] */

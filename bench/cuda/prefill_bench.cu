@@ -1,6 +1,6 @@
 /* bench/cuda/prefill_bench.cu - the prefill of Gemma 4 12B on random weights: a whole prompt, its parts, and cuBLASLt's rate for the same products.
  *
- *   cuda_prefill_bench [--format fp8|bf16] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
+ *   cuda_prefill_bench [--format fp8|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
  *
  * Fills 12B weights on the device (no checkpoint needed). "prompt" is host time from the first cuda_prefill_run to the end of the last chunk's wait;
  * the parts are measured by events, chunk by chunk, with the other parts left out. "turn": a further 145 tokens behind the prompt.
@@ -27,6 +27,16 @@ struct settings {
     bool cublas;
     std::vector<uint32_t> prompts;
 };
+
+static const char *const format_name[WEIGHT_FORMATS] = { "", "fp8", "bf16", "f32", "block", "fp4" };
+
+static uint32_t find_format(const char *name)
+{
+    for (uint32_t i = 1; i < WEIGHT_FORMATS; i++)
+        if (!strcmp(format_name[i], name)) return i;
+    fprintf(stderr, "unknown format %s\n", name);
+    exit(2);
+}
 
 static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
 {
@@ -307,19 +317,19 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
 
-        if (!strcmp(argv[i], "--format")) s.format = !strcmp(value, "bf16") ? WEIGHT_BF16 : WEIGHT_FP8, i++;
+        if (!strcmp(argv[i], "--format")) s.format = find_format(value), i++;
         else if (!strcmp(argv[i], "--layers")) s.layers = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--chunk")) s.chunk = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--repeat")) s.repeat = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--turn")) s.turn = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--prompts")) s.prompts = numbers(value), i++;
         else if (!strcmp(argv[i], "--no-cublas")) s.cublas = false;
-        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|bf16] [--layers N] [--chunk ROWS] [--prompts N,N] [--turn ROWS] [--repeat N] [--no-cublas]\n"), 2;
+        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts N,N] [--turn ROWS] [--repeat N] [--no-cublas]\n"), 2;
     }
     if (s.layers < 2 || s.layers > CUDA_LAYERS_MAX || s.chunk == 0 || s.repeat == 0 || s.turn == 0) return fprintf(stderr, "layers 2..%u, chunk, turn and repeat above 0\n", CUDA_LAYERS_MAX), 2;
     struct cuda_prefill *p = make_prefill(&s);
 
-    printf("prefill of Gemma 4 12B, %s, %u layers, chunks of %u rows, random weights\n", s.format == WEIGHT_FP8 ? "FP8 E4M3" : "BF16", s.layers, s.chunk);
+    printf("prefill of Gemma 4 12B, %s, %u layers, chunks of %u rows, random weights\n", format_name[s.format], s.layers, s.chunk);
     bench(p, &s);
     cuda_prefill_close(p);
     return 0;

@@ -226,7 +226,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
  * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
 constexpr int registers_of(uint32_t format, int tiles, bool room)
 {
-    if (format == WEIGHT_FP4) return tiles == 2 ? 112 : room ? 72 : 80;        /* of 18 warps */
+    if (format == WEIGHT_FP4) return tiles == 2 ? 96 : room ? 72 : 80;         /* of 18 warps, 5 on one quarter of an SM */
     return tiles == 2 ? 168 : room || format != WEIGHT_FP8_BLOCK ? 96 : 120;
 }
 
@@ -337,7 +337,10 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     args.ring_slots = tuning->ring_slots;
     args.window_slots = tuning->window_slots;
     args.wait_slots = tuning->wait_slots;
-    while (args.ring_slots * v.slot_bytes + v.fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > RING_MAX) args.ring_slots--;
+    /* Beside attention no more than a ring of FP8 takes: some hundred bytes more, and none of its blocks fits on the SM (seen: 8 us a layer). */
+    const uint32_t beside = args.ring_slots * (packed_slot_bytes(w->slice_k) + UNIT_HEADER_BYTES) + (uint32_t)(PARTIAL_BYTES(args.m > 8 ? 2 : 1, CONSUMER_WARPS) + sizeof(rowmm_shared));
+    const uint32_t limit = args.room && beside < LAUNCH_SHARED_MAX ? beside : LAUNCH_SHARED_MAX;
+    while (args.ring_slots * v.slot_bytes + v.fixed_bytes > limit || args.ring_slots > RING_MAX) args.ring_slots--;
     void *params[] = { &args };
     return launch_chained((const void *)v.fn, grid_blocks(w, tuning), v.threads, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
 }

@@ -4,7 +4,7 @@
     SLUICE_BUILD=build/dist python3 tests/gpu/coldstart.py [DIR]      (default: a directory of its own in /dev/shm, removed at the end)
 
 Writes a BF16 checkpoint of Gemma 4 12B's shapes with random weights (24 GB, in shards; kept and used again when DIR is given), serves it as it is and rounded
-to FP8, kills the keeper on the way once, and prints seconds from exec to ready, seconds and GB/s of loading, and whether the same request gives the same bytes after a second start.
+to FP8 (FORMAT=fp8-row|fp8-block128|nvfp4a16: writes one in that format, as its writer would, and serves that), kills the keeper on the way once, and prints seconds from exec to ready, seconds and GB/s of loading, and whether the same request gives the same bytes after a second start.
 Needs a Hopper GPU, 24 GB of memory for the files, and the standard library only.
 """
 import asyncio
@@ -36,60 +36,89 @@ CONFIG = {
                             "full_attention": {"rope_type": "proportional", "rope_theta": 1e6, "partial_rotary_factor": 0.25}}}}
 
 
-def random_block():
-    """Values of both signs between 2^-7 and 2^-6, near the deviation of a trained matrix of this size."""
+FORMAT = os.environ.get("FORMAT", "bf16")
+QUANTIZATION = {
+    "fp8-row": {"quant_method": "compressed-tensors", "format": "float-quantized", "config_groups": {"group_0": {
+        "targets": ["Linear"], "weights": {"num_bits": 8, "type": "float", "strategy": "channel", "symmetric": True, "dynamic": False},
+        "input_activations": {"num_bits": 8, "type": "float", "strategy": "token", "symmetric": True, "dynamic": True}}}},
+    "fp8-block128": {"quant_method": "modelopt", "quant_algo": "fp8_pb_wo"},
+    "nvfp4a16": {"quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "config_groups": {"group_0": {
+        "targets": ["Linear"], "weights": {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16, "symmetric": True, "dynamic": False},
+        "input_activations": None}}},
+}
+BYTES = {"BF16": 2, "F32": 4, "F8_E4M3": 1, "U8": 1}
+
+
+def random_blocks():
+    """What fills a tensor, by its type: BF16 of both signs between 2^-7 and 2^-6, near the deviation of a trained matrix of this size; E4M3 codes below 2; pairs of E2M1."""
     bits = int.from_bytes(random.Random(3).randbytes(BLOCK), "little")
     keep, exponent = (int.from_bytes(struct.pack("<H", x) * (BLOCK // 2), "little") for x in (0x807F, 0x3C00))
-    return (bits & keep | exponent).to_bytes(BLOCK, "little")
+    small, positive = (int.from_bytes(bytes([x]) * BLOCK, "little") for x in (0xBF, 0x3F))
+    return {"BF16": (bits & keep | exponent).to_bytes(BLOCK, "little"), "F8_E4M3": (bits & small).to_bytes(BLOCK, "little"), "U8": bits.to_bytes(BLOCK, "little"),
+            "scale": (bits & positive | int.from_bytes(b"\x08" * BLOCK, "little")).to_bytes(BLOCK, "little")}
+
+
+def matrix_tensors(name, rows, k):
+    """Name, type, shape and content of the tensors that make one matrix: a number is what every F32 in it is."""
+    if FORMAT == "fp8-row":
+        return [(name + ".weight", "F8_E4M3", [rows, k], None), (name + ".weight_scale", "F32", [rows, 1], 0.02)]
+    if FORMAT == "fp8-block128":
+        return [(name + ".weight", "F8_E4M3", [rows, k], None), (name + ".weight_scale", "F32", [rows // 128, 1, k // 128, 1], 0.02)]
+    if FORMAT == "nvfp4a16":
+        return [(name + ".weight_packed", "U8", [rows, k // 2], None), (name + ".weight_scale", "F8_E4M3", [rows, k // 16], "scale"), (name + ".weight_global_scale", "F32", [1], 100.0)]
+    return [(name + ".weight", "BF16", [rows, k], None)]
 
 
 def layer_tensors(i):
     full = i % 6 == 5
     q, kv, dim = (8192, 512, 512) if full else (4096, 2048, 256)
     at = f"model.language_model.layers.{i}."
-    yield from ((at + f"self_attn.{n}_proj.weight", shape) for n, shape in (("q", [q, HIDDEN]), ("k", [kv, HIDDEN]), ("o", [HIDDEN, q])))
-    if not full:
-        yield at + "self_attn.v_proj.weight", [kv, HIDDEN]
-    yield from ((at + f"mlp.{n}_proj.weight", shape) for n, shape in (("gate", [INTERMEDIATE, HIDDEN]), ("up", [INTERMEDIATE, HIDDEN]), ("down", [HIDDEN, INTERMEDIATE])))
-    yield from ((at + n + "_layernorm.weight", [HIDDEN]) for n in ("input", "post_attention", "pre_feedforward", "post_feedforward"))
-    yield from ((at + f"self_attn.{n}_norm.weight", [dim]) for n in "qk")
-    yield at + "layer_scalar", [1]
+    matrices = [("self_attn.q_proj", q, HIDDEN), ("self_attn.k_proj", kv, HIDDEN), ("self_attn.o_proj", HIDDEN, q), ("mlp.gate_proj", INTERMEDIATE, HIDDEN),
+                ("mlp.up_proj", INTERMEDIATE, HIDDEN), ("mlp.down_proj", HIDDEN, INTERMEDIATE)] + ([] if full else [("self_attn.v_proj", kv, HIDDEN)])
+    for name, rows, k in matrices:
+        yield from matrix_tensors(at + name, rows, k)
+    yield from ((at + n + "_layernorm.weight", "BF16", [HIDDEN], None) for n in ("input", "post_attention", "pre_feedforward", "post_feedforward"))
+    yield from ((at + f"self_attn.{n}_norm.weight", "BF16", [dim], None) for n in "qk")
+    yield at + "layer_scalar", "BF16", [1], None
 
 
-def write_shard(path, tensors, block):
+def write_shard(path, tensors, blocks):
     header, at = {}, 0
-    for name, shape in tensors:
-        size = 2
+    for name, dtype, shape, _ in tensors:
+        size = BYTES[dtype]
         for n in shape:
             size *= n
-        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [at, at + size]}
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [at, at + size]}
         at += size
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb", buffering=0) as f:
         f.write(struct.pack("<Q", len(text)) + text)
-        for name, shape in tensors:
+        for name, dtype, shape, content in tensors:
             begin, end = header[name]["data_offsets"]
+            if dtype == "F32":
+                f.write(struct.pack("<f", content) * ((end - begin) // 4))
+                continue
             if len(shape) == 1:
                 f.write(struct.pack("<H", 0x3F80) * shape[0])  # norms and scalars are 1
                 continue
-            view, left = memoryview(block), end - begin
+            view, left = memoryview(blocks[content or dtype]), end - begin
             while left:
                 left -= f.write(view[:min(left, BLOCK)])
-    return [name for name, _ in tensors]
+    return [t[0] for t in tensors]
 
 
 def write_checkpoint(where):
-    demo, block, weight_map = os.path.join(ROOT, "model", "demo"), random_block(), {}
+    demo, blocks, weight_map = os.path.join(ROOT, "model", "demo"), random_blocks(), {}
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(os.path.join(demo, name), where)
     with open(os.path.join(where, "config.json"), "w", encoding="utf-8") as f:
-        json.dump(CONFIG, f)
+        json.dump({**CONFIG, **({"quantization_config": QUANTIZATION[FORMAT]} if FORMAT != "bf16" else {})}, f)
     shards = [[t for i in range(first, first + SHARD_LAYERS) for t in layer_tensors(i)] for first in range(0, LAYERS, SHARD_LAYERS)]
-    shards[-1] += [("model.language_model.embed_tokens.weight", [VOCAB, HIDDEN]), ("model.language_model.norm.weight", [HIDDEN])]
+    shards[-1] += [("model.language_model.embed_tokens.weight", "BF16", [VOCAB, HIDDEN], None), ("model.language_model.norm.weight", "BF16", [HIDDEN], None)]
     for i, tensors in enumerate(shards):
         file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
-        weight_map.update({name: file for name in write_shard(os.path.join(where, file), tensors, block)})
+        weight_map.update({name: file for name in write_shard(os.path.join(where, file), tensors, blocks)})
     with open(os.path.join(where, "model.safetensors.index.json"), "w", encoding="utf-8") as f:
         json.dump({"metadata": {}, "weight_map": weight_map}, f)
 
@@ -100,7 +129,7 @@ def start(where, dtype):
         ready, load = time.perf_counter() - begin, s.status()["device"]["load"]
         outcome = asyncio.run(run(s, bodies(1)[0])).outcome()
         line = next(x for x in s.out().splitlines() if "serving" in x)
-        print(f"     {dtype}: {ready:.2f} s from exec to ready (client's view); {load['bytes'] / 1e9:.1f} GB read in {load['seconds']:.2f} s: {load['gb_per_s']:.1f} GB/s; {line}", flush=True)
+        print(f"     {FORMAT}, {dtype}: {ready:.2f} s from exec to ready (client's view); {load['bytes'] / 1e9:.1f} GB read in {load['seconds']:.2f} s: {load['gb_per_s']:.1f} GB/s; {line}", flush=True)
     return outcome
 
 
@@ -128,10 +157,11 @@ def main():
             begin = time.perf_counter()
             write_checkpoint(where)
             print(f"     checkpoint written in {time.perf_counter() - begin:.1f} s", flush=True)
-        for dtype in ("bf16", "fp8"):
+        for dtype in ("bf16", "fp8") if FORMAT == "bf16" else ("auto",):
             outcome = start(where, dtype)
             assert start(where, dtype) == outcome, f"{dtype}: two starts, two outputs"
-        kill_while_loading(where, dtype, outcome)
+        if FORMAT == "bf16":
+            kill_while_loading(where, dtype, outcome)
     finally:
         if len(sys.argv) <= 1:
             shutil.rmtree(where)

@@ -53,7 +53,7 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
 
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
     a.x = x;
-    a.room = ring_slots < 11;         /* qkv and o run beside attention, which wants registers */
+    a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
     a.late_trigger = c->first;
     c->first = false;
     if (next && b->tuning_l2.count) {

@@ -101,21 +101,20 @@ LAYOUT_FN uint32_t packed_element_offset(uint32_t format, uint32_t slice_k, uint
 
 /* FP4: a run is 64 of k of a tile: 512 bytes of codes, [32 lanes][4 words], then 64 bytes of scales, [8 rows][2 halves of a block of 32][4 bytes]. Lane (g, t)
  * owns the elements 8t..8t+7 of both blocks of 32, of the rows g and g + 8: word j holds elements 4j % 8 .. 4j % 8 + 3 of block j / 2. The four bytes of scales
- * of (g, t / 2): row g and row g + 8 of block 0, the same of block 1. 16 warps own whole runs: 4 each of a slice of 4096; of 3840 the last four 3, the others 4 (so
- * that each scheduler has 15). A slot holds up to 2 runs of each warp. */
-#define FP4_WARPS 16
-LAYOUT_FN uint32_t fp4_warp_runs(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 12 ? 3 : 4; }
-LAYOUT_FN uint32_t fp4_warp_first(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 12 ? 48 + 3 * (warp - 12) : 4 * warp; }
+ * of (g, t / 2): row g and row g + 8 of block 0, the same of block 1. Warps own whole runs: 8 each of a slice of 4096; of 3840 the first four 8, the others 7 (so that
+ * each scheduler has 15). A slot holds up to 4 runs of each warp. */
+LAYOUT_FN uint32_t fp4_warp_runs(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 4 ? 7 : 8; }
+LAYOUT_FN uint32_t fp4_warp_first(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 4 ? 32 + 7 * (warp - 4) : 8 * warp; }
 
 /* Number of a warp's first run in a slot (0, 1), in memory's order within the slot. */
-LAYOUT_FN uint32_t fp4_slot_first(uint32_t slice_k, uint32_t slot, uint32_t warp) { return slot == 1 && slice_k == 3840 && warp >= 12 ? 24 + warp - 12 : 2 * warp; }
+LAYOUT_FN uint32_t fp4_slot_first(uint32_t slice_k, uint32_t slot, uint32_t warp) { return slot == 1 && slice_k == 3840 && warp >= 4 ? 16 + 3 * (warp - 4) : 4 * warp; }
 
 /* Number of the run, in memory's order, that holds elements 64 i .. 64 i + 63 of the slice. */
 LAYOUT_FN uint32_t packed_fp4_run(uint32_t slice_k, uint32_t i)
 {
-    const uint32_t warp = slice_k == 3840 && i >= 48 ? 12 + (i - 48) / 3 : i / 4, load = i - fp4_warp_first(slice_k, warp);
+    const uint32_t warp = slice_k == 3840 && i >= 32 ? 4 + (i - 32) / 7 : i / 8, load = i - fp4_warp_first(slice_k, warp);
 
-    return load / 2 * FP4_SLOT_RUNS + fp4_slot_first(slice_k, load / 2, warp) + load % 2;
+    return load / 4 * FP4_SLOT_RUNS + fp4_slot_first(slice_k, load / 4, warp) + load % 4;
 }
 
 /* Bits of an E2M1 code (sign, exponent, exponent, fraction) in the 16 bits that element `pair` (0 or 1) of a register has in its word; reg: register of the fragment

@@ -96,6 +96,7 @@ static int describe_matrix(struct plain_arena *a, const struct cuda_model_spec *
     if (m->format == 0 || m->format >= WEIGHT_FORMATS || (m->format == WEIGHT_FP4 && k % (2 * WEIGHT_GROUP)) || m->activation > STORED_STATIC) return -E_UNSUPPORTED;
     if (m->activation == STORED_STATIC && !(m->input_scale > 0.0f)) return -E_UNSUPPORTED;
     if (m->format == WEIGHT_BF16 || m->format == WEIGHT_F32) m->activation = STORED_AS_IS;
+    if (m->format == WEIGHT_FP8_BLOCK && k <= WEIGHT_BLOCK) m->format = WEIGHT_FP8;      /* one block along k: a row has one scale, and the CPU multiplies the sum by it */
     if (m->activation != STORED_AS_IS && k > a->rounded) a->rounded = k;
     return 0;
 }
@@ -216,7 +217,7 @@ __global__ void plain_scales_kernel(float *to, const float *scale, uint32_t rows
 }
 
 /* Rows of a matrix and what scales them. */
-static int put_rows(const struct plain_matrix *m, uint8_t *arena, uint32_t first, uint32_t rows, const void *source, const float *scale, uint32_t stride, cudaStream_t stream)
+static int put_rows(const struct plain_matrix *m, uint8_t *arena, uint32_t first, uint32_t rows, const void *source, uint32_t format, const float *scale, uint32_t stride, cudaStream_t stream)
 {
     const uint64_t bytes = code_bytes(m->format, (uint64_t)rows * m->k), columns = m->format == WEIGHT_FP4 ? 1 : scale_columns(m);
     int rc = launch_check(cudaMemcpyAsync(arena + m->codes + code_bytes(m->format, (uint64_t)first * m->k), source, bytes, cudaMemcpyDeviceToDevice, stream), "weights");
@@ -227,7 +228,7 @@ static int put_rows(const struct plain_matrix *m, uint8_t *arena, uint32_t first
         rc = launch_check(cudaMemcpyAsync(arena + m->scale + first * scale_row_bytes(m), (const uint8_t *)source + bytes, rows * scale_row_bytes(m), cudaMemcpyDeviceToDevice, stream), "weights");
     if (rc) return rc;
     float *to = m->format == WEIGHT_FP4 ? (float *)(arena + m->factor) + first : (float *)(arena + m->scale + first * scale_row_bytes(m));
-    plain_scales_kernel<<<(uint32_t)((rows * columns + FILL_THREADS - 1) / FILL_THREADS), FILL_THREADS, 0, stream>>>(to, scale, rows, (uint32_t)columns, m->format, stride);
+    plain_scales_kernel<<<(uint32_t)((rows * columns + FILL_THREADS - 1) / FILL_THREADS), FILL_THREADS, 0, stream>>>(to, scale, rows, (uint32_t)columns, format, stride);
     return launch_check(cudaGetLastError(), "scales");
 }
 
@@ -248,7 +249,8 @@ extern "C" int plain_weights_put(const struct cuda_model_spec *spec, void *arena
     }
     const struct plain_matrix table = { a.embed, 0, 0, p.rows, p.columns, spec->format, STORED_AS_IS, 0.0f }, *m = tensor == CUDA_EMBED ? &table : &a.layer[layer].matrix[tensor];
 
-    return format == m->format ? put_rows(m, (uint8_t *)arena, first, rows, source, scale, scale_stride, (cudaStream_t)stream) : -E_UNSUPPORTED;
+    if (format != m->format && !(format == WEIGHT_FP8_BLOCK && m->format == WEIGHT_FP8 && m->k <= WEIGHT_BLOCK)) return -E_UNSUPPORTED;
+    return put_rows(m, (uint8_t *)arena, first, rows, source, format, scale, scale_stride, (cudaStream_t)stream);
 }
 
 /* f32 from an element of a matrix. Row j of the output is row `place(j)` of the source: gate and up go by turns of 8. */

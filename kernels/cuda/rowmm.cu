@@ -1,6 +1,6 @@
 /* kernels/cuda/rowmm.cu - the small-row matrix product (contract in rowmm.h).
  *
- * One block per SM, 10 warps (FP4: 18). 8 (16) consumer warps split k; each keeps its activation fragments in registers for the whole
+ * One block per SM, 10 warps. 8 consumer warps split k; each keeps its activation fragments in registers for the whole
  * launch and loops over the block's units. One producer lane streams units into a ring of slots with one bulk copy per slot and
  * starts before the previous kernel has ended. One epilogue warp adds the partial sums in a fixed order and stores. */
 #include "rowmm_block.cuh"
@@ -8,6 +8,7 @@
 #include "launch.h"
 #include "shm/error.h"
 
+#define THREADS ((CONSUMER_WARPS + 2) * 32)
 #define RING_MAX 11
 #define PARTIAL_BUFFERS 2
 
@@ -18,7 +19,7 @@ struct rowmm_shared {                 /* behind the ring */
     float scale[PARTIAL_BUFFERS][TILE_ROWS];
 };
 
-#define PARTIAL_BYTES(tiles, warps) (PARTIAL_BUFFERS * (warps) * (tiles) * 512)
+#define PARTIAL_BYTES(tiles) (PARTIAL_BUFFERS * CONSUMER_WARPS * (tiles) * 512)
 
 /* Our weights are all in the ring and the predecessor still runs: the memory would be idle. What the next product reads first goes to the
  * L2, at no more than the memory's own pace: a burst would stand in the way of the loads that we wait for. */
@@ -108,7 +109,7 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
                                                  uint32_t warp, uint32_t lane)
 {
     using G = geometry<FORMAT, SLICE>;
-    const bool fewer = G::FP4 && SLICE == 3840 && slot == 1 && warp >= 12;     /* a run less */
+    const bool fewer = G::FP4 && SLICE == 3840 && slot == 1 && warp >= 4;      /* a run less */
     uint32_t loaded = 0, scales[G::LOADS];
     uint4 w[G::LOADS];
 
@@ -175,7 +176,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
         }
 
         mbar_wait(&sh->part_empty[buffer], buffer_phase ^ 1);
-        float4 *to = (float4 *)(partials + (buffer * G::WARPS + warp) * (TILES * 512)) + lane;
+        float4 *to = (float4 *)(partials + (buffer * CONSUMER_WARPS + warp) * (TILES * 512)) + lane;
 #pragma unroll
         for (int n = 0; n < TILES; n++)
             to[n * 32] = make_float4((acc[n][0][0] + acc[n][1][0]) * inverse[n][0], (acc[n][0][1] + acc[n][1][1]) * inverse[n][1],
@@ -187,7 +188,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
     }
 }
 
-template <bool LATE, int TILES, int WARPS>
+template <bool LATE, int TILES>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
@@ -203,8 +204,8 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         for (int n = 0; n < TILES; n++) {
             sum[n] = make_float4(0, 0, 0, 0);
 #pragma unroll
-            for (int w = 0; w < WARPS; w++) {
-                const float4 p = ((const float4 *)(partials + (buffer * WARPS + w) * (TILES * 512)))[n * 32 + lane];
+            for (int w = 0; w < CONSUMER_WARPS; w++) {
+                const float4 p = ((const float4 *)(partials + (buffer * CONSUMER_WARPS + w) * (TILES * 512)))[n * 32 + lane];
 
                 sum[n].x += p.x, sum[n].y += p.y, sum[n].z += p.z, sum[n].w += p.w;
             }
@@ -226,8 +227,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
  * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
 constexpr int registers_of(uint32_t format, int tiles, bool room)
 {
-    if (format == WEIGHT_FP4) return tiles == 2 ? 96 : room ? 72 : 80;         /* of 18 warps, 5 on one quarter of an SM */
-    return tiles == 2 ? 168 : room || format != WEIGHT_FP8_BLOCK ? 96 : 120;
+    return tiles == 2 ? 168 : room ? 96 : format == WEIGHT_FP4 ? 128 : format == WEIGHT_FP8_BLOCK ? 120 : 96;
 }
 
 template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM>
@@ -236,31 +236,31 @@ __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(cons
     using G = geometry<FORMAT, SLICE>;
     extern __shared__ __align__(128) uint8_t ring[];
     uint8_t *partials = ring + a.ring_slots * G::SLOT_BYTES;
-    rowmm_shared *sh = (rowmm_shared *)(partials + PARTIAL_BYTES(TILES, G::WARPS));
+    rowmm_shared *sh = (rowmm_shared *)(partials + PARTIAL_BYTES(TILES));
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;   /* uniform, and the compiler knows */
 
     if (!a.late_trigger) chain_trigger();
     if (threadIdx.x == 0) {
         trace_mark(a.trace, TRACE_START);
         sh->ready = sh->done = 0;
-        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], G::WARPS);
-        for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], G::WARPS), mbar_init(&sh->part_empty[i], 1);
+        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], CONSUMER_WARPS);
+        for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], CONSUMER_WARPS), mbar_init(&sh->part_empty[i], 1);
         mbar_init_fence();
     }
     __syncthreads();
-    if (warp < G::WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
-    else if (warp == G::WARPS) epilogue<G::LATE, TILES, G::WARPS>(a, partials, sh, lane);
+    if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
+    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES>(a, partials, sh, lane);
     else if (lane == 0) produce<FORMAT, SLICE>(a, ring, sh);
 }
 
 typedef void rowmm_fn(const rowmm_args);
 
-struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes, threads; };
+struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes; };
 
 template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM> static struct rowmm_variant variant()
 {
     const struct rowmm_variant v = { rowmm_kernel<FORMAT, SLICE, TILES, ROOM>, geometry<FORMAT, SLICE>::SLOT_BYTES,
-                                     (uint32_t)(PARTIAL_BYTES(TILES, (geometry<FORMAT, SLICE>::WARPS)) + sizeof(rowmm_shared)), (geometry<FORMAT, SLICE>::WARPS + 2) * 32 };
+                                     (uint32_t)(PARTIAL_BYTES(TILES) + sizeof(rowmm_shared)) };
 
     return v;
 }
@@ -338,9 +338,9 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     args.window_slots = tuning->window_slots;
     args.wait_slots = tuning->wait_slots;
     /* Beside attention no more than a ring of FP8 takes: some hundred bytes more, and none of its blocks fits on the SM (seen: 8 us a layer). */
-    const uint32_t beside = args.ring_slots * (packed_slot_bytes(w->slice_k) + UNIT_HEADER_BYTES) + (uint32_t)(PARTIAL_BYTES(args.m > 8 ? 2 : 1, CONSUMER_WARPS) + sizeof(rowmm_shared));
+    const uint32_t beside = args.ring_slots * (packed_slot_bytes(w->slice_k) + UNIT_HEADER_BYTES) + (uint32_t)(PARTIAL_BYTES(args.m > 8 ? 2 : 1) + sizeof(rowmm_shared));
     const uint32_t limit = args.room && beside < LAUNCH_SHARED_MAX ? beside : LAUNCH_SHARED_MAX;
     while (args.ring_slots * v.slot_bytes + v.fixed_bytes > limit || args.ring_slots > RING_MAX) args.ring_slots--;
     void *params[] = { &args };
-    return launch_chained((const void *)v.fn, grid_blocks(w, tuning), v.threads, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
+    return launch_chained((const void *)v.fn, grid_blocks(w, tuning), THREADS, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);
 }

@@ -9,10 +9,9 @@
 template <uint32_t FORMAT, int SLICE> struct geometry {
     static constexpr bool FP4 = FORMAT == WEIGHT_FP4, F16 = FORMAT != WEIGHT_BF16;   /* F16: weights and activations meet as f16 */
     static constexpr bool LATE = FORMAT == WEIGHT_FP8 || FP4;               /* a factor for each row, which multiplies the sum */
-    static constexpr int WARPS = FP4 ? FP4_WARPS : CONSUMER_WARPS;          /* FP4: twice as many, since unpacking waits for itself */
-    static constexpr int LOADS = FP4 ? 2 : SLICE == 3840 ? 5 : 4;           /* 16-byte loads per lane and slot */
+    static constexpr int LOADS = FP4 ? 4 : SLICE == 3840 ? 5 : 4;           /* 16-byte loads per lane and slot */
     static constexpr int SLOTS = FP4 ? 2 : SLICE * (F16 ? 1 : 2) * TILE_ROWS / (CONSUMER_WARPS * LOADS * 512);
-    static constexpr int BLOCKS = FP4 ? 8 : SLICE / CONSUMER_WARPS / 32;   /* k blocks of 32 per warp, at most */
+    static constexpr int BLOCKS = FP4 ? 16 : SLICE / CONSUMER_WARPS / 32;   /* k blocks of 32 per warp, at most */
     static constexpr uint32_t HEADER_BYTES = FORMAT == WEIGHT_BF16 ? 0 : FORMAT == WEIGHT_FP8_BLOCK ? BLOCK_HEADER_BYTES : UNIT_HEADER_BYTES;
     static constexpr uint32_t DATA_BYTES = FP4 ? FP4_SLOT_RUNS * FP4_RUN_BYTES : CONSUMER_WARPS * LOADS * 512;
     static constexpr uint32_t LAST_BYTES = FP4 ? (SLICE / 64 - FP4_SLOT_RUNS) * FP4_RUN_BYTES : DATA_BYTES;     /* of the unit's last slot */

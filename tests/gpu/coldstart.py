@@ -83,7 +83,7 @@ def layer_tensors(i):
 
 
 def write_shard(path, tensors, blocks):
-    header, at = {}, 0
+    header, at, tensors = {}, 0, sorted(tensors, key=lambda t: -BYTES[t[1]])  # as writers do: every type is aligned then
     for name, dtype, shape, _ in tensors:
         size = BYTES[dtype]
         for n in shape:

@@ -1,10 +1,11 @@
 /* rowmm: out[m, r] = sum_k w[r, k] x[m, k], a packed weight matrix times 1 to 16 activation rows.
- *   w   packed_matrix (layout.h), FP8 E4M3 with one f32 scale per row, or BF16; read once, streamed by bulk copies
+ *   w   packed_matrix (layout.h), every format but F32; read once, streamed by bulk copies
  *   x   [m, k] bf16 row-major, 16-byte aligned
  *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order
  *       ROWMM_GEGLU    [m, rows / 2] bf16: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
  *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
- *   sums in f32 on the tensor cores (mma.m16n8k16). FP8 weights become f16 exactly; activations become f16 after
+ *   sums in f32 on the tensor cores (mma.m16n8k16). FP8 weights, and FP4 with their group's scale, become f16 exactly;
+ *   scales of 128 x 128 multiply the sums of 32 columns; activations become f16 after
  *   scaling each row's part in a warp by a power of two, which loses nothing for elements within 2^-29 of the largest.
  * The bits of out[m, :] depend on x[m, :] only: the same instruction and the same split for every m <= 16 and every place.
  * Needs     rows % 16 == 0, k a multiple of 3840 or 4096, slices in {1, 2, 4}, 1 <= m <= 16. One block per SM. Never synchronizes.

@@ -65,5 +65,5 @@ void engine_draft_open(struct engine_draft *d, struct stage *s, uint32_t slot_co
     if (cuda && kind != DRAFT_KIND_MTP) stage_exit(s, EXIT_CONFIG, "a drafter of kind %s cannot run on the GPU yet; use --draft ngram", engine_draft_kind_name(d->kind));
     if (cuda) engine_draft_open_cuda(d);
     else if (kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark(d);
-    else engine_draft_open_mtp(d);
+    else engine_draft_open_mtp(d, NULL);
 }

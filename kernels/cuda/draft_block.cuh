@@ -13,6 +13,7 @@
 #define DRAFT_RING_MAX 12
 #define DRAFT_BATCH 8                 /* units whose partial sums lie side by side */
 #define DRAFT_X_STRIDE (DRAFT_HIDDEN + 32)      /* of a normed row: rows fall into different banks */
+#define DRAFT_KEYS 16                 /* of a full layer, in shared memory at once */
 #define DRAFT_NEVER (-3.0e38f)
 #define SLOT_DATA_BYTES 16384u
 
@@ -27,7 +28,8 @@ template <bool FP8> struct draft_shape {
 union draft_scratch {
     float4 partial[DRAFT_BATCH][DRAFT_WARPS][32];               /* products */
     struct { float out[DRAFT_WARPS][2][256]; float2 ml[DRAFT_WARPS][2]; } attend;
-    struct { float out[CUDA_DRAFT_ROWS_MAX][DRAFT_WARPS][64]; float sum[CUDA_DRAFT_ROWS_MAX]; } combine;
+    struct { uint4 key[2][DRAFT_KEYS][2][64]; } full;           /* two buffers of K and V of a full layer */
+    struct { float out[DRAFT_WARPS][64]; float sum[DRAFT_WARPS]; } combine;
     struct { float logit[512]; uint32_t token[512]; float sorted[512]; uint32_t sorted_token[512]; float mass[512]; double noisy[DRAFT_WARPS]; uint32_t best[DRAFT_WARPS]; uint32_t count; } pick;
     draft_top top[DRAFT_WARPS][8];
 };

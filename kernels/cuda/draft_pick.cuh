@@ -10,23 +10,33 @@
 
 #define PICK_ROOM 512u
 #define PICK_TOP_K 64u
-#define PICK_TILES 8                  /* tiles whose tops a thread loads at once */
+#define PICK_TILES 64                 /* of a thread: 256 x 64 x 16 tokens at most */
+
+/* The largest logit of each of a thread's tiles: number i is tile i * 256 + thread. */
+typedef float draft_tops[PICK_TILES];
 
 /* Notes every logit that reaches the bound; how many there are. */
-__device__ inline uint32_t draft_gather(const draft_round_args &a, draft_shared *sh, const float *logits, const float *tops, uint32_t bound)
+__device__ __forceinline__ uint32_t draft_gather(draft_shared *sh, const float *logits, const draft_tops &top, uint32_t bound)
 {
     auto &p = sh->u.pick;
 
     if (threadIdx.x == 0) p.count = 0;
     compute_sync();
-    for (uint32_t tile = threadIdx.x; tile < a.vocab / TILE_ROWS; tile += DRAFT_COMPUTE) {
-        if (sample_ordered(__ldcg(tops + tile)) < bound) continue;
-        for (uint32_t j = 0; j < TILE_ROWS; j++) {
-            const float x = __ldcg(logits + tile * TILE_ROWS + j);
+#pragma unroll
+    for (int i = 0; i < PICK_TILES; i++) {
+        const uint32_t tile = i * DRAFT_COMPUTE + threadIdx.x;
 
-            if (sample_ordered(x) < bound) continue;
-            const uint32_t at = atomicAdd(&p.count, 1);
-            if (at < PICK_ROOM) p.logit[at] = x, p.token[at] = tile * TILE_ROWS + j;
+        if (sample_ordered(top[i]) < bound) continue;
+        for (uint32_t j = 0; j < TILE_ROWS; j += 4) {
+            const float4 v = ld_l2((const float4 *)(logits + tile * TILE_ROWS + j));
+            const float x[4] = { v.x, v.y, v.z, v.w };
+
+#pragma unroll
+            for (uint32_t k = 0; k < 4; k++) {
+                if (sample_ordered(x[k]) < bound) continue;
+                const uint32_t at = atomicAdd(&p.count, 1);
+                if (at < PICK_ROOM) p.logit[at] = x[k], p.token[at] = tile * TILE_ROWS + j + k;
+            }
         }
     }
     compute_sync();
@@ -51,47 +61,56 @@ __device__ inline void draft_sort(draft_shared *sh, uint32_t n, float temperatur
     compute_sync();
 }
 
-/* Candidates left by top_k (ties kept), top_p and min_p: the first so many. The same in all threads. */
-__device__ inline uint32_t draft_kept(const draft_shared *sh, const cuda_draft_question &q, uint32_t n)
+/* Candidates left by top_k (ties kept), top_p and min_p: the first so many. The same in all threads; masses behind the n-th are 0. */
+__device__ __forceinline__ uint32_t draft_kept(const draft_shared *sh, const cuda_draft_question &q, uint32_t n)
 {
     const auto &p = sh->u.pick;
-    const uint32_t top_k = q.top_k && q.top_k < PICK_TOP_K ? q.top_k : PICK_TOP_K;
-    uint32_t kept = min(top_k, n);
+    uint32_t kept = min(q.top_k && q.top_k < PICK_TOP_K ? q.top_k : PICK_TOP_K, n), left = 0;
     float total = 0.0f, before = 0.0f;
 
     while (kept < n && p.sorted[kept] == p.sorted[kept - 1]) kept++;
-    for (uint32_t i = 0; i < kept; i++) total += p.mass[i];
-    for (uint32_t i = 0; i < kept; i++) {
-        if (i && ((q.top_p > 0.0f && q.top_p < 1.0f && !(before < q.top_p * total)) || p.mass[i] < q.min_p)) return i;
-        before += p.mass[i];
-    }
-    return kept;
+    for (uint32_t i = 0; i < kept; i += 16)
+#pragma unroll
+        for (uint32_t j = 0; j < 16; j++) total += i + j < kept ? p.mass[i + j] : 0.0f;
+    const float reach = q.top_p > 0.0f && q.top_p < 1.0f ? q.top_p * total : CUDART_INF_F;
+
+    for (uint32_t i = 0; i < kept; i += 16)
+#pragma unroll
+        for (uint32_t j = 0; j < 16; j++) { /* each holds for a front part of the list */
+            const float mass = i + j < kept ? p.mass[i + j] : -1.0f;
+
+            left += mass >= q.min_p && (before < reach || i + j == 0);
+            before += mass;
+        }
+    return max(left, 1u);
 }
 
 /* The token of row `row`, whose successor stands at `position`; all threads that compute call it. */
-__device__ inline uint32_t draft_pick(const draft_round_args &a, draft_shared *sh, uint32_t row, uint64_t position)
+__device__ __forceinline__ uint32_t draft_pick(const draft_round_args &a, draft_shared *sh, uint32_t row, uint64_t position)
 {
     const cuda_draft_question &q = a.question[row];
     const float *logits = a.logits + (uint64_t)row * a.vocab, *tops = a.tile_top + (uint64_t)row * (a.vocab / TILE_ROWS);
-    const uint32_t tiles = a.vocab / TILE_ROWS, wanted = q.top_k && q.top_k < PICK_TOP_K ? q.top_k : PICK_TOP_K;
+    const uint32_t wanted = q.top_k && q.top_k < PICK_TOP_K ? q.top_k : PICK_TOP_K;
     auto &p = sh->u.pick;
     float own = DRAFT_NEVER;
+    draft_tops top;
     uint32_t bound = 0, token = 0;
     double best = -CUDART_INF;
 
-    for (uint32_t from = 0; from < tiles; from += DRAFT_COMPUTE * PICK_TILES)
 #pragma unroll
-        for (int i = 0; i < PICK_TILES; i++) {
-            const uint32_t tile = from + i * DRAFT_COMPUTE + threadIdx.x;
+    for (int i = 0; i < PICK_TILES; i++) {
+        const uint32_t tile = i * DRAFT_COMPUTE + threadIdx.x;
 
-            if (tile < tiles) own = fmaxf(own, __ldcg(tops + tile));
-        }
+        top[i] = tile < a.vocab / TILE_ROWS ? __ldcg(tops + tile) : -CUDART_INF_F;
+    }
+#pragma unroll
+    for (int i = 0; i < PICK_TILES; i++) own = fmaxf(own, top[i]);
     for (int bit = 31; bit >= 0; bit--) {       /* the wanted-th largest of the threads' tops: at least so many logits reach it */
         const uint32_t probe = bound | 1u << bit;
 
         if (compute_count(sample_ordered(own) >= probe) >= wanted) bound = probe;
     }
-    const uint32_t n = draft_gather(a, sh, logits, tops, bound);
+    const uint32_t n = draft_gather(sh, logits, top, bound);
 
     draft_sort(sh, n, q.temperature);
     const uint32_t kept = draft_kept(sh, q, n);

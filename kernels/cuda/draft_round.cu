@@ -73,15 +73,32 @@ template <int WARPS> __device__ __forceinline__ float row_sum(float x, float *re
     return x;
 }
 
-/* residual = (residual + norm(sums of slices; post)) * scalar, or the sums alone without post; then the block's x = norm(residual; next). */
+/* A lane's part of a norm's weights. */
+template <int ROWS> struct draft_weights { float4 w[ROWS]; };
+
+template <int ROWS> __device__ __forceinline__ void load_weights(draft_weights<ROWS> &to, const float *from, uint32_t first)
+{
+#pragma unroll
+    for (int j = 0; j < ROWS; j++) to.w[j] = __ldg((const float4 *)(from + first + j * 128));
+}
+
+/* Waits for the sums; residual = (residual + norm(sums of slices; post)) * scalar, or the sums alone without post; then the block's x =
+ * norm(residual; next). False: the peers did not come. */
 template <bool FP8, int ROWS>
-__device__ __forceinline__ void draft_norm(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t slices, const float *post, const float *scalar, const float *next)
+__device__ __forceinline__ bool draft_norm(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t slices, const float *post, const float *scalar, const float *next)
 {
     constexpr int WARPS = DRAFT_WARPS / ROWS;
     const uint32_t row = t.warp / WARPS, first = t.warp % WARPS * (DRAFT_HIDDEN / WARPS) + t.lane * 4;
     const float *from = a.part + (uint64_t)row * DRAFT_HIDDEN + first;
+    const float by = scalar ? __ldg(scalar) : 1.0f;
     float y[4 * ROWS] = {}, sum = 0.0f;
+    draft_weights<ROWS> own, behind;
 
+    if (ROWS <= 2) {                  /* while we wait; more rows have no registers for it */
+        if (post) load_weights<ROWS>(own, post, first);
+        load_weights<ROWS>(behind, next, first);
+    }
+    if (!grid_wait(a, t)) return false;
 #pragma unroll
     for (int s = 0; s < 8; s++)
         if (s < (int)slices && row < a.rows) {
@@ -93,19 +110,16 @@ __device__ __forceinline__ void draft_norm(const draft_round_args &a, draft_thre
             }
         }
     if (post) {
-        const float by = scalar ? __ldg(scalar) : 1.0f;
-
+        if (ROWS > 2) load_weights<ROWS>(own, post, first);
 #pragma unroll
         for (int i = 0; i < 4 * ROWS; i++) sum += y[i] * y[i];
         const float inv = rsqrtf(row_sum<WARPS>(sum, t.sh->red[0], t) / (float)DRAFT_HIDDEN + a.eps);
 #pragma unroll
         for (int j = 0; j < ROWS; j++) {
-            const float4 w = __ldg((const float4 *)(post + first + j * 128));
-
-            residual[4 * j] = (residual[4 * j] + y[4 * j] * inv * w.x) * by;
-            residual[4 * j + 1] = (residual[4 * j + 1] + y[4 * j + 1] * inv * w.y) * by;
-            residual[4 * j + 2] = (residual[4 * j + 2] + y[4 * j + 2] * inv * w.z) * by;
-            residual[4 * j + 3] = (residual[4 * j + 3] + y[4 * j + 3] * inv * w.w) * by;
+            residual[4 * j] = (residual[4 * j] + y[4 * j] * inv * own.w[j].x) * by;
+            residual[4 * j + 1] = (residual[4 * j + 1] + y[4 * j + 1] * inv * own.w[j].y) * by;
+            residual[4 * j + 2] = (residual[4 * j + 2] + y[4 * j + 2] * inv * own.w[j].z) * by;
+            residual[4 * j + 3] = (residual[4 * j + 3] + y[4 * j + 3] * inv * own.w[j].w) * by;
         }
     } else {
 #pragma unroll
@@ -114,15 +128,14 @@ __device__ __forceinline__ void draft_norm(const draft_round_args &a, draft_thre
     sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < 4 * ROWS; i++) sum += residual[i] * residual[i];
+    if (ROWS > 2) load_weights<ROWS>(behind, next, first);
     const float inv = rsqrtf(row_sum<WARPS>(sum, t.sh->red[1], t) / (float)DRAFT_HIDDEN + a.eps);
 #pragma unroll
-    for (int j = 0; j < ROWS; j++) {
-        const float4 w = __ldg((const float4 *)(next + first + j * 128));
-
-        *(uint2 *)&t.sh->x[row][first + j * 128] = make_uint2(draft_pack<FP8>(residual[4 * j] * inv * w.x, residual[4 * j + 1] * inv * w.y),
-                                                             draft_pack<FP8>(residual[4 * j + 2] * inv * w.z, residual[4 * j + 3] * inv * w.w));
-    }
+    for (int j = 0; j < ROWS; j++)
+        *(uint2 *)&t.sh->x[row][first + j * 128] = make_uint2(draft_pack<FP8>(residual[4 * j] * inv * behind.w[j].x, residual[4 * j + 1] * inv * behind.w[j].y),
+                                                             draft_pack<FP8>(residual[4 * j + 2] * inv * behind.w[j].z, residual[4 * j + 3] * inv * behind.w[j].w));
     compute_sync();
+    return true;
 }
 
 /* ---- the head ---- */
@@ -278,11 +291,11 @@ __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thr
     draft_product<FP8>(a, t, p[0], x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.q, 0, q_rows, a.rows, v, tile, 0, t.lane); });
     grid_arrive(a);
     mark(a, marks);
-    if (!draft_attention(a, t, l)) return false;
+    if (!draft_attention<ROWS>(a, t, l)) return false;
     mark(a, marks);
     grid_arrive(a);
     if (!grid_wait(a, t)) return false;
-    draft_join<FP8>(a, t, l);
+    draft_join<FP8, ROWS>(a, t, l);
     grid_arrive(a);
     mark(a, marks);
     if (!grid_wait(a, t)) return false;
@@ -290,8 +303,7 @@ __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thr
     draft_product<FP8>(a, t, p[1], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
     grid_arrive(a);
     mark(a, marks);
-    if (!grid_wait(a, t)) return false;
-    draft_norm<FP8, ROWS>(a, t, residual, p[1].slices, l.post_attention_norm, NULL, l.pre_ff_norm);
+    if (!draft_norm<FP8, ROWS>(a, t, residual, p[1].slices, l.post_attention_norm, NULL, l.pre_ff_norm)) return false;
     fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, p[2], x, [&](float4 v, uint32_t tile, uint32_t) {
         const uint32_t m = t.lane % 4 * 2;
@@ -307,9 +319,7 @@ __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thr
     draft_product<FP8>(a, t, p[3], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
     grid_arrive(a);
     mark(a, marks);
-    if (!grid_wait(a, t)) return false;
-    draft_norm<FP8, ROWS>(a, t, residual, p[3].slices, l.post_ff_norm, l.scalar, i + 1 == a.layers ? a.norm : a.layer[i + 1].input_norm);
-    return true;
+    return draft_norm<FP8, ROWS>(a, t, residual, p[3].slices, l.post_ff_norm, l.scalar, i + 1 == a.layers ? a.norm : a.layer[i + 1].input_norm);
 }
 
 /* One step; false: the peers did not come. */
@@ -328,8 +338,7 @@ __device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thre
     });
     grid_arrive(a);
     mark(a, marks);
-    if (!grid_wait(a, t)) return false;
-    draft_norm<FP8, ROWS>(a, t, residual, a.phase[0].slices, NULL, NULL, a.layer[0].input_norm);
+    if (!draft_norm<FP8, ROWS>(a, t, residual, a.phase[0].slices, NULL, NULL, a.layer[0].input_norm)) return false;
     for (uint32_t i = 0; i < a.layers; i++)
         if (!draft_layer<FP8, ROWS>(a, t, residual, i, marks)) return false;
     fragments_own(x, ROWS, t);

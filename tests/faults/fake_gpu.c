@@ -9,6 +9,7 @@
  * Options   FAKE_GPU_LOAD_US: how long a put takes; FAKE_GPU_STEP_US: a step (1000); FAKE_GPU_MISSING: no driver; FAKE_GPU_FREE_MIB: free memory. */
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_draft.h"
+#include "kernels/cuda/cuda_draft_plain.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_prefill.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -433,4 +434,35 @@ int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft
     usleep((useconds_t)option("FAKE_GPU_DRAFT_US", 200));
     memcpy(answers, d->answer, d->rows * sizeof *answers);
     return check_context();
+}
+
+/* Every shape has the drafter above: nobody is sent here. */
+uint64_t cuda_draft_plain_bytes(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target)
+{
+    (void)spec, (void)target;
+    return 0;
+}
+
+int cuda_draft_plain_put(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, void *weights_device, enum cuda_draft_tensor tensor, uint32_t layer, const void *source, uint64_t bytes)
+{
+    (void)spec, (void)target, (void)weights_device, (void)tensor, (void)layer, (void)source, (void)bytes;
+    return fail(-E_UNSUPPORTED, "no such drafter");
+}
+
+int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, const struct cuda_draft_options *options, uint32_t rows_max)
+{
+    (void)draft, (void)spec, (void)target, (void)options, (void)rows_max;
+    return fail(-E_UNSUPPORTED, "no such drafter");
+}
+
+int cuda_draft_plain_step(struct cuda_draft_plain *draft, const struct cuda_draft_plain_row *rows, uint32_t count, const struct cuda_draft_plain_seq *seqs, uint32_t seq_count, float *logits, float *hidden)
+{
+    (void)draft, (void)rows, (void)count, (void)seqs, (void)seq_count, (void)logits, (void)hidden;
+    return fail(-E_UNSUPPORTED, "no such drafter");
+}
+
+int cuda_draft_plain_read(struct cuda_draft_plain *draft, const float *from_device, float *to, uint32_t count)
+{
+    (void)draft, (void)from_device, (void)to, (void)count;
+    return fail(-E_UNSUPPORTED, "no such drafter");
 }

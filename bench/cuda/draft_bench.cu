@@ -452,15 +452,15 @@ static void bench_rows(struct bench *b, const struct settings *o, uint32_t rows,
     printf("%4u %5u %8s %9.1f %9.1f %9.1f %9.1f %6.0f %%\n", rows, steps, sampled ? "sampled" : "greedy", mb, floor_us, median(wall), median(device), 100 * floor_us / median(wall));
 }
 
-/* Where the time of one step goes: means over the later steps of a round. */
+/* Where the time of one step goes, in block 0: for each barrier the work before it and the wait; behind sums of products also the norm. Means over the later steps. */
 static void bench_parts(struct bench *b, const struct settings *o, uint32_t rows, bool sampled)
 {
-    const uint32_t steps = 6, marks = 2 + 7 * b->spec.layers;   /* of a step: begin, pre, 7 of a layer; head: the next begin is the choice */
-    static const char *const name[] = { "pre", "q", "attention", "join", "o", "gate_up", "down", "post+head", "choice" };
+    static const char *const of_step[] = { "pre", "wait", "norm" }, *const of_layer[] = { "q", "wait", "attend", "wait", "join", "wait", "o", "wait", "norm", "gate_up", "wait", "down", "wait", "norm" };
+    const uint32_t steps = 6, layer_marks = 14, step_marks = 3 + layer_marks * b->spec.layers + 2 + (sampled ? 2 : 0);
     struct cuda_draft_question q[CUDA_DRAFT_ROWS_MAX];
     struct cuda_draft_answer answers[CUDA_DRAFT_ROWS_MAX];
-    std::vector<unsigned long long> words(steps * (marks + 1) + 2);
-    double sum[2][9] = { { 0 } };
+    std::vector<unsigned long long> words(steps * step_marks + 64);
+    std::vector<double> sum(step_marks, 0.0);
     void *device;
 
     CHECK(cudaMalloc(&device, 8 * words.size()));
@@ -470,24 +470,17 @@ static void bench_parts(struct bench *b, const struct settings *o, uint32_t rows
     CHECK(cudaStreamSynchronize((cudaStream_t)cuda_draft_stream(b->draft)));
     CHECK(cudaMemcpy(words.data(), device, 8 * words.size(), cudaMemcpyDeviceToHost));
     cuda_draft_trace(b->draft, NULL);
-    for (uint32_t s = 1; s < steps; s++) {
-        const unsigned long long *w = &words[s * (3 + 6 * b->spec.layers)];
-
-        sum[0][0] += (double)(w[1] - w[0]);
-        for (uint32_t i = 0; i < b->spec.layers; i++)
-            for (uint32_t p = 0; p < 6; p++) sum[b->spec.layer_type[i]][1 + p] += (double)(w[2 + 6 * i + p] - w[1 + 6 * i + p]);
-        sum[0][7] += (double)(w[2 + 6 * b->spec.layers] - w[1 + 6 * b->spec.layers]);
-        sum[0][8] += (double)(w[3 + 6 * b->spec.layers] - w[2 + 6 * b->spec.layers]);
-    }
-    printf("parts of a step, %u rows, us (block 0; a sliding layer / the full one):", rows);
-    for (int p = 0; p < 9; p++) {
-        const double sliding = sum[0][p] / 1e3 / (steps - 1), full = sum[1][p] / 1e3 / (steps - 1);
-
-        if (p >= 1 && p <= 6) printf("  %s %.1f/%.1f", name[p], sliding / (b->spec.layers - 1), full);
-        else printf("  %s %.1f", name[p], sliding);
-    }
-    printf("\n");
     CHECK(cudaFree(device));
+    for (uint32_t i = step_marks; i < steps * step_marks; i++) sum[i % step_marks] += (double)(words[i] - words[i - 1]) / 1e3 / (steps - 1);
+    printf("parts of a step, %u rows, %s, us:", rows, sampled ? "sampled" : "greedy");
+    for (uint32_t i = 0; i < 3; i++) printf(" %s %.1f", of_step[i], sum[i]);
+    for (uint32_t layer : { 1u, b->spec.layers - 1 }) {
+        printf("; %s layer:", b->spec.layer_type[layer] ? "full" : "sliding");
+        for (uint32_t i = 0; i < layer_marks; i++) printf(" %s %.1f", of_layer[i], sum[3 + layer * layer_marks + i]);
+    }
+    printf("; post+head %.1f wait %.1f", sum[3 + layer_marks * b->spec.layers], sum[4 + layer_marks * b->spec.layers]);
+    if (sampled) printf(" choice %.1f wait %.1f", sum[step_marks - 2], sum[step_marks - 1]);
+    printf("\n");
 }
 
 /* ---- main ---- */

@@ -54,6 +54,7 @@ struct draft_thread {
     draft_shared *sh;
     uint32_t warp, lane, stage, phase;   /* of the ring */
     uint32_t barriers;                /* passed so far */
+    uint32_t marks;                   /* times noted so far */
 };
 
 __device__ __forceinline__ void compute_sync() { asm volatile("bar.sync 1, %0;" ::"n"(DRAFT_COMPUTE) : "memory"); }
@@ -125,16 +126,23 @@ __device__ __forceinline__ uint64_t now_ns()
     return t;
 }
 
+/* Benches: notes the time; the parts of a step are named in bench/cuda/draft_bench.cu. */
+__device__ __forceinline__ void mark(const draft_round_args &a, draft_thread &t)
+{
+    if (a.trace && blockIdx.x == 0 && threadIdx.x == 0) a.trace[t.marks++] = now_ns();
+}
+
 /* What this block has stored is there for everybody who has passed the barrier. */
 __device__ __forceinline__ void grid_arrive(const draft_round_args &a)
 {
     compute_sync();
-    if (threadIdx.x == 0) asm volatile("fence.acq_rel.gpu;\nred.release.gpu.global.add.u32 [%0], 1;" ::"l"(&a.control->arrived) : "memory");
+    if (threadIdx.x == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(&a.control->arrived) : "memory");
 }
 
-/* False: a peer did not come in time; every block finds that out. */
+/* False: a peer did not come in time; every block finds that out. Marks the end of the part before and the end of the wait. */
 __device__ __forceinline__ bool grid_wait(const draft_round_args &a, draft_thread &t)
 {
+    mark(a, t);
     const uint32_t wanted = ++t.barriers * gridDim.x;
 
     if (threadIdx.x == 0) {
@@ -153,6 +161,7 @@ __device__ __forceinline__ bool grid_wait(const draft_round_args &a, draft_threa
         } while (seen < wanted);
     }
     compute_sync();
+    mark(a, t);
     return *(volatile uint32_t *)&t.sh->together;
 }
 

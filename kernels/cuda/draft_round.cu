@@ -135,6 +135,7 @@ __device__ __forceinline__ bool draft_norm(const draft_round_args &a, draft_thre
         *(uint2 *)&t.sh->x[row][first + j * 128] = make_uint2(draft_pack<FP8>(residual[4 * j] * inv * behind.w[j].x, residual[4 * j + 1] * inv * behind.w[j].y),
                                                              draft_pack<FP8>(residual[4 * j + 2] * inv * behind.w[j].z, residual[4 * j + 3] * inv * behind.w[j].w));
     compute_sync();
+    mark(a, t);
     return true;
 }
 
@@ -273,13 +274,8 @@ __device__ __forceinline__ bool goes_on(const draft_round_args &a, const draft_t
 
 /* ---- the kernel ---- */
 
-__device__ __forceinline__ void mark(const draft_round_args &a, uint32_t &marks)
-{
-    if (a.trace && blockIdx.x == 0 && threadIdx.x == 0) a.trace[marks++] = now_ns();
-}
-
 template <bool FP8, int ROWS>
-__device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t i, uint32_t &marks)
+__device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t i)
 {
     const draft_layer_args &l = a.layer[i];
     const draft_phase *p = &a.phase[1 + 4 * i];
@@ -290,19 +286,15 @@ __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thr
     fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, p[0], x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.q, 0, q_rows, a.rows, v, tile, 0, t.lane); });
     grid_arrive(a);
-    mark(a, marks);
     if (!draft_attention<ROWS>(a, t, l)) return false;
-    mark(a, marks);
     grid_arrive(a);
     if (!grid_wait(a, t)) return false;
     draft_join<FP8, ROWS>(a, t, l);
     grid_arrive(a);
-    mark(a, marks);
     if (!grid_wait(a, t)) return false;
     fragments_from(x, a.attn_out, DRAFT_HEADS * 512, blockIdx.x % p[1].slices, a.rows, t);
     draft_product<FP8>(a, t, p[1], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
     grid_arrive(a);
-    mark(a, marks);
     if (!draft_norm<FP8, ROWS>(a, t, residual, p[1].slices, l.post_attention_norm, NULL, l.pre_ff_norm)) return false;
     fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, p[2], x, [&](float4 v, uint32_t tile, uint32_t) {
@@ -313,40 +305,35 @@ __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thr
         if (m + 1 < a.rows) to[a.intermediate] = draft_pack1<FP8>(gelu_tanh(v.y) * v.w);
     });
     grid_arrive(a);
-    mark(a, marks);
     if (!grid_wait(a, t)) return false;
     fragments_from(x, a.act, a.intermediate, blockIdx.x % p[3].slices, a.rows, t);
     draft_product<FP8>(a, t, p[3], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
     grid_arrive(a);
-    mark(a, marks);
     return draft_norm<FP8, ROWS>(a, t, residual, p[3].slices, l.post_ff_norm, l.scalar, i + 1 == a.layers ? a.norm : a.layer[i + 1].input_norm);
 }
 
 /* One step; false: the peers did not come. */
 template <bool FP8, int ROWS>
-__device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thread &t, uint32_t step, bool sampled, uint32_t &marks)
+__device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thread &t, uint32_t step, bool sampled)
 {
     const draft_phase &post = a.phase[a.phases - 2], &head = a.phase[a.phases - 1];
     float residual[4 * ROWS];
     draft_best best = { { DRAFT_NEVER, DRAFT_NEVER }, { 0.0f, 0.0f }, { 0xffffffffu, 0xffffffffu } };
     draft_fragments x;
 
-    mark(a, marks);
     fragments_joined<FP8>(x, a, t, blockIdx.x % a.phase[0].slices, step);
     draft_product<FP8>(a, t, a.phase[0], x, [&](float4 v, uint32_t tile, uint32_t slice) {
         finish_plain(a.part, (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane);
     });
     grid_arrive(a);
-    mark(a, marks);
     if (!draft_norm<FP8, ROWS>(a, t, residual, a.phase[0].slices, NULL, NULL, a.layer[0].input_norm)) return false;
     for (uint32_t i = 0; i < a.layers; i++)
-        if (!draft_layer<FP8, ROWS>(a, t, residual, i, marks)) return false;
+        if (!draft_layer<FP8, ROWS>(a, t, residual, i)) return false;
     fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, post, x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.hidden, 0, a.backbone_hidden, a.rows, v, tile, 0, t.lane); });
     draft_product<FP8>(a, t, head, x, [&](float4 v, uint32_t tile, uint32_t) { finish_head(a, t, best, v, tile, sampled); });
     store_best(a, t, best);
     grid_arrive(a);
-    mark(a, marks);
     return grid_wait(a, t) && choose(a, t, step, sampled);
 }
 
@@ -373,9 +360,8 @@ __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_co
 {
     extern __shared__ __align__(128) uint8_t bytes[];
     draft_shared *sh = (draft_shared *)bytes;
-    draft_thread t = { bytes + DRAFT_SHARED_BYTES, sh, threadIdx.x / 32, threadIdx.x % 32, 0, 0, 0 };
+    draft_thread t = { bytes + DRAFT_SHARED_BYTES, sh, threadIdx.x / 32, threadIdx.x % 32, 0, 0, 0, 0 };
     bool sampled = false, done = true;
-    uint32_t marks = 0;
 
     if (threadIdx.x == 0) {
         for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], DRAFT_WARPS);
@@ -393,10 +379,9 @@ __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_co
     make_rope(a);
     for (uint32_t r = 0; r < a.rows; r++) sampled |= row_is_sampled(a, r);
     for (uint32_t step = 0; step < a.steps && done; step++) {
-        done = draft_step<FP8, ROWS>(a, t, step, sampled, marks);
+        done = draft_step<FP8, ROWS>(a, t, step, sampled);
         if (done && !goes_on(a, t, step)) break;
     }
-    mark(a, marks);
     compute_sync();
     if (threadIdx.x == 0) *(volatile uint32_t *)&sh->stop = 1;
     leave(a, t, done);
@@ -404,14 +389,13 @@ __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_co
 
 /* ---- host ---- */
 
+/* BF16 is for comparing: one kernel for all counts of rows keeps the build short. */
 static const void *kernel_of(uint32_t format, uint32_t rows)
 {
-    const bool fp8 = format == WEIGHT_FP8;
-
-    if (rows <= 1) return fp8 ? (const void *)draft_kernel<true, 1> : (const void *)draft_kernel<false, 1>;
-    if (rows <= 2) return fp8 ? (const void *)draft_kernel<true, 2> : (const void *)draft_kernel<false, 2>;
-    if (rows <= 4) return fp8 ? (const void *)draft_kernel<true, 4> : (const void *)draft_kernel<false, 4>;
-    return fp8 ? (const void *)draft_kernel<true, 8> : (const void *)draft_kernel<false, 8>;
+    if (format != WEIGHT_FP8) return (const void *)draft_kernel<false, 8>;
+    if (rows <= 1) return (const void *)draft_kernel<true, 1>;
+    if (rows <= 2) return (const void *)draft_kernel<true, 2>;
+    return rows <= 4 ? (const void *)draft_kernel<true, 4> : (const void *)draft_kernel<true, 8>;
 }
 
 static uint32_t slot_bytes(uint32_t format) { return SLOT_DATA_BYTES + (format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0); }

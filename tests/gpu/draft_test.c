@@ -1,0 +1,481 @@
+/* tests/gpu/draft_test.c - the MTP assistant on the GPU against model/assistant.c on the CPU.
+ *
+ * One drafter in the head shapes of Gemma 4 12B's (hidden 1024, fewer and narrower layers, a small vocabulary) with weights that FP8 holds exactly, random
+ * keys in pages of no order, random states. The round of one launch (cuda_draft.h) must agree up to the rounding of activations, over chained
+ * steps, and choose exactly what model/sampler.c chooses from its logits; the steps of plain kernels (cuda_draft_plain.h) must have the CPU's bits.
+ * Run from anywhere. Exit 0 pass, 1 fail, 77 no GPU. */
+#include "kernels/cuda/cuda_draft.h"
+#include "kernels/cuda/cuda_draft_plain.h"
+#include "kernels/cuda/cuda_memory.h"
+#include "kernels/cuda/cuda_weights.h"
+#include "model/assistant.h"
+#include "model/engine.h"
+#include "model/sampler.h"
+#include "model/states.h"
+#include "shm/error.h"
+#include <cuda_runtime_api.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define BACKBONE 3840u
+#define HIDDEN 1024u
+#define WIDE 2048u
+#define VOCAB 8192u
+#define LAYERS 3u
+#define SEQS 8u
+#define CONTEXT 2304u
+#define STEPS 4u
+#define CLOSE 4e-3                    /* f16 activations: 2^-11 a rounding, a few dozen of them in a row */
+
+static int failures;
+
+static void die(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, " (%s)\n", cuda_backend_error());
+    exit(1);
+}
+
+static void ok(int rc, const char *what)
+{
+    if (rc != 0) die("%s: %s", what, error_text(rc));
+}
+
+static void cuda_ok(cudaError_t status, const char *what)
+{
+    if (status != cudaSuccess) die("%s: %s", what, cudaGetErrorString(status));
+}
+
+static void expect(bool fine, const char *format, ...)
+{
+    va_list args;
+
+    if (!fine) failures++;
+    va_start(args, format);
+    printf("%s  ", fine ? "ok  " : "FAIL");
+    vprintf(format, args);
+    va_end(args);
+    printf("\n");
+}
+
+static uint64_t random_state = 88172645463325252ull;
+
+static uint32_t next_word(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+
+static float uniform(void) { return (float)next_word() / 2147483648.0f - 1.0f; }
+
+static uint16_t to_bf16(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static void *room(size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+
+    if (!p) die("out of memory");
+    return p;
+}
+
+static void *to_device(const void *from, uint64_t bytes)
+{
+    void *device;
+
+    cuda_ok(cudaMalloc(&device, bytes), "memory");
+    cuda_ok(cudaMemcpy(device, from, bytes, cudaMemcpyHostToDevice), "copy");
+    return device;
+}
+
+/* ---- both models ---- */
+
+struct rig {
+    struct model_config target;
+    struct generation_config generation;
+    struct kv_geometry geo;
+    struct cuda_model_spec spec;
+    struct assistant_weights w;
+    struct cuda_draft_spec draft;
+    uint16_t *table;                  /* the target's, [VOCAB][BACKBONE] */
+    uint8_t *kv;
+    float *states;
+    uint32_t *pages[2], per_seq[2];
+    struct forward_seq seqs[SEQS];
+    void *kv_device, *states_device, *target_device;
+};
+
+static void set_layers(struct model_config *c, uint32_t count)
+{
+    c->layer_count = count;
+    for (uint32_t i = 0; i < count; i++) {
+        const bool full = i + 1 == count;
+        c->layer[i].type = full ? LAYER_FULL : LAYER_SLIDING;
+        c->layer[i].kv_heads = full ? 1 : 8;
+        c->layer[i].head_dim = full ? 512 : 256;
+        c->layer[i].has_v = !full;
+        c->layer[i].type_index = c->type_count[c->layer[i].type]++;
+    }
+    c->rope[LAYER_SLIDING] = (struct rope_config){ROPE_DEFAULT, 1e4, 1.0, 1.0};
+    c->rope[LAYER_FULL] = (struct rope_config){ROPE_PROPORTIONAL, 1e6, 0.25, 1.0};
+    c->family = MODEL_GEMMA4_UNIFIED;
+    c->vocab = VOCAB;
+    c->q_heads = 16;
+    c->window = 1024;
+    c->max_position = CONTEXT;
+    c->norm_eps = 1e-6f;
+    c->attention_scale = 1;
+    c->has_v_norm = c->has_layer_scalar = true;
+}
+
+/* Values that E4M3 with one scale per row holds exactly: few bits, and the row's largest is 448 times the scale. */
+static struct stored_matrix make_matrix(uint32_t rows, uint32_t k)
+{
+    uint16_t *data = room((uint64_t)rows * k * 2);
+    const float scale = exp2f(-floorf(log2f(sqrtf((float)k))) - 8);
+
+    for (uint64_t row = 0; row < rows; row++) {
+        for (uint64_t i = 0; i < k; i++) {
+            const float size = exp2f((float)(next_word() % 5) + 3) * (1 + (float)(next_word() % 8) / 8);
+            data[row * k + i] = to_bf16((next_word() & 1 ? size : -size) * scale);
+        }
+        data[row * k + next_word() % k] = to_bf16(448 * scale);
+    }
+    return (struct stored_matrix){.data = data, .rows = rows, .k = k, .element = STORED_BF16};
+}
+
+static float *make_vector(uint32_t count, float around)
+{
+    float *v = room(count * sizeof *v);
+
+    for (uint32_t i = 0; i < count; i++) v[i] = stored_from_bf16(to_bf16(around * (1 + 0.25f * uniform())));
+    return v;
+}
+
+static void make_drafter(struct rig *r)
+{
+    struct assistant_weights *w = &r->w;
+
+    set_layers(&w->config, LAYERS);
+    w->config.hidden = HIDDEN;
+    w->config.intermediate = WIDE;
+    w->backbone_hidden = BACKBONE;
+    w->dtype = DTYPE_BF16;
+    w->embed = make_matrix(VOCAB, HIDDEN).data;
+    w->norm = make_vector(HIDDEN, 1);
+    w->pre = make_matrix(HIDDEN, 2 * BACKBONE);
+    w->post = make_matrix(BACKBONE, HIDDEN);
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        struct drafter_layer *l = &w->layer[i];
+        const uint32_t dim = w->config.layer[i].head_dim;
+        l->q = make_matrix(16 * dim, HIDDEN);
+        l->o = make_matrix(HIDDEN, 16 * dim);
+        l->gate = make_matrix(WIDE, HIDDEN);
+        l->up = make_matrix(WIDE, HIDDEN);
+        l->down = make_matrix(HIDDEN, WIDE);
+        l->q_norm = make_vector(dim, 1 / sqrtf((float)dim));
+        l->input_norm = make_vector(HIDDEN, 1);
+        l->post_attention_norm = make_vector(HIDDEN, 1);
+        l->pre_feedforward_norm = make_vector(HIDDEN, 1);
+        l->post_feedforward_norm = make_vector(HIDDEN, 1);
+        l->scalar = 0.75f;
+    }
+    r->draft = (struct cuda_draft_spec){.hidden = HIDDEN, .intermediate = WIDE, .vocab = VOCAB, .layers = LAYERS, .backbone_hidden = BACKBONE, .q_heads = 16, .format = WEIGHT_FP8,
+                                        .norm_eps = 1e-6f, .attention_scale = 1, .rope_theta = {1e4, 1e6}, .rope_turned = {128, 64}};
+    r->draft.layer_type[LAYERS - 1] = CUDA_FULL;
+}
+
+/* Pages of all sequences, shuffled. */
+static void make_pages(struct rig *r)
+{
+    r->per_seq[CUDA_FULL] = r->geo.full_pages_per_seq;
+    r->per_seq[CUDA_SLIDING] = r->geo.sliding_pages_per_seq;
+    for (uint32_t type = 0; type < 2; type++) {
+        const uint32_t count = SEQS * r->per_seq[type];
+        r->pages[type] = room(count * sizeof(uint32_t));
+        for (uint32_t i = 0; i < count; i++) r->pages[type][i] = i;
+        for (uint32_t i = count - 1; i > 0; i--) {
+            const uint32_t j = next_word() % (i + 1), page = r->pages[type][i];
+            r->pages[type][i] = r->pages[type][j];
+            r->pages[type][j] = page;
+        }
+    }
+    for (uint32_t s = 0; s < SEQS; s++)
+        r->seqs[s] = (struct forward_seq){.full_pages = r->pages[CUDA_FULL] + s * r->per_seq[CUDA_FULL], .sliding_pages = r->pages[CUDA_SLIDING] + s * r->per_seq[CUDA_SLIDING],
+                                          .full_page_count = r->per_seq[CUDA_FULL], .sliding_page_count = r->per_seq[CUDA_SLIDING]};
+}
+
+static void make_target(struct rig *r)
+{
+    struct cuda_weights *weights;
+    struct model_error err = {""};
+
+    set_layers(&r->target, 3);
+    r->target.hidden = BACKBONE;
+    r->target.intermediate = 3840;
+    r->generation.suppress_count = 2;
+    r->generation.suppress_token[0] = 17;
+    r->generation.suppress_token[1] = VOCAB - 1;
+    ok(kv_geometry_init(&r->geo, &r->target, KV_BF16, CONTEXT, 16, SEQS * (CONTEXT / 32), SEQS * 40), "geometry");
+    ok(engine_cuda_spec(&r->spec, &r->target, &r->generation, &r->geo, WEIGHT_FP8, &err), "spec");
+    make_pages(r);
+    r->kv = room(r->geo.arena_bytes);
+    for (uint64_t i = 0; i < r->geo.arena_bytes / 2; i++) ((uint16_t *)r->kv)[i] = to_bf16(2 * uniform());
+    r->kv_device = to_device(r->kv, r->geo.arena_bytes);
+    r->states = room(states_bytes(SEQS, BACKBONE));
+    for (uint64_t i = 0; i < states_bytes(SEQS, BACKBONE) / 4; i++) r->states[i] = stored_from_bf16(to_bf16(2 * uniform()));
+    r->states_device = to_device(r->states, states_bytes(SEQS, BACKBONE));
+    r->table = room(2ull * VOCAB * BACKBONE);
+    for (uint64_t i = 0; i < (uint64_t)VOCAB * BACKBONE; i++) r->table[i] = to_bf16(uniform() / 32);
+    cuda_ok(cudaMalloc(&r->target_device, cuda_weights_bytes(&r->spec)), "memory");
+    void *table = to_device(r->table, 2ull * VOCAB * BACKBONE);
+    ok(cuda_weights_open(&weights, &r->spec, r->target_device), "weights");
+    ok(cuda_weights_load(weights, CUDA_EMBED, 0, table, WEIGHT_BF16, NULL, 0), "table");
+    cuda_weights_close(weights);
+    cuda_ok(cudaFree(table), "memory");
+}
+
+static void embed(const struct rig *r, uint32_t token, float *out)
+{
+    for (uint32_t i = 0; i < BACKBONE; i++) out[i] = stored_from_bf16(to_bf16(stored_from_bf16(r->table[(uint64_t)token * BACKBONE + i]) * r->spec.embed_scale));
+}
+
+/* ---- the round of one launch ---- */
+
+static void put(const struct rig *r, void *arena, enum cuda_draft_tensor tensor, uint32_t layer, const struct stored_matrix *m)
+{
+    ok(cuda_draft_weights_put(&r->draft, arena, tensor, layer, m->rows, m->k, m->data, WEIGHT_BF16, NULL, 0), "matrix");
+}
+
+static void put_vector(const struct rig *r, void *arena, enum cuda_draft_tensor tensor, uint32_t layer, const float *v, uint32_t count)
+{
+    ok(cuda_draft_weights_put(&r->draft, arena, tensor, layer, count, 1, v, WEIGHT_F32, NULL, 0), "vector");
+}
+
+static struct cuda_draft *open_round(const struct rig *r)
+{
+    const struct stored_matrix head = drafter_plain(r->w.embed, DTYPE_BF16, VOCAB, HIDDEN);
+    struct cuda_draft *draft;
+    void *arena;
+
+    cuda_ok(cudaMalloc(&arena, cuda_draft_weights_bytes(&r->draft)), "memory");
+    put(r, arena, CUDA_DRAFT_PRE, 0, &r->w.pre);
+    put(r, arena, CUDA_DRAFT_POST, 0, &r->w.post);
+    put(r, arena, CUDA_DRAFT_HEAD, 0, &head);
+    put_vector(r, arena, CUDA_DRAFT_FINAL_NORM, 0, r->w.norm, HIDDEN);
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        const struct drafter_layer *l = &r->w.layer[i];
+        const struct stored_matrix *matrix[] = {&l->q, &l->o, &l->gate, &l->up, &l->down};
+        const float *norm[] = {l->input_norm, l->post_attention_norm, l->pre_feedforward_norm, l->post_feedforward_norm};
+        for (uint32_t j = 0; j < 5; j++) put(r, arena, CUDA_DRAFT_Q + j, i, matrix[j]);
+        for (uint32_t j = 0; j < 4; j++) put_vector(r, arena, CUDA_DRAFT_INPUT_NORM + j, i, norm[j], HIDDEN);
+        put_vector(r, arena, CUDA_DRAFT_Q_NORM, i, l->q_norm, r->w.config.layer[i].head_dim);
+        put_vector(r, arena, CUDA_DRAFT_LAYER_SCALAR, i, &l->scalar, 1);
+    }
+    const struct cuda_draft_options options = {.weights_device = arena, .target_device = r->target_device,
+                                               .kv_device = {[CUDA_FULL] = r->kv_device, [CUDA_SLIDING] = (uint8_t *)r->kv_device + r->geo.sliding_offset},
+                                               .states_device = r->states_device, .states_rows = STATES_ROWS, .seqs_max = SEQS, .context_max = CONTEXT, .ring_pages = r->per_seq[CUDA_SLIDING]};
+    ok(cuda_draft_open(&draft, &r->draft, &r->spec, &options), "open");
+    for (uint32_t s = 0; s < SEQS; s++)
+        for (uint32_t type = 0; type < 2; type++) ok(cuda_draft_pages(draft, s, type, 0, r->pages[type] + s * r->per_seq[type], r->per_seq[type]), "pages");
+    return draft;
+}
+
+static double difference(const float *a, const float *b, uint32_t count)
+{
+    double sum = 0, own = 0;
+
+    for (uint32_t i = 0; i < count; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), own += (double)b[i] * b[i];
+    return sqrt(sum / own);
+}
+
+/* Logits of one row after `steps` chained steps on the CPU, whose inputs are the tokens that the device drafted. */
+static void cpu_steps(const struct rig *r, struct assistant *cpu, uint32_t seq, uint32_t position, const uint32_t *tokens, uint32_t steps, float *logits, float *hidden)
+{
+    float *embedding = room(BACKBONE * sizeof(float));
+
+    memcpy(hidden, (const uint8_t *)r->states + states_offset(seq, position - 1, BACKBONE), BACKBONE * sizeof(float));
+    for (uint32_t i = 0; i < steps; i++) {
+        const struct assistant_row row = {.embedding = embedding, .hidden = hidden, .position = position, .key_count = position, .seq = seq};
+        embed(r, tokens[i], embedding);
+        ok(assistant_step(cpu, &row, 1, r->seqs, SEQS, logits, hidden), "CPU step");
+    }
+    free(embedding);
+}
+
+static struct cuda_draft_question ask(uint32_t seq, uint32_t position, uint32_t steps, const struct sampling_params *p)
+{
+    return (struct cuda_draft_question){.seq = seq, .token = 100 + 31 * seq, .position = position, .steps = steps, .temperature = p->temperature, .top_p = p->top_p, .min_p = p->min_p,
+                                        .top_k = p->top_k, .seed = p->seed};
+}
+
+/* One sequence, 1 .. STEPS steps: the device's logits are those of the CPU, its choice is the sampler's from its own logits. */
+static void test_chain(const struct rig *r, struct cuda_draft *draft, struct assistant *cpu, struct sampler *sampler, uint32_t seq, uint32_t position, const struct sampling_params *p)
+{
+    float *logits = room(VOCAB * sizeof(float)), *mine = room(VOCAB * sizeof(float)), *hidden = room(BACKBONE * sizeof(float)), *state = room(BACKBONE * sizeof(float));
+    double worst = 0, worst_state = 0;
+    uint32_t tokens[STEPS + 1], same = 0;
+
+    for (uint32_t steps = 1; steps <= STEPS; steps++) {
+        const struct cuda_draft_question q = ask(seq, position, steps, p);
+        struct cuda_draft_answer a;
+        uint32_t token;
+        float lead;
+        ok(cuda_draft_round(draft, &q, 1), "round");
+        ok(cuda_draft_wait(draft, 2000000, &a), "wait");
+        if (a.count != steps) die("%u tokens instead of %u", a.count, steps);
+        tokens[0] = q.token;
+        memcpy(tokens + 1, a.token, steps * sizeof *tokens);
+        cuda_ok(cudaMemcpy(logits, cuda_draft_logits(draft), VOCAB * sizeof(float), cudaMemcpyDeviceToHost), "logits");
+        cuda_ok(cudaMemcpy(state, cuda_draft_hidden(draft), BACKBONE * sizeof(float), cudaMemcpyDeviceToHost), "state");
+        cpu_steps(r, cpu, seq, position, tokens, steps, mine, hidden);
+        worst_state = fmax(worst_state, difference(state, hidden, BACKBONE));
+        if (p->temperature > 0) {     /* greedy rows leave no logits */
+            for (uint32_t i = 0; i < r->generation.suppress_count; i++) mine[r->generation.suppress_token[i]] = logits[r->generation.suppress_token[i]] = 0;
+            worst = fmax(worst, difference(logits, mine, VOCAB));
+        } else memcpy(logits, mine, VOCAB * sizeof(float));
+        ok(sampler_guess(sampler, p, logits, (uint64_t)position + steps, NULL, &token, &lead), "sampler");
+        same += token == a.token[steps - 1] || lead < 1e-3f;
+    }
+    expect(worst < CLOSE && worst_state < CLOSE && same == STEPS, "sequence %u at %u, temperature %.1f top_k %u top_p %.2f: logits off by %.1e, hidden by %.1e, %u of %u choices are the sampler's", seq, position,
+           (double)p->temperature, p->top_k, (double)p->top_p, worst, worst_state, same, STEPS);
+    free(logits), free(mine), free(hidden), free(state);
+}
+
+/* A row that trusts itself little ends early; the others go on. */
+static void test_stop(struct cuda_draft *draft)
+{
+    const struct sampling_params greedy = {.repetition_penalty = 1};
+    struct cuda_draft_question q[2] = {ask(0, 1500, STEPS, &greedy), ask(1, 40, STEPS, &greedy)};
+    struct cuda_draft_answer a[2];
+
+    q[0].stop_below = 0.999f;
+    ok(cuda_draft_round(draft, q, 2), "round");
+    ok(cuda_draft_wait(draft, 2000000, a), "wait");
+    expect(a[0].count < STEPS && a[1].count == STEPS, "a row that must be sure ends after %u of %u tokens, its neighbour after %u", a[0].count, STEPS, a[1].count);
+}
+
+static void test_refusals(struct cuda_draft *draft)
+{
+    const struct sampling_params greedy = {.repetition_penalty = 1};
+    struct cuda_draft_question q = ask(0, 100, 2, &greedy), bad[4] = {q, q, q, q};
+    int refused = 0;
+
+    bad[0].seq = SEQS, bad[1].position = 0, bad[2].token = VOCAB, bad[3].steps = CUDA_DRAFT_STEPS_MAX + 1;
+    for (uint32_t i = 0; i < 4; i++) refused += cuda_draft_round(draft, &bad[i], 1) == -E_RANGE;
+    refused += cuda_draft_round(draft, &q, 0) == -E_RANGE;
+    expect(refused == 5, "%d of 5 questions that make no sense are refused", refused);
+}
+
+/* ---- the steps of plain kernels ---- */
+
+static void put_plain(const struct rig *r, void *arena, enum cuda_draft_tensor tensor, uint32_t layer, const void *source, uint64_t bytes)
+{
+    ok(cuda_draft_plain_put(&r->draft, &r->spec, arena, tensor, layer, source, bytes), "plain tensor");
+}
+
+static struct cuda_draft_plain *open_plain(struct rig *r)
+{
+    struct cuda_draft_plain *plain;
+    void *arena;
+
+    r->draft.format = WEIGHT_BF16;
+    cuda_ok(cudaMalloc(&arena, cuda_draft_plain_bytes(&r->draft, &r->spec)), "memory");
+    put_plain(r, arena, CUDA_DRAFT_PRE, 0, r->w.pre.data, stored_bytes(&r->w.pre));
+    put_plain(r, arena, CUDA_DRAFT_POST, 0, r->w.post.data, stored_bytes(&r->w.post));
+    put_plain(r, arena, CUDA_DRAFT_HEAD, 0, r->w.embed, 2ull * VOCAB * HIDDEN);
+    put_plain(r, arena, CUDA_DRAFT_FINAL_NORM, 0, r->w.norm, 4 * HIDDEN);
+    for (uint32_t i = 0; i < LAYERS; i++) {
+        const struct drafter_layer *l = &r->w.layer[i];
+        const struct stored_matrix *matrix[] = {&l->q, &l->o, &l->gate, &l->up, &l->down};
+        const float *norm[] = {l->input_norm, l->post_attention_norm, l->pre_feedforward_norm, l->post_feedforward_norm};
+        for (uint32_t j = 0; j < 5; j++) put_plain(r, arena, CUDA_DRAFT_Q + j, i, matrix[j]->data, stored_bytes(matrix[j]));
+        for (uint32_t j = 0; j < 4; j++) put_plain(r, arena, CUDA_DRAFT_INPUT_NORM + j, i, norm[j], 4 * HIDDEN);
+        put_plain(r, arena, CUDA_DRAFT_Q_NORM, i, l->q_norm, 4ull * r->w.config.layer[i].head_dim);
+        put_plain(r, arena, CUDA_DRAFT_LAYER_SCALAR, i, &l->scalar, 4);
+    }
+    const struct cuda_draft_options options = {.weights_device = arena, .kv_device = {[CUDA_FULL] = r->kv_device, [CUDA_SLIDING] = (uint8_t *)r->kv_device + r->geo.sliding_offset},
+                                               .seqs_max = SEQS, .context_max = CONTEXT, .ring_pages = r->per_seq[CUDA_SLIDING]};
+    ok(cuda_draft_plain_open(&plain, &r->draft, &r->spec, &options, SEQS), "open plain");
+    return plain;
+}
+
+static void test_plain(struct rig *r, struct assistant *cpu)
+{
+    struct cuda_draft_plain *plain = open_plain(r);
+    struct cuda_draft_plain_row row[SEQS];
+    struct cuda_draft_plain_seq seq[SEQS];
+    struct assistant_row cpu_row[SEQS];
+    const uint32_t positions[SEQS] = {1, 31, 32, 257, 1023, 1025, 1700, CONTEXT - 1};
+    float *embedding = room(4ull * SEQS * BACKBONE), *hidden = room(4ull * SEQS * BACKBONE), *cpu_hidden = room(4ull * SEQS * BACKBONE), *logits = room(4ull * SEQS * VOCAB),
+          *cpu_logits = room(4ull * SEQS * VOCAB);
+    uint64_t wrong = 0;
+
+    for (uint32_t i = 0; i < SEQS; i++) {
+        embed(r, 7 * i + 3, embedding + (uint64_t)i * BACKBONE);
+        ok(cuda_draft_plain_read(plain, (const float *)r->states_device + states_offset(i, positions[i] - 1, BACKBONE) / 4, hidden + (uint64_t)i * BACKBONE, BACKBONE), "state");
+        memcpy(cpu_hidden + (uint64_t)i * BACKBONE, (const uint8_t *)r->states + states_offset(i, positions[i] - 1, BACKBONE), 4 * BACKBONE);
+        row[i] = (struct cuda_draft_plain_row){embedding + (uint64_t)i * BACKBONE, hidden + (uint64_t)i * BACKBONE, positions[i], positions[i], i};
+        cpu_row[i] = (struct assistant_row){.embedding = embedding + (uint64_t)i * BACKBONE, .hidden = cpu_hidden + (uint64_t)i * BACKBONE, .position = positions[i], .key_count = positions[i], .seq = i};
+        seq[i] = (struct cuda_draft_plain_seq){.pages = {[CUDA_FULL] = r->seqs[i].full_pages, [CUDA_SLIDING] = r->seqs[i].sliding_pages},
+                                               .page_count = {[CUDA_FULL] = r->seqs[i].full_page_count, [CUDA_SLIDING] = r->seqs[i].sliding_page_count}};
+    }
+    for (uint32_t step = 0; step < 2; step++) {
+        ok(cuda_draft_plain_step(plain, row, SEQS, seq, SEQS, logits, hidden), "plain step");
+        ok(assistant_step(cpu, cpu_row, SEQS, r->seqs, SEQS, cpu_logits, cpu_hidden), "CPU step");
+        for (uint64_t i = 0; i < (uint64_t)SEQS * VOCAB; i++) wrong += memcmp(&logits[i], &cpu_logits[i], 4) != 0;
+        for (uint64_t i = 0; i < (uint64_t)SEQS * BACKBONE; i++) wrong += memcmp(&hidden[i], &cpu_hidden[i], 4) != 0;
+    }
+    expect(wrong == 0, "plain kernels, %u rows, 2 steps: %llu words differ from the CPU's", SEQS, (unsigned long long)wrong);
+    row[0].position = row[0].key_count - 1;
+    expect(cuda_draft_plain_step(plain, row, 1, seq, SEQS, logits, hidden) == -E_RANGE, "a row with keys beyond its position is refused");
+    cuda_draft_plain_close(plain);
+    free(embedding), free(hidden), free(cpu_hidden), free(logits), free(cpu_logits);
+}
+
+int main(void)
+{
+    static struct rig r;
+    struct cuda_device_facts facts;
+    struct assistant *cpu;
+    struct sampler *sampler;
+    const struct forward_options options = {.threads = 8, .rows_max = SEQS};
+    const struct sampling_params greedy = {.repetition_penalty = 1};
+    const struct sampling_params sampled[] = {{.temperature = 1, .top_k = 64, .top_p = 0.95f, .repetition_penalty = 1, .seed = 11}, {.temperature = 0.7f, .top_k = 20, .top_p = 1, .repetition_penalty = 1, .seed = 12},
+                                              {.temperature = 1.3f, .top_k = 64, .top_p = 0.5f, .min_p = 0.02f, .repetition_penalty = 1, .seed = 13}};
+    const uint32_t positions[] = {1, 33, 700, 1024, 1025, 2200};
+
+    if (cuda_device_open(&facts) != 0) {
+        printf("SKIP: %s\n", cuda_backend_error());
+        return 77;
+    }
+    make_target(&r);
+    make_drafter(&r);
+    ok(assistant_open(&cpu, &r.w, &r.target, &r.geo, r.kv, &options), "CPU");
+    ok(sampler_open(&sampler, VOCAB, r.generation.suppress_token, r.generation.suppress_count), "sampler");
+    struct cuda_draft *draft = open_round(&r);
+    for (uint32_t i = 0; i < sizeof positions / sizeof *positions; i++) {
+        test_chain(&r, draft, cpu, sampler, i % SEQS, positions[i], &greedy);
+        test_chain(&r, draft, cpu, sampler, (i + 3) % SEQS, positions[i], &sampled[i % 3]);
+    }
+    test_stop(draft);
+    test_refusals(draft);
+    cuda_draft_close(draft);
+    test_plain(&r, cpu);
+    printf(failures ? "%d failed\n" : "draft: passed\n", failures);
+    return failures != 0;
+}

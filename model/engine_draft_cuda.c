@@ -181,11 +181,9 @@ static void load_weights(struct engine_draft *d)
 {
     struct gpu_drafter *g = d->state;
     const struct assistant_weights *w = &g->weights;
-    const struct stored_matrix head = drafter_plain(w->embed, w->dtype, w->config.vocab, w->config.hidden);
-
     put_matrix(d, CUDA_DRAFT_PRE, 0, &w->pre);
     put_matrix(d, CUDA_DRAFT_POST, 0, &w->post);
-    put_matrix(d, CUDA_DRAFT_HEAD, 0, &head);
+    put_matrix(d, CUDA_DRAFT_HEAD, 0, &w->head);
     put_vector(d, CUDA_DRAFT_FINAL_NORM, 0, w->norm, w->config.hidden);
     for (uint32_t i = 0; i < w->config.layer_count; i++) put_layer(d, i);
 }
@@ -284,11 +282,9 @@ static void put_plain_vector(struct engine_draft *d, struct gpu_drafter *g, enum
 static void load_plain(struct engine_draft *d, struct gpu_drafter *g, const struct assistant_weights *w)
 {
     const struct model_config *c = &w->config;
-    const struct stored_matrix head = drafter_plain(w->embed, w->dtype, c->vocab, c->hidden);
-
     put_plain(d, g, CUDA_DRAFT_PRE, 0, &w->pre);
     put_plain(d, g, CUDA_DRAFT_POST, 0, &w->post);
-    put_plain(d, g, CUDA_DRAFT_HEAD, 0, &head);
+    put_plain(d, g, CUDA_DRAFT_HEAD, 0, &w->head);
     put_plain_vector(d, g, CUDA_DRAFT_FINAL_NORM, 0, w->norm, c->hidden);
     for (uint32_t i = 0; i < c->layer_count; i++) {
         const struct drafter_layer *l = &w->layer[i];
@@ -305,7 +301,7 @@ static void load_plain(struct engine_draft *d, struct gpu_drafter *g, const stru
 /* BF16 only if everything is. */
 static uint32_t plain_format(const struct assistant_weights *w)
 {
-    bool narrow = w->dtype == DTYPE_BF16 && w->pre.element == STORED_BF16 && w->post.element == STORED_BF16;
+    bool narrow = w->head.element == STORED_BF16 && w->pre.element == STORED_BF16 && w->post.element == STORED_BF16;
 
     for (uint32_t i = 0; i < w->config.layer_count; i++) {
         const struct drafter_layer *l = &w->layer[i];

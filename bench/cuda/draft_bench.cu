@@ -1,7 +1,8 @@
 /* bench/cuda/draft_bench.cu - a round of the MTP assistant at Gemma 4 12B's shapes on random weights: time, bytes, floor, parts, and whether it is right.
  *
- *   cuda_draft_bench [--format fp8|bf16] [--context N] [--rows 1,2,4,8] [--steps 1,6] [--ring N] [--blocks N] [--no-check] [--parts]
+ *   cuda_draft_bench [--format fp8|bf16] [--context N] [--rows 1,2,4,8] [--steps 1,6] [--ring N] [--blocks N] [--no-check] [--parts] [--lone]
  *
+ * --lone launches without the driver's promise that all blocks run at once (cuda_draft.h).
  * floor = bytes that must cross HBM / read bandwidth measured in the same run: all matrices once per step, a row's keys once per round. "round" is launch
  * to flag seen by the host, one after the other, medians. The check follows 3 chained steps with plain kernels that add in f64 on the
  * same packed weights: what differs is the rounding of activations (f16, or bf16). */
@@ -28,7 +29,7 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 
 struct settings {
     uint32_t format, context, ring, blocks;
-    bool check, parts;
+    bool check, parts, lone;
     std::vector<uint32_t> rows, steps;
 };
 
@@ -134,7 +135,7 @@ static void open_bench(struct bench *b, const struct settings *o)
         OK(cuda_fill_normal(b->kv[t], bytes[t] / 2, 1.0f, 77 + t));
     }
     fill_states(b);
-    const struct cuda_draft_options options = { b->weights, b->target_weights, { b->kv[0], b->kv[1] }, b->states, STATES, b->seqs, b->full_pages * 32, b->ring_pages, 0, o->ring, o->blocks };
+    const struct cuda_draft_options options = { b->weights, b->target_weights, { b->kv[0], b->kv[1] }, b->states, STATES, b->seqs, b->full_pages * 32, b->ring_pages, 0, o->ring, o->blocks, o->lone };
     OK(cuda_draft_open(&b->draft, &b->spec, &b->target, &options));
     for (uint32_t s = 0; s < b->seqs; s++)
         for (uint32_t t = 0; t < 2; t++) {
@@ -495,13 +496,14 @@ static std::vector<uint32_t> list(const char *text)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 1100, 0, 0, true, false, { 1, 2, 4, 8 }, { 1, 6 } };
+    struct settings o = { WEIGHT_FP8, 1100, 0, 0, true, false, false, { 1, 2, 4, 8 }, { 1, 6 } };
     struct bench b;
     int wrong = 0;
 
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--no-check")) o.check = false;
         else if (!strcmp(argv[i], "--parts")) o.parts = true;
+        else if (!strcmp(argv[i], "--lone")) o.lone = true;
         else if (i + 1 >= argc) return fprintf(stderr, "%s: unknown option, or no value\n", argv[i]), 2;
         else if (!strcmp(argv[i], "--format")) o.format = !strcmp(argv[++i], "bf16") ? WEIGHT_BF16 : WEIGHT_FP8;
         else if (!strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);

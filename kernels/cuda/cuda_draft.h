@@ -43,6 +43,7 @@ struct cuda_draft_options {
     uint32_t context_keys;            /* newest keys that full layers look at; 0: all */
     uint32_t ring_slots;              /* of the weight stream; 0: as many as fit */
     uint32_t blocks;                  /* 0: one per SM */
+    uint32_t lone_launch;             /* 1: without the driver's promise that all blocks run at once; what cannot run together gives up (cuda_draft_wait) */
 };
 
 struct cuda_draft_question {

@@ -122,7 +122,7 @@ static int set_args(struct cuda_draft *d, const struct draft_plan *plan, const s
     a->window = target->window, a->context_keys = o->context_keys;
     a->suppress_count = target->suppress_count;
     memcpy(a->suppress, target->suppress, sizeof a->suppress);
-    a->ring_slots = o->ring_slots;
+    a->ring_slots = o->ring_slots, a->lone_launch = o->lone_launch;
     return 0;
 }
 

@@ -13,10 +13,7 @@
 #define JOIN_ITEMS 128
 
 /* Dimensions of a lane: 8 l .. 8 l + 7, and for 512 also 256 + 8 l ... */
-template <int D> struct draft_keys {
-    static constexpr int LOADS = D / 256, DIMS = D / 32, BATCH = D == 256 ? 8 : 4;
-    uint4 k[BATCH][LOADS], v[BATCH][LOADS];
-};
+template <int D, int BATCH> struct draft_keys { uint4 k[BATCH][D / 256], v[BATCH][D / 256]; };
 
 /* A row's keys of one kv head of a sliding layer that this warp looks at: [first, end). */
 struct draft_view { const uint32_t *pages; const uint8_t *k, *v; uint32_t first, end; };
@@ -35,9 +32,9 @@ template <int WARPS> __device__ __forceinline__ draft_view sliding_run(const dra
     return s;
 }
 
-__device__ __forceinline__ void load_keys(draft_keys<256> &to, const draft_round_args &a, const draft_view &s, uint32_t first, uint32_t lane)
+template <int BATCH>
+__device__ __forceinline__ void load_keys(draft_keys<256, BATCH> &to, const draft_round_args &a, const draft_view &s, uint32_t first, uint32_t lane)
 {
-    constexpr int BATCH = draft_keys<256>::BATCH;
     const uint32_t own = first + lane % BATCH, page = own < s.end ? __ldg(s.pages + own / DRAFT_PAGE_TOKENS % a.pages_stride[CUDA_SLIDING]) : 0;
 
 #pragma unroll
@@ -132,18 +129,17 @@ template <int D> __device__ __forceinline__ void sums_clear(draft_sums<D> &s)
 }
 
 /* Adds a batch of keys: the first `live` of it. */
-template <int D>
-__device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D / 32], const draft_keys<D> &kv, uint32_t live)
+template <int D, int BATCH>
+__device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D / 32], const draft_keys<D, BATCH> &kv, uint32_t live)
 {
-    using K = draft_keys<D>;
-    float score[2][K::BATCH];
+    float score[2][BATCH];
 
 #pragma unroll
-    for (int i = 0; i < K::BATCH; i++) {
+    for (int i = 0; i < BATCH; i++) {
         float k[D / 32], dot[2] = { 0.0f, 0.0f };
 
 #pragma unroll
-        for (int j = 0; j < K::LOADS; j++) unpack8(k + 8 * j, kv.k[i][j]);
+        for (int j = 0; j < D / 256; j++) unpack8(k + 8 * j, kv.k[i][j]);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
 #pragma unroll
@@ -156,7 +152,7 @@ __device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D /
         float top = s.top[h];
 
 #pragma unroll
-        for (int i = 0; i < K::BATCH; i++) top = (uint32_t)i < live ? fmaxf(top, score[h][i]) : top;
+        for (int i = 0; i < BATCH; i++) top = (uint32_t)i < live ? fmaxf(top, score[h][i]) : top;
         const float keep = __expf(s.top[h] - top);
 
         s.top[h] = top;
@@ -164,17 +160,17 @@ __device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D /
 #pragma unroll
         for (int d = 0; d < D / 32; d++) s.out[h][d] *= keep;
 #pragma unroll
-        for (int i = 0; i < K::BATCH; i++) {
+        for (int i = 0; i < BATCH; i++) {
             score[h][i] = (uint32_t)i < live ? __expf(score[h][i] - top) : 0.0f;
             s.sum[h] += score[h][i];
         }
     }
 #pragma unroll
-    for (int i = 0; i < K::BATCH; i++) {
+    for (int i = 0; i < BATCH; i++) {
         float v[D / 32];
 
 #pragma unroll
-        for (int j = 0; j < K::LOADS; j++) unpack8(v + 8 * j, kv.v[i][j]);
+        for (int j = 0; j < D / 256; j++) unpack8(v + 8 * j, kv.v[i][j]);
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
@@ -224,14 +220,14 @@ template <int ROWS> __device__ __forceinline__ void sliding_store(const draft_ro
 /* The first keys are asked for before the queries are there. False: the peers did not come. */
 template <int ROWS> __device__ __forceinline__ bool attend_sliding(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
-    constexpr int WARPS = DRAFT_WARPS / ROWS, BATCH = draft_keys<256>::BATCH;
+    constexpr int WARPS = DRAFT_WARPS / ROWS, BATCH = ROWS <= 2 ? 8 : 4;     /* two batches of 8 beside the residual of many rows: too many registers */
     const uint32_t row = t.warp / WARPS < a.rows ? t.warp / WARPS : 0;
     bool waited = false;
 
     for (uint32_t item = blockIdx.x; item < 8 * DRAFT_SLIDING_CHUNKS; item += gridDim.x) {
         draft_view s = sliding_run<WARPS>(a, l, row, item, t.warp);
         draft_turn<256> turn;
-        draft_keys<256> kv, more;
+        draft_keys<256, BATCH> kv, more;
         draft_sums<256> sums;
         float q[2][8];
 
@@ -247,15 +243,15 @@ template <int ROWS> __device__ __forceinline__ bool attend_sliding(const draft_r
         if (ROWS == 1) {              /* one batch a warp; a larger window has more */
             for (uint32_t at = s.first; at < s.end; at += BATCH) {
                 if (at != s.first) load_keys(kv, a, s, at, t.lane);
-                attend<256>(sums, q, kv, s.end - at);
+                attend(sums, q, kv, s.end - at);
             }
         } else {
 #pragma unroll 1
             for (uint32_t at = s.first; at < s.end; at += 2 * BATCH) {
-                attend<256>(sums, q, kv, s.end - at);
+                attend(sums, q, kv, s.end - at);
                 load_keys(kv, a, s, at + 2 * BATCH, t.lane);
                 if (at + BATCH >= s.end) break;
-                attend<256>(sums, q, more, s.end - at - BATCH);
+                attend(sums, q, more, s.end - at - BATCH);
                 load_keys(more, a, s, at + 3 * BATCH, t.lane);
             }
         }
@@ -277,24 +273,31 @@ __device__ __forceinline__ uint32_t full_span(uint32_t keys) { return max((keys 
 
 __device__ __forceinline__ uint32_t full_chunks(uint32_t keys) { return (keys + full_span(keys) - 1) / full_span(keys); }
 
-/* A walk over (row, DRAFT_KEYS keys of this block's run); keys [at, end) of the row are left. */
-struct full_walk { uint32_t row, at, end; };
+/* A walk over (row, DRAFT_KEYS keys of this block's run); keys [at, end) of the row are left. Rows have fewer runs than there are blocks: those of
+ * the next row begin at the block behind the last one's. */
+struct full_walk { uint32_t row, run, at, end, first_block; };
 
-__device__ __forceinline__ void walk_to(full_walk &w, const draft_round_args &a, uint32_t row)
+/* To this block's run of w.row, or of the next row where it has one. */
+__device__ __forceinline__ void walk_to(full_walk &w, const draft_round_args &a)
 {
-    for (w.row = row; w.row < a.rows; w.row++) {
-        const uint32_t position = a.question[w.row].position, keys = full_keys(a, w.row), span = full_span(keys);
+    for (; w.row < a.rows; w.row++) {
+        const uint32_t position = a.question[w.row].position, keys = full_keys(a, w.row), span = full_span(keys), runs = full_chunks(keys);
 
-        w.at = position - keys + blockIdx.x * span;
+        w.run = (blockIdx.x + gridDim.x - w.first_block) % gridDim.x;
+        w.first_block = (w.first_block + runs) % gridDim.x;
+        if (w.run >= runs) continue;
+        w.at = position - keys + w.run * span;
         w.end = min(position, w.at + span);
-        if (w.at < w.end) return;
+        return;
     }
 }
 
 __device__ __forceinline__ void walk_on(full_walk &w, const draft_round_args &a)
 {
     w.at += DRAFT_KEYS;
-    if (w.at >= w.end) walk_to(w, a, w.row + 1);
+    if (w.at < w.end) return;
+    w.row++;
+    walk_to(w, a);
 }
 
 /* Asks for the keys of a place of the walk; completes with cp.async's groups. */
@@ -316,11 +319,11 @@ __device__ __forceinline__ void full_fetch(const full_walk &w, const draft_round
     asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-__device__ __forceinline__ void full_store(const draft_round_args &a, const draft_thread &t, const draft_sums<512> &sums, uint32_t row)
+__device__ __forceinline__ void full_store(const draft_round_args &a, const draft_thread &t, const draft_sums<512> &sums, uint32_t row, uint32_t run)
 {
 #pragma unroll
     for (int h = 0; h < 2; h++) {
-        const uint64_t place = ((uint64_t)row * DRAFT_HEADS + t.warp * 2 + h) * DRAFT_CHUNKS_MAX + blockIdx.x;
+        const uint64_t place = ((uint64_t)row * DRAFT_HEADS + t.warp * 2 + h) * DRAFT_CHUNKS_MAX + run;
         float4 *to = (float4 *)(a.attn_part + place * 512 + t.lane * 8);
 
         to[0] = make_float4(sums.out[h][0], sums.out[h][1], sums.out[h][2], sums.out[h][3]);
@@ -344,12 +347,12 @@ __device__ __forceinline__ void full_begin(draft_sums<512> &sums, float (&q)[2][
 
 __device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
-    full_walk now, ahead;
+    full_walk now = {}, ahead;
     draft_sums<512> sums;
     float q[2][16];
     uint32_t buffer = 0, row = a.rows;
 
-    walk_to(now, a, 0);
+    walk_to(now, a);
     ahead = now;
     full_fetch(ahead, a, l, t.sh, 0);
     if (ahead.row < a.rows) walk_on(ahead, a);
@@ -362,20 +365,22 @@ __device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thr
         const uint32_t live = min(now.end - now.at, (uint32_t)DRAFT_KEYS);
 
 #pragma unroll 1
-        for (uint32_t k = 0; k < live; k += draft_keys<512>::BATCH) {
-            draft_keys<512> kv;
+        for (uint32_t k = 0; k < live; k += 4) {
+            draft_keys<512, 4> kv;
 
 #pragma unroll
-            for (int i = 0; i < draft_keys<512>::BATCH; i++)
+            for (int i = 0; i < 4; i++)
 #pragma unroll
                 for (int j = 0; j < 2; j++) kv.k[i][j] = t.sh->u.full.key[buffer][k + i][0][j * 32 + t.lane], kv.v[i][j] = t.sh->u.full.key[buffer][k + i][1][j * 32 + t.lane];
-            attend<512>(sums, q, kv, live - k);
+            attend(sums, q, kv, live - k);
         }
         compute_sync();               /* the buffer is read */
         if (ahead.row < a.rows) walk_on(ahead, a);
         full_fetch(ahead, a, l, t.sh, buffer);
+        const uint32_t run = now.run;
+
         walk_on(now, a);
-        if (now.row != row) full_store(a, t, sums, row);
+        if (now.row != row) full_store(a, t, sums, row, run);
     }
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     compute_sync();

@@ -30,7 +30,7 @@ union draft_scratch {
     struct { float out[DRAFT_WARPS][2][256]; float2 ml[DRAFT_WARPS][2]; } attend;
     struct { uint4 key[2][DRAFT_KEYS][2][64]; } full;           /* two buffers of K and V of a full layer */
     struct { float out[DRAFT_WARPS][64]; float sum[DRAFT_WARPS]; } combine;
-    struct { float logit[512]; uint32_t token[512]; float sorted[512]; uint32_t sorted_token[512]; float mass[512]; double noisy[DRAFT_WARPS]; uint32_t best[DRAFT_WARPS]; uint32_t count; } pick;
+    struct { uint64_t key[512]; float sorted[512]; uint32_t sorted_token[512]; float mass[512]; double noisy[DRAFT_WARPS]; uint32_t best[DRAFT_WARPS]; uint32_t count; } pick;
     draft_top top[DRAFT_WARPS][8];
 };
 

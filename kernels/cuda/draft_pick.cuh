@@ -10,33 +10,36 @@
 
 #define PICK_ROOM 512u
 #define PICK_TOP_K 64u
+#define PICK_BITS_LEFT 10             /* of a float's order that the bound leaves at 0: some more candidates, fewer rounds */
 #define PICK_TILES 64                 /* of a thread: 256 x 64 x 16 tokens at most */
 
 /* The largest logit of each of a thread's tiles: number i is tile i * 256 + thread. */
 typedef float draft_tops[PICK_TILES];
 
-/* Notes every logit that reaches the bound; how many there are. */
+/* Notes every logit that reaches the bound; how many there are. Its loop is short on purpose: 64 copies of its body would be fetched for a few hits. */
 __device__ __forceinline__ uint32_t draft_gather(draft_shared *sh, const float *logits, const draft_tops &top, uint32_t bound)
 {
     auto &p = sh->u.pick;
+    uint64_t hits = 0;
 
     if (threadIdx.x == 0) p.count = 0;
     compute_sync();
 #pragma unroll
-    for (int i = 0; i < PICK_TILES; i++) {
-        const uint32_t tile = i * DRAFT_COMPUTE + threadIdx.x;
-
-        if (sample_ordered(top[i]) < bound) continue;
-        for (uint32_t j = 0; j < TILE_ROWS; j += 4) {
-            const float4 v = ld_l2((const float4 *)(logits + tile * TILE_ROWS + j));
-            const float x[4] = { v.x, v.y, v.z, v.w };
+    for (int i = 0; i < PICK_TILES; i++) hits |= (uint64_t)(sample_ordered(top[i]) >= bound) << i;
+#pragma unroll 1
+    for (; hits; hits &= hits - 1) {
+        const uint32_t tile = (__ffsll((long long)hits) - 1) * DRAFT_COMPUTE + threadIdx.x;
+        float4 v[TILE_ROWS / 4];
 
 #pragma unroll
-            for (uint32_t k = 0; k < 4; k++) {
-                if (sample_ordered(x[k]) < bound) continue;
-                const uint32_t at = atomicAdd(&p.count, 1);
-                if (at < PICK_ROOM) p.logit[at] = x[k], p.token[at] = tile * TILE_ROWS + j + k;
-            }
+        for (uint32_t j = 0; j < TILE_ROWS / 4; j++) v[j] = ld_l2((const float4 *)(logits + tile * TILE_ROWS) + j);
+#pragma unroll
+        for (uint32_t j = 0; j < TILE_ROWS; j++) {
+            const float x = j % 4 == 0 ? v[j / 4].x : j % 4 == 1 ? v[j / 4].y : j % 4 == 2 ? v[j / 4].z : v[j / 4].w;
+
+            if (sample_ordered(x) < bound) continue;
+            const uint32_t at = atomicAdd(&p.count, 1);
+            if (at < PICK_ROOM) p.key[at] = (uint64_t)sample_ordered(x) << 32 | (uint32_t)~(tile * TILE_ROWS + j);
         }
     }
     compute_sync();
@@ -45,16 +48,25 @@ __device__ __forceinline__ uint32_t draft_gather(draft_shared *sh, const float *
     return n;
 }
 
+__device__ __forceinline__ float key_logit(uint64_t key)
+{
+    const uint32_t ordered = (uint32_t)(key >> 32);
+
+    return __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
+}
+
 /* Sorts the candidates by logit, equal ones by token, and notes their masses. */
-__device__ inline void draft_sort(draft_shared *sh, uint32_t n, float temperature)
+__device__ __forceinline__ void draft_sort(draft_shared *sh, uint32_t n, float temperature)
 {
     auto &p = sh->u.pick;
 
     for (uint32_t i = threadIdx.x; i < n; i += DRAFT_COMPUTE) {
+        const uint64_t own = p.key[i];
         uint32_t rank = 0;
 
-        for (uint32_t j = 0; j < n; j++) rank += p.logit[j] > p.logit[i] || (p.logit[j] == p.logit[i] && p.token[j] < p.token[i]);
-        p.sorted[rank] = p.logit[i], p.sorted_token[rank] = p.token[i];
+#pragma unroll 8
+        for (uint32_t j = 0; j < n; j++) rank += p.key[j] > own;
+        p.sorted[rank] = key_logit(own), p.sorted_token[rank] = ~(uint32_t)own;
     }
     compute_sync();
     for (uint32_t i = threadIdx.x; i < n; i += DRAFT_COMPUTE) p.mass[i] = sample_exp(p.sorted[i] / temperature - p.sorted[0] / temperature);
@@ -105,7 +117,8 @@ __device__ __forceinline__ uint32_t draft_pick(const draft_round_args &a, draft_
     }
 #pragma unroll
     for (int i = 0; i < PICK_TILES; i++) own = fmaxf(own, top[i]);
-    for (int bit = 31; bit >= 0; bit--) {       /* the wanted-th largest of the threads' tops: at least so many logits reach it */
+#pragma unroll 1
+    for (int bit = 31; bit >= PICK_BITS_LEFT; bit--) {          /* close below the wanted-th largest of the threads' tops: at least so many logits reach it */
         const uint32_t probe = bound | 1u << bit;
 
         if (compute_count(sample_ordered(own) >= probe) >= wanted) bound = probe;

@@ -91,10 +91,12 @@ __device__ __forceinline__ void draft_product(const draft_round_args &a, draft_t
     uint32_t unit = blockIdx.x;
 
     if (blockIdx.x >= blocks) return;
+#pragma unroll 1
     while (unit < p.units) {
         const uint32_t first = unit;
         uint32_t n = 0;
 
+#pragma unroll 1
         for (; n < DRAFT_BATCH && unit < p.units; n++, unit += blocks) draft_unit<FP8>(a, t, x, n);
         compute_sync();
         if (t.warp < n) {

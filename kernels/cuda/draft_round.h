@@ -78,6 +78,7 @@ struct draft_round_args {
     unsigned long long *trace;        /* benches: [steps][phases + barriers] clock of block 0; NULL: off */
     uint64_t round;
     uint32_t ring_slots, zero;        /* zero: always 0 */
+    uint32_t lone_launch;             /* host: no cooperative launch */
     struct cuda_draft_question question[CUDA_DRAFT_ROWS_MAX];
 };
 

@@ -175,7 +175,8 @@ static void make_drafter(struct rig *r)
     w->config.intermediate = WIDE;
     w->backbone_hidden = BACKBONE;
     w->dtype = DTYPE_BF16;
-    w->embed = make_matrix(VOCAB, HIDDEN).data;
+    w->head = make_matrix(VOCAB, HIDDEN);
+    w->embed = w->head.data;
     w->norm = make_vector(HIDDEN, 1);
     w->pre = make_matrix(HIDDEN, 2 * BACKBONE);
     w->post = make_matrix(BACKBONE, HIDDEN);
@@ -268,14 +269,13 @@ static void put_vector(const struct rig *r, void *arena, enum cuda_draft_tensor 
 
 static struct cuda_draft *open_round(const struct rig *r)
 {
-    const struct stored_matrix head = drafter_plain(r->w.embed, DTYPE_BF16, VOCAB, HIDDEN);
     struct cuda_draft *draft;
     void *arena;
 
     cuda_ok(cudaMalloc(&arena, cuda_draft_weights_bytes(&r->draft)), "memory");
     put(r, arena, CUDA_DRAFT_PRE, 0, &r->w.pre);
     put(r, arena, CUDA_DRAFT_POST, 0, &r->w.post);
-    put(r, arena, CUDA_DRAFT_HEAD, 0, &head);
+    put(r, arena, CUDA_DRAFT_HEAD, 0, &r->w.head);
     put_vector(r, arena, CUDA_DRAFT_FINAL_NORM, 0, r->w.norm, HIDDEN);
     for (uint32_t i = 0; i < LAYERS; i++) {
         const struct drafter_layer *l = &r->w.layer[i];

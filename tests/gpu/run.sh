@@ -34,6 +34,7 @@ if [ -x build/sluice ]; then
     [ "$mode" = full ] && try python3 tests/gpu/faults.py
     [ "$mode" = full ] && try env KILLS=1 python3 tests/gpu/faults.py apart
     [ "$mode" = full ] && try python3 tests/gpu/coldstart.py
+    [ "$mode" = full ] && [ -x build/faulty/draft_forced ] && try python3 tests/gpu/draft.py
 fi
 if [ "$mode" = full ]; then
     try python3 tests/gpu/logits.py --layers 48 --format bf16 --prompt 40 --decode 64

@@ -116,7 +116,9 @@ __device__ void load_span(const dspark_attn_args &a, attend_shared *s, uint32_t 
 {
     const uint4 none = make_uint4(0, 0, 0, 0);
 
-    for (uint32_t i = threadIdx.x; i < DSPARK_SPAN * DSPARK_DIM / 8; i += ATTEND_THREADS) {
+#pragma unroll
+    for (uint32_t n = 0; n < DSPARK_SPAN * DSPARK_DIM / 8 / ATTEND_THREADS; n++) {
+        const uint32_t i = threadIdx.x + n * ATTEND_THREADS;
         const uint32_t key = first + i / (DSPARK_DIM / 8), at = i % (DSPARK_DIM / 8) * 8;
         const bool there = key >= begin && key < end;
         const uint64_t from = (uint64_t)(key % a.ring_rows) * DSPARK_DIM + at;
@@ -124,7 +126,9 @@ __device__ void load_span(const dspark_attn_args &a, attend_shared *s, uint32_t 
         *(uint4 *)&s->k[key - first][at] = there ? __ldcg((const uint4 *)(a.k + from)) : none;
         *(uint4 *)&s->v[key - first][at] = there ? __ldcg((const uint4 *)(a.v + from)) : none;
     }
-    for (uint32_t i = threadIdx.x; i < DSPARK_QUERIES * DSPARK_DIM / 8; i += ATTEND_THREADS) {
+#pragma unroll 14
+    for (uint32_t n = 0; n < DSPARK_QUERIES * DSPARK_DIM / 8 / ATTEND_THREADS; n++) {
+        const uint32_t i = threadIdx.x + n * ATTEND_THREADS;
         const uint32_t query = i / (DSPARK_DIM / 8), at = i % (DSPARK_DIM / 8) * 8;
 
         *(uint4 *)&s->q[query][at] = query < a.rows * DSPARK_HEADS ? __ldcg((const uint4 *)(a.q + (uint64_t)query * DSPARK_DIM + at)) : none;
@@ -211,22 +215,39 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_
 
 /* ---- the spans of one query, in ascending order ---- */
 
+#define COMBINE_SPANS 256u            /* weights that are kept at a time */
+
 __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn_args a, uint32_t spans)
 {
+    __shared__ float weight[COMBINE_SPANS], part_top[HEAD_THREADS / 32];
     const uint32_t query = blockIdx.x;
+    const float4 *part = (const float4 *)(a.part + (uint64_t)query * DSPARK_DIM) + threadIdx.x;
     float top = NEVER, sum = 0, out[HEAD_EACH] = {};
 
     chain_trigger();
     chain_wait();
-    for (uint32_t s = 0; s < spans; s++) top = fmaxf(top, __ldcg(&a.part_ml[(uint64_t)s * DSPARK_QUERIES + query].x));
-#pragma unroll 4
-    for (uint32_t s = 0; s < spans; s++) {
-        const float2 ml = __ldcg(&a.part_ml[(uint64_t)s * DSPARK_QUERIES + query]);
-        const float4 part = ld_l2((const float4 *)(a.part + ((uint64_t)s * DSPARK_QUERIES + query) * DSPARK_DIM) + threadIdx.x);
-        const float weight = ml.y > 0.0f ? expf(ml.x - top) : 0.0f;
+    for (uint32_t s = threadIdx.x; s < spans; s += HEAD_THREADS) top = fmaxf(top, __ldcg(&a.part_ml[(uint64_t)s * DSPARK_QUERIES + query].x));
+    for (int d = 16; d; d /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    if (threadIdx.x % 32 == 0) part_top[threadIdx.x / 32] = top;
+    __syncthreads();
+    for (uint32_t w = 0; w < HEAD_THREADS / 32; w++) top = fmaxf(top, part_top[w]);
+    for (uint32_t from = 0; from < spans; from += COMBINE_SPANS) {
+        const uint32_t n = spans - from < COMBINE_SPANS ? spans - from : COMBINE_SPANS;
 
-        sum += weight * ml.y;
-        out[0] += weight * part.x, out[1] += weight * part.y, out[2] += weight * part.z, out[3] += weight * part.w;
+        for (uint32_t s = threadIdx.x; s < n; s += HEAD_THREADS) {
+            const float2 ml = __ldcg(&a.part_ml[(uint64_t)(from + s) * DSPARK_QUERIES + query]);
+
+            weight[s] = ml.y > 0.0f ? expf(ml.x - top) : 0.0f;
+        }
+        __syncthreads();
+#pragma unroll 16
+        for (uint32_t s = 0; s < n; s++) {
+            const float4 p = ld_l2(part + (uint64_t)(from + s) * DSPARK_QUERIES * (DSPARK_DIM / 4));
+
+            sum += weight[s] * __ldcg(&a.part_ml[(uint64_t)(from + s) * DSPARK_QUERIES + query].y);
+            out[0] += weight[s] * p.x, out[1] += weight[s] * p.y, out[2] += weight[s] * p.z, out[3] += weight[s] * p.w;
+        }
+        __syncthreads();
     }
     for (uint32_t i = 0; i < HEAD_EACH; i++) a.out[(uint64_t)query * DSPARK_DIM + threadIdx.x * HEAD_EACH + i] = __float2bfloat16(out[i] / sum);
 }

@@ -1,13 +1,12 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--format fp8|bf16|block|fp4|fp4-mlp] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--persistent] [--sweep window:wait:ring:l2:stride:pace,...]
+ *   cuda_step_bench [--format fp8|bf16|block|fp4|fp4-mlp] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
- * launch to flag seen by the host, one step after the other. --persistent: persist.h against the chain of kernels, in turns, and whether their bits are equal. "one" = rows are one sequence's verify block (16: two of 8), "many" = one row per sequence. */
+ * launch to flag seen by the host, one step after the other. "one" = rows are one sequence's verify block (16: two of 8), "many" = one row per sequence. */
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/cuda_weights.h"
-#include "kernels/cuda/persist.h"
 #include <algorithm>
 #include <chrono>
 #include <cuda_runtime.h>
@@ -37,7 +36,7 @@ static const struct format *find_format(const char *name)
 struct settings {
     const struct format *format;
     uint32_t layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns;
-    bool parts, trace, persistent;
+    bool parts, trace;
     std::vector<uint32_t> rows;
 };
 
@@ -167,7 +166,6 @@ static struct cuda_backend *open_backend(const struct model *m, const struct set
     options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
     options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.wait_slots = o->wait_slots;
     for (uint32_t rows : o->rows) options.graph_rows_mask |= rows > 32 ? 64 + 31 : rows > 16 ? 32 + 31 : 31;
-    options.persistent = o->persistent;
     options.l2_slots = o->l2_slots, options.l2_stride = o->l2_stride, options.l2_pace_ns = o->l2_pace_ns;
     OK(cuda_backend_open(&backend, &m->spec, &options));
     for (uint32_t s = 0; s < seqs; s++)
@@ -323,101 +321,6 @@ static void bench_rows(struct model *m, const struct settings *o, uint32_t rows,
     fflush(stdout);
 }
 
-/* ---- the persistent kernel ---- */
-
-static const char *const event_name[PERSIST_TRACE_EVENTS] = { "qkv: past wait", "qkv: ends", "attention: past wait", "attention: ends", "join: past wait", "join: ends", "o: past wait",
-    "o: ends", "norm1: past wait", "norm1: ends", "gate_up: past wait", "gate_up: ends", "down: past wait", "down: ends", "norm2: past wait", "norm2: ends" };
-
-/* Means over the sliding layers behind sliding ones, us after the first block got past its wait for the layer's input. */
-static void trace_persistent(struct model *m, uint32_t rows)
-{
-    const uint32_t words = m->spec.layers * PERSIST_TRACE_EVENTS * 2;
-    std::vector<unsigned long long> first(words), seen(words);
-    void *device, *graph;
-
-    for (uint32_t i = 0; i < words; i++) first[i] = i % 2 ? 0 : ~0ull;
-    CHECK(cudaMalloc(&device, 8 * words));
-    cuda_backend_trace(m->backend, device);
-    OK(cuda_backend_graph(m->backend, rows, ((1u << CUDA_PARTS) - 1), &graph));
-    for (int i = 0; i < 3; i++) {
-        CHECK(cudaMemcpy(device, first.data(), 8 * words, cudaMemcpyHostToDevice));
-        CHECK(cudaGraphLaunch((cudaGraphExec_t)graph, (cudaStream_t)cuda_backend_stream(m->backend)));
-        CHECK(cudaDeviceSynchronize());
-    }
-    CHECK(cudaMemcpy(seen.data(), device, 8 * words, cudaMemcpyDeviceToHost));
-    printf("persistent, %u rows: event, first and last block, us into the layer (means over sliding layers | full layers)\n", rows);
-    for (uint32_t e = 0; e <= PERSIST_TRACE_EVENTS; e++) {
-        double sum[2][2] = { { 0 } };
-        uint32_t n[2] = { 0 };
-
-        for (uint32_t i = 1; i + 1 < m->spec.layers; i++) {
-            const uint32_t t = m->spec.layer[i].type, from = e == PERSIST_TRACE_EVENTS ? (i + 1) * PERSIST_TRACE_EVENTS : i * PERSIST_TRACE_EVENTS + e;
-
-            for (int w = 0; w < 2; w++) sum[t][w] += (double)(long long)(seen[from * 2 + w] - seen[i * PERSIST_TRACE_EVENTS * 2]) / 1e3;
-            n[t]++;
-        }
-        printf("  %-20s %7.2f %7.2f  | %7.2f %7.2f\n", e == PERSIST_TRACE_EVENTS ? "next layer" : event_name[e], n[0] ? sum[0][0] / n[0] : 0, n[0] ? sum[0][1] / n[0] : 0,
-               n[1] ? sum[1][0] / n[1] : 0, n[1] ? sum[1][1] / n[1] : 0);
-    }
-    cuda_backend_trace(m->backend, NULL);
-    CHECK(cudaGraphExecDestroy((cudaGraphExec_t)graph));
-    CHECK(cudaFree(device));
-}
-
-/* One step, and what it leaves: residual, input of the head, logits. */
-static void step_results(struct model *m, const struct step_state *s, std::vector<uint32_t> (&out)[3])
-{
-    const enum cuda_buffer which[3] = { CUDA_RESIDUAL, CUDA_HIDDEN, CUDA_LOGITS };
-    const uint64_t words[3] = { (uint64_t)s->rows * m->spec.hidden, (uint64_t)s->rows * m->spec.hidden / 2, (uint64_t)s->rows * m->spec.vocab };
-    struct step_state launched = *s;
-    struct step_result result;
-
-    launched.step = step_number++;
-    OK(cuda_backend_step(m->backend, &launched));
-    OK(cuda_backend_wait(m->backend, launched.step, 4000000, &result));
-    CHECK(cudaDeviceSynchronize());
-    for (int i = 0; i < 3; i++) {
-        out[i].resize(words[i]);
-        CHECK(cudaMemcpy(out[i].data(), cuda_backend_buffer(m->backend, which[i]), 4 * words[i], cudaMemcpyDeviceToHost));
-    }
-}
-
-static void compare(struct model *chain, const struct settings *o, const char *tuning, double gbps)
-{
-    struct settings other = *o;
-    struct model persistent = *chain;
-
-    if (tuning && sscanf(tuning, "%u:%u:%u:%u:%u:%u", &other.window_slots, &other.wait_slots, &other.ring_slots, &other.l2_slots, &other.l2_stride, &other.l2_pace_ns) != 6) exit(2);
-    other.persistent = true;
-    persistent.backend = open_backend(chain, &other, seqs_of(o));
-    printf("persistent %s\n", tuning ? tuning : "(default tuning)");
-    for (uint32_t rows : o->rows) {
-        const struct step_state s = make_state(rows, false, o->context, 0);
-        std::vector<uint32_t> a[3], b[3];
-        uint64_t differ[3] = { 0 }, bytes = 0;
-        double us[2][2];
-
-        OK(cuda_backend_put_state(chain->backend, &s));       /* says for which kind of rows graphs are made */
-        OK(cuda_backend_put_state(persistent.backend, &s));
-        for (int turn = 0; turn < 2; turn++) {
-            step_results(chain, &s, a);
-            step_results(&persistent, &s, b);
-            for (int i = 0; i < 3; i++)
-                for (size_t j = 0; j < a[i].size(); j++) differ[i] += a[i][j] != b[i][j];
-        }
-        for (uint32_t p = 0; p < CUDA_PARTS; p++) bytes += part_bytes(&chain->arena, &chain->spec, p, o->context, s.groups);
-        for (int turn = 0; turn < 2; turn++) {
-            us[0][turn] = graph_us(chain, rows, (1u << CUDA_PARTS) - 1, 15);
-            us[1][turn] = graph_us(&persistent, rows, (1u << CUDA_PARTS) - 1, 15);
-        }
-        printf("  %2u rows: chain %.3f %.3f ms, persistent %.3f %.3f ms, share %.3f; words that differ: residual %llu, hidden %llu, logits %llu of %zu\n", rows, us[0][0] / 1e3, us[0][1] / 1e3,
-               us[1][0] / 1e3, us[1][1] / 1e3, (double)bytes / gbps / 1e3 / us[1][1], (unsigned long long)differ[0], (unsigned long long)differ[1], (unsigned long long)differ[2], 2 * a[2].size());
-        fflush(stdout);
-        if (o->trace) trace_persistent(&persistent, rows);
-    }
-    cuda_backend_close(persistent.backend);
-}
-
 /* "window:wait:ring:l2 slots:stride:pace,...": the whole step for each tuning over the same weights. */
 static void sweep(struct model *m, struct settings o, char *list, double gbps)
 {
@@ -449,15 +352,13 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { &formats[0], 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, false, {} };
+    struct settings o = { &formats[0], 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, {} };
     struct model m;
     char *tunings = NULL;
-    bool persistent = false;
 
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--no-parts")) o.parts = false;
         else if (!strcmp(argv[i], "--trace")) o.trace = true;
-        else if (!strcmp(argv[i], "--persistent")) persistent = true;
         else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = find_format(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
@@ -480,11 +381,6 @@ int main(int argc, char **argv)
     printf("%-4s %4s %8s %8s %8s %7s %9s", "kind", "rows", "GB", "floor ms", "step ms", "share", "wall ms");
     for (uint32_t p = 0; p < CUDA_PARTS && o.parts; p++) printf(" %8s", part_name[p]);
     printf("%s\n", o.parts ? "  (us, each part alone, all layers)" : "");
-    if (persistent) {
-        compare(&m, &o, NULL, gbps);
-        for (char *p = tunings ? strtok(tunings, ",") : NULL; p; p = strtok(NULL, ",")) compare(&m, &o, p, gbps);
-        return 0;
-    }
     if (tunings) {
         sweep(&m, o, tunings, gbps);
         return 0;

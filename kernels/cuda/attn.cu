@@ -3,11 +3,150 @@
  * No shared memory for keys, so that a block fits beside a rowmm block whose ring takes nearly all of it. Keys of earlier steps are
  * loaded before the qkv product has ended. Partial results go through the L2 to a second kernel: joined in clusters of 16 blocks (one head's chunks)
  * they would save a microsecond a layer, but not every H200 holds 8 such clusters at once (one that holds 7: +0.3 ms). */
-#include "attn_items.cuh"
+#include "attn_block.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
+#define CHUNKS ATTN_SLIDING_CHUNKS
+
+/* ---- the fixed cut of the key axis ---- */
+
+__host__ __device__ static inline struct span full_span(uint32_t i)
+{
+    struct span s;
+    uint32_t keys;
+
+    if (i < 64) keys = 32, s.first = 32 * i;
+    else if (i < 112) keys = 128, s.first = 2048 + 128 * (i - 64);
+    else if (i < 160) keys = 512, s.first = 8192 + 512 * (i - 112);
+    else keys = 1024, s.first = 32768 + 1024 * (i - 160);
+    s.end = s.first + keys;
+    return s;
+}
+
+__host__ __device__ static inline uint32_t full_spans(uint32_t tokens)
+{
+    if (tokens <= 2048) return (tokens + 31) / 32;
+    if (tokens <= 8192) return 64 + (tokens - 2048 + 127) / 128;
+    if (tokens <= 32768) return 112 + (tokens - 8192 + 511) / 512;
+    return 160 + (tokens - 32768 + 1023) / 1024;
+}
+
 uint32_t attn_full_spans(uint32_t tokens) { return full_spans(tokens); }
+
+__device__ __forceinline__ uint32_t group_tokens(const step_group &g) { return g.first_position + g.rows; }
+
+/* Item `index` of a sliding layer: chunks vary fastest, then heads, so that 16 successive items are a cluster. False past the last. */
+__device__ __forceinline__ bool find_sliding(item &it, const attn_args &a, uint32_t index)
+{
+    const uint32_t chunk = index % CHUNKS, g = index / (CHUNKS * a.kv_heads);
+
+    if (g >= a.state->groups) return false;
+    it.group = a.state->group[g];
+    const uint32_t newest = (group_tokens(it.group) - 1) / ATTN_SLIDING_SPAN;
+
+    it.head = index / CHUNKS % a.kv_heads;
+    it.slot = chunk;
+    it.span.first = (newest < chunk ? chunk : newest - (newest - chunk) % CHUNKS) * ATTN_SLIDING_SPAN;
+    it.span.end = it.span.first + ATTN_SLIDING_SPAN;
+    it.row_first = 0, it.row_end = it.group.rows;
+    return true;
+}
+
+/* Rows that one item of a full layer answers: all, when the spans alone fill the grid; fewer, so that blocks without work take some. */
+__device__ __forceinline__ uint32_t full_rows_per_item(const attn_args &a)
+{
+    const uint32_t groups = a.state->groups;
+    uint32_t spans = 0;
+
+    for (uint32_t g = 0; g < groups; g++) spans += full_spans(group_tokens(a.state->group[g]));
+    const uint32_t parts = spans < gridDim.x ? gridDim.x / spans : 1;
+
+    return (a.fresh_rows + parts - 1) / parts;
+}
+
+/* Item `index` of a full layer, newest spans first: their blocks have the most to do. */
+__device__ __forceinline__ bool find_full(item &it, const attn_args &a, uint32_t rows_per_item, uint32_t index)
+{
+    const uint32_t groups = a.state->groups;
+
+    for (uint32_t g = 0; g < groups; g++) {
+        it.group = a.state->group[g];
+        const uint32_t spans = full_spans(group_tokens(it.group)), parts = (it.group.rows + rows_per_item - 1) / rows_per_item;
+
+        if (index < spans * parts) {
+            it.head = 0;
+            it.slot = spans - 1 - index / parts;
+            it.span = full_span(it.slot);
+            it.row_first = index % parts * rows_per_item;
+            it.row_end = min(it.row_first + rows_per_item, it.group.rows);
+            return true;
+        }
+        index -= spans * parts;
+    }
+    return false;
+}
+
+/* ---- the items ---- */
+
+/* Rows before a new position see, at its place, the key of 1024 before: scores and p v are computed with both. */
+__device__ __forceinline__ void work_sliding(const attn_args &a, const item &it, bool fresh, uint4 (&k)[8], uint32_t (&v)[32], float (&out)[4][4], float (&top)[2],
+                                             float (&sum)[2], attn_shared<256> &sh, uint32_t warp, uint32_t lane)
+{
+    float older[4] = {}, s[4] = {}, factor[2];
+    int newest[2];
+
+#pragma unroll
+    for (int h = 0; h < 2; h++) newest[h] = (int)(it.group.first_position + m_row<256>(lane / 4 + 8 * h, 0)) - (int)it.span.first;
+    if (fresh && it.group.rows > 1) scores<256>(older, k, sh, warp, lane);
+    if (fresh) patch_k<256>(k, it, it.span.first, sh, warp, lane);
+    scores<256>(s, k, sh, warp, lane);
+    if (fresh && it.group.rows > 1) {
+#pragma unroll
+        for (int i = 0; i < 4; i++) s[i] = (int)(warp * 8 + lane % 4 * 2 + i % 2) <= newest[i / 2] ? s[i] : older[i];
+    }
+    softmax_chunk<256>(s, top, sum, factor, it, it.span.first, 0, sh, warp, lane);
+    if (!fresh) {
+        accumulate<256, PLACES_ALL>(out, v, newest, sh, lane);
+        return;
+    }
+    if (it.span.first >= ATTN_WINDOW) accumulate<256, PLACES_OLDER>(out, v, newest, sh, lane);
+    patch_v<256>(v, it, it.span.first, sh, warp, lane);
+    accumulate<256, PLACES_NEWER>(out, v, newest, sh, lane);
+}
+
+/* Full layers: row by row; spans of several chunks are read again for each row, from the L2. */
+__device__ __forceinline__ void work_full(const attn_args &a, const item &it, uint4 (&k)[8], uint32_t (&v)[32], attn_shared<512> &sh, uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<512>;
+    const uint32_t p0 = it.group.first_position, end = p0 + it.row_end;
+    const bool one_chunk = it.span.end - it.span.first == S::KEYS;
+    const int all[2] = { 0, 0 };
+
+    for (uint32_t row = it.row_first; row < it.row_end; row++) {
+        float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
+
+        if (row != it.row_first) {
+            prepare<512>(a, it, row, false, sh, warp, lane);
+            __syncthreads();
+        }
+        for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += S::KEYS) {
+            float s[4] = {};
+
+            if (!one_chunk) load_k<512>(k, a, it, chunk, 0, p0, warp, lane), load_v<512>(v, a, it, chunk, 0, p0, warp, lane);
+            if (chunk + S::KEYS > p0 && (!one_chunk || row == it.row_first)) patch_k<512>(k, it, chunk, sh, warp, lane), patch_v<512>(v, it, chunk, sh, warp, lane);
+            scores<512>(s, k, sh, warp, lane);
+            softmax_chunk<512>(s, top, sum, factor, it, chunk, row, sh, warp, lane);
+            if (!one_chunk) {
+#pragma unroll
+                for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
+            }
+            accumulate<512, PLACES_ALL>(out, v, all, sh, lane);
+        }
+        store_partial<512>(a, it, row, out, top, sum, warp, lane);
+        __syncthreads();              /* q and p are written again */
+    }
+}
 
 template <int D>
 __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a)
@@ -56,34 +195,90 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
     else if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }
 
-/* Full layers, one block per (row, head). */
+#define COMBINE_BATCH 18              /* spans whose loads are in flight together */
+
+/* Full layers, one block per (row, head): the spans in ascending order. */
 __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ attn_args a)
 {
-    unsigned long long *trace = a.trace ? a.trace + TRACE_WORDS : NULL;
+    const uint32_t row = blockIdx.x / ATTN_HEADS, head = blockIdx.x % ATTN_HEADS, lane = threadIdx.x % 32;
+    const float2 *ml = a.part_ml + (uint64_t)blockIdx.x * a.spans_max;
+    const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * 512 + threadIdx.x * 2;
+    float top = NEVER, sum = 0.0f;
+    float2 out = make_float2(0.0f, 0.0f), x[COMBINE_BATCH];
 
     chain_trigger();
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_START);
-    const uint32_t spans = task_spans(a, blockIdx.x);
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
+    const bool live = row < a.state->rows;
+    const uint32_t spans = live ? full_spans(group_tokens(a.state->group[a.state->row[row].group])) : 0;
 
     chain_wait();
-    if (spans == 0) return;
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
-    combine_spans(a, blockIdx.x, spans, threadIdx.x);
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
+    if (!live) return;
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
+#pragma unroll
+    for (uint32_t s = 0; s < COMBINE_BATCH; s++) x[s] = s < spans ? __ldcg((const float2 *)(part + (uint64_t)s * 512)) : make_float2(0.0f, 0.0f);
+    for (uint32_t s = lane; s < spans; s += 32) top = fmaxf(top, __ldcg(&ml[s].x));
+#pragma unroll
+    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    for (uint32_t first = 0; first < spans; first += COMBINE_BATCH) {
+        const float2 own = lane < COMBINE_BATCH && first + lane < spans ? __ldcg(ml + first + lane) : make_float2(NEVER, 0.0f);
+        const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top), mass = weight * own.y;
+
+        if (first) {
+#pragma unroll
+            for (uint32_t s = 0; s < COMBINE_BATCH; s++) x[s] = first + s < spans ? __ldcg((const float2 *)(part + (uint64_t)(first + s) * 512)) : make_float2(0.0f, 0.0f);
+        }
+#pragma unroll
+        for (uint32_t s = 0; s < COMBINE_BATCH; s++) {
+            const float w = __shfl_sync(0xffffffffu, weight, s);
+
+            sum += __shfl_sync(0xffffffffu, mass, s), out.x += w * x[s].x, out.y += w * x[s].y;
+        }
+    }
+    const float inv = 1.0f / sum;
+
+    *(uint32_t *)(a.out + ((uint64_t)row * ATTN_HEADS + head) * 512 + threadIdx.x * 2) = pack_bf16(out.x * inv, out.y * inv);
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 
-/* Sliding layers, one block per (row, head). */
+/* Sliding layers, one block per (row, head): the 16 chunks in a fixed tree. */
 __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_args a)
 {
-    unsigned long long *trace = a.trace ? a.trace + TRACE_WORDS : NULL;
+    const uint32_t row = blockIdx.x / ATTN_HEADS, lane = threadIdx.x % 32;
+    const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * 256 + threadIdx.x * 2;
+    float2 x[CHUNKS];
 
     chain_trigger();
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_START);
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
     chain_wait();
-    if (blockIdx.x / ATTN_HEADS >= a.state->rows) return;
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
-    join_chunks(a, blockIdx.x, threadIdx.x);
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
+    if (row >= a.state->rows) return;
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
+#pragma unroll
+    for (uint32_t s = 0; s < CHUNKS; s++) x[s] = __ldcg((const float2 *)(part + (uint64_t)s * 256));
+    const float2 own = __ldcg(a.part_ml + (uint64_t)blockIdx.x * a.spans_max + lane % CHUNKS);
+    float top = own.x;
+
+#pragma unroll
+    for (int d = CHUNKS / 2; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top);
+    float mass = __fmul_rn(weight, own.y);
+
+#pragma unroll
+    for (int d = CHUNKS / 2; d; d >>= 1) mass += __shfl_xor_sync(0xffffffffu, mass, d);
+    const float inv = 1.0f / mass;
+
+#pragma unroll
+    for (uint32_t s = 0; s < CHUNKS; s++) {
+        const float w = __shfl_sync(0xffffffffu, weight, s);
+
+        x[s].x = __fmul_rn(w, x[s].x), x[s].y = __fmul_rn(w, x[s].y);
+    }
+#pragma unroll
+    for (int step = 1; step < CHUNKS; step *= 2)
+#pragma unroll
+        for (int s = 0; s < CHUNKS / 2; s++)
+            if (s < CHUNKS / 2 / step) x[s].x += x[s + CHUNKS / 2 / step].x, x[s].y += x[s + CHUNKS / 2 / step].y;
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * 256 + threadIdx.x * 2) = pack_bf16(x[0].x * inv, x[0].y * inv);
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 
 int attn_init(void)

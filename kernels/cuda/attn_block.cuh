@@ -13,11 +13,6 @@
 static_assert(ATTN_WARPS >= STEP_GROUP_ROWS_MAX, "store_fresh: a warp for each row of a group");
 #define NEVER (-3.0e38f)              /* below every score; kept finite so that differences are never NaN */
 
-/* The 256 threads of an item: a block of their own (attn.cu), or the second 256 threads of a block that does other things besides (persist.cu). */
-#define ATTN_BARRIER 1
-__device__ __forceinline__ void attn_sync() { asm volatile("bar.sync %0, %1;" ::"n"(ATTN_BARRIER), "n"(ATTN_WARPS * 32) : "memory"); }
-__device__ __forceinline__ uint32_t attn_thread() { return threadIdx.x % (ATTN_WARPS * 32); }
-
 struct span { uint32_t first, end; };
 
 struct item {
@@ -246,7 +241,7 @@ __device__ __forceinline__ void store_fresh(const attn_args &a, const item &it, 
 template <int D>
 __device__ __forceinline__ void load_constants(const attn_args &a, const item &it, attn_shared<D> &sh)
 {
-    const uint32_t per_row = a.turned / 2, t = attn_thread();
+    const uint32_t per_row = a.turned / 2, t = threadIdx.x;
 
     if (t < D / 4) ((uint4 *)sh.norm)[t] = __ldg((const uint4 *)(t < D / 8 ? a.q_norm : a.k_norm) + t % (D / 8));
     for (uint32_t i = t; i < it.group.rows * per_row; i += ATTN_WARPS * 32)
@@ -258,7 +253,7 @@ template <int D>
 __device__ __forceinline__ void clear_dead_rows(const item &it, attn_shared<D> &sh)
 {
     for (uint32_t m = 2 * it.group.rows; D == 256 && m < 16; m++)
-        for (uint32_t i = attn_thread(); i < D / 8; i += ATTN_WARPS * 32) *(uint4 *)&sh.q[m][i * 8] = make_uint4(0, 0, 0, 0);
+        for (uint32_t i = threadIdx.x; i < D / 8; i += ATTN_WARPS * 32) *(uint4 *)&sh.q[m][i * 8] = make_uint4(0, 0, 0, 0);
 }
 
 /* Puts the new positions' K, just computed, into the fragments. Never from the pages: another block may be the one that writes them. */
@@ -313,7 +308,7 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
 
     if (S::DIM_PARTS == 2) {
         if (!holds) sh.half[tile * 32 + lane] = make_float4(s[0], s[1], s[2], s[3]);
-        attn_sync();
+        __syncthreads();
         if (holds) {
             const float4 h = sh.half[tile * 32 + lane];
 
@@ -336,7 +331,7 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
         if (holds && lane % 4 == 0) sh.top[g + 8 * h][tile] = best;
     }
-    attn_sync();
+    __syncthreads();
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const uint32_t m = g + 8 * h;
@@ -356,7 +351,7 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
             if (lane % 4 == 0) sh.sum[m][tile] = part;
         }
     }
-    attn_sync();
+    __syncthreads();
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         float part = 0.0f;

@@ -51,7 +51,6 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->tile_top, 4ull * rows * (s->vocab / TILE_ROWS) },
         { (void **)&b->last_token, 4 * rows },
         { (void **)&b->done, 4 },
-        { (void **)&b->counters, persist_counter_bytes(s->layers) },
         { (void **)&b->bias, sizeof *b->bias * STEP_BIAS_MAX * b->options.seqs_max },
         { (void **)&b->pages[0], 4ull * b->options.seqs_max * b->pages_stride[0] },
         { (void **)&b->pages[1], 4ull * b->options.seqs_max * b->pages_stride[1] },
@@ -103,7 +102,6 @@ static int prepare_kernels(const struct cuda_backend *b)
     if (rc == 0 && !b->is_plain && b->rows_max > ROWMM_ROWS_MAX) rc = rowmm_wide_init();
     if (rc == 0) rc = norm_init();
     if (rc == 0) rc = embed_init();
-    if (rc == 0) rc = persist_init();
     if (rc == 0) rc = attn_init();
     if (rc == 0) rc = attn_many_init();
     if (rc == 0) rc = attn_many_full_init();

@@ -8,7 +8,6 @@
 #include "launch.h"
 #include "shm/error.h"
 
-#define LAYER_PARTS (1u << CUDA_PART_QKV | 1u << CUDA_PART_ATTN | 1u << CUDA_PART_O | 1u << CUDA_PART_NORM | 1u << CUDA_PART_GATE_UP | 1u << CUDA_PART_DOWN)
 #define WIDE_SLOTS_BESIDE 4           /* of 20 KB: ring of qkv and o for more than 32 rows; up to 32 rows all there is room for is 1 % faster, with 64 a step takes twice as long */
 
 struct chain {
@@ -100,19 +99,27 @@ static struct norm_args norms(struct chain *c, const struct arena_matrix *from, 
     return n;
 }
 
-/* What attention needs in any layer of a type; the layer's own norms and KV offsets come later. */
-static struct attn_args attention_args(const struct cuda_backend *b, uint32_t type)
+static int attention(struct chain *c, uint32_t layer)
 {
+    struct cuda_backend *b = c->b;
+    const uint32_t type = b->spec.layer[layer].type, d = spec_head_dim(&b->spec, layer);
+    const struct arena_layer *l = &b->arena.layer[layer];
     struct attn_args a = {};
 
     a.state = b->state;
     a.qkv = b->qkv;
-    a.kv_heads = b->spec.kv_heads[type];
+    a.qkv_stride = l->qkv.rows;
+    a.kv_heads = spec_kv_heads(&b->spec, layer);
+    a.has_v = b->spec.layer[layer].has_v;
     a.window = type == CUDA_SLIDING ? b->spec.window : 0;
     a.arena = (uint8_t *)b->options.kv_device[type];
     a.page_bytes = b->spec.page_bytes[type];
+    a.k_offset = b->spec.layer[layer].k_offset;
+    a.v_offset = b->spec.layer[layer].v_offset;
     a.pages = b->pages[type];
     a.pages_stride = a.ring_pages = b->pages_stride[type];
+    a.q_norm = vector(b, l->q_norm);
+    a.k_norm = vector(b, l->k_norm);
     a.rope = b->rope + (type == CUDA_FULL ? b->spec.rope_turned[CUDA_SLIDING] : 0);
     a.rope_stride = b->spec.rope_turned[0] + b->spec.rope_turned[1];
     a.turned = b->spec.rope_turned[type];
@@ -122,22 +129,6 @@ static struct attn_args attention_args(const struct cuda_backend *b, uint32_t ty
     a.part_ml = b->attn_ml;
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
-    return a;
-}
-
-static int attention(struct chain *c, uint32_t layer)
-{
-    struct cuda_backend *b = c->b;
-    const uint32_t type = b->spec.layer[layer].type, d = spec_head_dim(&b->spec, layer);
-    const struct arena_layer *l = &b->arena.layer[layer];
-    struct attn_args a = attention_args(b, type);
-
-    a.qkv_stride = l->qkv.rows;
-    a.has_v = b->spec.layer[layer].has_v;
-    a.k_offset = b->spec.layer[layer].k_offset;
-    a.v_offset = b->spec.layer[layer].v_offset;
-    a.q_norm = vector(b, l->q_norm);
-    a.k_norm = vector(b, l->k_norm);
     a.trace = trace_words(c, 2);
     if (b->many) return type == CUDA_SLIDING ? attn_many_launch(&a, c->rows, b->stream) : attn_many_full_launch(&a, c->rows, b->tuning.sm_count, b->stream);
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
@@ -182,56 +173,6 @@ static struct states_args states_of(const struct cuda_backend *b)
     return a;
 }
 
-static uint32_t matrix_units(const struct arena_matrix *m) { return m->rows / TILE_ROWS * (m->k / m->slice_k); }
-
-/* One layer for persist.h. -E_UNSUPPORTED: it differs from an earlier one of its type in what must be the same for all. */
-static int persist_add(struct persist_args *a, const struct cuda_backend *b, uint32_t i)
-{
-    const struct arena_layer *l = &b->arena.layer[i];
-    const struct arena_matrix *const m[PHASES] = { &l->qkv, &l->o, &l->gate_up, &l->down };
-    const uint32_t type = b->spec.layer[i].type;
-    const uint64_t next_norm = i + 1 == b->spec.layers ? b->arena.final_norm : b->arena.layer[i + 1].input_norm;
-    const struct persist_layer layer = { { l->qkv.offset, l->o.offset, l->gate_up.offset, l->down.offset }, l->post_attention_norm, l->pre_ff_norm, l->post_ff_norm, next_norm,
-                                         l->q_norm, l->k_norm, l->scalar, b->spec.layer[i].k_offset, b->spec.layer[i].v_offset, type };
-    const bool known = a->units[type][PHASE_QKV] != 0;
-
-    if (known && a->attn[type].has_v != b->spec.layer[i].has_v) return -E_UNSUPPORTED;
-    for (uint32_t p = 0; p < PHASES; p++) {
-        if (m[p]->format != WEIGHT_FP8 || m[p]->slice_k != (p == PHASE_O ? 4096 : 3840)) return -E_UNSUPPORTED;
-        a->units[type][p] = matrix_units(m[p]);
-        a->slices[type][p] = m[p]->k / m[p]->slice_k;
-    }
-    if (!known) a->attn[type] = attention_args(b, type);
-    a->qkv_rows[type] = a->attn[type].qkv_stride = l->qkv.rows;
-    a->q_rows[type] = l->o.k;
-    a->attn[type].has_v = b->spec.layer[i].has_v;
-    a->attn[type].fresh_rows = a->rows;
-    a->layer[i] = layer;
-    return 0;
-}
-
-/* All layers as one kernel. -E_UNSUPPORTED: nothing was launched, the chain must do it. */
-static int persist(struct chain *c)
-{
-    struct cuda_backend *b = c->b;
-    struct persist_args a = {};
-    int rc = 0;
-
-    a.weights = (const uint8_t *)b->options.weights_device;
-    a.state = b->state;
-    a.layers = b->spec.layers, a.rows = c->rows, a.rows_max = b->rows_max;
-    a.hidden = b->spec.hidden, a.intermediate = b->spec.intermediate;
-    a.ring_slots = b->tuning.ring_slots, a.window_slots = b->tuning.window_slots, a.wait_slots = b->tuning.wait_slots;
-    a.l2_slots = b->tuning_l2.count, a.l2_stride = b->tuning_l2.stride, a.l2_pace_ns = b->tuning_l2.pace_ns ? b->tuning_l2.pace_ns : 300;   /* as in product() */
-    a.eps = b->spec.norm_eps;
-    a.qkv = b->qkv, a.part = b->part, a.residual[0] = b->residual[0], a.residual[1] = b->residual[1];
-    a.x = b->x, a.attn_out = b->attn_out, a.act = b->act;
-    a.counters = b->counters;
-    a.trace = b->trace;
-    for (uint32_t i = 0; i < a.layers && rc == 0; i++) rc = persist_add(&a, b, i);
-    return rc ? rc : persist_launch(&a, b->tuning.sm_count, b->stream);
-}
-
 struct sample_args chain_sample_args(const struct cuda_backend *b)
 {
     const struct states_args states = states_of(b);
@@ -266,10 +207,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
     int rc = 0;
 
     if (has(&c, CUDA_PART_EMBED)) rc = embed_launch(&e, rows, b->stream);
-    const bool wanted = b->options.persistent && !b->many && rows <= PERSIST_ROWS_MAX && (parts & LAYER_PARTS) == LAYER_PARTS;
-    const int persisted = rc == 0 && wanted ? persist(&c) : -E_UNSUPPORTED;
-    if (persisted != -E_UNSUPPORTED) rc = persisted;
-    for (uint32_t i = 0; i < b->spec.layers && rc == 0 && persisted; i++) rc = layer_launch(&c, i);
+    for (uint32_t i = 0; i < b->spec.layers && rc == 0; i++) rc = layer_launch(&c, i);
     if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, b->x, b->logits, b->spec.vocab, ROWMM_LOGITS, 11, NULL);
     if (rc == 0 && has(&c, CUDA_PART_SAMPLE)) rc = sample_launch(&s, rows, b->stream);
     return rc;

@@ -6,7 +6,6 @@
 #include "attn_many.h"
 #include "embed.h"
 #include "norm.h"
-#include "persist.h"
 #include "plain.h"
 #include "rowmm_wide.h"
 #include "sample.h"
@@ -48,9 +47,8 @@ struct cuda_backend {
     uint32_t *last_token, *done;
     struct step_bias *bias;           /* [seqs_max][STEP_BIAS_MAX] */
     uint32_t *history;                /* [seqs_max][context_max] tokens by position, for penalties */
-    uint32_t *counters;               /* of persist.h */
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
-    unsigned long long *trace;        /* bench only: TRACE_WORDS words per kernel, or as persist.h says, borrowed; NULL: off */
+    unsigned long long *trace;        /* bench only: TRACE_WORDS words per kernel, borrowed; NULL: off */
     /* host */
     struct step_state *state_host;    /* pinned; read by the graph's first node */
     struct step_result *result;       /* mapped; written by its last kernel */

@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define CUDA_BACKEND_VERSION 5
+#define CUDA_BACKEND_VERSION 6
 #define CUDA_LAYERS_MAX 128
 #define CUDA_SUPPRESS_MAX 8
 
@@ -71,7 +71,6 @@ struct cuda_options {
     uint32_t l2_slots;                /* of gate_up and each block, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
     uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */
     float *states_device;             /* [seqs_max][16][hidden] as model/states.h says: steps leave the states of their rows there. NULL: nowhere */
-    uint32_t persistent;              /* 1: steps of 1 to 8 rows by persist.h where the shape allows it (FP8); 0: by the chain of kernels. The same bits */
     uint32_t soft_rows;               /* 1: prefill takes soft tokens (cuda_prefill_soft) */
 };
 #define CUDA_L2_DEFAULT 0xffffffffu

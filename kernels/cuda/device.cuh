@@ -79,19 +79,6 @@ __device__ __forceinline__ void mbar_wait(uint64_t *bar, uint32_t parity)
                  "}\n" ::"r"(smem_address(bar)), "r"(parity) : "memory");
 }
 
-/* Is the phase of this parity over? */
-__device__ __forceinline__ bool mbar_test(uint64_t *bar, uint32_t parity)
-{
-    uint32_t over;
-
-    asm volatile("{\n"
-                 ".reg .pred done;\n"
-                 "mbarrier.test_wait.parity.shared::cta.b64 done, [%1], %2;\n"
-                 "selp.u32 %0, 1, 0, done;\n"
-                 "}\n" : "=r"(over) : "r"(smem_address(bar)), "r"(parity) : "memory");
-    return over;
-}
-
 /* ---- bulk copies ---- */
 
 /* Weights are read once per step: evict_first keeps them from pushing activations and KV out of the L2. */

@@ -1,7 +1,94 @@
 /* kernels/cuda/norm.cu - the norms between the blocks of a layer (contract in norm.h). */
-#include "norm_block.cuh"
+#include "norm.h"
+#include "device.cuh"
 #include "launch.h"
 #include "shm/error.h"
+
+#define WARPS 15
+#define PER_WARP 2                    /* pieces of 128 elements */
+#define HIDDEN_MAX (WARPS * PER_WARP * 128)
+
+struct norm_shared {
+    uint2 post[HIDDEN_MAX / 4], next[HIDDEN_MAX / 4];
+    float sum[2][32];
+};
+
+__device__ __forceinline__ float4 ld_now(const float *p)
+{
+    float4 v;
+
+    /* volatile: issued here and in this order, not moved to its first use */
+    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
+    return v;
+}
+
+__device__ __forceinline__ float norm_square(float4 x) { return (x.x * x.x + x.y * x.y) + (x.z * x.z + x.w * x.w); }
+
+/* Sum over the block; every thread gets the same bits. */
+__device__ __forceinline__ float block_sum(float (&own)[PER_WARP], float *sums, uint32_t warp, uint32_t lane)
+{
+    float total = 0.0f;
+
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) total += own[j];
+    total = warp_sum(total);
+    if (lane == 0) sums[warp] = total;
+    __syncthreads();
+    return warp_sum(lane < WARPS ? sums[lane] : 0.0f);
+}
+
+template <int SPLIT>
+__device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, float scalar, uint32_t warp, uint32_t lane)
+{
+    const float inv_n = 1.0f / (float)a.hidden;
+    const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
+    float4 part[SPLIT][PER_WARP], h[PER_WARP];
+    float sum[PER_WARP];
+
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) {
+        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
+        const uint64_t at = row + (i < a.hidden ? i : 0);
+
+#pragma unroll
+        for (int s = 0; s < SPLIT; s++) part[s][j] = ld_now(a.part + s * a.part_stride + at);
+        h[j] = ld_now(a.residual + at);
+    }
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) {
+        const bool live = (warp + WARPS * j) * 128 < a.hidden;
+
+#pragma unroll
+        for (int s = 1; s < SPLIT; s++)
+            part[0][j].x += part[s][j].x, part[0][j].y += part[s][j].y, part[0][j].z += part[s][j].z, part[0][j].w += part[s][j].w;
+        sum[j] = live ? norm_square(part[0][j]) : 0.0f;
+    }
+    const float inv_a = rsqrtf(block_sum(sum, sh.sum[0], warp, lane) * inv_n + a.eps);
+
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) {
+        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
+        const uint2 w = sh.post[i / 4];
+
+        h[j].x = (h[j].x + part[0][j].x * inv_a * bf16_low(w.x)) * scalar;
+        h[j].y = (h[j].y + part[0][j].y * inv_a * bf16_high(w.x)) * scalar;
+        h[j].z = (h[j].z + part[0][j].z * inv_a * bf16_low(w.y)) * scalar;
+        h[j].w = (h[j].w + part[0][j].w * inv_a * bf16_high(w.y)) * scalar;
+        sum[j] = i < a.hidden ? norm_square(h[j]) : 0.0f;
+        if (i < a.hidden) *(float4 *)(a.residual_out + row + i) = h[j];
+    }
+    const float inv_h = rsqrtf(block_sum(sum, sh.sum[1], warp, lane) * inv_n + a.eps);
+
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) {
+        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
+        const uint2 w = sh.next[i / 4];
+
+        if (i < a.hidden)
+            *(uint2 *)(a.y + row + i) = make_uint2(pack_bf16(h[j].x * inv_h * bf16_low(w.x), h[j].y * inv_h * bf16_high(w.x)),
+                                                   pack_bf16(h[j].z * inv_h * bf16_low(w.y), h[j].w * inv_h * bf16_high(w.y)));
+    }
+}
 
 __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
 {
@@ -10,16 +97,18 @@ __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START);
-    norm_weights(a, sh, threadIdx.x, NORM_LOTS * 32);
-    const auto sync = [] { __syncthreads(); };
+    for (uint32_t i = threadIdx.x; i < a.hidden / 4; i += WARPS * 32) {
+        sh.post[i] = __ldg((const uint2 *)a.w_post + i);
+        sh.next[i] = __ldg((const uint2 *)a.w_next + i);
+    }
     const float scalar = a.scalar ? __ldg(a.scalar) : 1.0f;
 
     __syncthreads();
     chain_wait();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-    if (a.split == 4) norm_row<4, NORM_LOTS>(a, sh, scalar, blockIdx.x, warp, lane, sync);
-    else if (a.split == 2) norm_row<2, NORM_LOTS>(a, sh, scalar, blockIdx.x, warp, lane, sync);
-    else norm_row<1, NORM_LOTS>(a, sh, scalar, blockIdx.x, warp, lane, sync);
+    if (a.split == 4) norm_row<4>(a, sh, scalar, warp, lane);
+    else if (a.split == 2) norm_row<2>(a, sh, scalar, warp, lane);
+    else norm_row<1>(a, sh, scalar, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }
 
@@ -30,7 +119,7 @@ int norm_launch(const struct norm_args *args, uint32_t rows, void *stream)
     norm_args a = *args;
     void *params[] = { &a };
 
-    if (a.hidden == 0 || a.hidden % 128 || a.hidden > NORM_HIDDEN_MAX || rows == 0) return -E_RANGE;
+    if (a.hidden == 0 || a.hidden % 128 || a.hidden > HIDDEN_MAX || rows == 0) return -E_RANGE;
     if (a.split != 1 && a.split != 2 && a.split != 4) return -E_RANGE;
-    return launch_chained((const void *)norm_kernel, rows, NORM_LOTS * 32, 0, params, stream);
+    return launch_chained((const void *)norm_kernel, rows, WARPS * 32, 0, params, stream);
 }

@@ -19,7 +19,7 @@ struct norm_args {
     uint32_t split;                   /* 1, 2 or 4 */
     uint32_t hidden;
     const float *residual;            /* [rows_max][hidden] f32 */
-    float *residual_out;              /* NULL: somebody else writes it (norm_block.cuh) */
+    float *residual_out;
     const __nv_bfloat16 *w_post, *w_next;   /* [hidden] constant */
     const float *scalar;              /* layer_scalar, or NULL: 1 */
     float eps;

@@ -1,5 +1,4 @@
-/* kernels/cuda/rowmm_block.cuh - what the warps of a small-row product do with one slot of weights (used by rowmm.cu and persist.cu).
- * One text for both: their bits must be the same. */
+/* kernels/cuda/rowmm_block.cuh - what the warps of a small-row product do with one slot of weights (used by rowmm.cu). */
 #ifndef SLUICE_CUDA_ROWMM_BLOCK_CUH
 #define SLUICE_CUDA_ROWMM_BLOCK_CUH
 

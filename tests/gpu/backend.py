@@ -29,7 +29,7 @@ class Spec(c.Structure):
 class Options(c.Structure):
     _fields_ = [("weights", c.c_void_p), ("kv", c.c_void_p * 2), ("seqs_max", c.c_uint32), ("context_max", c.c_uint32), ("ring_pages", c.c_uint32),
                 ("graph_rows_mask", c.c_uint32), ("ring_slots", c.c_uint32), ("window_slots", c.c_uint32), ("wait_slots", c.c_uint32),
-                ("l2_slots", c.c_uint32), ("l2_stride", c.c_uint32), ("l2_pace_ns", c.c_uint32), ("states", c.c_void_p), ("persistent", c.c_uint32), ("soft_rows", c.c_uint32)]
+                ("l2_slots", c.c_uint32), ("l2_stride", c.c_uint32), ("l2_pace_ns", c.c_uint32), ("states", c.c_void_p), ("soft_rows", c.c_uint32)]
 
 
 class Sampling(c.Structure):

@@ -96,7 +96,7 @@ async def bad_messages(s):
             ("stream_id is a number", create(stream_id=3), ["stream_id"]),
             ("cancel without an id", {"type": "response.cancel"}, ["response_id"]),
             ("resume without an id", {"type": "response.resume", "starting_after": 3}, ["response_id"]),
-            ("picture", create(input=[{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]), ["input_image"])):
+            ("picture by address", create(input=[{"role": "user", "content": [{"type": "input_image", "image_url": "https://example.org/a.png"}]}]), ["data:"])):
         await refused_frame(s, what, message, names)
     await refused_frame(s, "unknown model", create(model="gpt-17"), ["gpt-17", s.model], 404, ["model_not_found"])
     await refused_frame(s, "cancel of nothing", {"type": "response.cancel", "response_id": "resp_0123456789abcdef"}, ["resp_0123456789abcdef"], 404)
@@ -118,6 +118,11 @@ async def ends_failed(s, what, body, code, names):
     for name in names:
         assert name in error["message"], f"{what}: the message does not name {name!r}: {error}"
     note(what, error["message"])
+
+
+async def broken_picture(s):
+    body = {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]}
+    await ends_failed(s, "picture of no format", body, "invalid_media", ["Picture 1", "JPEG"])
 
 
 async def too_long_prompts(s):
@@ -476,7 +481,7 @@ def attack(*functions):
 
 
 def test_bad_messages():
-    attack(bad_messages, too_long_prompts)
+    attack(bad_messages, broken_picture, too_long_prompts)
 
 
 def test_bad_frames():

@@ -232,7 +232,7 @@ static void make_target(struct rig *r)
     r->generation.suppress_token[0] = 17;
     r->generation.suppress_token[1] = VOCAB - 1;
     ok(kv_geometry_init(&r->geo, &r->target, KV_BF16, CONTEXT, 16, SEQS * (CONTEXT / 32), SEQS * 40), "geometry");
-    ok(engine_cuda_spec(&r->spec, &r->target, &r->generation, &r->geo, WEIGHT_FP8, &err), "spec");
+    ok(engine_cuda_spec(&r->spec, &r->target, &r->generation, &r->geo, WEIGHT_FP8, NULL, &err), "spec");
     make_pages(r);
     r->kv = room(r->geo.arena_bytes);
     for (uint64_t i = 0; i < r->geo.arena_bytes / 2; i++) ((uint16_t *)r->kv)[i] = to_bf16(2 * uniform());

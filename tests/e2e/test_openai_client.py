@@ -269,7 +269,7 @@ def test_errors():
     assert e.code == "context_length_exceeded", e.code
     expect_error(openai.NotFoundError, 404, ["gpt-17"], lambda: c.models.retrieve("gpt-17"))
     expect_error(openai.NotFoundError, 404, [], lambda: c.embeddings.create(model=server.model, input="x"))
-    expect_error(openai.BadRequestError, 400, ["input_image"], lambda: c.responses.create(model=server.model, input=[
+    expect_error(openai.BadRequestError, 400, ["Picture 1", "JPEG"], lambda: c.responses.create(model=server.model, input=[
         {"role": "user", "content": [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"}]}]))
     raw = c.responses.with_raw_response.create(model=server.model, input="x", max_output_tokens=2, extra_headers={"x-request-id": "e2e-request-1"})
     assert raw.headers.get("x-request-id") == "e2e-request-1", dict(raw.headers)

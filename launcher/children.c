@@ -202,7 +202,7 @@ static void ready(struct server *v, struct child *c)
     if (c->died_ns) server_log(v, SERVER_LOG_INFO, "recovered", "stage=%s ms=%.1f", role_name(c->role), (double)c->recovery_ns / 1e6);
     c->died_ns = 0;
     board_pid(v, c, now);
-    if (c->swap_client >= 0) {
+    if (c->swap_client >= 0 && c->kill_reason != KILL_SWAP) { /* else it is the one that is to go: it had only just been started */
         control_reply(v, c->swap_client, "{\"ok\":true}\n");
         c->swap_client = -1;
     }

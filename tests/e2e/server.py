@@ -190,8 +190,8 @@ class Server:
                 pass
 
     def memory_bytes(self):
-        """{"rss": private memory of all processes, "memfd": bytes allocated in shared segments, "stage": {name: rss}}."""
-        rss, shared = {}, {}
+        """{"rss": private memory of all processes, "memfd": bytes allocated in shared segments, "stage": {name: rss}, "segment": {name: bytes}}."""
+        rss, shared, segment = {}, {}, {}
         for pid, name in self.processes().items():
             try:
                 with open(f"/proc/{pid}/status") as f:
@@ -200,14 +200,17 @@ class Server:
                 for fd in os.listdir(f"/proc/{pid}/fd"):
                     path = f"/proc/{pid}/fd/{fd}"
                     try:
-                        if os.readlink(path).startswith("/memfd:"):
+                        target = os.readlink(path)
+                        if target.startswith("/memfd:"):
                             st = os.stat(path)
-                            shared[(st.st_dev, st.st_ino)] = st.st_blocks * 512
+                            shared[(st.st_dev, st.st_ino)] = st.st_blocks * 512, target[len("/memfd:"):].split(" ")[0]
                     except OSError:
                         pass
             except OSError:
                 pass
-        return {"rss": sum(rss.values()), "memfd": sum(shared.values()), "stage": rss}
+        for size, label in shared.values():
+            segment[label] = segment.get(label, 0) + size
+        return {"rss": sum(rss.values()), "memfd": sum(segment.values()), "stage": rss, "segment": segment}
 
     def descriptors(self):
         """{role: open descriptors}; of the vision stage's processes the stage itself, which has more than its workers"""

@@ -2,13 +2,15 @@
 """Pictures and sound through the whole server: what the model is given is what transformers gives it, whatever is killed meanwhile; hostile files cost
 one request each and nothing else.
 
-SLUICE_HOSTILE_FILES and SLUICE_HOSTILE_SEED: how many mutated files, and which; `test_media.py hostile` runs that test alone.
+SLUICE_HOSTILE_FILES or SLUICE_HOSTILE_SECONDS, and SLUICE_HOSTILE_SEED: how many hostile files, or for how long, and which; SLUICE_HOSTILE_OPTIONS: of their server.
+`test_media.py hostile` runs that test alone.
 
 The model is the demo's text with senses that were never trained (seeing.py): answers mean nothing, but they are the reference's answers.
 """
 import asyncio
 import base64
 import json
+import math
 import os
 import random
 import signal
@@ -19,6 +21,7 @@ import time
 import zlib
 
 import seeing
+from hostile_files import hostile
 from server import BUILD, ROOT, SANITIZED, Server, main, scaled, skip, wait_until
 from wsclient import gather_limited, http, run, sse
 import workload
@@ -336,66 +339,56 @@ def seeds():
     return out + [(golden(f"sound/{n}"), True) for n in sorted(os.listdir(os.path.join(GOLDEN, "sound"))) if not n.endswith(".txt")]
 
 
-def mutate(r, data):
-    data = bytearray(data)
-    for _ in range(r.choice((1, 1, 2, 4, 16))):
-        at = r.randrange(len(data)) if data else 0
-        how = r.randrange(6)
-        if how == 0 and data:
-            data[at] ^= 1 << r.randrange(8)
-        elif how == 1 and data:
-            data[at] = r.choice((0, 1, 0x7f, 0x80, 0xff, r.randrange(256)))
-        elif how == 2:
-            data[at:at + r.randrange(1, 64)] = b""
-        elif how == 3:
-            data[at:at] = r.randbytes(r.randrange(1, 64))
-        elif how == 4 and len(data) > 8:
-            data[at:at + 4] = r.choice((b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\0\0\xff\xff", struct.pack("<I", r.randrange(1 << 32))))
-        elif how == 5 and data:
-            del data[at:]
-    return bytes(data) or b"\0"
-
-
-async def throw(s, count, at_once, seed):
-    """Sends `count` mutated files; how many were taken and refused, by status."""
+async def throw(s, count, at_once, seed, until):
+    """Sends `count` hostile files, or as many as there is time for; how many were taken and refused, by status."""
     corpus, r, seen = seeds(), random.Random(seed), {}
 
-    async def one(i):
-        data, sound = corpus[i % len(corpus)]
-        status, _, body = await http(s, "POST", "/v1/chat/completions", chat_body([chat_part(mutate(r, data), sound)], max_tokens=1))
+    async def one(i, data, sound):
+        status, _, body = await http(s, "POST", "/v1/chat/completions", chat_body([chat_part(data, sound)], max_tokens=1))
         seen[status] = seen.get(status, 0) + 1
         assert status in (200, 400, 413), (i, status, body[:300])
-    await gather_limited(at_once, [one(i) for i in range(count)])
+
+    async def some(numbers):
+        for i in numbers:  # one iterator for all: files are made one after the other, whoever sends them
+            if time.monotonic() > until:
+                return
+            await one(i, *hostile(r, corpus, i))
+    numbers = iter(range(count))
+    await asyncio.gather(*(some(numbers) for _ in range(at_once)))
     return seen
 
 
 def test_hostile_files():
-    count = int(os.environ.get("SLUICE_HOSTILE_FILES", "0")) or scaled(2000, least=200)
+    seconds = int(os.environ.get("SLUICE_HOSTILE_SECONDS", "0"))
+    count = 1 << 40 if seconds else int(os.environ.get("SLUICE_HOSTILE_FILES", "0")) or scaled(2000, least=200)
+    seed = int(os.environ.get("SLUICE_HOSTILE_SEED", "1"))
     texts = workload.bodies(8, least=40, most=80)
-    with serve("--media-cache-mib", "0", "--restart-budget", "100000", "--max-sequences", "16", "--slots", "16") as s:  # few slots: all of them are soon in use
+    options = os.environ.get("SLUICE_HOSTILE_OPTIONS", "--max-sequences 16 --slots 16").split()  # few slots: all of them are soon in use
+    with serve("--media-cache-mib", "0", "--restart-budget", "100000", *options) as s:
         wanted = [asyncio.run(run(s, b)).outcome() for b in texts]
 
-        async def go(files, seed):
-            attack = asyncio.ensure_future(throw(s, files, 6, seed))
-            rounds = 0
+        async def go(files, which, until):
+            attack = asyncio.ensure_future(throw(s, files, 6, which, until))
+            rounds, shared = 0, []
             while not attack.done() or rounds < 1:
+                shared.append(s.memory_bytes()["memfd"] >> 20)
                 outcomes = [r.outcome() for r in await asyncio.gather(*(run(s, b) for b in texts))]
                 assert outcomes == wanted, "a text beside the attack differs"
                 rounds += 1
-            return await attack, rounds
-        asyncio.run(go(300, 0))  # allocators fill their pools, slots are used for the first time
+            return await attack, rounds, shared[::max(1, len(shared) // 12)]
+        asyncio.run(go(300, -seed - 1, math.inf))  # allocators fill their pools, slots are used for the first time
+        wait_until("the pixels are given back", lambda: s.status()["media"]["held_bytes"] == 0, 20)
         before, descriptors = s.memory_bytes(), s.descriptors()
         began = time.monotonic()
-        seen, rounds = asyncio.run(go(count, int(os.environ.get("SLUICE_HOSTILE_SEED", "1"))))
-        seconds = time.monotonic() - began
+        seen, rounds, shared = asyncio.run(go(count, seed, began + seconds if seconds else math.inf))
         media = s.status()["media"]
-        print(f"     {count} files in {seconds:.0f} s: {seen}; {media['worker_deaths']} decoders died; {rounds * len(texts)} texts beside them, byte for byte")
+        print(f"     seed {seed}: {sum(seen.values())} files in {time.monotonic() - began:.0f} s: {seen}; {media['worker_deaths']} decoders died; {rounds * len(texts)} texts beside them, byte for byte")
         assert all(x["restarts"] == 0 for x in s.status()["stages"]), s.restarts()
         wait_until("the pixels are given back", lambda: s.status()["media"]["held_bytes"] == 0, 20)
         time.sleep(0.5)
         after = s.memory_bytes()
-        grown = {k: (after["stage"].get(k, 0) - v) >> 10 for k, v in before["stage"].items()}
-        print(f"     memory: {before['rss'] >> 20} -> {after['rss'] >> 20} MiB private, {before['memfd'] >> 20} -> {after['memfd'] >> 20} MiB shared; KiB by stage {grown}")
+        grown = {k: {n: (after[k].get(n, 0) - v) >> 10 for n, v in before[k].items()} for k in ("stage", "segment")}
+        print(f"     memory: {before['rss'] >> 20} -> {after['rss'] >> 20} MiB private, {before['memfd'] >> 20} -> {after['memfd'] >> 20} MiB shared (on the way {shared}); KiB by stage {grown['stage']}, by segment {grown['segment']}")
         assert s.descriptors() == descriptors, (s.descriptors(), descriptors)
         assert after["memfd"] - before["memfd"] < 8 << 20, "shared memory grew"
         if not SANITIZED:

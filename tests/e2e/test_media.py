@@ -138,7 +138,8 @@ def test_answers_equal_transformers():
             got = [x["logprob"] for x in choice["logprobs"]["content"][0]["top_logprobs"]]
             worst = max(abs(a - b) for a, b in zip(got, case["logprobs"]))
             print(f"     {name}: {len(case['prompt'])} tokens, log probabilities off by {worst:.2g}")
-            assert len(got) == 10 and worst < 2e-4, (name, got, case["logprobs"])
+            # f32 sums in another order: 3e-6 to 9e-6 as a rule, once 3e-5
+            assert len(got) == 10 and worst < 5e-5, (name, got, case["logprobs"])
             result = asyncio.run(run(s, input_body([golden_part(n, input_part) for n in case["files"]], case["question"])))
             assert result.response["prompt_token_ids"] == case["prompt"] and result.response["token_ids"] == case["answer"], name
         media = s.status()["media"]

@@ -6,6 +6,7 @@
  * floor = bytes that must cross HBM / read bandwidth measured in the same run: all matrices once per step, a row's keys once per round. "round" is launch
  * to flag seen by the host, one after the other, medians. The check follows 3 chained steps with plain kernels that add in f64 on the
  * same packed weights: what differs is the rounding of activations (f16, or bf16). */
+#include "bench/cuda/measure.cuh"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/draft_layout.h"
 #include "kernels/cuda/pack.h"
@@ -20,9 +21,6 @@
 #include <vector>
 
 extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
-
-#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
-#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
 #define STATES 16
 #define CHECK_STEPS 3
@@ -373,52 +371,6 @@ static int check_company(struct bench *b, uint32_t context)
 }
 
 /* ---- time ---- */
-
-__global__ void __launch_bounds__(512) read_kernel(const uint4 *p, uint64_t n, uint32_t *sink)
-{
-    const uint64_t stride = (uint64_t)gridDim.x * blockDim.x;
-    uint32_t x = 0;
-
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i + 7 * stride < n; i += 8 * stride) {
-        uint4 v[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] = __ldcs(p + i + j * stride);
-#pragma unroll
-        for (int j = 0; j < 8; j++) x ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
-    }
-    if (x == 0x12345678u) *sink = x;
-}
-
-static double median(std::vector<double> t)
-{
-    std::sort(t.begin(), t.end());
-    return t[t.size() / 2];
-}
-
-static double read_gbps(const void *p, uint64_t bytes)
-{
-    cudaEvent_t a, b;
-    std::vector<double> t;
-    uint32_t *sink;
-    int sms;
-
-    CHECK(cudaMalloc(&sink, 4));
-    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
-    CHECK(cudaEventCreate(&a));
-    CHECK(cudaEventCreate(&b));
-    for (int i = 0; i < 12; i++) {
-        float ms;
-
-        CHECK(cudaEventRecord(a));
-        read_kernel<<<sms * 4, 512>>>((const uint4 *)p, bytes / 16, sink);
-        CHECK(cudaEventRecord(b));
-        CHECK(cudaEventSynchronize(b));
-        CHECK(cudaEventElapsedTime(&ms, a, b));
-        if (i >= 2) t.push_back(ms);
-    }
-    CHECK(cudaFree(sink));
-    return (double)bytes / median(t) / 1e6;
-}
 
 static void bench_rows(struct bench *b, const struct settings *o, uint32_t rows, uint32_t steps, bool sampled, double gbps)
 {

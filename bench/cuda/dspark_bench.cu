@@ -8,6 +8,7 @@
  *   markov   the seven guesses (dspark_markov.h)
  * Before it measures, attention is compared with a plain kernel in f64, and each guess with the best one of a plain kernel; exits with 1 if they differ.
  * floor = bytes that must cross HBM / read bandwidth measured in the same run. Medians of 30; each part is a graph, "all" one graph of all four. */
+#include "bench/cuda/measure.cuh"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/dspark_attn.h"
 #include "kernels/cuda/dspark_markov.h"
@@ -22,9 +23,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <vector>
-
-#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
-#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
 #define HIDDEN 3840u
 #define INNER 15360u
@@ -167,21 +165,6 @@ __global__ void plain_scores(dspark_markov_args a, uint32_t g, uint32_t previous
     const float z = a.base[(uint64_t)g * a.vocab + t] + (float)(a.w2_scale ? bias * a.w2_scale[t] : bias);
 
     score[t] = a.temperature == 0.0f ? z : (float)((double)(z / a.temperature) + sample_gumbel(sample_above(sample_word(sample_philox(a.seed, (uint64_t)a.position + 1 + g, t / 4), t % 4))));
-}
-
-__global__ void __launch_bounds__(512) read_kernel(const uint4 *p, uint64_t n, uint32_t *sink)
-{
-    const uint64_t stride = (uint64_t)gridDim.x * blockDim.x;
-    uint32_t x = 0;
-
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i + 7 * stride < n; i += 8 * stride) {
-        uint4 v[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] = __ldcs(p + i + j * stride);
-#pragma unroll
-        for (int j = 0; j < 8; j++) x ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
-    }
-    if (x == 0x12345678u) *sink = x;
 }
 
 /* ---- the drafter's memory ---- */

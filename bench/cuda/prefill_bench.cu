@@ -6,6 +6,7 @@
  * the parts are measured by events, chunk by chunk, with the other parts left out. "turn": a further 145 tokens behind the prompt.
  * TFLOP/s counts what a prompt needs: 2 * rows * weights for the products, 4 * 16 * d per query and visible key for attention.
  * cuBLASLt: bf16 x bf16 -> bf16 with its best of 8 heuristics for each of the shapes; loaded at run time, no part of the library. */
+#include "bench/cuda/measure.cuh"
 #include "kernels/cuda/cuda_weights.h"
 #include "kernels/cuda/prefill.h"
 #include <algorithm>
@@ -18,9 +19,6 @@
 #include <vector>
 
 extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
-
-#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
-#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
 struct settings {
     uint32_t format, layers, chunk, repeat, turn;

@@ -5,6 +5,7 @@
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
  * launch to flag seen by the host, one step after the other. "one" = rows are one sequence's verify block (16: two of 8), "many" = one row per sequence. */
+#include "bench/cuda/measure.cuh"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/cuda_weights.h"
 #include <algorithm>
@@ -16,9 +17,6 @@
 #include <vector>
 
 extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
-
-#define CHECK(x) do { const cudaError_t e_ = (x); if (e_ != cudaSuccess) { fprintf(stderr, "%s:%d %s: %s\n", __FILE__, __LINE__, #x, cudaGetErrorString(e_)); exit(1); } } while (0)
-#define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, cuda_backend_error()); exit(1); } } while (0)
 
 struct format { const char *name; uint32_t attention, mlp; };
 
@@ -72,54 +70,6 @@ static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t la
     }
     s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;
     return s;
-}
-
-/* ---- read bandwidth: the most that any kernel here can reach ---- */
-
-__global__ void __launch_bounds__(512) read_kernel(const uint4 *p, uint64_t n, uint32_t *sink)
-{
-    const uint64_t stride = (uint64_t)gridDim.x * blockDim.x;
-    uint32_t x = 0;
-
-    for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i + 7 * stride < n; i += 8 * stride) {
-        uint4 v[8];
-#pragma unroll
-        for (int j = 0; j < 8; j++) v[j] = __ldcs(p + i + j * stride);
-#pragma unroll
-        for (int j = 0; j < 8; j++) x ^= v[j].x ^ v[j].y ^ v[j].z ^ v[j].w;
-    }
-    if (x == 0x12345678u) *sink = x;
-}
-
-static double median(std::vector<float> &t)
-{
-    std::sort(t.begin(), t.end());
-    return t[t.size() / 2];
-}
-
-static double read_gbps(const void *p, uint64_t bytes)
-{
-    cudaEvent_t a, b;
-    std::vector<float> t;
-    uint32_t *sink;
-    int sms;
-
-    CHECK(cudaMalloc(&sink, 4));
-    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
-    CHECK(cudaEventCreate(&a));
-    CHECK(cudaEventCreate(&b));
-    for (int i = 0; i < 12; i++) {
-        float ms;
-
-        CHECK(cudaEventRecord(a));
-        read_kernel<<<sms * 4, 512>>>((const uint4 *)p, bytes / 16, sink);
-        CHECK(cudaEventRecord(b));
-        CHECK(cudaEventSynchronize(b));
-        CHECK(cudaEventElapsedTime(&ms, a, b));
-        if (i >= 2) t.push_back(ms);
-    }
-    CHECK(cudaFree(sink));
-    return (double)bytes / median(t) / 1e6;
 }
 
 /* ---- what must cross HBM ---- */

@@ -3,13 +3,7 @@
 #include "model/siglip.h"
 
 #include "shm/error.h"
-#include "tests/synthetic.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "tests/memory_checkpoint.h"
 
 #define GOLDEN "tests/golden/media/siglip.txt"
 #define IMAGE 252u
@@ -41,86 +35,48 @@ static const struct { const char *name; uint32_t rows, columns; } tensors[] = { 
 #define KINDS (sizeof tensors / sizeof *tensors)
 #define TENSORS_MAX (KINDS * LAYERS)
 
-static float weight(const char *name, uint32_t rows, uint32_t columns, uint64_t i) /* as the golden script's weight() */
+static float weight(const struct memory_tensor *t, uint64_t i) /* as the golden script's weight() */
 {
+    const char *name = t->rule;
     const float h = synthetic_hash(synthetic_fnv1a(name), i);
 
     if (synthetic_ends(name, "mm_soft_emb_norm.weight")) return 0.25f * h;
     if (strstr(name, "norm") && synthetic_ends(name, ".weight")) return 1.0f + 0.25f * h;
     if (synthetic_ends(name, ".bias")) return 0.125f * h;
     if (strstr(name, "position")) return 0.5f * h;
-    return h * (float)(2.0 / sqrt((double)(synthetic_ends(name, "projection_weight") ? rows : columns)));
+    return h * (float)(2.0 / sqrt((double)(synthetic_ends(name, "projection_weight") ? t->rows : t->columns)));
 }
 
-struct checkpoint { uint8_t *bytes; uint64_t count; struct safetensors index; };
-struct entry { char name[96]; uint32_t rows, columns; };
+static char rules[TENSORS_MAX][96];   /* names without what the reference puts before them */
 
-/* All tensors; omit: number of one to leave out; cut: one whose first dimension is one too small; -1: none. Returns how many there are. */
-static uint32_t entries(struct entry list[TENSORS_MAX], int omit, int cut)
+/* All tensors; old: named as the reference saves them, with vision_model. and behind model.; omit: number of one to leave out; cut: one whose first dimension
+ * is one too small; -1: none. Returns how many there are. */
+static uint32_t entries(struct memory_tensor list[TENSORS_MAX], bool old, int omit, int cut)
 {
     uint32_t count = 0, number = 0;
 
     for (size_t i = 0; i < KINDS; i++)
         for (uint32_t layer = 0; layer < (strchr(tensors[i].name, '%') ? LAYERS : 1); layer++, number++) {
             if ((int)number == omit) continue;
-            struct entry *e = &list[count++];
+            struct memory_tensor *t = &list[count++];
             const char *mark = strchr(tensors[i].name, '%');
-            if (mark) snprintf(e->name, sizeof e->name, "%.*s%u%s", (int)(mark - tensors[i].name), tensors[i].name, layer, mark + 2);
-            else snprintf(e->name, sizeof e->name, "%s", tensors[i].name);
-            e->rows = tensors[i].rows - ((int)number == cut);
-            e->columns = tensors[i].columns;
+            char *name = rules[number];
+            if (mark) snprintf(name, sizeof rules[0], "%.*s%u%s", (int)(mark - tensors[i].name), tensors[i].name, layer, mark + 2);
+            else snprintf(name, sizeof rules[0], "%s", tensors[i].name);
+            if (old && strncmp(name, "vision_tower.", 13) == 0) snprintf(t->name, sizeof t->name, "model.vision_tower.vision_model.%s", name + 13);
+            else snprintf(t->name, sizeof t->name, "%s%s", old ? "model." : "", name);
+            t->rule = name;
+            t->rows = tensors[i].rows - ((int)number == cut);
+            t->columns = tensors[i].columns;
         }
     return count;
 }
 
-/* As the reference saves them: `old` with vision_model. and behind model. */
-static void spelled(char out[160], const char *name, bool old)
+static void make_checkpoint(struct memory_checkpoint *c, bool f32, bool old, int omit, int cut)
 {
-    if (old && strncmp(name, "vision_tower.", 13) == 0) snprintf(out, 160, "model.vision_tower.vision_model.%s", name + 13);
-    else snprintf(out, 160, "%s%s", old ? "model." : "", name);
-}
+    struct memory_tensor list[TENSORS_MAX];
 
-static void make_checkpoint(struct checkpoint *c, bool f32, bool old, int omit, int cut)
-{
-    static char header[32768];
-    struct entry list[TENSORS_MAX];
-    char name[160];
-    struct model_error err = {""};
-    const uint32_t count = entries(list, omit, cut);
-    uint64_t at = 0, n = (uint64_t)snprintf(header, sizeof header, "{");
-
-    for (uint32_t i = 0; i < count; i++) {
-        const uint64_t bytes = (uint64_t)list[i].rows * (list[i].columns ? list[i].columns : 1) * (f32 ? 4 : 2);
-        spelled(name, list[i].name, old);
-        n += (uint64_t)snprintf(header + n, sizeof header - n, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%u", i ? "," : "", name, f32 ? "F32" : "BF16", list[i].rows);
-        if (list[i].columns) n += (uint64_t)snprintf(header + n, sizeof header - n, ",%u", list[i].columns);
-        n += (uint64_t)snprintf(header + n, sizeof header - n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)(at + bytes));
-        at += bytes;
-    }
-    n += (uint64_t)snprintf(header + n, sizeof header - n, "}");
-    while (n % 8) header[n++] = ' ';
-    c->count = 8 + n + at;
-    c->bytes = malloc(c->count);
-    memcpy(c->bytes, &n, 8);
-    memcpy(c->bytes + 8, header, n);
-    uint8_t *to = c->bytes + 8 + n;
-    for (uint32_t i = 0; i < count; i++)
-        for (uint64_t k = 0; k < (uint64_t)list[i].rows * (list[i].columns ? list[i].columns : 1); k++) {
-            const float v = weight(list[i].name, list[i].rows, list[i].columns, k);
-            uint32_t bits;
-            memcpy(&bits, &v, 4);
-            const uint16_t narrow = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-            memcpy(to, f32 ? (const void *)&bits : (const void *)&narrow, f32 ? 4 : 2);
-            to += f32 ? 4 : 2;
-        }
-    safetensors_init(&c->index);
-    if (safetensors_add(&c->index, "test", 0, c->bytes, c->count, &err) != 0 || safetensors_finish(&c->index, &err) != 0) fail_msg("%s", err.text);
-}
-
-static void free_checkpoint(struct checkpoint *c)
-{
-    safetensors_free(&c->index);
-    free(c->bytes);
+    memory_checkpoint_make(c, list, entries(list, old, omit, cut), f32, weight);
 }
 
 static struct siglip_config parsed(void)
@@ -178,7 +134,7 @@ static void run(bool f32, bool old)
     const struct quantization none = {0};
     struct model_error err = {""};
     struct siglip_weights w;
-    struct checkpoint c;
+    struct memory_checkpoint c;
     struct siglip *s;
 
     make_checkpoint(&c, f32, old, -1, -1);
@@ -198,7 +154,7 @@ static void run(bool f32, bool old)
     }
     check_rows(f32 ? "f32" : "bf16", soft, 5e-6);
     siglip_weights_free(&w);
-    free_checkpoint(&c);
+    memory_checkpoint_free(&c);
 }
 
 static void test_f32(void **state)
@@ -217,21 +173,21 @@ static void test_refusals(void **state)
 {
     const struct siglip_config config = parsed();
     const struct quantization none = {0};
-    struct entry list[TENSORS_MAX];
+    struct memory_tensor list[TENSORS_MAX];
     struct siglip_weights w;
-    struct checkpoint c;
+    struct memory_checkpoint c;
 
     (void)state;
-    for (int i = 0; i < (int)entries(list, -1, -1); i++) {
+    for (int i = 0; i < (int)entries(list, false, -1, -1); i++) {
         struct model_error err = {""};
         make_checkpoint(&c, false, false, i, -1);
         assert_int_equal(siglip_weights_load(&w, &config, &none, &c.index, &err), -E_NOT_FOUND);
         assert_non_null(strstr(err.text, "missing"));
-        free_checkpoint(&c);
+        memory_checkpoint_free(&c);
         make_checkpoint(&c, false, false, -1, i);
         assert_int_equal(siglip_weights_load(&w, &config, &none, &c.index, &err), -E_FORMAT);
         assert_true(strlen(err.text) > 20);
-        free_checkpoint(&c);
+        memory_checkpoint_free(&c);
     }
 }
 

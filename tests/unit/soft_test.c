@@ -3,13 +3,7 @@
 #include "model/soft.h"
 
 #include "shm/error.h"
-#include "tests/synthetic.h"
-
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-
-#include <cmocka.h>
+#include "tests/memory_checkpoint.h"
 
 #define GOLDEN "tests/golden/media/soft.txt"
 #define HIDDEN 96u
@@ -38,62 +32,32 @@ static const struct { const char *old_name, *new_name; uint32_t rows, columns; }
 };
 #define TENSORS (sizeof tensors / sizeof *tensors)
 
-static float weight(const char *name, uint32_t columns, uint64_t i) /* as the golden script's weight() */
+static float weight(const struct memory_tensor *t, uint64_t i) /* as the golden script's weight() */
 {
+    const char *name = t->rule;
     const float h = synthetic_hash(synthetic_fnv1a(name), i);
 
     if (synthetic_ends(name, "norm.weight") || (strstr(name, "ln") && synthetic_ends(name, ".weight"))) return 1.0f + 0.25f * h;
     if (synthetic_ends(name, ".bias")) return 0.125f * h;
     if (synthetic_ends(name, "pos_embedding")) return 0.5f * h;
-    return h * (float)(2.0 / sqrt((double)columns));
+    return h * (float)(2.0 / sqrt((double)t->columns));
 }
 
-struct checkpoint { uint8_t *bytes; uint64_t count; struct safetensors index; };
-
-/* A safetensors file in memory. omit: index of a tensor to leave out; cut: one whose first dimension is one too small; -1: none. */
-static void make_checkpoint(struct checkpoint *c, bool f32, bool new_names, int omit, int cut)
+/* omit: index of a tensor to leave out; cut: one whose first dimension is one too small; -1: none. */
+static void make_checkpoint(struct memory_checkpoint *c, bool f32, bool new_names, int omit, int cut)
 {
-    static char header[4096];
-    struct model_error err = {""};
-    uint64_t at = 0, n = 0;
+    struct memory_tensor list[TENSORS];
+    uint32_t count = 0;
 
-    n += (uint64_t)snprintf(header, sizeof header, "{");
     for (size_t i = 0; i < TENSORS; i++) {
-        const uint32_t rows = tensors[i].rows - ((int)i == cut), columns = tensors[i].columns;
-        const uint64_t bytes = (uint64_t)rows * (columns ? columns : 1) * (f32 ? 4 : 2);
         if ((int)i == omit) continue;
-        n += (uint64_t)snprintf(header + n, sizeof header - n, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%u", n > 1 ? "," : "", new_names ? tensors[i].new_name : tensors[i].old_name, f32 ? "F32" : "BF16", rows);
-        if (columns) n += (uint64_t)snprintf(header + n, sizeof header - n, ",%u", columns);
-        n += (uint64_t)snprintf(header + n, sizeof header - n, "],\"data_offsets\":[%llu,%llu]}", (unsigned long long)at, (unsigned long long)(at + bytes));
-        at += bytes;
+        struct memory_tensor *t = &list[count++];
+        snprintf(t->name, sizeof t->name, "%s", new_names ? tensors[i].new_name : tensors[i].old_name);
+        t->rule = tensors[i].old_name;
+        t->rows = tensors[i].rows - ((int)i == cut);
+        t->columns = tensors[i].columns;
     }
-    n += (uint64_t)snprintf(header + n, sizeof header - n, "}");
-    while (n % 8) header[n++] = ' ';
-    c->count = 8 + n + at;
-    c->bytes = malloc(c->count);
-    memcpy(c->bytes, &n, 8);
-    memcpy(c->bytes + 8, header, n);
-    uint8_t *to = c->bytes + 8 + n;
-    for (size_t i = 0; i < TENSORS; i++) {
-        const uint64_t count = (uint64_t)(tensors[i].rows - ((int)i == cut)) * (tensors[i].columns ? tensors[i].columns : 1);
-        if ((int)i == omit) continue;
-        for (uint64_t k = 0; k < count; k++) {
-            const float v = weight(tensors[i].old_name, tensors[i].columns, k);
-            uint32_t bits;
-            memcpy(&bits, &v, 4);
-            const uint16_t narrow = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-            memcpy(to, f32 ? (const void *)&bits : (const void *)&narrow, f32 ? 4 : 2);
-            to += f32 ? 4 : 2;
-        }
-    }
-    safetensors_init(&c->index);
-    if (safetensors_add(&c->index, "test", 0, c->bytes, c->count, &err) != 0 || safetensors_finish(&c->index, &err) != 0) fail_msg("%s", err.text);
-}
-
-static void free_checkpoint(struct checkpoint *c)
-{
-    safetensors_free(&c->index);
-    free(c->bytes);
+    memory_checkpoint_make(c, list, count, f32, weight);
 }
 
 static struct soft_config parsed(void)
@@ -159,7 +123,7 @@ static void run(bool f32, bool new_names)
     const struct quantization none = {0};
     struct model_error err = {""};
     struct soft_weights w;
-    struct checkpoint c;
+    struct memory_checkpoint c;
 
     make_checkpoint(&c, f32, new_names, -1, -1);
     if (soft_weights_load(&w, &config, &none, &c.index, &err) != 0) fail_msg("%s", err.text);
@@ -179,7 +143,7 @@ static void run(bool f32, bool new_names)
     assert_int_equal(soft_picture(&w, kernels, blocks, 1, 0, POSITIONS + 1, scratch, part), -E_RANGE);
     soft_weights_free(&w);
     free(scratch);
-    free_checkpoint(&c);
+    memory_checkpoint_free(&c);
 }
 
 static void test_f32(void **state)
@@ -199,7 +163,7 @@ static void test_refusals(void **state)
     const struct soft_config config = parsed();
     const struct quantization none = {0};
     struct soft_weights w;
-    struct checkpoint c;
+    struct memory_checkpoint c;
 
     (void)state;
     for (size_t i = 0; i < TENSORS; i++) {
@@ -207,11 +171,11 @@ static void test_refusals(void **state)
         make_checkpoint(&c, false, false, (int)i, -1);
         assert_int_equal(soft_weights_load(&w, &config, &none, &c.index, &err), -E_NOT_FOUND);
         assert_non_null(strstr(err.text, "missing"));
-        free_checkpoint(&c);
+        memory_checkpoint_free(&c);
         make_checkpoint(&c, false, false, -1, (int)i);
         assert_int_equal(soft_weights_load(&w, &config, &none, &c.index, &err), -E_FORMAT);
         assert_true(strlen(err.text) > 20);
-        free_checkpoint(&c);
+        memory_checkpoint_free(&c);
     }
 }
 

@@ -11,21 +11,17 @@ Writes  DIR/model.safetensors (BF16) and config.json as transformers' Gemma4Unif
         the end accept rates per step on conversations that were not trained on.
 Fails   if the loss is not finite.
 """
-import argparse
 import json
-import pathlib
-import time
 
 import torch
 import torch.nn.functional as F
 from safetensors import torch as safetensors_torch
 from torch import nn
 
-import checkpoint
-from muon import Both
+import drafter_loop
 from network import FULL, SLIDING, Network, Weight, frequencies, norm, rotate, shape_of
 from packing import Feed
-from train import next_batch, rate_factor, to_device
+from train import to_device
 
 STEPS = 6                           # of a round in training: as many as a round drafts
 STEP_WEIGHT = 0.85                  # of a step's loss, against the step before: later tokens are drafted in vain more often
@@ -164,22 +160,6 @@ def round_losses(target, assistant, batch, dtype):
     return total, counts, right
 
 
-def arguments():
-    p = argparse.ArgumentParser()
-    p.add_argument("--minutes", type=float, required=True)
-    p.add_argument("--out", type=pathlib.Path, required=True)
-    p.add_argument("--start", type=pathlib.Path, help="an assistant to go on from: after the model was trained further")
-    p.add_argument("--seed", type=int, default=5)
-    p.add_argument("--workers", type=int, default=14)
-    p.add_argument("--batch-tokens", type=int, default=32768)
-    p.add_argument("--matrix-rate", type=float, default=0.02)
-    p.add_argument("--other-rate", type=float, default=0.004)
-    p.add_argument("--decay", type=float, default=0.02)
-    p.add_argument("--max-steps", type=int, default=0)
-    p.add_argument("--no-compile", action="store_true")
-    return p.parse_args()
-
-
 def load(assistant, folder):
     assistant.load_state_dict({name.removeprefix("model."): t.float() for name, t in safetensors_torch.load_file(str(folder / "model.safetensors")).items()})
 
@@ -204,15 +184,13 @@ def report(target, assistant, feed, device, dtype, batches=6):
 
 
 def main():
-    args = arguments()
+    parser = drafter_loop.arguments("an assistant", seed=5, batch_tokens=32768, other_rate=0.004)
+    parser.add_argument("--no-compile", action="store_true")
+    args = parser.parse_args()
     feed, held_out = Feed(args.seed, args.workers, args.batch_tokens), Feed(HELD_OUT_SEED, 1, args.batch_tokens)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    device, dtype = drafter_loop.place()
     torch.manual_seed(args.seed)
-    demo = checkpoint.config(checkpoint.DEMO / "tokenizer.json")
-    target = Target(demo["text_config"])
-    checkpoint.load(target, checkpoint.DEMO / "model.safetensors")
-    target.to(device).requires_grad_(False)
+    demo, target = drafter_loop.demo_model(Target, device)
     full_config = config(demo)
     assistant = Assistant(full_config)
     if args.start:
@@ -222,24 +200,13 @@ def main():
         torch._dynamo.config.recompile_limit = 64
         for layer in [*target.layers, *assistant.layers]:
             layer.compile(dynamic=False)
-    optimizer = Both(assistant, args.matrix_rate, args.other_rate, args.decay)
-    batches = feed.ahead(lambda batch: to_device(batch, device))
-    batch, start, shown, step = next_batch(batches), time.monotonic(), time.monotonic(), 0
-    while (now := time.monotonic()) - start < args.minutes * 60 and (not args.max_steps or step < args.max_steps):
-        with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
-            loss, counts, right = round_losses(target, assistant, batch, dtype)
-        (loss / max(1, counts[0])).backward()
-        torch.nn.utils.clip_grad_norm_(assistant.parameters(), 1.0)
-        optimizer.step(rate_factor(step / args.max_steps if args.max_steps else (now - start) / (args.minutes * 60)))
-        optimizer.zero_grad()
-        step += 1
-        batch = next_batch(batches)
-        if time.monotonic() - shown > 5 or step == args.max_steps:
-            mean, first = float(loss.detach()) / max(1, counts[0]), int(right[0]) / max(1, counts[0])
-            print(f"{now - start:6.1f} s  step {step:6d}  loss {mean:.4f}  first right {first:.3f}  all {STEPS} right {int(right[-1]) / max(1, counts[0]):.3f}", flush=True)
-            if not mean < 1e4:
-                raise SystemExit("the loss is not finite")
-            shown = time.monotonic()
+
+    def losses(batch, done):
+        total, counts, right = round_losses(target, assistant, batch, dtype)
+        rounds = max(1, counts[0])
+        return total / rounds, lambda: f"first right {int(right[0]) / rounds:.3f}  all {STEPS} right {int(right[-1]) / rounds:.3f}"
+
+    drafter_loop.train(args, assistant, feed, device, dtype, losses)
     save(assistant, full_config, args.out)
     report(target, assistant, held_out, device, dtype)
     feed.close()

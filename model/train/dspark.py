@@ -12,10 +12,7 @@ Writes  DIR/model.safetensors (BF16) and config.json with the names of DeepSpec'
         rates per position on conversations that were not trained on.
 Fails   if the loss is not finite.
 """
-import argparse
 import json
-import pathlib
-import time
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +20,10 @@ from safetensors import torch as safetensors_torch
 from torch import nn
 
 import checkpoint
-from muon import Both
+import drafter_loop
 from network import FULL, Network, Weight, frequencies, norm, rotate
 from packing import Feed
-from train import next_batch, rate_factor, to_device
+from train import to_device
 
 BLOCK = 7
 LAYERS = 2
@@ -246,21 +243,6 @@ def report(target, head, feed, device, dtype, batches=8):
     print(f"                  accept length {1 + float((hits / blocks.clamp(min=1)).sum()):.2f} of {1 + BLOCK}", flush=True)
 
 
-def arguments():
-    p = argparse.ArgumentParser()
-    p.add_argument("--minutes", type=float, required=True)
-    p.add_argument("--out", type=pathlib.Path, required=True)
-    p.add_argument("--start", type=pathlib.Path, help="a head to go on from: after the model was trained further")
-    p.add_argument("--seed", type=int, default=6)
-    p.add_argument("--workers", type=int, default=14)
-    p.add_argument("--batch-tokens", type=int, default=16384)
-    p.add_argument("--matrix-rate", type=float, default=0.02)
-    p.add_argument("--other-rate", type=float, default=0.003)
-    p.add_argument("--decay", type=float, default=0.02)
-    p.add_argument("--max-steps", type=int, default=0)
-    return p.parse_args()
-
-
 def load(head, folder):
     tensors = safetensors_torch.load_file(str(folder / "model.safetensors"))
     head.load_state_dict({name: t.float() for name, t in tensors.items() if name not in TARGET_TABLES})
@@ -275,38 +257,21 @@ def save(head, target, out):
 
 
 def main():
-    args = arguments()
+    args = drafter_loop.arguments("a head", seed=6, batch_tokens=16384, other_rate=0.003).parse_args()
     feed, held_out = Feed(args.seed, args.workers, args.batch_tokens), Feed(HELD_OUT_SEED, 1, args.batch_tokens)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    device, dtype = drafter_loop.place()
     torch.manual_seed(args.seed)
-    demo = checkpoint.config(checkpoint.DEMO / "tokenizer.json")
-    target = Target(demo["text_config"])
-    checkpoint.load(target, checkpoint.DEMO / "model.safetensors")
-    target.to(device).requires_grad_(False)
+    demo, target = drafter_loop.demo_model(Target, device)
     head = Head(config(demo, checkpoint.token_ids(checkpoint.DEMO / "tokenizer.json")["<mask>"]), target)
     if args.start:
         load(head, args.start)
     head.to(device)
-    optimizer = Both(head, args.matrix_rate, args.other_rate, args.decay)
-    batches = feed.ahead(lambda batch: to_device(batch, device))
-    batch, start, shown, step = next_batch(batches), time.monotonic(), time.monotonic(), 0
-    while (now := time.monotonic()) - start < args.minutes * 60 and (not args.max_steps or step < args.max_steps):
-        done = step / args.max_steps if args.max_steps else (now - start) / (args.minutes * 60)
-        with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
-            loss, accepted, alive = losses(target, head, batch, dtype, 1.0 if args.start else done)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-        optimizer.step(rate_factor(done))
-        optimizer.zero_grad()
-        step += 1
-        batch = next_batch(batches)
-        if time.monotonic() - shown > 5 or step == args.max_steps:
-            shares = (accepted / alive.clamp(min=1)).tolist()
-            print(f"{now - start:6.1f} s  step {step:6d}  loss {float(loss.detach()):.4f}  accepted " + "  ".join(f"{x:.3f}" for x in shares), flush=True)
-            if not float(loss.detach()) < 1e4:
-                raise SystemExit("the loss is not finite")
-            shown = time.monotonic()
+
+    def one(batch, done):
+        loss, accepted, alive = losses(target, head, batch, dtype, 1.0 if args.start else done)
+        return loss, lambda: "accepted " + "  ".join(f"{x:.3f}" for x in (accepted / alive.clamp(min=1)).tolist())
+
+    drafter_loop.train(args, head, feed, device, dtype, one)
     save(head, target, args.out)
     report(target, head, held_out, device, dtype)
     feed.close()

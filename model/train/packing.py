@@ -113,6 +113,8 @@ class Feed:
     """Batches of `tokens` tokens from `workers` processes; the shares as in conversations()."""
 
     def __init__(self, seed, workers, tokens, media_share=0.0, picture_share=0.0):
+        if tokens < BLOCK_TOKENS:
+            raise SystemExit(f"--batch-tokens {tokens}: a batch holds at least {BLOCK_TOKENS} tokens")
         self.queue = multiprocessing.Queue(maxsize=workers * 8)
         self.blocks = tokens // BLOCK_TOKENS
         self.kept = [[] for _ in LENGTHS]

@@ -192,8 +192,11 @@ template <bool LATE, int TILES>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
+    float2 x_scale[TILES];
 
     chain_wait();
+#pragma unroll
+    for (int n = 0; n < TILES; n++) x_scale[n] = row_scales(a, n * 8 + lane % 4 * 2);
     for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
         float4 sum[TILES];
         float low = 1.0f, high = 1.0f;
@@ -216,7 +219,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         if (lane == 0) mbar_arrive(&sh->part_empty[buffer]);
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            store_tile(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4);
+            store_tile(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4, x_scale[n]);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
     if (lane == 0) *(volatile uint32_t *)&sh->done = 1;

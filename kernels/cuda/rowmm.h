@@ -1,6 +1,7 @@
 /* rowmm: out[m, r] = sum_k w[r, k] x[m, k], a packed weight matrix times 1 to 16 activation rows.
  *   w   packed_matrix (layout.h), every format but F32; read once, streamed by bulk copies
  *   x   [m, k] bf16 row-major, 16-byte aligned
+ *       or the values of E4M3 codes with a scale for each row, which multiplies the sums before anything else happens to them (x_scale)
  *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order
  *       ROWMM_GEGLU    [m, rows / 2] bf16: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
  *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
@@ -49,6 +50,7 @@ struct rowmm_args {
     struct rowmm_next next;           /* what goes to the L2 once our own weights have landed */
     uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
+    const float *x_scale;             /* [m] written by the kernel in front of us: multiplies the sums of each row of x, whose elements are then E4M3's numbers (round.h); NULL: 1 */
     float softcap;                    /* ROWMM_LOGITS; 0: none */
     float *tile_top;                  /* ROWMM_LOGITS: [m, rows / 16] */
     uint32_t suppress[ROWMM_SUPPRESS_MAX], suppress_count;

@@ -22,12 +22,18 @@ __device__ __forceinline__ float finish_logit(const rowmm_args &a, float x, uint
     return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
 }
 
+/* What multiplies the sums of activation rows m and m + 1. Behind the wait. */
+__device__ __forceinline__ float2 row_scales(const rowmm_args &a, uint32_t m)
+{
+    return make_float2(a.x_scale && m < a.m ? ld_l2(a.x_scale + m) : 1.0f, a.x_scale && m + 1 < a.m ? ld_l2(a.x_scale + m + 1) : 1.0f);
+}
+
 /* v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
-__device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g)
+__device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g, float2 x_scale)
 {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-        float low = i ? v.y : v.x, high = i ? v.w : v.z;
+        float low = i ? v.y * x_scale.y : v.x * x_scale.x, high = i ? v.w * x_scale.y : v.z * x_scale.x;
         const bool live = m + i < a.m;
 
         if (a.out_kind == ROWMM_GEGLU) {

@@ -326,6 +326,10 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
     if (FP8 && item < w.items) low = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4)), high = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4) + 8);
     cluster_wait();
     chain_wait();
+    float2 x_scale[W::STORE_N];
+
+#pragma unroll
+    for (int n = 0; n < W::STORE_N; n++) x_scale[n] = row_scales(a, (first_n + n) * 8 + lane % 4 * 2);
     const uint32_t freed = peer_address(&sh->sums_empty[set * TILES_AT_ONCE + tile], lane % SPLIT);
 
     for (; item < w.items; item += SETS * w.step) {
@@ -354,7 +358,7 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
         if (lane < SPLIT) peer_arrive(freed);
         phase ^= 1;
 #pragma unroll
-        for (int n = 0; n < W::STORE_N; n++) store_tile(a, sum[n], unit / w.slices, unit % w.slices, (first_n + n) * 8 + lane % 4 * 2, lane / 4);
+        for (int n = 0; n < W::STORE_N; n++) store_tile(a, sum[n], unit / w.slices, unit % w.slices, (first_n + n) * 8 + lane % 4 * 2, lane / 4, x_scale[n]);
         low = next_low, high = next_high;
     }
     if (lane == 0) trace_mark(a.trace, TRACE_END);
@@ -464,6 +468,7 @@ static int launch_pieces(const struct packed_matrix *w, struct rowmm_args args, 
         rc = rowmm_launch(w, args, tuning, stream);
         args.x += (uint64_t)ROWMM_ROWS_MAX * w->k;
         args.out = (uint8_t *)args.out + (uint64_t)ROWMM_ROWS_MAX * args.out_stride * bytes;
+        if (args.x_scale) args.x_scale += ROWMM_ROWS_MAX;
         if (args.tile_top) args.tile_top += (uint64_t)ROWMM_ROWS_MAX * (args.out_stride / TILE_ROWS);
         args.late_trigger = 0, args.trace = NULL;
     }

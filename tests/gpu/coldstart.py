@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import struct
+import subprocess
 import sys
 import tempfile
 import time
@@ -123,13 +124,20 @@ def write_checkpoint(where):
         json.dump({"metadata": {}, "weight_map": weight_map}, f)
 
 
+def memory_used():
+    """Of the whole GPU, in words; the KV cache takes what is left beside weights and scratch memory unless it is limited."""
+    smi = shutil.which("nvidia-smi")
+    out = subprocess.run([smi, "--query-gpu=memory.used", "--format=csv,noheader"], capture_output=True, text=True, timeout=10, check=False).stdout if smi else ""
+    return out.strip().splitlines()[0] + " of GPU memory in use" if out.strip() else "GPU memory in use unknown"
+
+
 def start(where, dtype):
     begin = time.perf_counter()
-    with Server("--device", "cuda", "--weights-dtype", dtype, "--max-context", "32768", model=where, log_level="warn") as s:
+    with Server("--device", "cuda", "--weights-dtype", dtype, "--max-context", "32768", "--kv-cache-mib", "4096", model=where, log_level="warn") as s:
         ready, load = time.perf_counter() - begin, s.status()["device"]["load"]
         outcome = asyncio.run(run(s, bodies(1)[0])).outcome()
         line = next(x for x in s.out().splitlines() if "serving" in x)
-        print(f"     {FORMAT}, {dtype}: {ready:.2f} s from exec to ready (client's view); {load['bytes'] / 1e9:.1f} GB read in {load['seconds']:.2f} s: {load['gb_per_s']:.1f} GB/s; {line}", flush=True)
+        print(f"     {FORMAT}, {dtype}: {ready:.2f} s from exec to ready (client's view); {load['bytes'] / 1e9:.1f} GB read in {load['seconds']:.2f} s: {load['gb_per_s']:.1f} GB/s; {memory_used()}; {line}", flush=True)
     return outcome
 
 

@@ -54,14 +54,26 @@ int embedder_matrix(struct embedder_source *s, const char *const prefixes[], con
     return format_matrix(out, &s->source, full, rows, k);
 }
 
+#define SUM_LANES 16                  /* as the kernels' sums: a device adds in the same order (kernels/cuda/soft_make.cu) */
+
+static double join(const double lane[SUM_LANES])
+{
+    double sum[SUM_LANES];
+
+    memcpy(sum, lane, sizeof sum);
+    for (uint32_t d = SUM_LANES / 2; d >= 1; d /= 2)
+        for (uint32_t l = 0; l < d; l++) sum[l] += sum[l + d];
+    return sum[0];
+}
+
 void embedder_layer_norm(float *y, const float *x, const float *weight, const float *bias, uint32_t n, float eps)
 {
-    double sum = 0, square = 0;
+    double sum[SUM_LANES] = {0}, square[SUM_LANES] = {0};
 
-    for (uint32_t i = 0; i < n; i++) sum += x[i];
-    const double mean = sum / n;
-    for (uint32_t i = 0; i < n; i++) square += (x[i] - mean) * (x[i] - mean);
-    const double scale = 1.0 / sqrt(square / n + (double)eps);
+    for (uint32_t i = 0; i < n; i++) sum[i % SUM_LANES] += x[i];
+    const double mean = join(sum) / n;
+    for (uint32_t i = 0; i < n; i++) square[i % SUM_LANES] += (x[i] - mean) * (x[i] - mean);
+    const double scale = 1.0 / sqrt(join(square) / n + (double)eps);
     for (uint32_t i = 0; i < n; i++) y[i] = (float)((x[i] - mean) * scale) * weight[i] + bias[i];
 }
 

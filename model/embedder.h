@@ -20,7 +20,7 @@ int embedder_vector(struct embedder_source *source, const char *const prefixes[]
 /* The matrix [rows, k] of the module `name` (no ".weight"). As format_matrix, and -E_NOT_FOUND when no prefix has it. */
 int embedder_matrix(struct embedder_source *source, const char *const prefixes[], const char *name, uint32_t rows, uint32_t k, struct stored_matrix *out);
 
-/* y = (x - mean) / sqrt(variance + eps) * weight + bias; sums in double, so that their order does not matter. y may be x. */
+/* y = (x - mean) / sqrt(variance + eps) * weight + bias; sums in double, in 16 lanes and the tree of kernels/kernels.h. y may be x. */
 void embedder_layer_norm(float *y, const float *x, const float *weight, const float *bias, uint32_t n, float eps);
 
 /* y [count, rows] = x [count, k] times the matrix; weight-only, whatever rule for activations the writer meant for text. */

@@ -1,7 +1,6 @@
 /* model/engine.c - puts a stage's model together from its wiring (contract in engine.h). */
 #include "model/engine.h"
 #include "schemas/counters.h"
-#include "schemas/media.h"
 #include "schemas/table.h"
 #include "shm/error.h"
 #include "shm/must.h"
@@ -66,31 +65,6 @@ void engine_open_forward(struct engine *e, struct stage *s, enum engine_use use,
     }
     engine_open_cuda(e, use, rows_max);
     await_weights(e);
-}
-
-struct soft_rows *engine_open_soft(struct engine *e)
-{
-    const struct wiring *w = &e->stage->wiring;
-    struct model_error err = {""};
-    struct model_media media;
-    struct soft_rows *soft;
-
-    if (wiring_u64(w, "table.media_tokens_max", 0) == 0) return NULL;
-    int rc = model_media_load(&media, &e->config, &e->files, &err);
-    media.random = wiring_text(w, "model.random", "")[0] != '\0';
-    if (rc == 0) rc = soft_rows_open(&soft, &media, &e->files, e->rows_max, (uint32_t)wiring_u64(w, "threads", 1), &err);
-    if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM || rc == -E_IO ? EXIT_MISSING : EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
-    return soft;
-}
-
-void engine_soft_rows(struct engine *e, struct soft_rows *soft, const struct engine_piece *pieces, uint32_t piece_count)
-{
-    for (uint32_t i = 0; i < piece_count; i++) {
-        const struct engine_piece *p = &pieces[i];
-        const int rc = p->kind == MEDIA_SOUND ? soft_rows_sound(soft, p->row, p->rows, p->data) : soft_rows_picture(soft, p->row, p->rows, p->data, p->columns);
-        must(rc == 0); /* vision and prefill have checked the sizes */
-        stage_beat(e->stage);
-    }
 }
 
 struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s)

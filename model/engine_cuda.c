@@ -50,8 +50,7 @@ struct gpu {
     struct gpu_sequence *seq;         /* [slot_count] */
     struct turns turns;               /* ENGINE_FILL; what a layer of each type costs goes by the slices so far */
     double layer_ns[LAYER_TYPES], layer_rows[LAYER_TYPES];
-    struct soft_rows *soft;           /* ENGINE_FILL, when the server takes pictures or sound; else NULL */
-    struct cuda_prefill_piece *piece; /* [rows_max], with soft */
+    struct cuda_prefill_piece *piece; /* [rows_max]; ENGINE_FILL, when the server takes pictures or sound; else NULL */
     struct step_state state;
     struct step_result result;
 };
@@ -227,16 +226,23 @@ static void await_prefill(struct engine *e)
     check(e, "prefill", rc);
 }
 
-/* Pictures and sound: made on the host, taken by the device with the next call. */
-static void send_pieces(struct engine *e, const struct engine_piece *pieces, uint32_t piece_count)
+/* Soft tokens of pictures and sound are made in turns of their own, so that what layers cost is not told by them. */
+static void make_soft(struct engine *e, const struct engine_piece *pieces, uint32_t piece_count, uint32_t beginners)
 {
     struct gpu *g = e->state;
+    int more;
 
-    engine_soft_rows(e, g->soft, pieces, piece_count);
     for (uint32_t i = 0; i < piece_count; i++)
         g->piece[i] = (struct cuda_prefill_piece){.first_row = pieces[i].row, .rows = pieces[i].rows, .sees_ahead = pieces[i].kind != MEDIA_SOUND,
-                                                  .soft = soft_rows_buffer(g->soft) + (uint64_t)pieces[i].row * e->config.hidden};
-    check(e, "soft tokens", g->lib.prefill_soft(g->prefill, g->piece, piece_count));
+                                                  .data = pieces[i].data, .columns = pieces[i].kind == MEDIA_SOUND ? 0 : pieces[i].columns};
+    check(e, "pictures and sound", g->lib.prefill_soft(g->prefill, g->piece, piece_count));
+    do {
+        turns_ask(&g->turns, beginners);
+        more = g->lib.prefill_soft_go(g->prefill);
+        if (more < 0) check(e, "pictures and sound", more);
+        await_prefill(e);
+        turns_end(&g->turns);
+    } while (more > 0);
 }
 
 static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, const struct engine_piece *pieces, uint32_t piece_count)
@@ -253,7 +259,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
         out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows,
                                                 .leaves_state = spans[i].leaves_state};
     }
-    if (piece_count) send_pieces(e, pieces, piece_count);
+    if (piece_count) make_soft(e, pieces, piece_count, e->beginners > count ? e->beginners : count);
     check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
     do {
         const uint64_t ns = turns_ask(&g->turns, e->beginners > count ? e->beginners : count);
@@ -305,6 +311,20 @@ static uint32_t choose_rows(const struct engine *e)
     return rows;
 }
 
+static void open_soft(struct engine *e, struct soft_weights *soft)
+{
+    struct gpu *g = e->state;
+    struct cuda_soft_weights w;
+
+    g->piece = calloc(e->rows_max, sizeof *g->piece);
+    if (!g->piece) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    engine_describe_soft(&w, soft);
+    const int rc = g->lib.prefill_soft_weights(g->prefill, &w);
+    if (rc == -E_IO) lost(e, "setting up pictures and sound", rc);
+    if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot take pictures and sound (%s): %s", error_text(rc), g->lib.backend_error());
+    soft_weights_free(soft);
+}
+
 void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
 {
     const uint64_t begin_ns = clock_ns();
@@ -335,13 +355,13 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->block_max = STEP_GROUP_ROWS_MAX;
     e->rows_max = use == ENGINE_STEP ? choose_rows(e) : rows_max;
     options.graph_rows_mask = 2 * e->rows_max - 1;
-    if (use == ENGINE_FILL) g->soft = engine_open_soft(e);
-    if (g->soft) g->piece = calloc(e->rows_max, sizeof *g->piece);
-    if (g->soft && !g->piece) stage_exit(e->stage, EXIT_MISSING, "out of memory");
-    options.soft_rows = g->soft != NULL;
+    struct soft_weights soft;
+    const bool sees = use == ENGINE_FILL && engine_load_soft(e, &soft);
+    options.soft_rows = sees ? CUDA_SOFT_MADE : CUDA_SOFT_NONE;
     const int rc = use == ENGINE_STEP ? g->lib.backend_open(&g->backend, &g->spec, &options) : g->lib.prefill_open(&g->prefill, &g->spec, &options, rows_max);
     if (rc == -E_IO) lost(e, "setting up", rc);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot be set up (%s): %s", error_text(rc), g->lib.backend_error());
+    if (sees) open_soft(e, &soft);
     stage_beat(e->stage);
     stage_log(e->stage, LOG_DEBUG, "gpu-open", "context_ms=%.1f memory_ms=%.1f kernels_ms=%.1f", (double)(context_ns - begin_ns) / 1e6, (double)(mapped_ns - context_ns) / 1e6,
               (double)(clock_ns() - mapped_ns) / 1e6);

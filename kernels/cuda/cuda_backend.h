@@ -20,7 +20,7 @@
 extern "C" {
 #endif
 
-#define CUDA_BACKEND_VERSION 6
+#define CUDA_BACKEND_VERSION 7
 #define CUDA_LAYERS_MAX 128
 #define CUDA_SUPPRESS_MAX 8
 
@@ -71,9 +71,10 @@ struct cuda_options {
     uint32_t l2_slots;                /* of gate_up and each block, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
     uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */
     float *states_device;             /* [seqs_max][16][hidden] as model/states.h says: steps leave the states of their rows there. NULL: nowhere */
-    uint32_t soft_rows;               /* 1: prefill takes soft tokens (cuda_prefill_soft) */
+    uint32_t soft_rows;               /* enum cuda_soft_rows: does prefill take soft tokens (cuda_prefill_soft)? */
 };
 #define CUDA_L2_DEFAULT 0xffffffffu
+enum cuda_soft_rows { CUDA_SOFT_NONE = 0, CUDA_SOFT_GIVEN = 1, CUDA_SOFT_MADE = 2 };   /* made: on the device, from blocks and frames (cuda_prefill_soft_weights) */
 
 
 enum cuda_tensor {

@@ -9,6 +9,7 @@
 #define SLUICE_CUDA_PREFILL_H
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/stored.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -33,15 +34,33 @@ void cuda_prefill_close(struct cuda_prefill *prefill);
 /* As cuda_backend_pages, for this handle's own page tables. */
 int cuda_prefill_pages(struct cuda_prefill *prefill, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
 
-/* Rows of the next cuda_prefill_begin that are soft tokens (pictures, sound): their embedding is given instead of looked up, their tokens are ignored. */
+/* What makes soft tokens of pictures and sound, as struct soft_weights of model/soft.h. Host memory, taken before a call returns. */
+struct cuda_soft_matrix { struct stored_matrix stored; uint32_t format; };   /* enum weight_format */
+struct cuda_soft_weights {
+    uint32_t hidden;
+    uint32_t picture_dim, picture_positions;      /* 0: no pictures */
+    uint32_t audio_frame;             /* 0: no sound */
+    float picture_eps, audio_eps;
+    const float *ln1_weight, *ln1_bias, *dense_bias, *ln2_weight, *ln2_bias, *position, *position_weight, *position_bias;
+    struct cuda_soft_matrix dense, projection, audio_projection;
+};
+
+/* Once behind an open with CUDA_SOFT_MADE. 0, -E_RANGE, -E_UNSUPPORTED (a format), -E_NOMEM, -E_IO. */
+int cuda_prefill_soft_weights(struct cuda_prefill *prefill, const struct cuda_soft_weights *weights);
+
+/* Rows of the next cuda_prefill_begin that are soft tokens (pictures, sound): they have an embedding of their own, their tokens are ignored. */
 struct cuda_prefill_piece {
     uint32_t first_row, rows;
     uint32_t sees_ahead;              /* 1: a picture: in sliding layers every row of the piece sees all of them. It lies in one span, and no row of it leaves a state */
-    const float *soft;                /* host memory, f32 [rows][hidden], without the embedding's scale; taken before the call returns */
+    const float *soft;                /* CUDA_SOFT_GIVEN: host memory, f32 [rows][hidden], without the embedding's scale; taken before the call returns */
+    const void *data;                 /* CUDA_SOFT_MADE: host memory: a whole picture's blocks, u8 [rows][48 * 48 * 3], or frames of sound, f32 [rows][audio_frame]; the same */
+    uint32_t columns;                 /* with data: blocks in a row of the picture; 0: sound */
 };
 
-/* For the next begin alone. 0, -E_RANGE (or options.soft_rows was 0), -E_BUSY (the last call is not over). */
+/* For the next begin alone. 0, -E_RANGE (or options.soft_rows was CUDA_SOFT_NONE), -E_BUSY (the last call is not over), -E_IO. */
 int cuda_prefill_soft(struct cuda_prefill *prefill, const struct cuda_prefill_piece *pieces, uint32_t piece_count);
+/* CUDA_SOFT_MADE: launches the next part of making them, to be awaited (cuda_prefill_wait) before the next. 1: there is more, 0: that was all, -E_RANGE, -E_IO. */
+int cuda_prefill_soft_go(struct cuda_prefill *prefill);
 
 /* Launches the rows of the spans (they stand one after the other in tokens, host memory, taken before the call returns).
  * 0, -E_RANGE (nothing launched), -E_BUSY (the last call is not over), -E_IO. */

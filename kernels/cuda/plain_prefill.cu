@@ -124,7 +124,16 @@ extern "C" int plain_prefill_soft(struct plain_prefill *p, const struct cuda_pre
 {
     const int rc = plain_prefill_wait(p, 0);
 
-    return rc == -E_TIMEOUT ? -E_BUSY : rc ? rc : soft_input_take(&p->soft, pieces, piece_count);
+    return rc == -E_TIMEOUT ? -E_BUSY : rc ? rc : soft_input_take(&p->soft, pieces, piece_count, p->stream);
+}
+
+extern "C" int plain_prefill_soft_weights(struct plain_prefill *p, const struct cuda_soft_weights *weights) { return soft_input_weights(&p->soft, weights); }
+
+extern "C" int plain_prefill_soft_go(struct plain_prefill *p)
+{
+    const int more = soft_input_go(&p->soft, p->stream), rc = more < 0 ? more : launch_check(cudaEventRecord(p->done, p->stream), "event");
+
+    return rc ? rc : more;
 }
 
 extern "C" int plain_prefill_begin(struct plain_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)

@@ -334,7 +334,20 @@ extern "C" int cuda_prefill_soft(struct cuda_prefill *p, const struct cuda_prefi
 
     if (status == cudaErrorNotReady) return -E_BUSY;             /* the rows of the last run may still be read */
     const int rc = launch_check(status, "prefill");
-    return rc ? rc : soft_input_take(&p->soft, pieces, piece_count);
+    return rc ? rc : soft_input_take(&p->soft, pieces, piece_count, p->stream);
+}
+
+extern "C" int cuda_prefill_soft_weights(struct cuda_prefill *p, const struct cuda_soft_weights *weights)
+{
+    return p->plain ? plain_prefill_soft_weights(p->plain, weights) : soft_input_weights(&p->soft, weights);
+}
+
+extern "C" int cuda_prefill_soft_go(struct cuda_prefill *p)
+{
+    if (p->plain) return plain_prefill_soft_go(p->plain);
+    const int more = soft_input_go(&p->soft, p->stream), rc = more < 0 ? more : launch_check(cudaEventRecord(p->done, p->stream), "prefill event");
+
+    return rc ? rc : more;
 }
 
 extern "C" int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)

@@ -316,6 +316,17 @@ int cuda_prefill_soft(struct cuda_prefill *p, const struct cuda_prefill_piece *p
     return check_context();
 }
 
+int cuda_prefill_soft_weights(struct cuda_prefill *p, const struct cuda_soft_weights *weights)
+{
+    return weights->hidden == p->h.spec.hidden ? check_context() : fail(-E_RANGE, "soft tokens of another size");
+}
+
+int cuda_prefill_soft_go(struct cuda_prefill *p)
+{
+    (void)p;
+    return check_context();
+}
+
 int cuda_prefill_begin(struct cuda_prefill *p, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
     int rc = check_context();

@@ -30,7 +30,8 @@ SOUNDS = [(700, 50), (1560, 33)]
 
 
 class Piece(c.Structure):
-    _fields_ = [("first_row", c.c_uint32), ("rows", c.c_uint32), ("sees_ahead", c.c_uint32), ("soft", c.c_void_p)]
+    _fields_ = [("first_row", c.c_uint32), ("rows", c.c_uint32), ("sees_ahead", c.c_uint32), ("soft", c.c_void_p),
+                ("data", c.c_void_p), ("columns", c.c_uint32)]
 
 
 class SeeingPrefill(p.Prefill):

@@ -1,6 +1,6 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--format fp8|bf16|block|fp4|fp4-mlp] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
+ *   cuda_step_bench [--format fp8|bf16|block|fp4|fp4-mlp] [--kv bf16|fp8] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
@@ -33,6 +33,7 @@ static const struct format *find_format(const char *name)
 
 struct settings {
     const struct format *format;
+    uint32_t kv_bytes;                /* of an element of the KV cache: 2 (bf16) or 1 (E4M3) */
     uint32_t layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns;
     bool parts, trace;
     std::vector<uint32_t> rows;
@@ -47,7 +48,7 @@ static uint32_t seqs_of(const struct settings *o)
     return seqs;
 }
 
-static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t layers)
+static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t layers, uint32_t kv_bytes)
 {
     struct cuda_model_spec s;
     uint64_t at[2] = { 0, 0 };
@@ -61,7 +62,7 @@ static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t la
     s.suppress_count = 2, s.suppress[0] = 258883, s.suppress[1] = 258882;
     for (uint32_t i = 0; i < layers; i++) {
         const uint32_t type = i % 6 == 5 ? CUDA_FULL : CUDA_SLIDING;
-        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * 2;
+        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * kv_bytes;
 
         s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
         s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
@@ -89,9 +90,20 @@ static uint64_t part_bytes(const struct arena *a, const struct cuda_model_spec *
         if (part == CUDA_PART_O) bytes += matrix_bytes(&l->o);
         if (part == CUDA_PART_GATE_UP) bytes += matrix_bytes(&l->gate_up);
         if (part == CUDA_PART_DOWN) bytes += matrix_bytes(&l->down);
-        if (part == CUDA_PART_ATTN) bytes += (uint64_t)seqs * keys * spec_kv_rows(s, i) * 2 * 2;
+        if (part == CUDA_PART_ATTN) bytes += (uint64_t)seqs * keys * spec_kv_rows(s, i) * 2 * spec_kv_bytes(s, i);
     }
     return bytes;
+}
+
+/* Codes of E4M3 below 2 in size. */
+__global__ void fill_codes(uint32_t *to, uint64_t words, uint32_t seed)
+{
+    for (uint64_t i = blockIdx.x * (uint64_t)blockDim.x + threadIdx.x; i < words; i += (uint64_t)gridDim.x * blockDim.x) {
+        uint32_t x = (uint32_t)i * 0x9e3779b9u + seed;
+
+        x = (x ^ x >> 16) * 0x85ebca6bu, x = (x ^ x >> 13) * 0xc2b2ae35u;
+        to[i] = (x ^ x >> 16) & 0xbfbfbfbfu;
+    }
 }
 
 /* ---- the model under test ---- */
@@ -131,7 +143,7 @@ static struct cuda_backend *open_backend(const struct model *m, const struct set
 static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
 {
     memset(m, 0, sizeof *m);
-    m->spec = gemma_12b(o->format, o->layers);
+    m->spec = gemma_12b(o->format, o->layers, o->kv_bytes);
     OK(arena_plan(&m->arena, &m->spec));
     m->ring_pages = 33 + 1;
     m->full_pages = (o->context + 64 + 31) / 32;
@@ -139,7 +151,8 @@ static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
     const uint64_t bytes[2] = { m->spec.page_bytes[0] * m->ring_pages * seqs, m->spec.page_bytes[1] * m->full_pages * seqs };
     for (int t = 0; t < 2; t++) {
         CHECK(cudaMalloc(&m->kv[t], bytes[t]));
-        OK(cuda_fill_normal(m->kv[t], bytes[t] / 2, 1.0f, 77 + t));
+        if (o->kv_bytes == 2) OK(cuda_fill_normal(m->kv[t], bytes[t] / 2, 1.0f, 77 + t));
+        else fill_codes<<<1024, 256>>>((uint32_t *)m->kv[t], bytes[t] / 4, 77 + t);
     }
     m->backend = open_backend(m, o, seqs);
     struct cuda_weights *weights;
@@ -302,7 +315,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { &formats[0], 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, {} };
+    struct settings o = { &formats[0], 2, 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, {} };
     struct model m;
     char *tunings = NULL;
 
@@ -310,6 +323,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "--no-parts")) o.parts = false;
         else if (!strcmp(argv[i], "--trace")) o.trace = true;
         else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = find_format(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--kv")) o.kv_bytes = strcmp(argv[++i], "fp8") ? 2 : 1;
         else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--window")) o.window_slots = (uint32_t)atoi(argv[++i]);
@@ -326,7 +340,7 @@ int main(int argc, char **argv)
     open_model(&m, &o, seqs_of(&o));
     const double gbps = read_gbps(m.weights, m.arena.bytes < (8ull << 30) ? m.arena.bytes : 8ull << 30);
 
-    printf("weights %s + bf16 head, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.format->name, o.layers, o.context,
+    printf("weights %s + bf16 head, KV %s, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.format->name, o.kv_bytes == 1 ? "fp8" : "bf16", o.layers, o.context,
            o.window_slots, o.wait_slots, o.ring_slots, o.l2_slots == CUDA_L2_DEFAULT ? -1 : (int)o.l2_slots, o.l2_stride, o.l2_pace_ns, gbps);
     printf("%-4s %4s %8s %8s %8s %7s %9s", "kind", "rows", "GB", "floor ms", "step ms", "share", "wall ms");
     for (uint32_t p = 0; p < CUDA_PARTS && o.parts; p++) printf(" %8s", part_name[p]);

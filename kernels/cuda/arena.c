@@ -5,7 +5,6 @@
 #include <string.h>
 
 #define HIDDEN_MAX 3840               /* norm.cu: 15 warps x 2 x 128 */
-#define KV_PAGE_POSITIONS 32
 #define VOCAB_MAX (1u << 18)          /* sample.cu */
 
 static int place(struct arena *a, struct arena_matrix *m, uint32_t rows, uint32_t k, uint32_t format)
@@ -42,7 +41,8 @@ static int check(const struct cuda_model_spec *s)
         const struct cuda_layer_spec *l = &s->layer[i];
 
         if (l->type > CUDA_FULL || l->k_offset % 16 || l->v_offset % 16) return -E_UNSUPPORTED;
-        if (l->v_offset - l->k_offset > 2ull * KV_PAGE_POSITIONS * s->kv_heads[l->type] * s->head_dim[l->type]) return -E_UNSUPPORTED;   /* an f32 cache */
+        if (spec_kv_bytes(s, i) != 2 && spec_kv_bytes(s, i) != 1) return -E_UNSUPPORTED;   /* an f32 cache */
+        if (spec_kv_bytes(s, i) != spec_kv_bytes(s, 0)) return -E_UNSUPPORTED;
     }
     return s->page_bytes[0] % 16 || s->page_bytes[1] % 16 ? -E_UNSUPPORTED : 0;
 }

@@ -30,6 +30,15 @@ static inline uint32_t spec_format(const struct cuda_model_spec *s, uint32_t lay
     return s->layer[layer].stored.format[matrix] ? s->layer[layer].stored.format[matrix] : s->format;
 }
 static inline uint32_t spec_q_rows(const struct cuda_model_spec *s, uint32_t layer) { return 16 * spec_head_dim(s, layer); }
+#define KV_PAGE_POSITIONS 32
+
+/* Bytes of an element of the KV cache: K and V of a layer stand one behind the other in a page. */
+static inline uint32_t spec_kv_bytes(const struct cuda_model_spec *s, uint32_t layer)
+{
+    const struct cuda_layer_spec *l = &s->layer[layer];
+
+    return (uint32_t)((l->v_offset - l->k_offset) / ((uint64_t)KV_PAGE_POSITIONS * s->kv_heads[l->type] * s->head_dim[l->type]));
+}
 static inline uint32_t spec_kv_rows(const struct cuda_model_spec *s, uint32_t layer) { return spec_kv_heads(s, layer) * spec_head_dim(s, layer); }
 
 #ifdef __cplusplus

@@ -90,7 +90,8 @@ __device__ __forceinline__ bool find_full(item &it, const attn_args &a, uint32_t
 /* ---- the items ---- */
 
 /* Rows before a new position see, at its place, the key of 1024 before: scores and p v are computed with both. */
-__device__ __forceinline__ void work_sliding(const attn_args &a, const item &it, bool fresh, uint4 (&k)[8], uint32_t (&v)[32], float (&out)[4][4], float (&top)[2],
+template <bool F8>
+__device__ __forceinline__ void work_sliding(const attn_args &a, const item &it, bool fresh, fragments<256, F8> &f, float (&out)[4][4], float (&top)[2],
                                              float (&sum)[2], attn_shared<256> &sh, uint32_t warp, uint32_t lane)
 {
     float older[4] = {}, s[4] = {}, factor[2];
@@ -98,25 +99,26 @@ __device__ __forceinline__ void work_sliding(const attn_args &a, const item &it,
 
 #pragma unroll
     for (int h = 0; h < 2; h++) newest[h] = (int)(it.group.first_position + m_row<256>(lane / 4 + 8 * h, 0)) - (int)it.span.first;
-    if (fresh && it.group.rows > 1) scores<256>(older, k, sh, warp, lane);
-    if (fresh) patch_k<256>(k, it, it.span.first, sh, warp, lane);
-    scores<256>(s, k, sh, warp, lane);
+    if (fresh && it.group.rows > 1) scores<256, F8>(older, f, sh, warp, lane);
+    if (fresh) patch_k<256, F8>(f, it, it.span.first, sh, warp, lane);
+    scores<256, F8>(s, f, sh, warp, lane);
     if (fresh && it.group.rows > 1) {
 #pragma unroll
         for (int i = 0; i < 4; i++) s[i] = (int)(warp * 8 + lane % 4 * 2 + i % 2) <= newest[i / 2] ? s[i] : older[i];
     }
-    softmax_chunk<256>(s, top, sum, factor, it, it.span.first, 0, sh, warp, lane);
+    softmax_chunk<256, F8>(s, top, sum, factor, it, it.span.first, 0, sh, warp, lane);
     if (!fresh) {
-        accumulate<256, PLACES_ALL>(out, v, newest, sh, lane);
+        accumulate<256, F8, PLACES_ALL>(out, f, newest, sh, lane);
         return;
     }
-    if (it.span.first >= ATTN_WINDOW) accumulate<256, PLACES_OLDER>(out, v, newest, sh, lane);
-    patch_v<256>(v, it, it.span.first, sh, warp, lane);
-    accumulate<256, PLACES_NEWER>(out, v, newest, sh, lane);
+    if (it.span.first >= ATTN_WINDOW) accumulate<256, F8, PLACES_OLDER>(out, f, newest, sh, lane);
+    patch_v<256, F8>(f, it, it.span.first, sh, warp, lane);
+    accumulate<256, F8, PLACES_NEWER>(out, f, newest, sh, lane);
 }
 
 /* Full layers: row by row; spans of several chunks are read again for each row, from the L2. */
-__device__ __forceinline__ void work_full(const attn_args &a, const item &it, uint4 (&k)[8], uint32_t (&v)[32], attn_shared<512> &sh, uint32_t warp, uint32_t lane)
+template <bool F8>
+__device__ __forceinline__ void work_full(const attn_args &a, const item &it, fragments<512, F8> &f, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
 {
     using S = attn_shape<512>;
     const uint32_t p0 = it.group.first_position, end = p0 + it.row_end;
@@ -127,28 +129,28 @@ __device__ __forceinline__ void work_full(const attn_args &a, const item &it, ui
         float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
 
         if (row != it.row_first) {
-            prepare<512>(a, it, row, false, sh, warp, lane);
+            prepare<512, F8>(a, it, row, false, sh, warp, lane);
             __syncthreads();
         }
         for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += S::KEYS) {
             float s[4] = {};
 
-            if (!one_chunk) load_k<512>(k, a, it, chunk, 0, p0, warp, lane), load_v<512>(v, a, it, chunk, 0, p0, warp, lane);
-            if (chunk + S::KEYS > p0 && (!one_chunk || row == it.row_first)) patch_k<512>(k, it, chunk, sh, warp, lane), patch_v<512>(v, it, chunk, sh, warp, lane);
-            scores<512>(s, k, sh, warp, lane);
-            softmax_chunk<512>(s, top, sum, factor, it, chunk, row, sh, warp, lane);
+            if (!one_chunk) load_k<512, F8>(f, a, it, chunk, 0, p0, warp, lane), load_v<512, F8>(f, a, it, chunk, 0, p0, warp, lane);
+            if (chunk + S::KEYS > p0 && (!one_chunk || row == it.row_first)) patch_k<512, F8>(f, it, chunk, sh, warp, lane), patch_v<512, F8>(f, it, chunk, sh, warp, lane);
+            scores<512, F8>(s, f, sh, warp, lane);
+            softmax_chunk<512, F8>(s, top, sum, factor, it, chunk, row, sh, warp, lane);
             if (!one_chunk) {
 #pragma unroll
                 for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
             }
-            accumulate<512, PLACES_ALL>(out, v, all, sh, lane);
+            accumulate<512, F8, PLACES_ALL>(out, f, all, sh, lane);
         }
         store_partial<512>(a, it, row, out, top, sum, warp, lane);
         __syncthreads();              /* q and p are written again */
     }
 }
 
-template <int D>
+template <int D, bool F8>
 __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a)
 {
     extern __shared__ __align__(16) uint8_t shared_bytes[];
@@ -165,30 +167,29 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
         const uint32_t p0 = it.group.first_position;
         const uint32_t first = a.window && p0 + 1 > a.window ? p0 + 1 - a.window : 0;
         const bool fresh = it.span.end > p0;       /* holds positions of this step */
-        uint4 k[8];
-        uint32_t v[32];
+        fragments<D, F8> f;
 
         load_constants<D>(a, it, sh);
         clear_dead_rows<D>(it, sh);
         __syncthreads();
-        load_k<D>(k, a, it, it.span.first, first, p0, warp, lane);
-        load_v<D>(v, a, it, it.span.first, first, p0, warp, lane);
+        load_k<D, F8>(f, a, it, it.span.first, first, p0, warp, lane);
+        load_v<D, F8>(f, a, it, it.span.first, first, p0, warp, lane);
         const uint32_t page = fresh ? fresh_page(a, it, warp) : 0;
 
         if (!waited) chain_wait();
         if (!waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
         waited = true;
-        prepare<D>(a, it, it.row_first, fresh, sh, warp, lane);
+        prepare<D, F8>(a, it, it.row_first, fresh, sh, warp, lane);
         __syncthreads();
-        if (fresh) store_fresh<D>(a, it, page, sh, warp, lane);
+        if (fresh) store_fresh<D, F8>(a, it, page, sh, warp, lane);
         if constexpr (D == 256) {
             float out[4][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
 
-            work_sliding(a, it, fresh, k, v, out, top, sum, sh, warp, lane);
+            work_sliding<F8>(a, it, fresh, f, out, top, sum, sh, warp, lane);
             store_partial<256>(a, it, 0, out, top, sum, warp, lane);
             __syncthreads();          /* q and p are written again */
         } else {
-            work_full(a, it, k, v, sh, warp, lane);
+            work_full<F8>(a, it, f, sh, warp, lane);
         }
     }
     if (!waited) chain_wait();
@@ -283,9 +284,12 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 
 int attn_init(void)
 {
-    int rc = launch_prepare((const void *)attn_kernel<256>, attn_shared_bytes<256>(STEP_GROUP_ROWS_MAX, 128));
+    const uint32_t sliding = attn_shared_bytes<256>(STEP_GROUP_ROWS_MAX, 128), full = attn_shared_bytes<512>(STEP_GROUP_ROWS_MAX, 256);
+    int rc = launch_prepare((const void *)attn_kernel<256, false>, sliding);
 
-    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512>, attn_shared_bytes<512>(STEP_GROUP_ROWS_MAX, 256));
+    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<256, true>, sliding);
+    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512, false>, full);
+    if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512, true>, full);
     if (rc == 0) rc = launch_prepare((const void *)join_kernel, 0);
     return rc ? rc : launch_prepare((const void *)combine_kernel, 0);
 }
@@ -295,7 +299,7 @@ static int launch_sliding(attn_args *a, uint32_t rows, void *stream)
     const uint32_t bytes = attn_shared_bytes<256>(rows, a->turned), items = rows * a->kv_heads * CHUNKS, most = rows == 1 ? 128 : 256;
     const uint32_t blocks = items < most ? items : most;
     void *params[] = { a };
-    const int rc = launch_chained((const void *)attn_kernel<256>, blocks, ATTN_WARPS * 32, bytes, params, stream);
+    const int rc = launch_chained(a->kv_fp8 ? (const void *)attn_kernel<256, true> : (const void *)attn_kernel<256, false>, blocks, ATTN_WARPS * 32, bytes, params, stream);
 
     return rc ? rc : launch_chained((const void *)join_kernel, rows * ATTN_HEADS, 128, 0, params, stream);
 }
@@ -303,7 +307,7 @@ static int launch_sliding(attn_args *a, uint32_t rows, void *stream)
 static int launch_full(attn_args *a, uint32_t rows, uint32_t sm_count, void *stream)
 {
     void *params[] = { a };
-    const int rc = launch_chained((const void *)attn_kernel<512>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a->turned), params, stream);
+    const int rc = launch_chained(a->kv_fp8 ? (const void *)attn_kernel<512, true> : (const void *)attn_kernel<512, false>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a->turned), params, stream);
 
     return rc ? rc : launch_chained((const void *)combine_kernel, rows * ATTN_HEADS, 256, 0, params, stream);
 }

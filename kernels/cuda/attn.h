@@ -1,7 +1,7 @@
 /* attn: one layer's attention for the rows of a step. From the f32 outputs of the qkv product to the bf16 input of the o product:
  * q and k norm, rotation, v norm, writing K and V of the new positions, softmax(q k) v over the pages.
  *   qkv  [rows][16 d | kv_heads d | kv_heads d] f32 (no v part in layers where v is the key projection before norm and rotation)
- *   KV   bf16 pages of 32 positions as model/kv.h lays them out: K [kv_heads][32][d], then V, of this layer, at an offset in the page
+ *   KV   bf16 or (kv_fp8) E4M3 pages of 32 positions as model/kv.h lays them out: K [kv_heads][32][d], then V, of this layer, at an offset in the page
  *   out  [rows][16 d] bf16
  * The cut of the key axis is fixed by absolute position, whatever the batch, the row or the length of the text:
  *   sliding layers: by residue. Chunk j of 16 holds the keys with key / 64 % 16 == j; a window of 1024 shows a row exactly one key
@@ -34,6 +34,7 @@ struct attn_args {
     uint32_t qkv_stride;              /* elements per row */
     uint32_t kv_heads;
     uint32_t has_v;
+    uint32_t kv_fp8;                  /* 1: the cache holds E4M3 (scale 1), products are of f16; 0: bf16 */
     uint32_t window;                  /* 0: full layer */
     uint8_t *arena;                   /* base of the pool of this layer type */
     uint64_t page_bytes, k_offset, v_offset;

@@ -1,13 +1,14 @@
 /* kernels/cuda/attn_block.cuh - what one block of attention does with one item: fragments, scores, softmax, p v (used by attn.cu).
  *
  * A block of 8 warps holds K and V of one chunk (64 keys of 256, or 32 keys of 512) entirely in registers as tensor-core fragments, loaded
- * straight from the pages. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
+ * straight from the pages. F8: codes of E4M3, which become f16 (exact) on their way into the tensor cores; q and p are f16, too. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
 #ifndef SLUICE_CUDA_ATTN_BLOCK_CUH
 #define SLUICE_CUDA_ATTN_BLOCK_CUH
 
 #include "attn.h"
 #include "attn_head.cuh"
 #include "device.cuh"
+#include "kv_element.cuh"
 
 #define ATTN_WARPS 8
 static_assert(ATTN_WARPS >= STEP_GROUP_ROWS_MAX, "store_fresh: a warp for each row of a group");
@@ -43,8 +44,15 @@ template <int D> struct attn_shared {
     float top[16][8], sum[16][8];                              /* per key tile */
     __nv_bfloat16 norm[2][D];                                  /* weights of q and k norm */
     __nv_bfloat16 q[16][S::Q_STRIDE];
-    /* then for each row of the launch, at most 8: K and V of the new position; its rotation (cos, sin) */
+    /* then for each row of the launch, at most 8: K and V of the new position (F8: in half of the place); its rotation (cos, sin) */
     __nv_bfloat16 fresh[][D + 8];
+};
+
+/* A chunk's keys and values in a lane's registers. */
+template <int D, bool F8> struct fragments {
+    static constexpr int WORDS = attn_shape<D>::PV_DIMS / (F8 ? 32 : 16);      /* 4-byte words of a lane per value: 1, 2 or 4 */
+    typename kv_eight<F8>::words k[8];
+    uint32_t v[attn_shape<D>::PV_STEPS * 4 * WORDS];
 };
 
 template <int D>
@@ -58,12 +66,12 @@ template <int D> static uint32_t attn_shared_bytes(uint32_t rows, uint32_t turne
 }
 
 /* Address of K (or V) of a key of this item's sequence and head. */
-template <int D>
-__device__ __forceinline__ const __nv_bfloat16 *key_address(const attn_args &a, const item &it, uint32_t key, uint64_t offset)
+template <int D, bool F8>
+__device__ __forceinline__ const uint8_t *key_address(const attn_args &a, const item &it, uint32_t key, uint64_t offset)
 {
     const uint32_t page = __ldg(a.pages + (uint64_t)it.group.seq * a.pages_stride + key / ATTN_PAGE_TOKENS % a.ring_pages);
 
-    return (const __nv_bfloat16 *)(a.arena + page * a.page_bytes + offset) + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * D;
+    return a.arena + page * a.page_bytes + offset + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * (D * kv_bytes<F8>);
 }
 
 /* The key of an earlier step at a place of the chunk. Below 0 it wraps and is nobody's key. */
@@ -76,21 +84,24 @@ __device__ __forceinline__ uint32_t key_at(uint32_t chunk, uint32_t place, uint3
 }
 
 /* Keys of [first, end) only: others may lie in pages that belong to somebody else, and their bytes may be anything. */
-template <int D>
-__device__ __forceinline__ void load_k(uint4 (&k)[8], const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
+template <int D, bool F8>
+__device__ __forceinline__ void load_k(fragments<D, F8> &f, const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
 {
     const uint32_t key = key_at<D>(chunk, warp % attn_shape<D>::KEY_TILES * 8 + lane / 4, end);
     const bool live = key >= first && key < end;
-    const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.k_offset) + warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 : NULL;
+    const uint8_t *from = live ? key_address<D, F8>(a, it, key, a.k_offset) + (warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8) * kv_bytes<F8> : NULL;
 
 #pragma unroll
-    for (int i = 0; i < 8; i++) k[i] = live ? ld_l2((const uint4 *)(from + i * 32)) : make_uint4(0, 0, 0, 0);
+    for (int i = 0; i < 8; i++) {
+        f.k[i] = {};
+        if (live) load_eight(f.k[i], from + i * 32 * kv_bytes<F8>);
+    }
 }
 
-template <int D>
-__device__ __forceinline__ void load_v(uint32_t (&v)[32], const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
+template <int D, bool F8>
+__device__ __forceinline__ void load_v(fragments<D, F8> &f, const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
 {
-    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;         /* 4-byte words of a lane per key: 2 or 4 */
+    constexpr int WORDS = fragments<D, F8>::WORDS;
 
 #pragma unroll
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
@@ -98,10 +109,12 @@ __device__ __forceinline__ void load_v(uint32_t (&v)[32], const attn_args &a, co
         for (int e = 0; e < 4; e++) {
             const uint32_t key = key_at<D>(chunk, s * 16 + lane % 4 * 4 + e, end);
             const bool live = key >= first && key < end;
-            uint32_t *to = v + (s * 4 + e) * WORDS;
-            const __nv_bfloat16 *from = live ? key_address<D>(a, it, key, a.v_offset) + warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS) : NULL;
+            uint32_t *to = f.v + (s * 4 + e) * WORDS;
+            const uint8_t *from = live ? key_address<D, F8>(a, it, key, a.v_offset) + warp * attn_shape<D>::PV_DIMS * kv_bytes<F8> + lane / 4 * (4 * WORDS) : NULL;
 
-            if (WORDS == 2) {
+            if (WORDS == 1) {
+                to[0] = live ? ld_l2((const uint32_t *)from) : 0;
+            } else if (WORDS == 2) {
                 const uint2 x = live ? __ldcg((const uint2 *)from) : make_uint2(0, 0);
                 to[0] = x.x, to[1] = x.y;
             } else {
@@ -112,8 +125,8 @@ __device__ __forceinline__ void load_v(uint32_t (&v)[32], const attn_args &a, co
 }
 
 /* Scores of 16 query rows with this warp's 8 keys over its part of d. */
-template <int D>
-__device__ __forceinline__ void scores(float (&s)[4], const uint4 (&k)[8], const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+template <int D, bool F8>
+__device__ __forceinline__ void scores(float (&s)[4], const fragments<D, F8> &f, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     const uint32_t at = warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8;
     float other[4] = {};
@@ -121,9 +134,10 @@ __device__ __forceinline__ void scores(float (&s)[4], const uint4 (&k)[8], const
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         const uint4 low = *(const uint4 *)&sh.q[lane / 4][at + i * 32], high = *(const uint4 *)&sh.q[lane / 4 + 8][at + i * 32];
+        const uint4 k = widen8(f.k[i]);
 
-        mma_bf16(s, low.x, high.x, low.y, high.y, k[i].x, k[i].y);
-        mma_bf16(other, low.z, high.z, low.w, high.w, k[i].z, k[i].w);
+        mma_kv<F8>(s, low.x, high.x, low.y, high.y, k.x, k.y);
+        mma_kv<F8>(other, low.z, high.z, low.w, high.w, k.z, k.w);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) s[i] += other[i];
@@ -142,25 +156,24 @@ __device__ __forceinline__ uint32_t keep_places(uint32_t pair, int place, int ne
 }
 
 /* out[tile] += p v for this warp's columns. newest[h]: of the rows g and g + 8. */
-template <int D, enum places PLACES>
-__device__ __forceinline__ void accumulate(float (&out)[attn_shape<D>::PV_TILES][4], const uint32_t (&v)[32], const int (&newest)[2], const attn_shared<D> &sh, uint32_t lane)
+template <int D, bool F8, enum places PLACES>
+__device__ __forceinline__ void accumulate(float (&out)[attn_shape<D>::PV_TILES][4], const fragments<D, F8> &f, const int (&newest)[2], const attn_shared<D> &sh, uint32_t lane)
 {
-    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
+    constexpr int WORDS = fragments<D, F8>::WORDS;
 
 #pragma unroll
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++) {
         const int place = s * 16 + lane % 4 * 4;
         uint2 low = *(const uint2 *)&sh.p[lane / 4][place], high = *(const uint2 *)&sh.p[lane / 4 + 8][place];
-        const uint32_t *x = v + s * 4 * WORDS;
+        const uint32_t *x = f.v + s * 4 * WORDS;
 
         low.x = keep_places<PLACES>(low.x, place, newest[0]), low.y = keep_places<PLACES>(low.y, place + 2, newest[0]);
         high.x = keep_places<PLACES>(high.x, place, newest[1]), high.y = keep_places<PLACES>(high.y, place + 2, newest[1]);
 #pragma unroll
         for (int j = 0; j < attn_shape<D>::PV_TILES; j++) {
-            const uint32_t select = j % 2 ? 0x7632 : 0x5410;   /* the upper or lower bf16 of both */
-            const uint32_t b0 = __byte_perm(x[j / 2], x[WORDS + j / 2], select), b1 = __byte_perm(x[2 * WORDS + j / 2], x[3 * WORDS + j / 2], select);
+            const uint32_t b0 = value_pair<F8>(x, x + WORDS, j), b1 = value_pair<F8>(x + 2 * WORDS, x + 3 * WORDS, j);
 
-            mma_bf16(out[j], low.x, high.x, low.y, high.y, b0, b1);
+            mma_kv<F8>(out[j], low.x, high.x, low.y, high.y, b0, b1);
         }
     }
 }
@@ -191,7 +204,7 @@ __device__ __forceinline__ task find_task(const attn_args &a, const item &it, ui
 }
 
 /* One task per warp and turn, so that a single row is done in one turn; the next turn's load is in flight meanwhile. */
-template <int D>
+template <int D, bool F8>
 __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint32_t row, bool fresh, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     const float *qkv = a.qkv + (uint64_t)it.group.first_row * a.qkv_stride;
@@ -207,9 +220,9 @@ __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint
         head_norm<D>(v, t.value ? NULL : sh.norm[t.query ? 0 : 1], a.eps, lane);
         if (!t.value) head_rotate<D>(v, rotation<D>(sh, a.fresh_rows) + t.row * a.turned, a.turned, lane);
         if (t.query) {
-            head_store<D>(v, sh.q[i], a.scale, lane);
+            head_store_query<D, F8>(v, sh.q[i], a.scale, lane);
         } else {
-            head_store<D>(v, sh.fresh[2 * t.row + t.value], 1.0f, lane);
+            head_store_key<D, F8>(v, (uint8_t *)sh.fresh[2 * t.row + t.value], lane);
         }
     }
 }
@@ -223,15 +236,15 @@ __device__ __forceinline__ uint32_t fresh_page(const attn_args &a, const item &i
 }
 
 /* New K and V of the rows that the item answers, from shared memory to their pages: warp w has row w. */
-template <int D>
+template <int D, bool F8>
 __device__ __forceinline__ void store_fresh(const attn_args &a, const item &it, uint32_t page, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     const uint32_t key = it.group.first_position + warp;
-    uint8_t *to = a.arena + page * a.page_bytes + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * D * sizeof(__nv_bfloat16);
+    uint8_t *to = a.arena + page * a.page_bytes + ((uint64_t)it.head * ATTN_PAGE_TOKENS + key % ATTN_PAGE_TOKENS) * (D * kv_bytes<F8>);
 
     if (warp < it.row_first || warp >= it.row_end || key < it.span.first || key >= it.span.end) return;
 #pragma unroll
-    for (uint32_t i = lane; i < D / 8; i += 32) {
+    for (uint32_t i = lane; i < D * kv_bytes<F8> / 16; i += 32) {
         ((uint4 *)(to + a.k_offset))[i] = *(const uint4 *)&sh.fresh[2 * warp][i * 8];
         ((uint4 *)(to + a.v_offset))[i] = *(const uint4 *)&sh.fresh[2 * warp + 1][i * 8];
     }
@@ -257,33 +270,34 @@ __device__ __forceinline__ void clear_dead_rows(const item &it, attn_shared<D> &
 }
 
 /* Puts the new positions' K, just computed, into the fragments. Never from the pages: another block may be the one that writes them. */
-template <int D>
-__device__ __forceinline__ void patch_k(uint4 (&k)[8], const item &it, uint32_t chunk, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+template <int D, bool F8>
+__device__ __forceinline__ void patch_k(fragments<D, F8> &f, const item &it, uint32_t chunk, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
     const uint32_t key = chunk + warp % attn_shape<D>::KEY_TILES * 8 + lane / 4 - it.group.first_position;
 
     if (key < it.row_end) {           /* unsigned: earlier keys are huge */
 #pragma unroll
-        for (int i = 0; i < 8; i++) k[i] = *(const uint4 *)&sh.fresh[2 * key][warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 + i * 32];
+        for (int i = 0; i < 8; i++)
+            f.k[i] = *(const typename kv_eight<F8>::words *)((const uint8_t *)sh.fresh[2 * key] + (warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8 + i * 32) * kv_bytes<F8>);
     }
 }
 
 /* The same for V. */
-template <int D>
-__device__ __forceinline__ void patch_v(uint32_t (&v)[32], const item &it, uint32_t chunk, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+template <int D, bool F8>
+__device__ __forceinline__ void patch_v(fragments<D, F8> &f, const item &it, uint32_t chunk, const attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
-    constexpr int WORDS = attn_shape<D>::PV_DIMS / 16;
+    constexpr int WORDS = fragments<D, F8>::WORDS;
 
 #pragma unroll
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
             const uint32_t r = chunk + s * 16 + lane % 4 * 4 + e - it.group.first_position;
-            const uint32_t *from = (const uint32_t *)&sh.fresh[2 * r + 1][warp * attn_shape<D>::PV_DIMS + lane / 4 * (2 * WORDS)];
+            const uint32_t *from = (const uint32_t *)((const uint8_t *)sh.fresh[2 * r + 1] + warp * attn_shape<D>::PV_DIMS * kv_bytes<F8>) + lane / 4 * WORDS;
 
             if (r >= it.row_end) continue;
 #pragma unroll
-            for (int i = 0; i < WORDS; i++) v[(s * 4 + e) * WORDS + i] = from[i];
+            for (int i = 0; i < WORDS; i++) f.v[(s * 4 + e) * WORDS + i] = from[i];
         }
 }
 
@@ -298,7 +312,7 @@ __device__ __forceinline__ bool sees(uint32_t key, uint32_t position)
 
 /* The part of a row's softmax that the warps of a block share: new maximum, weights, sums. Each warp of the first DIM_PARTS group
  * holds the scores of 8 keys. Leaves p in shared memory; factor[h]: what the rows g and g + 8 accumulated so far shrinks by. */
-template <int D>
+template <int D, bool F8>
 __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2],
                                               const item &it, uint32_t chunk, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
@@ -347,7 +361,7 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
         part += __shfl_xor_sync(0xffffffffu, part, 1);
         part += __shfl_xor_sync(0xffffffffu, part, 2);
         if (holds) {
-            *(uint32_t *)&sh.p[m][tile * 8 + lane % 4 * 2] = pack_bf16(p0, p1);
+            *(uint32_t *)&sh.p[m][tile * 8 + lane % 4 * 2] = pack_weights<F8>(p0, p1);
             if (lane % 4 == 0) sh.sum[m][tile] = part;
         }
     }

@@ -1,6 +1,6 @@
 /* kernels/cuda/attn_head.cuh - norm and rotation of one head of q, k or v by one warp, on its way from the qkv product into attention.
  *
- * f32 throughout, one rounding to bf16 at the end. Norm weights and rotations come from shared memory: attn.cu loads them before its wait. */
+ * f32 throughout, one rounding at the end: to bf16, or with a cache of E4M3 to that (q: to f16). Norm weights and rotations come from shared memory: attn.cu loads them before its wait. */
 #ifndef SLUICE_CUDA_ATTN_HEAD_CUH
 #define SLUICE_CUDA_ATTN_HEAD_CUH
 
@@ -68,6 +68,31 @@ __device__ __forceinline__ void head_store(const head_vector<D> &v, __nv_bfloat1
 #pragma unroll
     for (int i = 0; i < D / 128; i++)
         *(uint2 *)(to + i * 128 + lane * 4) = make_uint2(pack_bf16(v.x[i][0] * scale, v.x[i][1] * scale), pack_bf16(v.x[i][2] * scale, v.x[i][3] * scale));
+}
+
+/* A query for keys of E4M3, which the tensor cores take as f16: cut at the largest. */
+__device__ __forceinline__ uint32_t pack_f16_cut(float low, float high) { return pack_f16(fminf(fmaxf(low, -65504.0f), 65504.0f), fminf(fmaxf(high, -65504.0f), 65504.0f)); }
+
+template <int D, bool F8>
+__device__ __forceinline__ void head_store_query(const head_vector<D> &v, __nv_bfloat16 *to, float scale, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 128; i++) {
+        const float x = v.x[i][0] * scale, y = v.x[i][1] * scale, z = v.x[i][2] * scale, w = v.x[i][3] * scale;
+
+        *(uint2 *)(to + i * 128 + lane * 4) = F8 ? make_uint2(pack_f16_cut(x, y), pack_f16_cut(z, w)) : make_uint2(pack_bf16(x, y), pack_bf16(z, w));
+    }
+}
+
+/* K or V, D elements of the cache: bf16 or E4M3. */
+template <int D, bool F8>
+__device__ __forceinline__ void head_store_key(const head_vector<D> &v, uint8_t *to, uint32_t lane)
+{
+#pragma unroll
+    for (int i = 0; i < D / 128; i++) {
+        if (F8) *(uint32_t *)(to + i * 128 + lane * 4) = pack_e4m3(v.x[i][0], v.x[i][1]) | pack_e4m3(v.x[i][2], v.x[i][3]) << 16;
+        else *(uint2 *)(to + (i * 128 + lane * 4) * 2) = make_uint2(pack_bf16(v.x[i][0], v.x[i][1]), pack_bf16(v.x[i][2], v.x[i][3]));
+    }
 }
 
 #endif

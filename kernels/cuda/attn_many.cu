@@ -1,9 +1,10 @@
 /* kernels/cuda/attn_many.cu - sliding attention for many sequences (contract in attn_many.h).
  *
  * One row and kv head need 2 query heads only, so keys are the 16-row operand of the tensor cores and queries the 8-column one: scores come out as
- * [key][head], p v as [d][head]. Products and their order are those of attn.cu: which operand is which changes no bit. */
+ * [key][head], p v as [d][head]. F8: E4M3 in shared memory, f16 at the tensor cores. Products and their order are those of attn.cu: which operand is which changes no bit. */
 #include "attn_many.h"
 #include "attn_many_prepare.cuh"
+#include "kv_element.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -18,11 +19,14 @@
 #define K_PIECES (CHUNK_KEYS / PIECE_KEYS)
 #define STEP_KEYS 16                  /* of one mma in p v: two pieces */
 #define RING 4                        /* pieces of a warp in flight or in use */
-/* Rows of K 64 bytes apart modulo the banks, rows of V 16: neither 16-byte loads nor ldmatrix collide. A piece has room for either. */
-#define K_STRIDE (2 * D + 64)
-#define V_STRIDE (2 * D + 16)
-#define PIECE_BYTES (PIECE_KEYS * K_STRIDE)
+#define PIECE_BYTES (PIECE_KEYS * (2 * D + 64))
 #define PAGES_MAX (WINDOW / ATTN_PAGE_TOKENS + 1)
+
+/* Rows of K 64 bytes apart modulo the banks (F8: 32), rows of V 16: neither 16-byte loads (F8: 8-byte) nor ldmatrix collide. A piece has room for either. */
+template <bool F8> struct row_of {
+    static constexpr uint32_t BYTES = F8 ? D : 2 * D;
+    static constexpr uint32_t K_STRIDE = F8 ? BYTES + 32 : BYTES + 64, V_STRIDE = BYTES + 16;
+};
 
 struct many_shared {
     uint8_t ring[WARPS][RING][PIECE_BYTES];
@@ -94,20 +98,23 @@ __device__ __forceinline__ bool holds_fresh(const many_row &r, uint32_t warp, co
     return fresh;
 }
 
-/* Asks for the stream's next piece: one key per instruction, zeros for a key that the row does not see. Always commits a group, so that waiting can count. */
+/* Asks for the stream's next piece: one key per instruction (F8: two), zeros for a key that the row does not see. Always commits a group, so that waiting can count. */
+template <bool F8>
 __device__ __forceinline__ void ask(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane, stream &s, uint32_t &slot)
 {
     if (s.turn < CHUNKS / WARPS) {
         const piece p = piece_of(r, warp, s);
-        const uint32_t to = smem_address(sh.ring[warp][slot]) + lane * 16, stride = p.value ? V_STRIDE : K_STRIDE;
-        const uint8_t *base = a.arena + (p.value ? a.v_offset : a.k_offset) + (uint64_t)r.head * ATTN_PAGE_TOKENS * D * 2 + lane * 16;
+        constexpr uint32_t ROW = row_of<F8>::BYTES, AT_ONCE = 32 * 16 / ROW;
+        const uint32_t stride = p.value ? row_of<F8>::V_STRIDE : row_of<F8>::K_STRIDE, own = lane * 16 / ROW;
+        const uint32_t to = smem_address(sh.ring[warp][slot]) + own * stride + lane * 16 % ROW;
+        const uint8_t *base = a.arena + (p.value ? a.v_offset : a.k_offset) + (uint64_t)r.head * ATTN_PAGE_TOKENS * ROW + lane * 16 % ROW;
 
 #pragma unroll
-        for (uint32_t i = 0; i < PIECE_KEYS; i++) {
-            const int key = key_of(r, p.chunk, p.place + i);
+        for (uint32_t i = 0; i < PIECE_KEYS; i += AT_ONCE) {
+            const int key = key_of(r, p.chunk, p.place + i + own);
             const uint8_t *from = base;
 
-            if (key >= 0) from += sh.page[key / ATTN_PAGE_TOKENS - r.first_page] * a.page_bytes + key % ATTN_PAGE_TOKENS * (D * 2);
+            if (key >= 0) from += sh.page[key / ATTN_PAGE_TOKENS - r.first_page] * a.page_bytes + key % ATTN_PAGE_TOKENS * ROW;
             copy_async(to + i * stride, from, key >= 0 ? 16 : 0);
         }
         if (++slot == RING) slot = 0;
@@ -119,23 +126,26 @@ __device__ __forceinline__ void ask(const attn_args &a, const many_row &r, many_
 /* ---- one chunk by one warp ---- */
 
 /* Scores of 16 keys in two pieces: column pair 0 of each quad's first lane holds both heads. */
+template <bool F8>
 __device__ __forceinline__ void score_keys(float (&s)[4], const uint8_t *low, const uint8_t *high, const uint4 (&q)[8], uint32_t lane)
 {
-    const uint32_t at = lane / 4 * K_STRIDE + lane % 4 * 16;
+    using words = typename kv_eight<F8>::words;
+    const uint32_t at = lane / 4 * row_of<F8>::K_STRIDE + lane % 4 * sizeof(words);
     float other[4] = {};
 
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const uint4 x = *(const uint4 *)(low + at + i * 64), y = *(const uint4 *)(high + at + i * 64);
+        const uint4 x = widen8(*(const words *)(low + at + i * 4 * sizeof(words))), y = widen8(*(const words *)(high + at + i * 4 * sizeof(words)));
 
-        mma_bf16(s, x.x, y.x, x.y, y.y, q[i].x, q[i].y);
-        mma_bf16(other, x.z, y.z, x.w, y.w, q[i].z, q[i].w);
+        mma_kv<F8>(s, x.x, y.x, x.y, y.y, q[i].x, q[i].y);
+        mma_kv<F8>(other, x.z, y.z, x.w, y.w, q[i].z, q[i].w);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) s[i] += other[i];
 }
 
 /* Lane 16 h + i holds keys 4 i .. 4 i + 3 of head h: weights into p, largest score and sum into ml. */
+template <bool F8>
 __device__ __forceinline__ void weigh_chunk(const many_row &r, many_shared &sh, uint32_t chunk, uint32_t warp, uint32_t lane)
 {
     const uint32_t h = lane / 16, i = lane % 16;
@@ -155,7 +165,7 @@ __device__ __forceinline__ void weigh_chunk(const many_row &r, many_shared &sh, 
     part += __shfl_xor_sync(0xffffffffu, part, 1);      /* of 8 keys */
 #pragma unroll
     for (int t = 0; t < CHUNK_KEYS / 8; t++) sum += __shfl_sync(0xffffffffu, part, h * 16 + t * 2);
-    *(uint2 *)&sh.p[warp][h][i * 4] = make_uint2(pack_bf16(s[0], s[1]), pack_bf16(s[2], s[3]));
+    *(uint2 *)&sh.p[warp][h][i * 4] = make_uint2(pack_weights<F8>(s[0], s[1]), pack_weights<F8>(s[2], s[3]));
     if (i == 0) sh.ml[chunk][h] = make_float2(top, sum);
 }
 
@@ -166,18 +176,28 @@ __device__ __forceinline__ uint32_t keep_places(uint32_t pair, int place, int fi
 }
 
 /* acc += V of 16 keys, in two pieces, times their weights. k runs over keys 4 t, 4 t + 1, then 4 t + 2, 4 t + 3 of the quads, as in attn.cu. */
+template <bool F8>
 __device__ __forceinline__ void add_values(float (&acc)[D / 16][4], const uint8_t *low, const uint8_t *high, uint2 p, uint32_t lane)
 {
-    /* ldmatrix: lanes 8 m .. 8 m + 7 give the rows of matrix m. 0: the first keys, d 0..7; 1: the same, d 8..15; 2 and 3: the second keys. */
+    /* ldmatrix: lanes 8 m .. 8 m + 7 give the rows of matrix m. 0: the first keys, d 0..7 (F8: 0..15); 1: the same, d 8..15 (16..31); 2 and 3: the second keys. */
     const uint32_t m = lane / 8, key = lane % 8 / 2 * 4 + lane % 2 + m / 2 * 2;
-    const uint32_t from = smem_address((key < PIECE_KEYS ? low : high) + key % PIECE_KEYS * V_STRIDE) + m % 2 * 16;
+    const uint32_t from = smem_address((key < PIECE_KEYS ? low : high) + key % PIECE_KEYS * row_of<F8>::V_STRIDE) + m % 2 * 16;
 
 #pragma unroll
-    for (int j = 0; j < D / 16; j++) {
+    for (int j = 0; j < D / 16; j += F8 ? 2 : 1) {
         uint32_t v[4];
 
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from + j * 32) : "memory");
-        mma_bf16(acc[j], v[0], v[1], v[2], v[3], p.x, p.y);
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from + j * (row_of<F8>::BYTES / 16)) : "memory");
+        if constexpr (F8) {           /* an element of a matrix is two neighbours of d, which become rows g and g + 8 */
+#pragma unroll
+            for (int h = 0; h < 2; h++) {      /* d 0..15, d 16..31 */
+                const uint32_t x = __byte_perm(v[h], 0, 0x3120), y = __byte_perm(v[h + 2], 0, 0x3120);
+
+                mma_f16(acc[j + h], e4m3x2_to_f16x2((uint16_t)x), e4m3x2_to_f16x2((uint16_t)(x >> 16)), e4m3x2_to_f16x2((uint16_t)y), e4m3x2_to_f16x2((uint16_t)(y >> 16)), p.x, p.y);
+            }
+        } else {
+            mma_bf16(acc[j], v[0], v[1], v[2], v[3], p.x, p.y);
+        }
     }
 }
 
@@ -185,7 +205,7 @@ __device__ __forceinline__ void add_values(float (&acc)[D / 16][4], const uint8_
 struct ring_place { stream asked; uint32_t ask_slot, use_slot; };
 
 /* Waits for the two oldest pieces, hands them to `use`, asks for the next two in their place. */
-template <typename USE>
+template <bool F8, typename USE>
 __device__ __forceinline__ void use_two(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane, ring_place &at, USE use)
 {
     copies_wait<RING - 2>();
@@ -193,10 +213,11 @@ __device__ __forceinline__ void use_two(const attn_args &a, const many_row &r, m
     use(sh.ring[warp][at.use_slot], sh.ring[warp][at.use_slot + 1]);
     at.use_slot = (at.use_slot + 2) % RING;
     __syncwarp();                     /* and everybody has read them */
-    ask(a, r, sh, warp, lane, at.asked, at.ask_slot);
-    ask(a, r, sh, warp, lane, at.asked, at.ask_slot);
+    ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
+    ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
 }
 
+template <bool F8>
 __device__ __forceinline__ void work_chunk(const attn_args &a, const many_row &r, many_shared &sh, const uint4 (&q)[8], uint32_t chunk, uint32_t warp, uint32_t lane, ring_place &at)
 {
     const uint32_t newer = newer_places(r, chunk), steps = value_steps(newer);
@@ -206,7 +227,7 @@ __device__ __forceinline__ void work_chunk(const attn_args &a, const many_row &r
     for (uint32_t step = 0; step < CHUNK_KEYS / STEP_KEYS; step++) {
         float s[4] = {};
 
-        use_two(a, r, sh, warp, lane, at, [&](const uint8_t *low, const uint8_t *high) { score_keys(s, low, high, q, lane); });
+        use_two<F8>(a, r, sh, warp, lane, at, [&](const uint8_t *low, const uint8_t *high) { score_keys<F8>(s, low, high, q, lane); });
         if (lane % 4 == 0) {
             const uint32_t key = step * STEP_KEYS + lane / 4;
 
@@ -215,7 +236,7 @@ __device__ __forceinline__ void work_chunk(const attn_args &a, const many_row &r
         }
     }
     __syncwarp();
-    weigh_chunk(r, sh, chunk, warp, lane);
+    weigh_chunk<F8>(r, sh, chunk, warp, lane);
     __syncwarp();
 #pragma unroll 1
     for (uint32_t step = 0; step < steps; step++) {
@@ -225,15 +246,15 @@ __device__ __forceinline__ void work_chunk(const attn_args &a, const many_row &r
         uint2 p = lane / 4 < 2 ? *(const uint2 *)&sh.p[warp][lane / 4][place] : make_uint2(0, 0);
 
         p.x = keep_places(p.x, place, first, end), p.y = keep_places(p.y, place + 2, first, end);
-        use_two(a, r, sh, warp, lane, at, [&](const uint8_t *low, const uint8_t *high) { add_values(acc, low, high, p, lane); });
+        use_two<F8>(a, r, sh, warp, lane, at, [&](const uint8_t *low, const uint8_t *high) { add_values<F8>(acc, low, high, p, lane); });
     }
     if (lane % 4) return;
 #pragma unroll
     for (int j = 0; j < D / 16; j++) {
-        const uint32_t d = j * 16 + lane / 4;
+        const uint32_t d = j * 16 + (F8 ? lane / 4 * 2 : lane / 4), next = F8 ? d + 1 : d + 8;
 
         sh.out[chunk][0][d] = acc[j][0], sh.out[chunk][1][d] = acc[j][1];
-        sh.out[chunk][0][d + 8] = acc[j][2], sh.out[chunk][1][d + 8] = acc[j][3];
+        sh.out[chunk][0][next] = acc[j][2], sh.out[chunk][1][next] = acc[j][3];
     }
 }
 
@@ -285,6 +306,7 @@ __device__ __forceinline__ many_row load_row(const attn_args &a, uint32_t row, u
     return many_row{ row, head, group.seq, own.position, group.first_position, oldest / ATTN_PAGE_TOKENS };
 }
 
+template <bool F8>
 __global__ void __launch_bounds__(WARPS * 32) many_kernel(const __grid_constant__ attn_args a)
 {
     extern __shared__ __align__(16) uint8_t shared_bytes[];
@@ -307,10 +329,10 @@ __global__ void __launch_bounds__(WARPS * 32) many_kernel(const __grid_constant_
     if (threadIdx.x < 2 * CHUNKS) sh.ml[threadIdx.x / 2][threadIdx.x % 2] = make_float2(NEVER, 0.0f);
     __syncthreads();
     skip_unseen(r, warp, at.asked);
-    for (; asked < RING && !holds_fresh(r, warp, at.asked); asked++) ask(a, r, sh, warp, lane, at.asked, at.ask_slot);
+    for (; asked < RING && !holds_fresh(r, warp, at.asked); asked++) ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
     chain_wait();
     if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
-    for (; asked < RING; asked++) ask(a, r, sh, warp, lane, at.asked, at.ask_slot);
+    for (; asked < RING; asked++) ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
     const uint4 *from = (const uint4 *)((const __nv_bfloat16 *)a.part + ((uint64_t)row * ATTN_HEADS + r.head * 2 + lane / 4 % 2) * D) + lane % 4;
 #pragma unroll
     for (int i = 0; i < 8; i++) q[i] = lane / 4 < 2 ? ld_l2(from + i * 4) : make_uint4(0, 0, 0, 0);      /* columns of the other 6 heads are nobody's */
@@ -318,7 +340,7 @@ __global__ void __launch_bounds__(WARPS * 32) many_kernel(const __grid_constant_
     for (uint32_t turn = 0; turn < CHUNKS / WARPS; turn++) {
         const uint32_t chunk = chunk_of(r, warp, turn);
 
-        if (sees_chunk(r, chunk)) work_chunk(a, r, sh, q, chunk, warp, lane, at);
+        if (sees_chunk(r, chunk)) work_chunk<F8>(a, r, sh, q, chunk, warp, lane, at);
     }
     __syncthreads();
     join_chunks(a, r, sh);
@@ -327,9 +349,11 @@ __global__ void __launch_bounds__(WARPS * 32) many_kernel(const __grid_constant_
 
 int attn_many_init(void)
 {
-    const int rc = launch_prepare((const void *)many_prepare_kernel<D>, 0);
+    int rc = launch_prepare((const void *)many_prepare_kernel<D, false>, 0);
 
-    return rc ? rc : launch_prepare((const void *)many_kernel, (uint32_t)sizeof(struct many_shared));
+    if (rc == 0) rc = launch_prepare((const void *)many_prepare_kernel<D, true>, 0);
+    if (rc == 0) rc = launch_prepare((const void *)many_kernel<false>, (uint32_t)sizeof(struct many_shared));
+    return rc ? rc : launch_prepare((const void *)many_kernel<true>, (uint32_t)sizeof(struct many_shared));
 }
 
 int attn_many_launch(const struct attn_args *args, uint32_t rows, void *stream)
@@ -339,7 +363,7 @@ int attn_many_launch(const struct attn_args *args, uint32_t rows, void *stream)
 
     if (a.kv_heads != 8 || a.window != WINDOW) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > D / 2 || a.turned % 4) return -E_RANGE;
-    const int rc = launch_chained((const void *)many_prepare_kernel<D>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
+    const int rc = launch_chained(a.kv_fp8 ? (const void *)many_prepare_kernel<D, true> : (const void *)many_prepare_kernel<D, false>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
 
-    return rc ? rc : launch_chained((const void *)many_kernel, rows * a.kv_heads, WARPS * 32, (uint32_t)sizeof(struct many_shared), params, stream);
+    return rc ? rc : launch_chained(a.kv_fp8 ? (const void *)many_kernel<true> : (const void *)many_kernel<false>, rows * a.kv_heads, WARPS * 32, (uint32_t)sizeof(struct many_shared), params, stream);
 }

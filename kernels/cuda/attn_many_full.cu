@@ -1,7 +1,7 @@
 /* kernels/cuda/attn_many_full.cu - full attention for many sequences (contract in attn_many.h).
  *
  * The block's work on a chunk of 32 keys is that of attn.cu, but rows are single, their q, K and V are ready, and K, V and q of the block's next
- * chunk are on their way into shared memory meanwhile. A third kernel adds the spans of a row. */
+ * chunk are on their way into shared memory meanwhile. F8: keys and values of E4M3, in half of their places. A third kernel adds the spans of a row. */
 #include "attn_many.h"
 #include "attn_many_prepare.cuh"
 #include "attn_block.cuh"
@@ -11,7 +11,7 @@
 #define FULL_D 512
 #define FULL_KEYS 32                  /* of a chunk: one page */
 #define FULL_THREADS (ATTN_WARPS * 32)
-#define ROW_VECTORS (FULL_D / 8)      /* 16-byte pieces of a key */
+#define Q_VECTORS (FULL_D / 8)        /* 16-byte pieces of a query */
 /* Rows of K 64 bytes apart modulo the banks: 16-byte loads of a quarter warp never collide; those of V meet in pairs. */
 #define FULL_K_STRIDE (2 * FULL_D + 64)
 #define FULL_V_STRIDE (2 * FULL_D + 16)
@@ -118,8 +118,10 @@ __device__ __forceinline__ bool next_chunk(chunk &c, const attn_args &a, const f
 
 /* ---- on its way into shared memory ---- */
 
+template <bool F8>
 __device__ __forceinline__ void ask_keys(const attn_args &a, const chunk &c, full_stage &to, uint32_t warp, uint32_t lane)
 {
+    constexpr uint32_t VECTORS = FULL_D * kv_bytes<F8> / 16;   /* 16-byte pieces of a key */
     const uint32_t position = c.it.group.first_position;
     const uint8_t *page = a.arena + __ldg(page_entry(a, c.it.group.seq, c.key)) * a.page_bytes;
 
@@ -128,9 +130,9 @@ __device__ __forceinline__ void ask_keys(const attn_args &a, const chunk &c, ful
         const uint32_t key = warp * (FULL_KEYS / ATTN_WARPS) + i, bytes = c.key + key <= position ? 16 : 0;      /* zeros for keys that the row does not see */
 
 #pragma unroll
-        for (uint32_t j = lane; j < ROW_VECTORS; j += 32) {
-            copy_async(smem_address(to.k + key * FULL_K_STRIDE) + j * 16, page + a.k_offset + (key * ROW_VECTORS + j) * 16, bytes);
-            copy_async(smem_address(to.v + key * FULL_V_STRIDE) + j * 16, page + a.v_offset + (key * ROW_VECTORS + j) * 16, bytes);
+        for (uint32_t j = lane; j < VECTORS; j += 32) {
+            copy_async(smem_address(to.k + key * FULL_K_STRIDE) + j * 16, page + a.k_offset + (key * VECTORS + j) * 16, bytes);
+            copy_async(smem_address(to.v + key * FULL_V_STRIDE) + j * 16, page + a.v_offset + (key * VECTORS + j) * 16, bytes);
         }
     }
 }
@@ -144,30 +146,32 @@ __device__ __forceinline__ void ask_queries(const attn_args &a, const chunk &c, 
         const uint32_t head = warp * (ATTN_HEADS / ATTN_WARPS) + i;
 
 #pragma unroll
-        for (uint32_t j = lane; j < ROW_VECTORS; j += 32) copy_async(smem_address(to.block().q[head]) + j * 16, q + head * FULL_D + j * 8, 16);
+        for (uint32_t j = lane; j < Q_VECTORS; j += 32) copy_async(smem_address(to.block().q[head]) + j * 16, q + head * FULL_D + j * 8, 16);
     }
 }
 
 /* ---- a chunk by a block ---- */
 
-__device__ __forceinline__ void load_fragments(uint4 (&k)[8], uint32_t (&v)[32], const full_stage &from, uint32_t warp, uint32_t lane)
+template <bool F8>
+__device__ __forceinline__ void load_fragments(fragments<FULL_D, F8> &f, const full_stage &from, uint32_t warp, uint32_t lane)
 {
     using S = attn_shape<FULL_D>;
-    const uint8_t *row = from.k + (warp % S::KEY_TILES * 8 + lane / 4) * FULL_K_STRIDE + warp / S::KEY_TILES * 512 + lane % 4 * 16;
+    constexpr uint32_t B = kv_bytes<F8>;
+    constexpr int WORDS = fragments<FULL_D, F8>::WORDS;
+    const uint8_t *row = from.k + (warp % S::KEY_TILES * 8 + lane / 4) * FULL_K_STRIDE + (warp / S::KEY_TILES * 256 + lane % 4 * 8) * B;
 
 #pragma unroll
-    for (int i = 0; i < 8; i++) k[i] = *(const uint4 *)(row + i * 64);
+    for (int i = 0; i < 8; i++) f.k[i] = *(const typename kv_eight<F8>::words *)(row + i * 32 * B);
 #pragma unroll
     for (int s = 0; s < S::PV_STEPS; s++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const uint4 x = *(const uint4 *)(from.v + (s * 16 + lane % 4 * 4 + e) * FULL_V_STRIDE + warp * (S::PV_DIMS * 2) + lane / 4 * 16);
-            uint32_t *to = v + (s * 4 + e) * 4;
-
-            to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+            *(typename kv_eight<F8>::words *)(f.v + (s * 4 + e) * WORDS) =
+                *(const typename kv_eight<F8>::words *)(from.v + (s * 16 + lane % 4 * 4 + e) * FULL_V_STRIDE + (warp * S::PV_DIMS + lane / 4 * 8) * B);
         }
 }
 
+template <bool F8>
 __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_constant__ attn_args a)
 {
     using S = attn_shape<FULL_D>;
@@ -187,32 +191,31 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
     at = asked;
     /* Keys of earlier steps do not wait for this one's. */
     const bool early = more && asked.key + FULL_KEYS <= sh.fresh[asked.it.group.first_row];
-    if (early) ask_keys(a, asked, sh.stage[0], warp, lane);
+    if (early) ask_keys<F8>(a, asked, sh.stage[0], warp, lane);
     chain_wait();
     if (!some) return;
-    if (!early) ask_keys(a, asked, sh.stage[0], warp, lane);
+    if (!early) ask_keys<F8>(a, asked, sh.stage[0], warp, lane);
     ask_queries(a, asked, sh.stage[0], warp, lane);
     copies_commit();
     more = next_chunk(asked, a, sh);
     for (bool left = true; left; turn ^= 1) {
         full_stage &stage = sh.stage[turn], &other = sh.stage[turn ^ 1];
         float s[4] = {}, factor[2];
-        uint4 k[8];
-        uint32_t v[32];
+        fragments<FULL_D, F8> f;
 
         __syncthreads();              /* everybody is done with the other stage */
-        if (more) ask_keys(a, asked, other, warp, lane), ask_queries(a, asked, other, warp, lane);
+        if (more) ask_keys<F8>(a, asked, other, warp, lane), ask_queries(a, asked, other, warp, lane);
         copies_commit();
         copies_wait<1>();
         __syncthreads();
-        load_fragments(k, v, stage, warp, lane);
-        scores<FULL_D>(s, k, stage.block(), warp, lane);
-        softmax_chunk<FULL_D>(s, top, sum, factor, at.it, at.key, 0, stage.block(), warp, lane);
+        load_fragments<F8>(f, stage, warp, lane);
+        scores<FULL_D, F8>(s, f, stage.block(), warp, lane);
+        softmax_chunk<FULL_D, F8>(s, top, sum, factor, at.it, at.key, 0, stage.block(), warp, lane);
         if (at.it.span.end - at.it.span.first != FULL_KEYS) {
 #pragma unroll
             for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
         }
-        accumulate<FULL_D, PLACES_ALL>(out, v, all, stage.block(), lane);
+        accumulate<FULL_D, F8, PLACES_ALL>(out, f, all, stage.block(), lane);
         if (at.last) {
             store_partial<FULL_D>(a, at.it, 0, out, top, sum, warp, lane);
 #pragma unroll
@@ -270,9 +273,11 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
 
 int attn_many_full_init(void)
 {
-    int rc = launch_prepare((const void *)many_prepare_kernel<FULL_D>, 0);
+    int rc = launch_prepare((const void *)many_prepare_kernel<FULL_D, false>, 0);
 
-    if (rc == 0) rc = launch_prepare((const void *)many_full_kernel, (uint32_t)sizeof(struct full_shared));
+    if (rc == 0) rc = launch_prepare((const void *)many_prepare_kernel<FULL_D, true>, 0);
+    if (rc == 0) rc = launch_prepare((const void *)many_full_kernel<false>, (uint32_t)sizeof(struct full_shared));
+    if (rc == 0) rc = launch_prepare((const void *)many_full_kernel<true>, (uint32_t)sizeof(struct full_shared));
     return rc ? rc : launch_prepare((const void *)many_combine_kernel, 0);
 }
 
@@ -283,8 +288,8 @@ int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t 
 
     if (a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > FULL_D / 2 || a.turned % 4) return -E_RANGE;
-    int rc = launch_chained((const void *)many_prepare_kernel<FULL_D>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
+    int rc = launch_chained(a.kv_fp8 ? (const void *)many_prepare_kernel<FULL_D, true> : (const void *)many_prepare_kernel<FULL_D, false>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
 
-    if (rc == 0) rc = launch_chained((const void *)many_full_kernel, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
+    if (rc == 0) rc = launch_chained(a.kv_fp8 ? (const void *)many_full_kernel<true> : (const void *)many_full_kernel<false>, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
     return rc ? rc : launch_chained((const void *)many_combine_kernel, rows * ATTN_HEADS, FULL_D / 2, 0, params, stream);
 }

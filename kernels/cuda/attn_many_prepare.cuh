@@ -16,7 +16,7 @@ __device__ __forceinline__ const uint32_t *page_entry(const attn_args &a, uint32
     return a.pages + (uint64_t)seq * a.pages_stride + position / ATTN_PAGE_TOKENS % a.ring_pages;
 }
 
-template <int D>
+template <int D, bool F8>
 __global__ void __launch_bounds__(PREPARE_WARPS * 32) many_prepare_kernel(const __grid_constant__ attn_args a)
 {
     const uint32_t index = blockIdx.x * PREPARE_WARPS + threadIdx.x / 32, tasks = ATTN_HEADS + 2 * a.kv_heads, row = index / tasks, task = index % tasks, lane = threadIdx.x % 32;
@@ -37,11 +37,11 @@ __global__ void __launch_bounds__(PREPARE_WARPS * 32) many_prepare_kernel(const 
     head_norm<D>(v, value ? NULL : query ? a.q_norm : a.k_norm, a.eps, lane);
     if (!value) head_rotate<D>(v, a.rope + (uint64_t)row * a.rope_stride, a.turned, lane);
     if (query) {
-        head_store<D>(v, (D == 256 ? (__nv_bfloat16 *)a.part : a.out) + ((uint64_t)row * ATTN_HEADS + task) * D, a.scale, lane);
+        head_store_query<D, F8>(v, (D == 256 ? (__nv_bfloat16 *)a.part : a.out) + ((uint64_t)row * ATTN_HEADS + task) * D, a.scale, lane);
     } else {
         const uint64_t key = (uint64_t)kv_head * ATTN_PAGE_TOKENS + position % ATTN_PAGE_TOKENS;
 
-        head_store<D>(v, (__nv_bfloat16 *)(a.arena + page * a.page_bytes + (value ? a.v_offset : a.k_offset)) + key * D, 1.0f, lane);
+        head_store_key<D, F8>(v, a.arena + page * a.page_bytes + (value ? a.v_offset : a.k_offset) + key * (D * (F8 ? 1 : 2)), lane);
     }
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }

@@ -111,6 +111,7 @@ static int attention(struct chain *c, uint32_t layer)
     a.qkv_stride = l->qkv.rows;
     a.kv_heads = spec_kv_heads(&b->spec, layer);
     a.has_v = b->spec.layer[layer].has_v;
+    a.kv_fp8 = spec_kv_bytes(&b->spec, layer) == 1;
     a.window = type == CUDA_SLIDING ? b->spec.window : 0;
     a.arena = (uint8_t *)b->options.kv_device[type];
     a.page_bytes = b->spec.page_bytes[type];

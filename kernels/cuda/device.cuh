@@ -144,6 +144,15 @@ __device__ __forceinline__ uint32_t e4m3x2_to_f16x2(uint16_t pair)
     return out;
 }
 
+/* The E4M3 codes nearest to two numbers, ties to even, at most 448 in size; a NaN stays one. */
+__device__ __forceinline__ uint32_t pack_e4m3(float low, float high)
+{
+    uint16_t out;
+
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(out) : "f"(high), "f"(low));
+    return out;
+}
+
 /* ---- tracing (bench only): first and last time at which the blocks of a kernel started, were past their wait, ended ---- */
 
 enum trace_event { TRACE_START = 0, TRACE_PAST_WAIT = 1, TRACE_END = 2 };

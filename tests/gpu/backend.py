@@ -80,7 +80,7 @@ class DevicePointer:
         self.__cuda_array_interface__ = {"data": (address, False), "shape": shape, "typestr": typestr, "version": 2}
 
 
-def gemma_12b(layers, fmt, softcap=30.0):
+def gemma_12b(layers, fmt, softcap=30.0, kv_bytes=2):
     spec = Spec(hidden=3840, intermediate=15360, vocab=262144, layers=layers, window=1024, format=fmt, norm_eps=1e-6, softcap=softcap,
                 embed_scale=62.0, attention_scale=1.0, suppress_count=2)
     spec.q_heads, spec.has_v_norm = 16, 1
@@ -93,7 +93,7 @@ def gemma_12b(layers, fmt, softcap=30.0):
     at = [0, 0]
     for i in range(layers):
         full = i % 6 == 5
-        size = (512 if full else 8 * 256) * PAGE_TOKENS * 2
+        size = (512 if full else 8 * 256) * PAGE_TOKENS * kv_bytes
         spec.layer[i] = LayerSpec(int(full), int(not full), at[full], at[full] + size)
         at[full] += 2 * size
     spec.page_bytes[0], spec.page_bytes[1] = at[0], max(at[1], 64)
@@ -101,13 +101,13 @@ def gemma_12b(layers, fmt, softcap=30.0):
 
 
 class Model:
-    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0):
-        self.lib, self.spec, self.seqs = library(), gemma_12b(layers, fmt), seqs
+    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0, kv="bf16"):
+        self.lib, self.spec, self.seqs, self.kv_bytes = library(), gemma_12b(layers, fmt, kv_bytes={"bf16": 2, "fp8": 1}[kv]), seqs, {"bf16": 2, "fp8": 1}[kv]
         self.weights = torch.zeros(self.lib.cuda_weights_bytes(c.byref(self.spec)), dtype=torch.uint8, device="cuda")
         self.ring_pages = ring_pages              # 34: 1088 tokens, window + 8 rows and a page to spare
         self.full_pages = context // PAGE_TOKENS
         counts = (self.ring_pages, self.full_pages)
-        # 0xFF bytes are NaN in bf16: whoever reads a key that was never written will know.
+        # 0xFF bytes are NaN in bf16 and in E4M3: whoever reads a key that was never written will know.
         self.kv = [torch.full((self.spec.page_bytes[t] * counts[t] * seqs,), 255, dtype=torch.uint8, device="cuda") for t in range(2)]
         options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, graph_rows_mask=rows_mask, l2_slots=0xFFFFFFFF)
         options.kv[0], options.kv[1] = (t.data_ptr() for t in self.kv)

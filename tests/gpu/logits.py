@@ -1,12 +1,12 @@
 """tests/gpu/logits.py - the whole step on a random-weight Gemma 4 12B against transformers on the same GPU.
 
-    python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64
+    python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 [--kv fp8]
 
 Builds transformers' Gemma4UnifiedForCausalLM with random weights in bf16, hands its weights to libsluice_cuda.so by pointer, feeds a random
 text in blocks of 8 rows (the prompt) and then one token at a time, and compares the logits of every position with transformers in f32 on the
 same weights (for FP8: on the dequantised ones), beside transformers' own bf16 error, which is the yardstick: the same
 rounding level is expected, f32 sums and an f32 residual make ours smaller. Greedy tokens must agree wherever the f32 margin
-exceeds twice the rounding error. Then batch invariance: bits of the logits alone, in blocks of 8, beside other sequences, 16 rows.
+exceeds twice the rounding error. --kv fp8: transformers' attention gets keys and values rounded to E4M3, too. Then batch invariance: bits of the logits alone, in blocks of 8, beside other sequences, 16 rows.
 Exit 0 pass, 1 fail, 77 no GPU."""
 import argparse
 import sys
@@ -16,10 +16,23 @@ import torch
 import backend as b
 
 
-def make_reference(layers):
+def round_keys(modeling):
+    """Keys and values as an FP8 cache gives them back: E4M3 without a scale, at most 448 in size."""
+    plain = modeling.eager_attention_forward
+
+    def rounded(module, query, key, value, *args, **kwargs):
+        key, value = (x.float().clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) for x in (key, value))
+        return plain(module, query, key, value, *args, **kwargs)
+
+    modeling.eager_attention_forward = rounded
+
+
+def make_reference(layers, kv="bf16"):
     from transformers.models.gemma4_unified import configuration_gemma4_unified as conf
     from transformers.models.gemma4_unified import modeling_gemma4_unified as modeling
 
+    if kv == "fp8":
+        round_keys(modeling)
     config = conf.Gemma4UnifiedTextConfig(
         vocab_size=262144, hidden_size=3840, intermediate_size=15360, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=8,
         head_dim=256, global_head_dim=512, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=1024,
@@ -183,6 +196,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
+    parser.add_argument("--kv", choices=["bf16", "fp8"], default="bf16")
     parser.add_argument("--prompt", type=int, default=40)
     parser.add_argument("--decode", type=int, default=64)
     parser.add_argument("--start", type=int, default=0, help="length of the text in front of the invariance test")
@@ -193,10 +207,10 @@ def main():
         return 77
     torch.manual_seed(11)
     tokens = [int(x) for x in torch.randint(0, 262144, (args.prompt + args.decode,))]
-    print(f"logits: {args.layers} layers, {args.format}, {args.prompt} prompt + {args.decode} decode", flush=True)
-    reference = make_reference(args.layers)
+    print(f"logits: {args.layers} layers, {args.format}, KV {args.kv}, {args.prompt} prompt + {args.decode} decode", flush=True)
+    reference = make_reference(args.layers, args.kv)
     ours = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16,
-                   context=(max(args.prompt + args.decode, args.start + 64) + 1023) // 1024 * 1024)
+                   context=(max(args.prompt + args.decode, args.start + 64) + 1023) // 1024 * 1024, kv=args.kv)
     hand_over(reference, ours)
     good = True
     if not args.no_invariance:

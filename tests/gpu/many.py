@@ -3,7 +3,7 @@
 64 sequences of many lengths (short, at and past the window, long) go on together, 64, 40, 32 and 17 at a time and as blocks of 8; the same texts go on
 alone in sequences of their own. The logits of every step must have the same bits. Exit 0 pass, 1 fail, 77 no GPU.
 
-    python3 tests/gpu/many.py --layers 6 --format fp8"""
+    python3 tests/gpu/many.py --layers 6 --format fp8 [--kv fp8]"""
 import argparse
 import random
 import sys
@@ -72,12 +72,13 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--format", choices=["bf16", "fp8"], default="fp8")
+    parser.add_argument("--kv", choices=["bf16", "fp8"], default="bf16")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("skip: no GPU")
         return 77
     rng, lengths = random.Random(3), [LENGTHS[s % 8] for s in range(SEQS)]
-    model = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16, seqs=SEQS + 1, context=2048, rows_mask=127)
+    model = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16, seqs=SEQS + 1, context=2048, rows_mask=127, kv=args.kv)
     model.check(model.lib.cuda_weights_fill_random(model.loader, b.c.c_uint64(5)), "fill")
     texts = {s: [rng.randrange(262144) for _ in range(lengths[s] + STEPS)] for s in range(SEQS)}
     checked = [s for s in range(SEQS) if s // 8 in (s % 8, (s + 3) % 8)]
@@ -88,7 +89,7 @@ def main():
         counts[f"{rows} rows"] = together(model, texts, lengths, want, rows, 0, STEPS, checked)
     counts["blocks of 6, 60 rows"] = blocks(model, texts, lengths, want, checked)
     model.close()
-    print(f"many: {args.format}, {len(checked)} sequences checked;", ", ".join(f"{k}: {v} with other bits" for k, v in counts.items()),
+    print(f"many: {args.format}, KV {args.kv}, {len(checked)} sequences checked;", ", ".join(f"{k}: {v} with other bits" for k, v in counts.items()),
           "ok" if not any(counts.values()) else "FAIL", flush=True)
     return 1 if any(counts.values()) else 0
 

@@ -1,15 +1,18 @@
 /* model/engine_cuda.c - the engine's GPU device: libsluice_cuda.so computes and picks, on memory that the keeper made.
  *
  * Reads    the weights (descriptor gpu.weights, mapped read-only on the device)
- * Writes   the KV arena (descriptor arena.kv: GPU memory, laid out by model/kv.h) and the hidden states (arena.states, model/states.h)
+ * Writes   the KV arena (descriptor arena.kv: GPU memory, laid out by model/kv.h), the hidden states (arena.states, model/states.h) and, while a drafter
+ *          wants them, outputs of layers (arena.features, model/features.h)
  * Owns     the library's handle: scratch memory and graphs, nothing of value
  * Fails    no library, no device: exit 100 or 111 with the reason. A lost context, or a step that does not end: exit 112; the
  *          memory belongs to descriptors that the launcher holds, so a new process goes on where this one was. */
 #include "model/cuda_library.h"
 #include "model/engine.h"
 #include "model/engine_gpu.h"
+#include "model/features.h"
 #include "model/states.h"
 #include "model/turns.h"
+#include "schemas/counters.h"
 #include "schemas/media.h"
 #include "shm/clock.h"
 #include "shm/error.h"
@@ -51,6 +54,8 @@ struct gpu {
     struct turns turns;               /* ENGINE_FILL; what a layer of each type costs goes by the slices so far */
     double layer_ns[LAYER_TYPES], layer_rows[LAYER_TYPES];
     struct cuda_prefill_piece *piece; /* [rows_max]; ENGINE_FILL, when the server takes pictures or sound; else NULL */
+    const uint64_t *wanted_layers;    /* of the draft role's segment; NULL: nothing is kept */
+    uint64_t refused_layers;          /* wanted, and there is no room for them: said once */
     struct step_state state;
     struct step_result result;
 };
@@ -71,6 +76,34 @@ static void check(struct engine *e, const char *what, int rc)
     if (rc == -E_IO || rc == -E_TIMEOUT) lost(e, what, rc);
     stage_log(e->stage, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
     must(!"the GPU library refused what was checked before");
+}
+
+/* ---- outputs of layers -------------------------------------------------------------------- */
+
+/* Before each call: what a drafter wants now. */
+static void keep_outputs(struct engine *e)
+{
+    struct gpu *g = e->state;
+    uint64_t layers = g->wanted_layers ? shm_load_acquire(g->wanted_layers) : 0;
+
+    if (!g->wanted_layers) return;
+    if (!features_layers_ok(layers, e->config.layer_count)) layers = 0; /* advice: a wrong one is none */
+    const int rc = g->backend ? g->lib.backend_outputs(g->backend, layers) : g->lib.prefill_outputs(g->prefill, layers);
+    if (rc != -E_RANGE) {
+        check(e, "outputs of layers", rc);
+        return;
+    }
+    if (g->refused_layers != layers) stage_log(e->stage, LOG_WARN, "outputs-refused", "layers=%llx reason=\"arena.features has no room for so many\"", (unsigned long long)layers);
+    g->refused_layers = layers;
+}
+
+static void open_outputs(struct engine *e, struct cuda_options *options)
+{
+    struct gpu *g = e->state;
+
+    if (!e->stage->segment[ROLE_DRAFT]) return;
+    engine_gpu_features(&g->lib, e->stage, &e->config, e->geometry.max_context, true, &options->features, NULL);
+    if (options->features.device) g->wanted_layers = &((const struct stage_status *)(e->stage->segment[ROLE_DRAFT] + SEGMENT_STATUS_OFFSET))->counters[DRAFT_SOURCES];
 }
 
 /* ---- sequences ------------------------------------------------------------------------- */
@@ -96,6 +129,7 @@ static void gpu_admit(struct engine *e, uint32_t slot, const struct engine_seque
     const struct sampling_params *p = seq->sampling;
 
     g->seq[slot] = (struct gpu_sequence){.sampling = p, .prompt_count = seq->prompt_count};
+    if (g->wanted_layers) check(e, "generation", g->backend ? g->lib.backend_generation(g->backend, slot, seq->generation) : g->lib.prefill_generation(g->prefill, slot, seq->generation));
     send_pages(e, slot, CUDA_SLIDING, seq->sliding_pages, seq->sliding_page_count);
     send_pages(e, slot, CUDA_FULL, seq->full_pages, seq->full_page_count);
     if (!p) return;
@@ -158,6 +192,7 @@ static void launch(struct engine *e, const struct engine_span *spans, uint32_t s
 
 static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
 {
+    keep_outputs(e);
     launch(e, spans, span_count, tokens, rows, false);
 }
 
@@ -259,6 +294,7 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
         out[count++] = (struct cuda_prefill_span){.seq = spans[i].slot, .first_position = spans[i].first_position, .first_row = spans[i].first_row, .rows = spans[i].rows,
                                                 .leaves_state = spans[i].leaves_state};
     }
+    keep_outputs(e);
     if (piece_count) make_soft(e, pieces, piece_count, e->beginners > count ? e->beginners : count);
     check(e, "prefill", g->lib.prefill_begin(g->prefill, out, count, tokens));
     do {
@@ -350,6 +386,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     options.kv_device[CUDA_FULL] = kv;
     options.kv_device[CUDA_SLIDING] = kv + e->geometry.sliding_offset;
     options.states_device = map_memory(e, "arena.states", states_bytes(e->slot_count, e->config.hidden), true);
+    open_outputs(e, &options);
     stage_beat(e->stage);
     const uint64_t mapped_ns = clock_ns();
     e->block_max = STEP_GROUP_ROWS_MAX;

@@ -62,8 +62,8 @@ void engine_draft_open(struct engine_draft *d, struct stage *s, uint32_t slot_co
     for (uint32_t i = 0; i < d->files.count && !cuda; i++)
         if (d->files.file[i].byte_count <= POPULATE_BYTES_MAX && d->files.file[i].bytes) madvise((void *)d->files.file[i].bytes, d->files.file[i].byte_count, MADV_POPULATE_READ);
     d->kind = (uint32_t)kind;
-    if (cuda && kind != DRAFT_KIND_MTP) stage_exit(s, EXIT_CONFIG, "a drafter of kind %s cannot run on the GPU yet; use --draft ngram", engine_draft_kind_name(d->kind));
-    if (cuda) engine_draft_open_cuda(d);
-    else if (kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark(d);
+    if (cuda && kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark_cuda(d);
+    else if (cuda) engine_draft_open_cuda(d);
+    else if (kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark(d, NULL);
     else engine_draft_open_mtp(d, NULL);
 }

@@ -2,10 +2,12 @@
 #include "model/engine_gpu.h"
 
 #include "model/engine.h"
+#include "model/features.h"
 #include "shm/atomic.h"
 #include "shm/error.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 void engine_gpu_open(struct cuda_library *lib, struct cuda_device_facts *facts, struct stage *s)
@@ -50,6 +52,23 @@ void engine_gpu_spec(struct stage *s, struct cuda_model_spec *spec, const struct
     if (table != WEIGHT_BF16 && table != WEIGHT_F32) stage_exit(s, EXIT_CONFIG, "gpu.table_format is \"%s\", known are bf16 and f32", name);
     engine_gpu_formats(s, formats, config->layer_count);
     if (engine_cuda_spec(spec, config, generation, geometry, table, formats, &err) != 0) stage_exit(s, EXIT_CONFIG, "the GPU cannot run this model: %s", err.text);
+}
+
+void engine_gpu_features(const struct cuda_library *lib, struct stage *s, const struct model_config *config, uint32_t context_max, bool writable, struct cuda_features *out,
+                         struct features *layout)
+{
+    const struct wiring *w = &s->wiring;
+    struct features f;
+
+    memset(out, 0, sizeof *out);
+    if (stage_fd(s, "arena.features") < 0) return;
+    features_init_device(&f, (uint32_t)wiring_u64(w, "features.places", 0), (uint32_t)wiring_u64(w, "draft.context", 0), context_max, config->hidden,
+                         (uint32_t)wiring_u64(w, "features.sources", 0), (uint32_t)wiring_u64(w, "features.element_bytes", 0));
+    if (f.place_count == 0 || f.source_max == 0 || (f.element_bytes != 2 && f.element_bytes != 4))
+        stage_exit(s, EXIT_CONFIG, "the layout of arena.features was not given: use executables of one build");
+    f.base = engine_gpu_map(lib, s, "arena.features", features_bytes(&f), writable);
+    *out = (struct cuda_features){.device = f.base, .row_bytes = f.row_bytes, .places = f.place_count, .rows = f.rows, .sources_max = f.source_max, .element_bytes = f.element_bytes};
+    if (layout) *layout = f;
 }
 
 void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc)

@@ -20,6 +20,11 @@ void engine_gpu_spec(struct stage *s, struct cuda_model_spec *spec, const struct
 /* The formats alone, [layers]. */
 void engine_gpu_formats(struct stage *s, struct cuda_layer_format *formats, uint32_t layers);
 
+/* Where outputs of layers are kept for a drafter (arena.features), mapped; device NULL: this server keeps none. layout may be NULL. */
+struct features;
+void engine_gpu_features(const struct cuda_library *lib, struct stage *s, const struct model_config *config, uint32_t context_max, bool writable, struct cuda_features *out,
+                         struct features *layout);
+
 /* The context is gone, and with it every further call: says so where the launcher looks, and leaves without the destructors of a dead driver. */
 void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc) __attribute__((noreturn));
 

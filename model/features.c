@@ -6,20 +6,27 @@
 
 #include <string.h>
 
-void features_init(struct features *f, uint32_t slot_count, uint32_t context, uint32_t context_max, uint32_t hidden)
+void features_init_device(struct features *f, uint32_t place_count, uint32_t context, uint32_t context_max, uint32_t hidden, uint32_t source_max, uint32_t element_bytes)
 {
     const uint64_t wanted = (uint64_t)context + FEATURES_SLACK_ROWS;
 
     memset(f, 0, sizeof *f);
-    f->slot_count = slot_count;
+    f->place_count = place_count;
     f->rows = wanted < context_max ? (uint32_t)wanted : context_max;
     f->hidden = hidden;
-    f->row_bytes = (sizeof(struct feature_row) + (uint64_t)FEATURES_SOURCES_MAX * hidden * sizeof(float) + 63) / 64 * 64;
+    f->source_max = source_max;
+    f->element_bytes = element_bytes;
+    f->row_bytes = (sizeof(struct feature_row) + (uint64_t)source_max * hidden * element_bytes + 63) / 64 * 64;
+}
+
+void features_init(struct features *f, uint32_t slot_count, uint32_t context, uint32_t context_max, uint32_t hidden)
+{
+    features_init_device(f, slot_count, context, context_max, hidden, FEATURES_SOURCES_MAX, sizeof(float));
 }
 
 uint64_t features_bytes(const struct features *f)
 {
-    return f->slot_count * (uint64_t)f->rows * f->row_bytes;
+    return f->place_count * (uint64_t)f->rows * f->row_bytes;
 }
 
 bool features_layers_ok(uint64_t layers, uint32_t layer_count)
@@ -32,15 +39,10 @@ uint32_t features_floats(const struct features *f, uint64_t layers)
     return (uint32_t)__builtin_popcountll(layers) * f->hidden;
 }
 
-static uint64_t whose(uint32_t generation, uint32_t position)
-{
-    return (uint64_t)generation << 32 | position;
-}
-
 static struct feature_row *row_of(const struct features *f, uint32_t slot, uint32_t position)
 {
-    must(slot < f->slot_count);
-    return (struct feature_row *)(f->base + ((uint64_t)slot * f->rows + position % f->rows) * f->row_bytes);
+    must(f->element_bytes == sizeof(float));
+    return (struct feature_row *)(f->base + features_offset(f, slot, position));
 }
 
 float *features_begin(const struct features *f, uint32_t slot, uint32_t position)
@@ -56,13 +58,13 @@ void features_end(const struct features *f, uint32_t slot, uint32_t generation, 
 {
     struct feature_row *row = row_of(f, slot, position);
 
-    shm_store_relaxed(&row->of, whose(generation, position));
+    shm_store_relaxed(&row->of, features_whose(generation, position));
     shm_store_release(&row->layers, layers); /* F2: the floats and what they are of */
 }
 
 static bool is_there(const struct feature_row *row, uint32_t generation, uint32_t position, uint64_t layers)
 {
-    return shm_load_acquire(&row->layers) == layers /* F2 */ && shm_load_relaxed(&row->of) == whose(generation, position);
+    return shm_load_acquire(&row->layers) == layers /* F2 */ && shm_load_relaxed(&row->of) == features_whose(generation, position);
 }
 
 bool features_take(const struct features *f, uint32_t slot, uint32_t generation, uint32_t position, uint64_t layers, float *out)

@@ -11,7 +11,6 @@
 #include "stages/keeper/keeper.h"
 
 #include "model/shapes.h"
-#include "model/features.h"
 #include "model/states.h"
 #include "schemas/counters.h"
 #include "schemas/media.h"
@@ -139,7 +138,7 @@ static uint64_t states_needed(const struct keeper *k)
 
 static uint64_t cache_limit(struct keeper *k)
 {
-    const uint64_t asked = wiring_u64(&k->stage.wiring, "kv.cache_mib", 0) << 20, taken = k->weights_bytes + states_needed(k) + GPU_RESERVE_BYTES;
+    const uint64_t asked = wiring_u64(&k->stage.wiring, "kv.cache_mib", 0) << 20, taken = k->weights_bytes + states_needed(k) + GPU_RESERVE_BYTES + (k->cuda ? features_plan(k) : 0);
 
     if (asked) return asked;
     if (!k->cuda) return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE) / 2;
@@ -168,26 +167,6 @@ static void size_cache(struct keeper *k)
         stage_log(&k->stage, LOG_WARN, "context", "tokens=%u reason=\"a sequence of the model's %llu tokens does not fit into the GPU's free memory\"", wish.context, (unsigned long long)most);
 }
 
-/* Host memory that the CPU's stages share. */
-static int make_memfd(struct keeper *k, const char *name, const char *what, uint64_t bytes)
-{
-    const int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-
-    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0 || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0)
-        stage_exit(&k->stage, EXIT_MISSING, "%s (%llu MiB) cannot be made: %s", what, (unsigned long long)(bytes >> 20), strerror(errno));
-    return fd;
-}
-
-/* Sparse: takes memory only while a drafter wants the outputs of layers. */
-static void make_features(struct keeper *k)
-{
-    const struct wiring *w = &k->stage.wiring;
-    struct features f;
-
-    features_init(&f, (uint32_t)wiring_u64(w, "table.slots", 0), (uint32_t)wiring_u64(w, "draft.context", 0), k->geometry.max_context, k->config.hidden);
-    wiring_add_fd(&k->out, "arena.features", make_memfd(k, "sluice-features", "the memory of layers' outputs", features_bytes(&f)));
-}
-
 static void make_arena(struct keeper *k)
 {
     const uint64_t states = states_needed(k);
@@ -203,10 +182,10 @@ static void make_arena(struct keeper *k)
                        (unsigned long long)(k->weights_bytes >> 20), k->lib.backend_error());
         wiring_add_fd(&k->out, "gpu.weights", weights_fd);
     } else {
-        fd = make_memfd(k, "sluice-kv", "the KV cache", k->geometry.arena_bytes);
-        states_fd = make_memfd(k, "sluice-states", "the memory of hidden states", states);
-        make_features(k);
+        fd = keeper_memfd(k, "sluice-kv", "the KV cache", k->geometry.arena_bytes);
+        states_fd = keeper_memfd(k, "sluice-states", "the memory of hidden states", states);
     }
+    features_make(k);
     wiring_add_fd(&k->out, "arena.kv", fd);
     wiring_add_fd(&k->out, "arena.states", states_fd);
     shm_store_relaxed(&k->stage.status->counters[KEEPER_ARENA_BYTES], k->geometry.arena_bytes); /* stored, not added: a predecessor may have died behind this line */

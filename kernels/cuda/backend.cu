@@ -54,6 +54,7 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->bias, sizeof *b->bias * STEP_BIAS_MAX * b->options.seqs_max },
         { (void **)&b->pages[0], 4ull * b->options.seqs_max * b->pages_stride[0] },
         { (void **)&b->pages[1], 4ull * b->options.seqs_max * b->pages_stride[1] },
+        { (void **)&b->keep.generation, 4ull * b->options.seqs_max },
         { (void **)&b->history, 4ull * b->options.seqs_max * b->options.context_max },
     };
     uint64_t bytes = 0;
@@ -90,7 +91,7 @@ static int make_frequencies(struct cuda_backend *b)
 static int open_plain(struct cuda_backend *b)
 {
     const struct plain_options options = { b->options.weights_device, { b->options.kv_device[0], b->options.kv_device[1] }, { b->pages[0], b->pages[1] },
-                                           { b->pages_stride[0], b->pages_stride[1] }, b->rows_max, b->options.context_max, NULL };
+                                           { b->pages_stride[0], b->pages_stride[1] }, b->rows_max, b->options.context_max, NULL, &b->keep };
 
     return plain_open(&b->plain, &b->spec, &options);
 }
@@ -107,6 +108,7 @@ static int prepare_kernels(const struct cuda_backend *b)
     if (rc == 0) rc = attn_many_full_init();
     if (rc == 0) rc = sample_init();
     if (rc == 0) rc = states_init();
+    if (rc == 0) rc = outputs_init();
     return rc ? rc : sample_general_init(b->spec.vocab);
 }
 
@@ -121,6 +123,30 @@ static int check_device(struct cuda_backend *b)
     return rc;
 }
 
+/* All graphs of the handle; those that are there go first. */
+static void drop_graphs(struct cuda_backend *b)
+{
+    for (int i = 0; i < 2 * GRAPHS; i++) {
+        if (b->graph[i % 2][i / 2]) cudaGraphExecDestroy(b->graph[i % 2][i / 2]);
+        b->graph[i % 2][i / 2] = NULL;
+    }
+}
+
+static int make_graphs(struct cuda_backend *b)
+{
+    const uint32_t mask = b->options.graph_rows_mask ? b->options.graph_rows_mask : GRAPHS_DEFAULT;
+    int rc = 0;
+
+    for (uint32_t i = 0; i < 2 * GRAPHS && rc == 0; i++) {
+        const uint32_t rows = 1u << i / 2;
+
+        b->many = i % 2;
+        if (b->many ? b->is_plain || rows < MANY_GROUPS : !b->is_plain && rows > ROWMM_ROWS_MAX) continue;
+        if (mask & rows) rc = chain_graph(b, rows, CHAIN_ALL, &b->graph[b->many][i / 2]);
+    }
+    return rc;
+}
+
 static int open_all(struct cuda_backend *b)
 {
     const uint32_t mask = b->options.graph_rows_mask ? b->options.graph_rows_mask : GRAPHS_DEFAULT;
@@ -130,13 +156,7 @@ static int open_all(struct cuda_backend *b)
     if (rc == 0) rc = make_scratch(b);
     if (rc == 0) rc = b->is_plain ? open_plain(b) : make_frequencies(b);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&b->stream, cudaStreamNonBlocking), "stream");
-    for (uint32_t i = 0; i < 2 * GRAPHS && rc == 0; i++) {
-        const uint32_t rows = 1u << i / 2;
-
-        b->many = i % 2;
-        if (b->many ? b->is_plain || rows < MANY_GROUPS : !b->is_plain && rows > ROWMM_ROWS_MAX) continue;
-        if (mask & rows) rc = chain_graph(b, rows, CHAIN_ALL, &b->graph[b->many][i / 2]);
-    }
+    if (rc == 0) rc = make_graphs(b);
     for (uint32_t i = 0; i < GRAPHS && rc == 0; i++)
         if (b->options.states_device && mask & 1u << i && 1u << i <= b->rows_max) rc = chain_graph(b, 1u << i, CHAIN_FIRST, &b->first[i]);
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "open");
@@ -160,6 +180,7 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     for (b->rows_max = 1u << (GRAPHS - 1); b->rows_max > ROWMM_ROWS_MAX && !((options->graph_rows_mask & b->rows_max)); ) b->rows_max /= 2;
     b->arena = arena;
     b->is_plain = is_plain;
+    b->keep.memory = options->features, b->keep.hidden = spec->hidden;
     b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
     b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
     b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
@@ -179,8 +200,7 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
 extern "C" void cuda_backend_close(struct cuda_backend *b)
 {
     cudaDeviceSynchronize();
-    for (int i = 0; i < 2 * GRAPHS; i++)
-        if (b->graph[i % 2][i / 2]) cudaGraphExecDestroy(b->graph[i % 2][i / 2]);
+    drop_graphs(b);
     for (int i = 0; i < GRAPHS; i++)
         if (b->first[i]) cudaGraphExecDestroy(b->first[i]);
     plain_close(b->plain);
@@ -196,6 +216,31 @@ extern "C" int cuda_backend_pages(struct cuda_backend *b, uint32_t seq, enum cud
     if (type > CUDA_FULL || seq >= b->options.seqs_max || first > b->pages_stride[type] || count > b->pages_stride[type] - first) return -E_RANGE;
     /* From pageable memory: the call returns when the entries have been taken, the stream orders them before later steps. */
     return launch_check(cudaMemcpyAsync(b->pages[type] + (uint64_t)seq * b->pages_stride[type] + first, pages, 4ull * count, cudaMemcpyHostToDevice, b->stream), "pages");
+}
+
+extern "C" int cuda_backend_generation(struct cuda_backend *b, uint32_t seq, uint32_t generation)
+{
+    if (seq >= b->options.seqs_max) return -E_RANGE;
+    return launch_check(cudaMemcpyAsync((void *)(b->keep.generation + seq), &generation, sizeof generation, cudaMemcpyHostToDevice, b->stream), "generation");
+}
+
+static bool is_under_way(const struct cuda_backend *b) { return b->launched && __atomic_load_n(&b->result->step, __ATOMIC_ACQUIRE) != b->launched; }
+
+extern "C" int cuda_backend_outputs(struct cuda_backend *b, uint64_t layers)
+{
+    const bool fits = layers == 0 || (b->options.features.device && outputs_fit(&b->options.features, layers, b->spec.layers));
+    const uint64_t kept = fits ? layers : 0;
+
+    if (kept != b->keep.layers) {
+        if (is_under_way(b)) return -E_BUSY;
+        int rc = launch_check(cudaStreamSynchronize(b->stream), "outputs of layers");
+        if (rc) return rc;
+        b->keep.layers = kept;
+        drop_graphs(b);
+        rc = make_graphs(b);
+        if (rc) return rc;
+    }
+    return fits ? 0 : -E_RANGE;
 }
 
 static int check_group(const struct cuda_backend *b, const struct step_state *s, uint32_t g, uint32_t next_row)
@@ -307,7 +352,7 @@ extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state
     const int rc = check_state(b, state);
 
     if (rc) return rc;
-    if (b->launched && __atomic_load_n(&b->result->step, __ATOMIC_ACQUIRE) != b->launched) return -E_BUSY;   /* state_host may still be read */
+    if (is_under_way(b)) return -E_BUSY;   /* state_host may still be read */
     const cudaGraphExec_t graph = pick_graph(b, state);
     if (graph == NULL || state->step == 0 || state->step == b->launched) return -E_RANGE;
     *b->state_host = *state;

@@ -162,6 +162,7 @@ static int layer_launch(struct chain *c, uint32_t i)
     if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, b->act, b->spec.intermediate, ROWMM_GEGLU, 11, NULL);
     if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, b->part, b->spec.hidden, ROWMM_PARTIAL, 11, NULL);
     if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar);
+    if (rc == 0 && outputs_wanted(&b->keep, i)) rc = outputs_store_step(&b->keep, i, b->residual[c->flip], b->state, c->rows, b->stream);
     return rc;
 }
 

@@ -6,6 +6,7 @@
 #include "attn_many.h"
 #include "embed.h"
 #include "norm.h"
+#include "outputs.h"
 #include "plain.h"
 #include "rowmm_wide.h"
 #include "sample.h"
@@ -46,6 +47,7 @@ struct cuda_backend {
     float *logits, *tile_top;
     uint32_t *last_token, *done;
     struct step_bias *bias;           /* [seqs_max][STEP_BIAS_MAX] */
+    struct outputs_keep keep;         /* what steps leave for a drafter; generation in the slab */
     uint32_t *history;                /* [seqs_max][context_max] tokens by position, for penalties */
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
     unsigned long long *trace;        /* bench only: TRACE_WORDS words per kernel, borrowed; NULL: off */

@@ -60,6 +60,15 @@ struct cuda_model_spec {
     struct cuda_layer_spec layer[CUDA_LAYERS_MAX];
 };
 
+/* Memory for outputs of layers that a drafter reads, laid out as model/features.h says; sequence s has place s % places. */
+struct cuda_features {
+    void *device;                     /* NULL: there is none */
+    uint64_t row_bytes;
+    uint32_t places, rows;            /* rows of a place: positions */
+    uint32_t sources_max;             /* layers that a row has room for */
+    uint32_t element_bytes;           /* 2: bf16, 4: f32 */
+};
+
 struct cuda_options {
     void *weights_device;             /* cuda_weights_bytes(spec), 256-byte aligned; contents kept, packed or not yet */
     void *kv_device[2];               /* pool of pages per layer type: page p at p * page_bytes[type] */
@@ -72,6 +81,7 @@ struct cuda_options {
     uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */
     float *states_device;             /* [seqs_max][16][hidden] as model/states.h says: steps leave the states of their rows there. NULL: nowhere */
     uint32_t soft_rows;               /* enum cuda_soft_rows: does prefill take soft tokens (cuda_prefill_soft)? */
+    struct cuda_features features;    /* where cuda_backend_outputs and cuda_prefill_outputs let them be kept */
 };
 #define CUDA_L2_DEFAULT 0xffffffffu
 enum cuda_soft_rows { CUDA_SOFT_NONE = 0, CUDA_SOFT_GIVEN = 1, CUDA_SOFT_MADE = 2 };   /* made: on the device, from blocks and frames (cuda_prefill_soft_weights) */
@@ -104,6 +114,11 @@ int cuda_backend_bias(struct cuda_backend *backend, uint32_t seq, const struct s
 /* Sets the tokens at positions [first, first + count) of a sequence's history, which penalties count; STEP_NO_TOKEN: none. Steps write their rows' tokens
  * at their positions themselves, so only what no step of this handle has read must be set: the prompt, and after a restart the output so far. */
 int cuda_backend_history(struct cuda_backend *backend, uint32_t seq, uint32_t first, const uint32_t *tokens, uint32_t count);
+
+/* Steps launched later keep the outputs of these layers (bit i: layer i; 0: none) in options.features, under the generation that each sequence was given. A change of
+ * layers makes the graphs anew, which takes some ten milliseconds: not while a step is under way (-E_BUSY). -E_RANGE: they do not fit there: none are kept. */
+int cuda_backend_outputs(struct cuda_backend *backend, uint64_t layers);
+int cuda_backend_generation(struct cuda_backend *backend, uint32_t seq, uint32_t generation);
 
 /* Checks the rows and launches the smallest graph that holds them. The caller must have seen the previous step's flag.
  * 0, -E_RANGE (a row, a group or a sampling field out of its limits: nothing was launched), -E_BUSY, -E_IO. */

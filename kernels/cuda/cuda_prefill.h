@@ -34,6 +34,10 @@ void cuda_prefill_close(struct cuda_prefill *prefill);
 /* As cuda_backend_pages, for this handle's own page tables. */
 int cuda_prefill_pages(struct cuda_prefill *prefill, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
 
+/* As cuda_backend_outputs and cuda_backend_generation, for calls that begin later; costs nothing. */
+int cuda_prefill_outputs(struct cuda_prefill *prefill, uint64_t layers);
+int cuda_prefill_generation(struct cuda_prefill *prefill, uint32_t seq, uint32_t generation);
+
 /* What makes soft tokens of pictures and sound, as struct soft_weights of model/soft.h. Host memory, taken before a call returns. */
 struct cuda_soft_matrix { struct stored_matrix stored; uint32_t format; };   /* enum weight_format */
 struct cuda_soft_weights {

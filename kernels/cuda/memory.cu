@@ -166,3 +166,5 @@ extern "C" int cuda_memory_map(int fd, uint64_t bytes, int writable, void **devi
     if (rc == 0) *device = (void *)at;
     return rc;
 }
+
+extern "C" int cuda_memory_read(void *to, const void *from_device, uint64_t bytes) { return launch_check(cudaMemcpy(to, from_device, bytes, cudaMemcpyDeviceToHost), "reading device memory"); }

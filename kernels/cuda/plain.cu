@@ -6,6 +6,7 @@
  * (plain_launch.cuh); products fetch weights before that wait. */
 #include "plain.h"
 #include "launch.h"
+#include "outputs.h"
 #include "plain_attn.cuh"
 #include "plain_linear.cuh"
 #include "plain_ops.cuh"
@@ -270,6 +271,7 @@ static int layers(const struct plain *p, float *h, const struct plain_row *row, 
         if (rc == 0) rc = product(p, p->gate, s->intermediate, p->x, &l->matrix[CUDA_GATE], &l->matrix[CUDA_UP], s->intermediate, rows, stream);
         if (rc == 0) rc = product(p, p->y, s->hidden, p->gate, &l->matrix[CUDA_DOWN], NULL, s->hidden, rows, stream);
         if (rc == 0) rc = norms(p, h, l->post_ff_norm, vector(p, l->scalar), next, rows, last ? hidden_out : NULL, stream);
+        if (rc == 0 && p->options.keep && outputs_wanted(p->options.keep, i)) rc = outputs_store_rows(p->options.keep, i, h, row, true, rows, stream);
     }
     return rc;
 }

@@ -44,6 +44,8 @@ struct plain_arena {
 /* One row of a call, on the device. live: 0, nobody reads it; else 1 + the positions behind it that it sees in sliding layers (the rest of its picture). */
 struct plain_row { uint32_t token, position, seq, live; };
 
+struct outputs_keep;                  /* outputs.h */
+
 struct plain_options {
     const void *weights;              /* the arena, device */
     void *kv[2];                      /* pool of pages per layer type */
@@ -51,6 +53,7 @@ struct plain_options {
     uint32_t pages_stride[2];         /* entries of a table; the sliding one is the ring */
     uint32_t rows_max, context_max;
     const float *soft;                /* device, [rows_max][hidden]: embeddings of tokens from SOFT_TOKEN on (soft.h); NULL: there are none, and no row sees ahead */
+    const struct outputs_keep *keep;  /* looked at by each launch: outputs of layers that a drafter wants; NULL: nobody does */
 };
 
 struct plain;                         /* opaque: scratch and tables of one handle */
@@ -109,6 +112,8 @@ void plain_prefill_close(struct plain_prefill *prefill);
 int plain_prefill_pages(struct plain_prefill *prefill, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
 struct cuda_soft_weights;
 int plain_prefill_soft_weights(struct plain_prefill *prefill, const struct cuda_soft_weights *weights);
+int plain_prefill_outputs(struct plain_prefill *prefill, uint64_t layers);
+int plain_prefill_generation(struct plain_prefill *prefill, uint32_t seq, uint32_t generation);
 int plain_prefill_soft(struct plain_prefill *prefill, const struct cuda_prefill_piece *pieces, uint32_t piece_count);
 int plain_prefill_soft_go(struct plain_prefill *prefill);
 int plain_prefill_begin(struct plain_prefill *prefill, const struct cuda_prefill_span *spans, uint32_t span_count, const uint32_t *tokens);

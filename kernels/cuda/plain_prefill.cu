@@ -1,6 +1,7 @@
 /* kernels/cuda/plain_prefill.cu - cuda_prefill.h for the shapes of plain.h: rows of spans through all layers, K and V into the pages. */
 #include "cuda_prefill.h"
 #include "launch.h"
+#include "outputs.h"
 #include "plain.h"
 #include "soft.h"
 #include "shm/error.h"
@@ -23,6 +24,7 @@ struct plain_prefill {
     struct prefill_row *ends;         /* device, owned */
     uint32_t end_count;               /* of the run in hand */
     struct states_args states;
+    struct outputs_keep keep;         /* generation is owned */
     struct soft_input soft;           /* pictures and sound of the run in hand, or the next */
     uint32_t row_count, launched;     /* of the run in hand: its rows, and the layers that were launched */
     cudaStream_t stream;
@@ -31,7 +33,7 @@ struct plain_prefill {
 
 static int make(struct plain_prefill *p, const struct cuda_model_spec *spec, const struct cuda_options *options)
 {
-    struct plain_options plain = { options->weights_device, { options->kv_device[0], options->kv_device[1] }, {}, { p->pages_stride[0], p->pages_stride[1] }, p->rows_max, p->context_max, NULL };
+    struct plain_options plain = { options->weights_device, { options->kv_device[0], options->kv_device[1] }, {}, { p->pages_stride[0], p->pages_stride[1] }, p->rows_max, p->context_max, NULL, &p->keep };
     int rc = launch_check(cudaStreamCreateWithFlags(&p->stream, cudaStreamNonBlocking), "stream");
 
     if (rc == 0) rc = launch_check(cudaEventCreateWithFlags(&p->done, cudaEventDisableTiming), "event");
@@ -47,6 +49,9 @@ static int make(struct plain_prefill *p, const struct cuda_model_spec *spec, con
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&p->ends_host, CUDA_PREFILL_SPANS_MAX * sizeof *p->ends_host), "pinned memory");
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&p->ends, CUDA_PREFILL_SPANS_MAX * sizeof *p->ends), "rows");
     if (rc == 0) rc = states_init();
+    if (rc == 0) rc = outputs_init();
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&p->keep.generation, 4ull * p->seqs_max), "generations");
+    p->keep.memory = options->features, p->keep.hidden = spec->hidden;
     if (rc == 0) rc = soft_input_open(&p->soft, p->rows_max, spec->hidden, options->soft_rows);
     plain.soft = p->soft.device;
     if (rc == 0) rc = plain_open(&p->plain, spec, &plain);
@@ -88,6 +93,7 @@ extern "C" void plain_prefill_close(struct plain_prefill *p)
     cudaFree(p->pages[1]);
     cudaFree(p->rows);
     cudaFree(p->ends);
+    cudaFree((void *)p->keep.generation);
     soft_input_close(&p->soft);
     if (p->rows_host) cudaFreeHost(p->rows_host);
     if (p->ends_host) cudaFreeHost(p->ends_host);
@@ -118,6 +124,20 @@ static int check_span(const struct plain_prefill *p, const struct cuda_prefill_s
     for (uint32_t j = 0; j < s->rows; j++)
         if (tokens[next_row + j] >= p->vocab) return -E_RANGE;
     return 0;
+}
+
+extern "C" int plain_prefill_outputs(struct plain_prefill *p, uint64_t layers)
+{
+    const bool fits = layers == 0 || (p->keep.memory.device && outputs_fit(&p->keep.memory, layers, p->layers));
+
+    p->keep.layers = fits ? layers : 0;
+    return fits ? 0 : -E_RANGE;
+}
+
+extern "C" int plain_prefill_generation(struct plain_prefill *p, uint32_t seq, uint32_t generation)
+{
+    if (seq >= p->seqs_max) return -E_RANGE;
+    return launch_check(cudaMemcpyAsync((void *)(p->keep.generation + seq), &generation, sizeof generation, cudaMemcpyHostToDevice, p->stream), "generation");
 }
 
 extern "C" int plain_prefill_soft(struct plain_prefill *p, const struct cuda_prefill_piece *pieces, uint32_t piece_count)

@@ -55,6 +55,7 @@ static int make_memory(struct cuda_prefill *p)
         { (void **)&p->inv_freq, 4 * turned },
         { (void **)&p->pages[0], 4ull * p->options.seqs_max * p->pages_stride[0] },
         { (void **)&p->pages[1], 4ull * p->options.seqs_max * p->pages_stride[1] },
+        { (void **)&p->keep.generation, 4ull * p->options.seqs_max },
     };
 
     for (const auto &w : want) bytes += aligned(w.bytes);
@@ -109,6 +110,7 @@ static int open_all(struct cuda_prefill *p)
     if (rc == 0) rc = prefill_ops_init();
     if (rc == 0) rc = prefill_attn_init();
     if (rc == 0) rc = states_init();
+    if (rc == 0) rc = outputs_init();
     if (rc == 0) rc = make_memory(p);
     if (rc == 0) rc = soft_input_open(&p->soft, p->rows_max, p->spec.hidden, p->options.soft_rows);
     if (rc == 0) rc = make_maps(p);
@@ -137,6 +139,7 @@ static int open_own(struct cuda_prefill *p, const struct cuda_model_spec *spec, 
     p->spec = *spec;
     p->options = *options;
     p->rows_max = rows_max;
+    p->keep.memory = options->features, p->keep.hidden = spec->hidden;
     p->pages_stride[CUDA_SLIDING] = options->ring_pages;
     p->pages_stride[CUDA_FULL] = (options->context_max + PREFILL_PAGE_TOKENS - 1) / PREFILL_PAGE_TOKENS;
     p->job_bytes = (rows_max + CUDA_PREFILL_SPANS_MAX) * sizeof(struct prefill_row);
@@ -179,6 +182,22 @@ extern "C" int cuda_prefill_pages(struct cuda_prefill *p, uint32_t seq, enum cud
     if (type > CUDA_FULL || seq >= p->options.seqs_max || first > p->pages_stride[type] || count > p->pages_stride[type] - first) return -E_RANGE;
     /* From pageable memory: the call returns when the entries have been taken, the stream orders them before later runs. */
     return launch_check(cudaMemcpyAsync(p->pages[type] + (uint64_t)seq * p->pages_stride[type] + first, pages, 4ull * count, cudaMemcpyHostToDevice, p->stream), "pages");
+}
+
+extern "C" int cuda_prefill_outputs(struct cuda_prefill *p, uint64_t layers)
+{
+    if (p->plain) return plain_prefill_outputs(p->plain, layers);
+    const bool fits = layers == 0 || (p->keep.memory.device && outputs_fit(&p->keep.memory, layers, p->spec.layers));
+
+    p->keep.layers = fits ? layers : 0;
+    return fits ? 0 : -E_RANGE;
+}
+
+extern "C" int cuda_prefill_generation(struct cuda_prefill *p, uint32_t seq, uint32_t generation)
+{
+    if (p->plain) return plain_prefill_generation(p->plain, seq, generation);
+    if (seq >= p->options.seqs_max) return -E_RANGE;
+    return launch_check(cudaMemcpyAsync((void *)(p->keep.generation + seq), &generation, sizeof generation, cudaMemcpyHostToDevice, p->stream), "generation");
 }
 
 /* ---- a run ---- */

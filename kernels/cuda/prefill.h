@@ -4,6 +4,7 @@
 
 #include "arena.h"
 #include "cuda_prefill.h"
+#include "outputs.h"
 #include "plain.h"
 #include "prefill_attn.h"
 #include "soft.h"
@@ -54,6 +55,7 @@ struct cuda_prefill {
     float2 *last_rope;
     float *inv_freq;                  /* [turned of both types] */
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
+    struct outputs_keep keep;         /* what runs leave for a drafter; generation in the slab */
     uint8_t *job_host;                /* pinned, job_bytes; read by the copy that begins a run */
     uint64_t job_bytes;
     struct prefill_tile *cut;         /* host, owned: [tiles of a run in full layers], to lay out a job */

@@ -199,7 +199,10 @@ int prefill_launch_layers(struct cuda_prefill *p, uint32_t parts, uint32_t first
     const uint32_t last = p->spec.layers - 1;
     int rc = first == 0 ? embed(&c) : 0;
 
-    for (uint32_t i = first; i < end && rc == 0; i++) rc = i == last ? last_layer(&c, i) : layer(&c, i);
+    for (uint32_t i = first; i < end && rc == 0; i++) {
+        rc = i == last ? last_layer(&c, i) : layer(&c, i);
+        if (rc == 0 && i != last && outputs_wanted(&p->keep, i)) rc = outputs_store_rows(&p->keep, i, p->residual, p->job, false, p->rows, p->stream);
+    }
     return rc;
 }
 

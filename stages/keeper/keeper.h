@@ -24,6 +24,8 @@ struct keeper {
     struct cuda_device_facts facts;
     struct cuda_model_spec spec;
     uint64_t weights_bytes;           /* of the packed arena */
+    uint32_t feature_places, feature_sources, feature_element_bytes; /* model/features.h; 0: no drafter reads outputs of layers */
+    uint64_t drafter_bytes;           /* device memory that it will want: weights, keys and values */
 };
 
 /* device.c: decides by option `device` whether the GPU is used, opens library and device, and fills spec and weights_bytes (for a cache
@@ -31,6 +33,14 @@ struct keeper {
 void device_choose(struct keeper *k, char *why, size_t why_bytes);
 /* After a restart: what device_choose found then, from the wiring. Exits when it is no longer there. */
 void device_reopen(struct keeper *k);
+
+/* memory.c: host memory that stages share, as a sealed descriptor of its own; exits when there is none. */
+int keeper_memfd(struct keeper *k, const char *name, const char *what, uint64_t bytes);
+
+/* features.c: device memory for outputs of layers, if the server begins with a drafter that reads them (descriptors draft.*). features_plan: its layout, and all
+ * that this drafter may take of the device (0: nothing); features_make: the descriptor, and options features.* for the stages. On the CPU: sparse host memory for any. */
+uint64_t features_plan(struct keeper *k);
+void features_make(struct keeper *k);
 
 /* leave.c: asked to stop, or the launcher is gone: then what it left in the file system goes, too. Does not return. */
 void keeper_leave(struct keeper *k) __attribute__((noreturn));

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""tests/gpu/drafters.py - drafting on the GPU changes no byte: the demo model with every drafter that lies beside it.
+
+    SLUICE_BUILD=build/dist python3 tests/gpu/drafters.py [PART...]      (default: all parts)
+
+  text    PROMPTS (default 100) requests, greedy and at temperature 1, alone and 8 at once, with n-gram, MTP and DSpark against none; tokens a round of each, beside
+          those of the CPU: its drafters, its arithmetic
+  blows   SIGKILL of the draft stage and `sluice swap draft` in mid-stream, BLOWS (default 60) of them under 8 streams
+Needs a Hopper GPU and the standard library only.
+"""
+import asyncio
+import os
+import random
+import signal
+import sys
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+from server import Server  # noqa: E402
+from workload import body  # noqa: E402
+from wsclient import gather_limited, run  # noqa: E402
+
+DEMO = os.path.join(ROOT, "model", "demo")
+WAYS = ["ngram"] + [w for w, folder in (("mtp", "assistant"), ("dspark", "dspark")) if os.path.exists(os.path.join(DEMO, folder, "config.json"))]
+DEVICE = os.environ.get("DEVICE", "cuda")
+PROMPTS = int(os.environ.get("PROMPTS", "100"))
+BLOWS = int(os.environ.get("BLOWS", "60"))
+
+
+def say(text):
+    print(f"     {text}", flush=True)
+
+
+def requests(temperature, count=PROMPTS):
+    out = []
+    for i in range(count):
+        b = {k: v for k, v in body(i, least=16, most=64, seed=7).items() if k not in ("temperature", "top_p", "top_k", "seed", "min_p")}
+        out.append({**b, "temperature": temperature, **({"seed": 1000 + i} if temperature else {})})
+    return out
+
+
+async def answers(server, bodies, streams):
+    results = await gather_limited(streams, [run(server, b) for b in bodies])
+    figures = [r.response.get("sluice") or {} for r in results]
+    rounds = sum(f.get("rounds", 0) for f in figures)
+    return [r.outcome() for r in results], sum(f.get("accepted_tokens", 0) for f in figures) / max(1, rounds) + 1
+
+
+def same(what, got, wanted):
+    wrong = [i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b]
+    assert not wrong, f"{what}: {len(wrong)} of {len(got)} differ, the first is request {wrong[0]}\n  wanted {wanted[wrong[0]][:1000]}\n  got    {got[wrong[0]][:1000]}"
+
+
+def text():
+    """Every way against none, on both devices; on the CPU only for its accept lengths, and because it says the same."""
+    wanted = {}
+    with Server("--device", DEVICE, "--draft", "none") as s:
+        for temperature in (0, 1):
+            wanted[temperature] = asyncio.run(answers(s, requests(temperature), 8))[0]
+            same("none, one by one", asyncio.run(answers(s, requests(temperature), 1))[0], wanted[temperature])
+    for way in WAYS:
+        lengths = []
+        with Server("--device", DEVICE, "--draft", way, "--draft-when", "always") as s:
+            for temperature in (0, 1):
+                for streams in (1, 8):
+                    got, length = asyncio.run(answers(s, requests(temperature), streams))
+                    same(f"--draft {way}, temperature {temperature}, {streams} streams", got, wanted[temperature])
+                    lengths.append(length)
+            assert s.status()["drafter"]["kind"] == way, s.status()["drafter"]
+        with Server("--device", "cpu", "--draft", way, "--draft-when", "always", "--threads", 4) as s:
+            of_cpu = []
+            for temperature in (0, 1):
+                got, length = asyncio.run(answers(s, requests(temperature), 1))
+                of_cpu.append(length)
+                others = sum(a != b for a, b in zip(got, wanted[temperature]))
+                assert others * 20 <= len(got), f"{others} of {len(got)} outputs differ between CPU and GPU without any drafter's doing"
+        say(f"{way}: 4 x {PROMPTS} outputs as without drafts; tokens a round greedy {lengths[0]:.3f}, temperature 1 {lengths[2]:.3f} (8 streams {lengths[1]:.3f}, {lengths[3]:.3f}); "
+            f"the CPU's {of_cpu[0]:.3f}, {of_cpu[1]:.3f}")
+        assert PROMPTS < 50 or all(abs(a - b) < 0.1 * b for a, b in zip((lengths[0], lengths[2]), of_cpu)), "the GPU's drafts are worse than the CPU's"
+
+
+async def blows_on(server, stop):
+    done, rng = {"kill": 0, "swap": 0}, random.Random(5)
+    try:
+        while sum(done.values()) < BLOWS:
+            await asyncio.sleep(rng.uniform(0.1, 0.5))  # a drafter needs a third of a second to come
+            if rng.random() < 0.6:
+                done["kill"] += bool(await asyncio.to_thread(server.signal, "draft", signal.SIGKILL))
+                continue
+            code, _, err = await asyncio.to_thread(server.command, "swap", "draft", rng.choice(["none", *WAYS]))
+            assert code == 0 or "under way" in err, err
+            done["swap"] += code == 0
+    finally:
+        stop.set()
+    return done
+
+
+def blows():
+    """The server begins with the DSpark head: it keeps outputs of layers then, whatever drafts."""
+    bodies = requests(0, 8) + requests(1, 8)
+    with Server("--device", DEVICE, "--draft", WAYS[-1], "--draft-when", "always", "--restart-budget", "100000") as s:
+        wanted = asyncio.run(answers(s, bodies, 8))[0]
+
+        async def go():
+            stop, ended = asyncio.Event(), 0
+
+            async def client(number):
+                nonlocal ended
+                at = number
+                while not stop.is_set():
+                    same("under blows", [(await run(s, bodies[at % len(bodies)])).outcome()], [wanted[at % len(bodies)]])
+                    ended += 1
+                    at += 9
+            clients = [asyncio.ensure_future(client(n)) for n in range(8)]
+            done = await blows_on(s, stop)
+            await asyncio.gather(*clients)
+            return done, ended
+
+        done, ended = asyncio.run(go())
+        others = {r: n for r, n in s.restarts().items() if n and r != "draft"}
+        assert not others, f"other stages died: {others}\n{s.log()[-3000:]}"
+        code, _, err = s.command("swap", "draft", "--default")
+        assert code == 0, err
+        got, length = asyncio.run(answers(s, bodies, 8))
+        same("afterwards", got, wanted)
+        say(f"{done['kill']} kills and {done['swap']} swaps of the draft stage, {ended} responses, no byte differs; afterwards {length:.2f} tokens a round")
+        assert length > 1.8, "the drafter that is back drafts as before"
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    for part in sys.argv[1:] or ["text", "blows"]:
+        print(part, flush=True)
+        {"text": text, "blows": blows}[part]()
+    print("drafters: passed")
+
+
+if __name__ == "__main__":
+    main()

@@ -118,6 +118,7 @@ int engine_cuda_spec(struct cuda_model_spec *spec, const struct model_config *co
     spec->softcap = config->final_softcap;
     spec->embed_scale = embed_scale(config->hidden, weights_format);
     spec->attention_scale = config->attention_scale;
+    spec->full_ahead = config->vision_bidirectional && config->family == MODEL_GEMMA3;
     spec->suppress_count = generation->suppress_count;
     memcpy(spec->suppress, generation->suppress_token, generation->suppress_count * sizeof *spec->suppress);
     spec->page_bytes[CUDA_SLIDING] = geometry->sliding_page_bytes;

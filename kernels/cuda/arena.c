@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define HIDDEN_MAX 3840               /* norm.cu: 15 warps x 2 x 128 */
-#define VOCAB_MAX (1u << 18)          /* sample.cu */
+#define VOCAB_MAX (17u * 16 * 1024)   /* SAMPLE_VOCAB_MAX of sample.h */
 
 static int place(struct arena *a, struct arena_matrix *m, uint32_t rows, uint32_t k, uint32_t format)
 {
@@ -33,14 +33,17 @@ static int check(const struct cuda_model_spec *s)
 {
     if (s->layers == 0 || s->layers > CUDA_LAYERS_MAX || s->hidden == 0 || s->hidden % 128 || s->hidden > HIDDEN_MAX) return -E_UNSUPPORTED;
     if (s->vocab == 0 || s->vocab % TILE_ROWS || s->vocab > VOCAB_MAX || s->suppress_count > CUDA_SUPPRESS_MAX) return -E_UNSUPPORTED;
-    if (s->window == 0 || s->window > 1024 || s->rope_turned[CUDA_SLIDING] > 128 || s->rope_turned[CUDA_FULL] > 256) return -E_UNSUPPORTED;
+    if (s->window == 0 || s->window > 1024 || s->rope_turned[CUDA_SLIDING] > 128 || s->rope_turned[CUDA_FULL] > s->head_dim[CUDA_FULL] / 2) return -E_UNSUPPORTED;
     if (s->rope_turned[CUDA_SLIDING] % 4 || s->rope_turned[CUDA_FULL] % 4) return -E_UNSUPPORTED;
-    if (s->q_heads != 16 || s->kv_heads[0] != 8 || s->kv_heads[1] != 1 || s->head_dim[0] != 256 || s->head_dim[1] != 512) return -E_UNSUPPORTED;
-    if (s->norm_plus_one || !s->has_v_norm || s->rope_divisor[0] != 1.0 || s->rope_divisor[1] != 1.0) return -E_UNSUPPORTED;
+    if (s->q_heads != 16 || s->kv_heads[0] != 8 || s->head_dim[0] != 256) return -E_UNSUPPORTED;
+    if (!(s->kv_heads[1] == 1 && s->head_dim[1] == 512) && !(s->kv_heads[1] == 8 && s->head_dim[1] == 256)) return -E_UNSUPPORTED;
+    if (s->full_ahead && s->head_dim[1] != 256) return -E_UNSUPPORTED;      /* prefill_attn.cu: segments of keys have no row that sees ahead */
+    if (!(s->rope_divisor[0] > 0.0) || !(s->rope_divisor[1] > 0.0)) return -E_UNSUPPORTED;
     for (uint32_t i = 0; i < s->layers; i++) {
         const struct cuda_layer_spec *l = &s->layer[i];
 
         if (l->type > CUDA_FULL || l->k_offset % 16 || l->v_offset % 16) return -E_UNSUPPORTED;
+        if (!l->has_v && s->kv_heads[l->type] != 1) return -E_UNSUPPORTED;
         if (spec_kv_bytes(s, i) != 2 && spec_kv_bytes(s, i) != 1) return -E_UNSUPPORTED;   /* an f32 cache */
         if (spec_kv_bytes(s, i) != spec_kv_bytes(s, 0)) return -E_UNSUPPORTED;
     }

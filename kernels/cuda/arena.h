@@ -13,7 +13,7 @@ struct arena_matrix { uint64_t offset; uint32_t rows, k, slice_k, format; };
 
 struct arena_layer {
     struct arena_matrix qkv, o, gate_up, down;
-    uint64_t input_norm, post_attention_norm, pre_ff_norm, post_ff_norm, q_norm, k_norm, scalar;   /* bf16, the scalar f32 */
+    uint64_t input_norm, post_attention_norm, pre_ff_norm, post_ff_norm, q_norm, k_norm, scalar;   /* bf16, as stored: w - 1 with norm_plus_one; the scalar f32 */
 };
 
 struct arena {
@@ -23,8 +23,8 @@ struct arena {
     struct arena_layer layer[CUDA_LAYERS_MAX];
 };
 
-static inline uint32_t spec_head_dim(const struct cuda_model_spec *s, uint32_t layer) { return s->layer[layer].type == CUDA_FULL ? 512 : 256; }
-static inline uint32_t spec_kv_heads(const struct cuda_model_spec *s, uint32_t layer) { return s->layer[layer].type == CUDA_FULL ? 1 : 8; }
+static inline uint32_t spec_head_dim(const struct cuda_model_spec *s, uint32_t layer) { return s->head_dim[s->layer[layer].type]; }
+static inline uint32_t spec_kv_heads(const struct cuda_model_spec *s, uint32_t layer) { return s->kv_heads[s->layer[layer].type]; }
 static inline uint32_t spec_format(const struct cuda_model_spec *s, uint32_t layer, enum cuda_tensor matrix)
 {
     return s->layer[layer].stored.format[matrix] ? s->layer[layer].stored.format[matrix] : s->format;
@@ -40,6 +40,9 @@ static inline uint32_t spec_kv_bytes(const struct cuda_model_spec *s, uint32_t l
     return (uint32_t)((l->v_offset - l->k_offset) / ((uint64_t)KV_PAGE_POSITIONS * s->kv_heads[l->type] * s->head_dim[l->type]));
 }
 static inline uint32_t spec_kv_rows(const struct cuda_model_spec *s, uint32_t layer) { return spec_kv_heads(s, layer) * spec_head_dim(s, layer); }
+
+/* What the kernels of this chain add to norm weights. */
+static inline float spec_norm_bias(const struct cuda_model_spec *s) { return s->norm_plus_one ? 1.0f : 0.0f; }
 
 #ifdef __cplusplus
 extern "C"

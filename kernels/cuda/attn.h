@@ -6,7 +6,7 @@
  * The cut of the key axis is fixed by absolute position, whatever the batch, the row or the length of the text:
  *   sliding layers: by residue. Chunk j of 16 holds the keys with key / 64 % 16 == j; a window of 1024 shows a row exactly one key
  *   at each of a chunk's 64 places. Then a second kernel adds the 16 chunks in a fixed tree.
- *   full layers: spans of 32 keys below 2048, then 128, 512 and 1024, so that long texts do not drown in partial results. One kernel works on
+ *   full layers of one kv head (those of several: attn_long.h): spans of 32 keys below 2048, then 128, 512 and 1024, so that long texts do not drown in partial results. One kernel works on
  *   (sequence, span, some rows) items and writes partial results, a second adds them in ascending order.
  * Keys outside a row's own view add exact zeros; where a row shows both a new and an old part of a chunk, p v runs over the old part first.
  * So the bits of a row do not depend on what else is in the step.
@@ -41,7 +41,9 @@ struct attn_args {
     const uint32_t *pages;            /* [seqs][pages_stride] page numbers of this layer type */
     uint32_t pages_stride;
     uint32_t ring_pages;              /* entry of position p: (p / 32) % ring_pages; full layers: at least every page of the text */
-    const __nv_bfloat16 *q_norm, *k_norm;   /* [d] */
+    const __nv_bfloat16 *q_norm, *k_norm;   /* [d]; plus norm_bias */
+    float norm_bias;                  /* 1 where a model stores w - 1, else 0 */
+    uint32_t has_v_norm;              /* 0: values are taken as they are */
     const float2 *rope;               /* [rows][rope_stride], this layer type's part first */
     uint32_t rope_stride, turned;     /* pairs that turn */
     uint32_t fresh_rows;              /* set by attn_launch: most rows of a group */

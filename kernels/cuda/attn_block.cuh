@@ -1,5 +1,6 @@
 /* kernels/cuda/attn_block.cuh - what one block of attention does with one item: fragments, scores, softmax, p v (used by attn.cu).
  *
+ * RING: keys are cut by residue, as in sliding layers; full layers with heads of 256 (attn_long.cu) have none.
  * A block of 8 warps holds K and V of one chunk (64 keys of 256, or 32 keys of 512) entirely in registers as tensor-core fragments, loaded
  * straight from the pages. F8: codes of E4M3, which become f16 (exact) on their way into the tensor cores; q and p are f16, too. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
 #ifndef SLUICE_CUDA_ATTN_BLOCK_CUH
@@ -75,19 +76,19 @@ __device__ __forceinline__ const uint8_t *key_address(const attn_args &a, const 
 }
 
 /* The key of an earlier step at a place of the chunk. Below 0 it wraps and is nobody's key. */
-template <int D>
+template <bool RING>
 __device__ __forceinline__ uint32_t key_at(uint32_t chunk, uint32_t place, uint32_t end)
 {
     const uint32_t key = chunk + place;
 
-    return key - (D == 256 && key >= end ? ATTN_WINDOW : 0);
+    return key - (RING && key >= end ? ATTN_WINDOW : 0);
 }
 
 /* Keys of [first, end) only: others may lie in pages that belong to somebody else, and their bytes may be anything. */
-template <int D, bool F8>
+template <int D, bool F8, bool RING = D == 256>
 __device__ __forceinline__ void load_k(fragments<D, F8> &f, const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
 {
-    const uint32_t key = key_at<D>(chunk, warp % attn_shape<D>::KEY_TILES * 8 + lane / 4, end);
+    const uint32_t key = key_at<RING>(chunk, warp % attn_shape<D>::KEY_TILES * 8 + lane / 4, end);
     const bool live = key >= first && key < end;
     const uint8_t *from = live ? key_address<D, F8>(a, it, key, a.k_offset) + (warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8) * kv_bytes<F8> : NULL;
 
@@ -98,7 +99,7 @@ __device__ __forceinline__ void load_k(fragments<D, F8> &f, const attn_args &a, 
     }
 }
 
-template <int D, bool F8>
+template <int D, bool F8, bool RING = D == 256>
 __device__ __forceinline__ void load_v(fragments<D, F8> &f, const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
 {
     constexpr int WORDS = fragments<D, F8>::WORDS;
@@ -107,7 +108,7 @@ __device__ __forceinline__ void load_v(fragments<D, F8> &f, const attn_args &a, 
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-            const uint32_t key = key_at<D>(chunk, s * 16 + lane % 4 * 4 + e, end);
+            const uint32_t key = key_at<RING>(chunk, s * 16 + lane % 4 * 4 + e, end);
             const bool live = key >= first && key < end;
             uint32_t *to = f.v + (s * 4 + e) * WORDS;
             const uint8_t *from = live ? key_address<D, F8>(a, it, key, a.v_offset) + warp * attn_shape<D>::PV_DIMS * kv_bytes<F8> + lane / 4 * (4 * WORDS) : NULL;
@@ -217,7 +218,7 @@ __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint
         next = find_task<D>(a, it, row, fresh, i + ATTN_WARPS);
         if (next.live) head_load<D>(w, qkv + (uint64_t)next.row * a.qkv_stride + next.head * D, lane);
         if (!t.live) continue;
-        head_norm<D>(v, t.value ? NULL : sh.norm[t.query ? 0 : 1], a.eps, lane);
+        if (!t.value || a.has_v_norm) head_norm<D>(v, t.value ? NULL : sh.norm[t.query ? 0 : 1], a.eps, lane, a.norm_bias);
         if (!t.value) head_rotate<D>(v, rotation<D>(sh, a.fresh_rows) + t.row * a.turned, a.turned, lane);
         if (t.query) {
             head_store_query<D, F8>(v, sh.q[i], a.scale, lane);
@@ -304,15 +305,15 @@ __device__ __forceinline__ void patch_v(fragments<D, F8> &f, const item &it, uin
 /* ---- softmax ---- */
 
 /* A row sees the key of a place: in sliding layers the newer one, or the one of 1024 before, which is inside the window exactly until then. */
-template <int D>
+template <bool RING>
 __device__ __forceinline__ bool sees(uint32_t key, uint32_t position)
 {
-    return key <= position || (D == 256 && key >= ATTN_WINDOW);
+    return key <= position || (RING && key >= ATTN_WINDOW);
 }
 
 /* The part of a row's softmax that the warps of a block share: new maximum, weights, sums. Each warp of the first DIM_PARTS group
  * holds the scores of 8 keys. Leaves p in shared memory; factor[h]: what the rows g and g + 8 accumulated so far shrinks by. */
-template <int D, bool F8>
+template <int D, bool F8, bool RING = D == 256>
 __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2],
                                               const item &it, uint32_t chunk, uint32_t row, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
@@ -336,7 +337,7 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
         float best = NEVER;
 #pragma unroll
         for (int e = 0; e < 2; e++) {
-            const bool seen = r < it.group.rows && sees<D>(chunk + tile * 8 + lane % 4 * 2 + e, position);
+            const bool seen = r < it.group.rows && sees<RING>(chunk + tile * 8 + lane % 4 * 2 + e, position);
 
             s[h * 2 + e] = seen ? s[h * 2 + e] : NEVER;
             best = fmaxf(best, s[h * 2 + e]);

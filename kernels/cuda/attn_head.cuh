@@ -21,8 +21,9 @@ __device__ __forceinline__ void head_load(head_vector<D> &v, const float *from, 
     }
 }
 
+/* bias: what is added to the weights, 1 where a model stores w - 1. */
 template <int D>
-__device__ __forceinline__ void head_norm(head_vector<D> &v, const __nv_bfloat16 *w, float eps, uint32_t lane)
+__device__ __forceinline__ void head_norm(head_vector<D> &v, const __nv_bfloat16 *w, float eps, uint32_t lane, float bias = 0.0f)
 {
     float sum = 0.0f;
 
@@ -35,7 +36,7 @@ __device__ __forceinline__ void head_norm(head_vector<D> &v, const __nv_bfloat16
 #pragma unroll
     for (int i = 0; i < D / 128; i++) {
         const uint2 pair = w ? *(const uint2 *)(w + i * 128 + lane * 4) : make_uint2(0x3f803f80u, 0x3f803f80u);
-        const float weight[4] = { bf16_low(pair.x), bf16_high(pair.x), bf16_low(pair.y), bf16_high(pair.y) };
+        const float add = w ? bias : 0.0f, weight[4] = { bf16_low(pair.x) + add, bf16_high(pair.x) + add, bf16_low(pair.y) + add, bf16_high(pair.y) + add };
 
 #pragma unroll
         for (int e = 0; e < 4; e++) v.x[i][e] = v.x[i][e] * inv * weight[e];

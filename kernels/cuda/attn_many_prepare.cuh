@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(PREPARE_WARPS * 32) many_prepare_kernel(const 
     if (!live) return;
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
     head_load<D>(v, a.qkv + (uint64_t)row * a.qkv_stride + (query ? task : ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + kv_head) * D, lane);
-    head_norm<D>(v, value ? NULL : query ? a.q_norm : a.k_norm, a.eps, lane);
+    if (!value || a.has_v_norm) head_norm<D>(v, value ? NULL : query ? a.q_norm : a.k_norm, a.eps, lane, a.norm_bias);
     if (!value) head_rotate<D>(v, a.rope + (uint64_t)row * a.rope_stride, a.turned, lane);
     if (query) {
         head_store_query<D, F8>(v, (D == 256 ? (__nv_bfloat16 *)a.part : a.out) + ((uint64_t)row * ATTN_HEADS + task) * D, a.scale, lane);

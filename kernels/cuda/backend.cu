@@ -83,7 +83,7 @@ static int make_frequencies(struct cuda_backend *b)
 
     for (uint32_t type = 0; type < 2; type++)
         for (uint32_t i = 0; i < b->spec.rope_turned[type]; i++)
-            table[n++] = 1.0f / powf((float)b->spec.rope_theta[type], (float)(2 * i) / (type == CUDA_FULL ? 512.0f : 256.0f));
+            table[n++] = 1.0f / powf((float)b->spec.rope_theta[type], (float)(2 * i) / (float)b->spec.head_dim[type]) / (float)b->spec.rope_divisor[type];
     return launch_check(cudaMemcpy(b->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
 }
 
@@ -104,6 +104,7 @@ static int prepare_kernels(const struct cuda_backend *b)
     if (rc == 0) rc = norm_init();
     if (rc == 0) rc = embed_init();
     if (rc == 0) rc = attn_init();
+    if (rc == 0) rc = attn_long_init();
     if (rc == 0) rc = attn_many_init();
     if (rc == 0) rc = attn_many_full_init();
     if (rc == 0) rc = sample_init();
@@ -188,7 +189,7 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     b->tuning_l2.stride = options->l2_stride ? options->l2_stride : L2_STRIDE_DEFAULT;
     b->tuning_l2.pace_ns = options->l2_pace_ns;
     b->spans_max[CUDA_SLIDING] = is_plain ? 0 : ATTN_SLIDING_SPANS_MAX;
-    b->spans_max[CUDA_FULL] = is_plain ? 0 : attn_full_spans(options->context_max);
+    b->spans_max[CUDA_FULL] = is_plain ? 0 : spec->head_dim[CUDA_FULL] == 256 ? attn_long_spans(options->context_max) : attn_full_spans(options->context_max);
     b->pages_stride[CUDA_SLIDING] = options->ring_pages;
     b->pages_stride[CUDA_FULL] = (options->context_max + ATTN_PAGE_TOKENS - 1) / ATTN_PAGE_TOKENS;
     rc = open_all(b);

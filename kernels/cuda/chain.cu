@@ -94,6 +94,7 @@ static struct norm_args norms(struct chain *c, const struct arena_matrix *from, 
     n.w_next = vector(b, w_next);
     n.scalar = scalar;
     n.eps = b->spec.norm_eps;
+    n.bias = spec_norm_bias(&b->spec);
     n.y = b->x;
     c->flip ^= 1;
     return n;
@@ -121,6 +122,8 @@ static int attention(struct chain *c, uint32_t layer)
     a.pages_stride = a.ring_pages = b->pages_stride[type];
     a.q_norm = vector(b, l->q_norm);
     a.k_norm = vector(b, l->k_norm);
+    a.norm_bias = spec_norm_bias(&b->spec);
+    a.has_v_norm = b->spec.has_v_norm;
     a.rope = b->rope + (type == CUDA_FULL ? b->spec.rope_turned[CUDA_SLIDING] : 0);
     a.rope_stride = b->spec.rope_turned[0] + b->spec.rope_turned[1];
     a.turned = b->spec.rope_turned[type];
@@ -131,6 +134,7 @@ static int attention(struct chain *c, uint32_t layer)
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
     a.trace = trace_words(c, 2);
+    if (type == CUDA_FULL && d == 256) return attn_long_launch(&a, c->rows, b->tuning.sm_count, b->stream);
     if (b->many) return type == CUDA_SLIDING ? attn_many_launch(&a, c->rows, b->stream) : attn_many_full_launch(&a, c->rows, b->tuning.sm_count, b->stream);
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
 }
@@ -204,7 +208,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
-                                  b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps };
+                                  b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps, spec_norm_bias(&b->spec) };
     const struct sample_args s = chain_sample_args(b);
     int rc = 0;
 

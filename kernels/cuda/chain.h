@@ -3,6 +3,7 @@
 #define SLUICE_CUDA_CHAIN_H
 
 #include "arena.h"
+#include "attn_long.h"
 #include "attn_many.h"
 #include "embed.h"
 #include "norm.h"

@@ -42,8 +42,8 @@ struct cuda_layer_spec {
     struct cuda_layer_format stored;
 };
 
-/* The model as the kernels need it. Gemma 4 12B's shapes run on kernels made for them: 16 query heads; sliding layers 8 kv heads of 256; full
- * layers 1 kv head of 512; hidden and intermediate size and 16 * head size multiples of 3840 or of 4096. */
+/* The model as the kernels need it. Gemma 4 12B's and Gemma 3 12B's shapes run on kernels made for them: 16 query heads; sliding layers 8 kv heads of 256; full
+ * layers 1 kv head of 512 or 8 of 256; hidden and intermediate size and 16 * head size multiples of 3840 or of 4096. */
 struct cuda_model_spec {
     uint32_t hidden, intermediate, vocab, layers;
     uint32_t q_heads, kv_heads[2], head_dim[2];   /* per layer type */
@@ -52,9 +52,10 @@ struct cuda_model_spec {
     uint32_t norm_plus_one;           /* 1: norm weights are stored as w - 1 (gemma 3) */
     uint32_t has_v_norm;              /* 1: values are normed without weight (gemma 4) */
     float norm_eps, softcap, embed_scale, attention_scale;
+    uint32_t full_ahead;              /* 1: rows of a picture see each other in full layers, too (gemma 3) */
     double rope_theta[2];             /* per layer type */
     double rope_divisor[2];           /* positions are divided by it (linear RoPE scaling); 1: none */
-    uint32_t rope_turned[2];          /* pairs that turn: 128, and 64 of 256 */
+    uint32_t rope_turned[2];          /* pairs that turn: 128, and 64 of 256 (gemma 3: 128) */
     uint32_t suppress_count, suppress[CUDA_SUPPRESS_MAX];
     uint64_t page_bytes[2];           /* KV page of 32 positions, per layer type */
     struct cuda_layer_spec layer[CUDA_LAYERS_MAX];

@@ -55,7 +55,7 @@ int cuda_prefill_soft_weights(struct cuda_prefill *prefill, const struct cuda_so
 /* Rows of the next cuda_prefill_begin that are soft tokens (pictures, sound): they have an embedding of their own, their tokens are ignored. */
 struct cuda_prefill_piece {
     uint32_t first_row, rows;
-    uint32_t sees_ahead;              /* 1: a picture: in sliding layers every row of the piece sees all of them. It lies in one span, and no row of it leaves a state */
+    uint32_t sees_ahead;              /* 1: a picture: in sliding layers (with spec.full_ahead in all) every row of the piece sees all of them. It lies in one span, and no row of it leaves a state */
     const float *soft;                /* CUDA_SOFT_GIVEN: host memory, f32 [rows][hidden], without the embedding's scale; taken before the call returns */
     const void *data;                 /* CUDA_SOFT_MADE: host memory: a whole picture's blocks, u8 [rows][48 * 48 * 3], or frames of sound, f32 [rows][audio_frame]; the same */
     uint32_t columns;                 /* with data: blocks in a row of the picture; 0: sound */

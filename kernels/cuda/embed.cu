@@ -63,8 +63,8 @@ __global__ void embed_kernel(const __grid_constant__ embed_args a)
         const uint64_t at = (uint64_t)row * a.hidden + i;
 
         *(float4 *)(a.residual + at) = h[j];
-        *(uint2 *)(a.y + at) = make_uint2(pack_bf16(h[j].x * inv * bf16_low(w.x), h[j].y * inv * bf16_high(w.x)),
-                                           pack_bf16(h[j].z * inv * bf16_low(w.y), h[j].w * inv * bf16_high(w.y)));
+        *(uint2 *)(a.y + at) = make_uint2(pack_bf16(h[j].x * inv * (bf16_low(w.x) + a.bias), h[j].y * inv * (bf16_high(w.x) + a.bias)),
+                                           pack_bf16(h[j].z * inv * (bf16_low(w.y) + a.bias), h[j].w * inv * (bf16_high(w.y) + a.bias)));
     }
 }
 

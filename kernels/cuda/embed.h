@@ -20,7 +20,7 @@ struct embed_args {
     __nv_bfloat16 *y;                 /* [rows][hidden] */
     float2 *rope;                     /* [rows][turned] */
     uint32_t hidden, slice_k, slices, turned;
-    float scale, eps;
+    float scale, eps, bias;           /* bias: of w_next, 1 where a model stores w - 1 */
 };
 
 /* 0, -E_RANGE, -E_IO. */

@@ -70,10 +70,10 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
         const uint2 w = sh.post[i / 4];
 
-        h[j].x = (h[j].x + part[0][j].x * inv_a * bf16_low(w.x)) * scalar;
-        h[j].y = (h[j].y + part[0][j].y * inv_a * bf16_high(w.x)) * scalar;
-        h[j].z = (h[j].z + part[0][j].z * inv_a * bf16_low(w.y)) * scalar;
-        h[j].w = (h[j].w + part[0][j].w * inv_a * bf16_high(w.y)) * scalar;
+        h[j].x = (h[j].x + part[0][j].x * inv_a * (bf16_low(w.x) + a.bias)) * scalar;
+        h[j].y = (h[j].y + part[0][j].y * inv_a * (bf16_high(w.x) + a.bias)) * scalar;
+        h[j].z = (h[j].z + part[0][j].z * inv_a * (bf16_low(w.y) + a.bias)) * scalar;
+        h[j].w = (h[j].w + part[0][j].w * inv_a * (bf16_high(w.y) + a.bias)) * scalar;
         sum[j] = i < a.hidden ? norm_square(h[j]) : 0.0f;
         if (i < a.hidden) *(float4 *)(a.residual_out + row + i) = h[j];
     }
@@ -85,8 +85,8 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
         const uint2 w = sh.next[i / 4];
 
         if (i < a.hidden)
-            *(uint2 *)(a.y + row + i) = make_uint2(pack_bf16(h[j].x * inv_h * bf16_low(w.x), h[j].y * inv_h * bf16_high(w.x)),
-                                                   pack_bf16(h[j].z * inv_h * bf16_low(w.y), h[j].w * inv_h * bf16_high(w.y)));
+            *(uint2 *)(a.y + row + i) = make_uint2(pack_bf16(h[j].x * inv_h * (bf16_low(w.x) + a.bias), h[j].y * inv_h * (bf16_high(w.x) + a.bias)),
+                                                   pack_bf16(h[j].z * inv_h * (bf16_low(w.y) + a.bias), h[j].w * inv_h * (bf16_high(w.y) + a.bias)));
     }
 }
 

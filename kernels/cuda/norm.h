@@ -1,5 +1,5 @@
 /* norm: the two norms between the blocks of a layer.
- *   a = sum of the split-K partial results;  h = (r + a * w_post / rms(a)) * scalar;  y = bf16(h * w_next / rms(h))
+ *   a = sum of the split-K partial results;  h = (r + a * w_post / rms(a)) * scalar;  y = bf16(h * w_next / rms(h)), with `bias` added to both weights
  *   r, h [rows, hidden] f32; partials [split][rows_max][hidden] f32; y [rows, hidden] bf16; sums in f32 in a fixed tree
  * One block of 480 threads per row, a link of a chain. It stands on the critical path of every layer twice, so: weights are in shared memory before
  * the wait, all loads are in flight at once, 56 registers fit beside a rowmm block that is already prefetching.
@@ -22,7 +22,7 @@ struct norm_args {
     float *residual_out;
     const __nv_bfloat16 *w_post, *w_next;   /* [hidden] constant */
     const float *scalar;              /* layer_scalar, or NULL: 1 */
-    float eps;
+    float eps, bias;                  /* bias: 1 where a model stores w - 1, else 0 */
     __nv_bfloat16 *y;                 /* [rows][hidden] */
     unsigned long long *trace;        /* device.cuh; NULL outside benches */
 };

@@ -236,6 +236,7 @@ static int attend(const struct plain *p, uint32_t layer, const struct plain_row 
     a.dim = p->spec.head_dim[type];
     a.kv_bytes = p->arena.kv_bytes;
     a.window = type == CUDA_FULL ? 0 : p->spec.window;
+    a.looks_ahead = type == CUDA_SLIDING || p->spec.full_ahead;
     a.segments_max = p->segments_max[type];
     a.batch_rows = p->batch_rows[type];
     a.scale = p->spec.attention_scale;

@@ -41,7 +41,7 @@ struct plain_arena {
     struct plain_layer layer[CUDA_LAYERS_MAX];
 };
 
-/* One row of a call, on the device. live: 0, nobody reads it; else 1 + the positions behind it that it sees in sliding layers (the rest of its picture). */
+/* One row of a call, on the device. live: 0, nobody reads it; else 1 + the positions behind it that it sees (the rest of its picture) in sliding layers, and with spec.full_ahead in all. */
 struct plain_row { uint32_t token, position, seq, live; };
 
 struct outputs_keep;                  /* outputs.h */

@@ -20,10 +20,10 @@ __device__ __forceinline__ plain_row read_row(const plain_row *row)
 
 struct span { uint32_t first, last; };          /* positions that a row sees, both included */
 
-/* In sliding layers the rest of its picture, too. */
+/* In layers that look ahead the rest of its picture, too. */
 __device__ __forceinline__ span visible(const plain_attn &a, const plain_row &row)
 {
-    const uint32_t position = row.position, ahead = a.window == 0 || row.live == 0 ? 0 : row.live - 1;
+    const uint32_t position = row.position, ahead = !a.looks_ahead || row.live == 0 ? 0 : row.live - 1;
 
     return { a.window == 0 || position < a.window ? 0 : position - a.window + 1, position + ahead };
 }

@@ -19,6 +19,7 @@ struct plain_attn {
     uint32_t pages_stride, ring_pages;
     uint32_t q_heads, kv_heads, dim, kv_bytes;
     uint32_t window;                  /* keys that a row sees, own included; 0: all */
+    uint32_t looks_ahead;             /* 1: rows see the rest of their picture */
     uint32_t segments_max;            /* of one row */
     uint32_t batch_rows;              /* rows whose parts there is room for */
     float scale;

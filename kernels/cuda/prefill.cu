@@ -47,7 +47,7 @@ static int make_memory(struct cuda_prefill *p)
         { (void **)&p->x, 2 * rows * s->hidden },
         { (void **)&p->attn_out, 2 * rows * q_rows },
         { (void **)&p->act, 2 * rows * s->intermediate },
-        { (void **)&p->part, segments_max(p) > 1 ? (uint64_t)PREFILL_SLOTS * PREFILL_SLOT_BYTES : 0 },
+        { (void **)&p->part, segments_max(p) > 1 && s->head_dim[CUDA_FULL] == 512 ? (uint64_t)PREFILL_SLOTS * PREFILL_SLOT_BYTES : 0 },
         { (void **)&p->rope, 8 * rows * turned },
         { (void **)&p->last_residual, 4ull * CUDA_PREFILL_SPANS_MAX * s->hidden },
         { (void **)&p->last_x, 2ull * CUDA_PREFILL_SPANS_MAX * s->hidden },
@@ -76,7 +76,7 @@ static int make_frequencies(struct cuda_prefill *p)
 
     for (uint32_t type = 0; type < 2; type++)
         for (uint32_t i = 0; i < p->spec.rope_turned[type]; i++)
-            table[n++] = 1.0f / powf((float)p->spec.rope_theta[type], (float)(2 * i) / (float)p->spec.head_dim[type]);
+            table[n++] = 1.0f / powf((float)p->spec.rope_theta[type], (float)(2 * i) / (float)p->spec.head_dim[type]) / (float)p->spec.rope_divisor[type];
     return launch_check(cudaMemcpy(p->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
 }
 
@@ -302,7 +302,7 @@ static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type 
 
     work->tile_at = work->join_at = at;
     work->join_count = 0;
-    if (type == CUDA_SLIDING) {
+    if (p->spec.head_dim[type] == 256) {
         work->tile_count = cut_tiles((struct prefill_tile *)(host + at), spans, span_count, tile_rows, soft);
     } else {
         const uint32_t tiles = cut_tiles(p->cut, spans, span_count, tile_rows, NULL);
@@ -342,7 +342,7 @@ static uint64_t lay_out_job(struct cuda_prefill *p, const struct cuda_prefill_sp
 
     lay_out_rows(p, spans, span_count, tokens);
     at = lay_out_work(p, CUDA_SLIDING, spans, span_count, p->rows * sizeof(struct prefill_row), &p->soft, &p->work[CUDA_SLIDING]);
-    at = lay_out_work(p, CUDA_FULL, spans, span_count, at, NULL, &p->work[CUDA_FULL]);
+    at = lay_out_work(p, CUDA_FULL, spans, span_count, at, p->spec.full_ahead ? &p->soft : NULL, &p->work[CUDA_FULL]);
     return lay_out_last(p, spans, span_count, at);
 }
 

@@ -305,7 +305,7 @@ __device__ __forceinline__ place<D> find_place(const prefill_attn_args &a, const
     const uint32_t end = t.z + t.y;
 
     p.low = a.window ? (t.z + 1 > a.window ? t.z + 1 - a.window : 0) : u.x * PREFILL_SEGMENT;
-    p.end = AHEAD ? u.z : a.window ? end : min(end, (u.x + 1) * PREFILL_SEGMENT);
+    p.end = AHEAD ? u.z : D == 256 ? end : min(end, (u.x + 1) * PREFILL_SEGMENT);
     p.m_first = (D == 256 ? warp : warp % 4) * 16;
     p.m_group = D == 256 ? warp / 4 * 64 : 0;
     p.d_first = D == 256 ? 0 : warp / 4 * GROUP_D;
@@ -492,8 +492,8 @@ int prefill_attn_launch(const struct prefill_attn_args *args, const struct prefi
     int rc;
 
     if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;
-    if (head_dim == 256 ? a.kv.kv_heads != 8 || !a.window : a.kv.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
-    if (a.tile_count == 0 || (a.join_count && (a.window || !a.part)) || (a.last && !a.window)) return -E_RANGE;
+    if (head_dim == 256 ? a.kv.kv_heads != 8 : a.kv.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
+    if (a.tile_count == 0 || (a.join_count && (head_dim == 256 || !a.part)) || (a.last && head_dim != 256)) return -E_RANGE;
     const void *kernel = head_dim == 512 ? (const void *)prefill_attn_kernel<512, false> : a.last ? (const void *)prefill_attn_kernel<256, true> : (const void *)prefill_attn_kernel<256, false>;
     rc = launch_chained(kernel, a.tile_count * a.kv.kv_heads,
                         THREADS + FETCH_THREADS, head_dim == 256 ? shape<256>::SHARED_BYTES : shape<512>::SHARED_BYTES, params, stream);

@@ -2,6 +2,7 @@
  *   q    [rows][16 * d] bf16, normed, rotated and scaled
  *   K, V bf16 pages of 32 positions as model/kv.h lays them out
  *   out  [rows][16 * d] bf16, k permuted as prefill_mm.h wants it
+ * Full layers of 8 heads of 256 (Gemma 3 12B) have blocks enough without segments: theirs are one each.
  * A tile is up to 64 (d = 256) or 4 (d = 512) consecutive positions of one sequence; one block works on one tile and kv head: 128 rows (64 positions
  * x 2 heads) or 64 (4 positions x 16 heads) against key blocks of 64 or 32 keys, ascending.
  * Key blocks begin at multiples of their size, counted from the start of the text, and a block of which a row sees nothing leaves that row's
@@ -9,7 +10,7 @@
  * are cut into segments at fixed positions, always; the segments of a tile are worked on at the same time (a short span behind a long text
  * has few tiles) and a second kernel adds them in ascending order. The partial results are bounded: a run goes in rounds.
  * With `last`, rows see beyond themselves (the rest of their picture): a kernel of its own, so that text pays nothing for it.
- * Needs     d = 256 with 8 kv heads and a window, or d = 512 with 1 and none; K and V of all positions up to each tile's end written by
+ * Needs     d = 256 with 8 kv heads, or d = 512 with 1 and no window; K and V of all positions up to each tile's end written by
  *           earlier kernels; a ring of at least window - 1 + (rows of the tile's sequence in the run) tokens. A link of a chain. Never synchronizes.
  * Checked   tests/gpu/prefill.py: against transformers, and bit by bit in any cut of a text.
  * Measured  bench/RESULTS_cuda.md. */
@@ -26,8 +27,8 @@
 /* One block's work: a tile, or in full layers one segment of a tile's keys. */
 struct prefill_tile {
     uint32_t first_row, rows, first_position, seq;
-    uint32_t segment, segments;       /* sliding layers: 0 and 1 */
-    uint32_t slot;                    /* sliding layers with pictures: behind the last position that a row of the tile sees. Full layers: of this segment's partial result; segments == 1: none. In joins: of the first segment's */
+    uint32_t segment, segments;       /* d = 256: 0 and 1 */
+    uint32_t slot;                    /* d = 256, with pictures: behind the last position that a row of the tile sees. d = 512: of this segment's partial result; segments == 1: none. In joins: of the first segment's */
     uint32_t round;                   /* tiles of one round stand together */
 };
 
@@ -38,7 +39,7 @@ struct prefill_attn_args {
     uint32_t window;                  /* 0: full layer */
     struct prefill_kv kv;
     const __nv_bfloat16 *q;
-    const uint32_t *last;             /* [rows]: last position that a row sees, at or behind its own (pictures); NULL: its own. Sliding layers only */
+    const uint32_t *last;             /* [rows]: last position that a row sees, at or behind its own (pictures); NULL: its own. d = 256 only */
     float4 *part;                     /* PREFILL_SLOTS * PREFILL_SLOT_BYTES; NULL when nothing is to be joined */
     __nv_bfloat16 *out;
 };

@@ -60,6 +60,8 @@ static int rotary(const struct chain *c, uint32_t layer, uint32_t qkv_stride, ui
     a.has_v = p->spec.layer[layer].has_v;
     a.q_norm = vector(p, p->arena.layer[layer].q_norm);
     a.k_norm = vector(p, p->arena.layer[layer].k_norm);
+    a.bias = spec_norm_bias(&p->spec);
+    a.has_v_norm = p->spec.has_v_norm;
     a.rope = c->view.rope + (type == CUDA_FULL ? p->spec.rope_turned[CUDA_SLIDING] : 0);
     a.rope_stride = p->spec.rope_turned[0] + p->spec.rope_turned[1];
     a.turned = p->spec.rope_turned[type];
@@ -93,7 +95,7 @@ static int attention(const struct chain *c, uint32_t layer)
     a.window = type == CUDA_SLIDING ? p->spec.window : 0;
     a.kv = prefill_kv_of(p, layer);
     a.q = p->q;
-    a.last = type == CUDA_SLIDING && work == &p->work[type] && p->soft.any_ahead ? p->soft.last : NULL; /* the packed last rows of prompts are text */
+    a.last = (type == CUDA_SLIDING || p->spec.full_ahead) && work == &p->work[type] && p->soft.any_ahead ? p->soft.last : NULL; /* the packed last rows of prompts are text */
     a.part = p->part;
     a.out = p->attn_out;
     for (uint32_t i = 0, j = 0; i < work->tile_count && rc == 0; i += a.tile_count, j += a.join_count) {
@@ -109,7 +111,7 @@ static int attention(const struct chain *c, uint32_t layer)
 static int norm(const struct chain *c, uint64_t w_post, uint64_t w_next, const float *scalar)
 {
     const struct cuda_prefill *p = c->p;
-    const struct prefill_norm_args a = { p->sum, c->view.residual, vector(p, w_post), vector(p, w_next), scalar, c->view.x, p->spec.hidden, p->spec.norm_eps };
+    const struct prefill_norm_args a = { p->sum, c->view.residual, vector(p, w_post), vector(p, w_next), scalar, c->view.x, p->spec.hidden, p->spec.norm_eps, spec_norm_bias(&p->spec) };
 
     return has(c, PREFILL_NORM) ? prefill_norm_launch(&a, c->view.rows, p->stream) : 0;
 }
@@ -120,7 +122,7 @@ static int embed(const struct chain *c)
     const struct arena_matrix *head = &p->arena.head;
     const struct prefill_embed_args a = { (const struct prefill_row *)p->job, (const uint8_t *)p->options.weights_device + head->offset,
                                           vector(p, p->arena.layer[0].input_norm), p->inv_freq, p->soft.device, p->residual, p->x, p->rope, p->spec.hidden, head->slice_k,
-                                          head->k / head->slice_k, p->spec.rope_turned[0] + p->spec.rope_turned[1], p->spec.embed_scale, p->spec.norm_eps };
+                                          head->k / head->slice_k, p->spec.rope_turned[0] + p->spec.rope_turned[1], p->spec.embed_scale, p->spec.norm_eps, spec_norm_bias(&p->spec) };
 
     return has(c, PREFILL_EMBED) ? prefill_embed_launch(&a, p->rows, p->stream) : 0;
 }

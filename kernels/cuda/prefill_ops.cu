@@ -39,8 +39,8 @@ __device__ __forceinline__ float row_inverse_rms(const row_piece &p, uint32_t hi
     return rsqrtf(warp_sum(lane < ROW_WARPS ? sums[lane] : 0.0f) / (float)hidden + eps);
 }
 
-/* x = bf16(h * inv * w) in the order in which the products read k. */
-__device__ __forceinline__ void row_store_normed(const row_piece &h, float inv, const __nv_bfloat16 *w, __nv_bfloat16 *x, uint32_t hidden)
+/* x = bf16(h * inv * (w + bias)) in the order in which the products read k. */
+__device__ __forceinline__ void row_store_normed(const row_piece &h, float inv, const __nv_bfloat16 *w, float bias, __nv_bfloat16 *x, uint32_t hidden)
 {
 #pragma unroll
     for (int j = 0; j < ROW_PIECES; j++) {
@@ -49,8 +49,8 @@ __device__ __forceinline__ void row_store_normed(const row_piece &h, float inv, 
         if (i >= hidden) continue;
         const uint2 weight = __ldg((const uint2 *)(w + i));
 
-        *(uint32_t *)(x + prefill_k(i)) = pack_bf16(h.x[j].x * inv * bf16_low(weight.x), h.x[j].y * inv * bf16_high(weight.x));
-        *(uint32_t *)(x + prefill_k(i + 2)) = pack_bf16(h.x[j].z * inv * bf16_low(weight.y), h.x[j].w * inv * bf16_high(weight.y));
+        *(uint32_t *)(x + prefill_k(i)) = pack_bf16(h.x[j].x * inv * (bf16_low(weight.x) + bias), h.x[j].y * inv * (bf16_high(weight.x) + bias));
+        *(uint32_t *)(x + prefill_k(i + 2)) = pack_bf16(h.x[j].z * inv * (bf16_low(weight.y) + bias), h.x[j].w * inv * (bf16_high(weight.y) + bias));
     }
 }
 
@@ -99,7 +99,7 @@ __global__ void __launch_bounds__(ROW_WARPS * 32) embed_row_kernel(const __grid_
         sincosf((float)own.y * __ldg(a.inv_freq + i), &s, &c);
         a.rope[row * a.turned + i] = make_float2(c, s);
     }
-    row_store_normed(h, row_inverse_rms(h, a.hidden, a.eps, sums), a.w_next, a.x + row * a.hidden, a.hidden);
+    row_store_normed(h, row_inverse_rms(h, a.hidden, a.eps, sums), a.w_next, a.bias, a.x + row * a.hidden, a.hidden);
 }
 
 /* ---- norm ---- */
@@ -129,13 +129,13 @@ __global__ void __launch_bounds__(ROW_WARPS * 32) norm_row_kernel(const __grid_c
         if (i >= a.hidden) continue;
         const uint2 w = __ldg((const uint2 *)(a.w_post + i));
 
-        h.x[j].x = (h.x[j].x + out.x[j].x * inv_a * bf16_low(w.x)) * scalar;
-        h.x[j].y = (h.x[j].y + out.x[j].y * inv_a * bf16_high(w.x)) * scalar;
-        h.x[j].z = (h.x[j].z + out.x[j].z * inv_a * bf16_low(w.y)) * scalar;
-        h.x[j].w = (h.x[j].w + out.x[j].w * inv_a * bf16_high(w.y)) * scalar;
+        h.x[j].x = (h.x[j].x + out.x[j].x * inv_a * (bf16_low(w.x) + a.bias)) * scalar;
+        h.x[j].y = (h.x[j].y + out.x[j].y * inv_a * (bf16_high(w.x) + a.bias)) * scalar;
+        h.x[j].z = (h.x[j].z + out.x[j].z * inv_a * (bf16_low(w.y) + a.bias)) * scalar;
+        h.x[j].w = (h.x[j].w + out.x[j].w * inv_a * (bf16_high(w.y) + a.bias)) * scalar;
         *(float4 *)(a.residual + row + i) = h.x[j];
     }
-    row_store_normed(h, row_inverse_rms(h, a.hidden, a.eps, sums[1]), a.w_next, a.x + row, a.hidden);
+    row_store_normed(h, row_inverse_rms(h, a.hidden, a.eps, sums[1]), a.w_next, a.bias, a.x + row, a.hidden);
 }
 
 /* ---- rotary ---- */
@@ -175,7 +175,7 @@ __global__ void __launch_bounds__(ROTARY_WARPS * 32) rotary_kernel(const __grid_
         head_vector<D> v;
 
         head_load<D>(v, a.qkv + row * a.qkv_stride + (value && !a.has_v ? head - a.kv.kv_heads : head) * D, lane);
-        head_norm<D>(v, value ? NULL : sh.norm[query ? 0 : 1], a.eps, lane);
+        if (!value || a.has_v_norm) head_norm<D>(v, value ? NULL : sh.norm[query ? 0 : 1], a.eps, lane, a.bias);
         if (!value) head_rotate<D>(v, sh.rope, a.turned, lane);
         if (query) head_store<D>(v, a.q + (row * PREFILL_HEADS + head) * D, a.scale, lane);
         else head_store<D>(v, kv_place<D>(a.kv, page, position, kv_head, value ? a.kv.v_offset : a.kv.k_offset), 1.0f, lane);

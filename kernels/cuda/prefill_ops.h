@@ -39,7 +39,7 @@ struct prefill_embed_args {
     __nv_bfloat16 *x;                 /* [rows][hidden] permuted */
     float2 *rope;                     /* [rows][turned] cos, sin */
     uint32_t hidden, slice_k, slices, turned;
-    float scale, eps;
+    float scale, eps, bias;           /* bias: of w_next, 1 where a model stores w - 1; so too below */
 };
 
 struct prefill_norm_args {
@@ -49,7 +49,7 @@ struct prefill_norm_args {
     const float *scalar;              /* layer scalar, or NULL: 1 */
     __nv_bfloat16 *x;                 /* [rows][hidden] permuted */
     uint32_t hidden;
-    float eps;
+    float eps, bias;
 };
 
 struct prefill_rotary_args {
@@ -58,12 +58,13 @@ struct prefill_rotary_args {
     uint32_t qkv_stride;              /* elements */
     uint32_t q_heads;                 /* PREFILL_HEADS, or 0: qkv begins with k */
     uint32_t has_v;                   /* 0: v is made from the k part */
+    uint32_t has_v_norm;              /* 0: v is taken as it is */
     const __nv_bfloat16 *q_norm, *k_norm;   /* [d] */
     const float2 *rope;               /* [rows][rope_stride], this layer type's part first */
     uint32_t rope_stride, turned;
     struct prefill_kv kv;
     __nv_bfloat16 *q;                 /* [rows][16 * d] */
-    float eps, scale;                 /* scale: of q, after its rotation */
+    float eps, scale, bias;           /* scale: of q, after its rotation; bias: of the norms */
 };
 
 /* 0, -E_RANGE, -E_IO. */

@@ -15,7 +15,7 @@ struct soft_input {
     uint32_t rows_max, hidden;
     float *host, *device;             /* [rows_max][hidden]; pinned (NULL: rows are made on the device), and on the device (NULL: this handle takes none) */
     struct soft_make *make;           /* owned; NULL: rows are given, or soft_input_weights is still to come */
-    uint32_t *last_host, *last;       /* [rows_max]: last position that the row sees in sliding layers; pinned, and on the device */
+    uint32_t *last_host, *last;       /* [rows_max]: last position that the row sees; pinned, and on the device */
     uint16_t *ahead;                  /* [rows_max] of the next call, owned: rows behind it that it sees */
     uint8_t *is_soft;                 /* [rows_max], owned */
     bool fresh;                       /* taken for a call that has not begun */

@@ -125,16 +125,16 @@ static int find_vector(const struct cuda_weights *w, enum cuda_tensor tensor, ui
 
 /* ---- one tensor, or rows of it ---- */
 
-__global__ void to_bf16_kernel(const float *from, __nv_bfloat16 *to, uint32_t count)
+__global__ void to_bf16_kernel(const float *from, __nv_bfloat16 *to, uint32_t count, float bias)
 {
     const uint32_t i = blockIdx.x * blockDim.x + threadIdx.x;
 
-    if (i < count) to[i] = __float2bfloat16_rn(from[i]);
+    if (i < count) to[i] = __float2bfloat16_rn(from[i] - bias);
 }
 
 __global__ void to_f32_kernel(const __nv_bfloat16 *from, float *to) { *to = __bfloat162float(*from); }
 
-/* In the arena norms are bf16, the layer's scalar f32. */
+/* In the arena norms are bf16, as the checkpoint has them: w - 1 where the spec says so (f32 sources have the 1 added: cuda_weights.h); the layer's scalar is f32. */
 static int pack_vector(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, const void *source, uint32_t format, uint32_t given)
 {
     uint64_t offset = 0;
@@ -145,7 +145,7 @@ static int pack_vector(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t
     if (given != count) return launch_fail(-E_RANGE, "a vector of %u values where %u belong", given, count);
     void *to = w->device + offset;
     if (format == WEIGHT_BF16 && tensor == CUDA_LAYER_SCALAR) to_f32_kernel<<<1, 1, 0, w->stream>>>((const __nv_bfloat16 *)source, (float *)to);
-    else if (format == WEIGHT_F32 && tensor != CUDA_LAYER_SCALAR) to_bf16_kernel<<<(count + 255) / 256, 256, 0, w->stream>>>((const float *)source, (__nv_bfloat16 *)to, count);
+    else if (format == WEIGHT_F32 && tensor != CUDA_LAYER_SCALAR) to_bf16_kernel<<<(count + 255) / 256, 256, 0, w->stream>>>((const float *)source, (__nv_bfloat16 *)to, count, spec_norm_bias(&w->spec));
     else if (format == WEIGHT_BF16 || format == WEIGHT_F32) return launch_check(cudaMemcpyAsync(to, source, (format == WEIGHT_F32 ? 4ull : 2ull) * count, cudaMemcpyDeviceToDevice, w->stream), "vector");
     else return launch_fail(-E_UNSUPPORTED, "a vector of format %u", format);
     return launch_check(cudaGetLastError(), "vector");
@@ -363,7 +363,7 @@ static int fill_vectors(struct cuda_weights *w, uint32_t layer)
 
         if (t == CUDA_LAYER_SCALAR || t == CUDA_EMBED) continue;
         rc = find_vector(w, (enum cuda_tensor)t, layer, &offset, &count);
-        if (rc == 0) rc = fill_constant_launch(arena + offset, count, 1.0f, w->stream);
+        if (rc == 0) rc = fill_constant_launch(arena + offset, count, 1.0f - spec_norm_bias(&w->spec), w->stream);
     }
     return rc ? rc : launch_check(cudaMemcpyAsync(arena + w->arena.layer[layer].scalar, &one, sizeof one, cudaMemcpyHostToDevice, w->stream), "layer scalar");
 }

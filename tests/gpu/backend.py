@@ -21,7 +21,7 @@ class LayerSpec(c.Structure):
 class Spec(c.Structure):
     _fields_ = [("hidden", c.c_uint32), ("intermediate", c.c_uint32), ("vocab", c.c_uint32), ("layers", c.c_uint32),
                 ("q_heads", c.c_uint32), ("kv_heads", c.c_uint32 * 2), ("head_dim", c.c_uint32 * 2), ("window", c.c_uint32),
-                ("format", c.c_uint32), ("norm_plus_one", c.c_uint32), ("has_v_norm", c.c_uint32), ("norm_eps", c.c_float), ("softcap", c.c_float), ("embed_scale", c.c_float), ("attention_scale", c.c_float),
+                ("format", c.c_uint32), ("norm_plus_one", c.c_uint32), ("has_v_norm", c.c_uint32), ("norm_eps", c.c_float), ("softcap", c.c_float), ("embed_scale", c.c_float), ("attention_scale", c.c_float), ("full_ahead", c.c_uint32),
                 ("rope_theta", c.c_double * 2), ("rope_divisor", c.c_double * 2), ("rope_turned", c.c_uint32 * 2), ("suppress_count", c.c_uint32), ("suppress", c.c_uint32 * 8),
                 ("page_bytes", c.c_uint64 * 2), ("layer", LayerSpec * 128)]
 

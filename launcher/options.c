@@ -24,7 +24,7 @@ struct option_row {
 
 static const struct option_row rows[OPT_COUNT] = {
     [OPT_MODEL] = {"model", PATH, 0, 0, "", "DIR", "checkpoint in the Hugging Face layout; without it: the demo model"},
-    [OPT_RANDOM_WEIGHTS] = {"random-weights", TEXT, 0, 0, "", "SHAPE", "no checkpoint: random weights in a built-in shape (gemma-4-12b), for measuring on a GPU"},
+    [OPT_RANDOM_WEIGHTS] = {"random-weights", TEXT, 0, 0, "", "SHAPE", "no checkpoint: random weights in a built-in shape (gemma-4-12b, gemma-3-12b), for measuring on a GPU"},
     [OPT_DRAFT] = {"draft", TEXT, 0, 0, "ngram", "HOW", "drafter: ngram (lookup in the text so far), none, the folder of a drafter's checkpoint, or mtp, dspark: the folder assistant/, dspark/ beside the model's files"},
     [OPT_DRAFT_DTYPE] = {"draft-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8", "weights of a drafter's checkpoint; auto: as it has them, on a GPU fp8; fp8: rounded row by row when loaded"},
     [OPT_DRAFT_CONTEXT] = {"draft-context", NUMBER, 64, 1 << 20, "4096", "N", "newest tokens that a DSpark drafter looks back on"},

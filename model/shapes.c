@@ -19,8 +19,19 @@ static const char gemma4_12b_generation[] =
     "{\"bos_token_id\":2,\"pad_token_id\":0,\"eos_token_id\":[1,106,50],\"do_sample\":true,\"temperature\":1.0,\"top_k\":64,\"top_p\":0.95,\n"
     " \"suppress_tokens\":[258883,258882]}\n";
 
+static const char gemma3_12b_config[] =
+    "{\"architectures\":[\"Gemma3ForConditionalGeneration\"],\"model_type\":\"gemma3\",\"dtype\":\"bfloat16\",\"tie_word_embeddings\":true,\n"
+    " \"eos_token_id\":[1,106],\"image_token_index\":262144,\"boi_token_index\":255999,\"eoi_token_index\":256000,\"mm_tokens_per_image\":256,\n"
+    " \"text_config\":{\"model_type\":\"gemma3_text\",\"vocab_size\":262208,\"hidden_size\":3840,\"intermediate_size\":15360,\"num_hidden_layers\":48,\n"
+    "  \"sliding_window_pattern\":6,\"num_attention_heads\":16,\"num_key_value_heads\":8,\"head_dim\":256,\"query_pre_attn_scalar\":256,\"sliding_window\":1024,\n"
+    "  \"max_position_embeddings\":131072,\"hidden_activation\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-06,\"rope_theta\":1000000.0,\"rope_local_base_freq\":10000.0,\n"
+    "  \"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0},\"pad_token_id\":0,\"bos_token_id\":2,\"eos_token_id\":1,\"dtype\":\"bfloat16\"}}\n";
+static const char gemma3_12b_generation[] =
+    "{\"bos_token_id\":2,\"pad_token_id\":0,\"eos_token_id\":[1,106],\"do_sample\":true,\"temperature\":1.0,\"top_k\":64,\"top_p\":0.95}\n";
+
 static const struct model_shape shapes[] = {
     {"gemma-4-12b", gemma4_12b_config, gemma4_12b_generation},
+    {"gemma-3-12b", gemma3_12b_config, gemma3_12b_generation},
 };
 
 const struct model_shape *model_shape_find(const char *name)
@@ -32,5 +43,5 @@ const struct model_shape *model_shape_find(const char *name)
 
 const char *model_shape_names(void)
 {
-    return "gemma-4-12b";
+    return "gemma-4-12b, gemma-3-12b";
 }

@@ -1,12 +1,13 @@
-/* bench/cuda/prefill_bench.cu - the prefill of Gemma 4 12B on random weights: a whole prompt, its parts, and cuBLASLt's rate for the same products.
+/* bench/cuda/prefill_bench.cu - the prefill of Gemma 4 12B (or Gemma 3 12B) on random weights: a whole prompt, its parts, and cuBLASLt's rate for the same products.
  *
- *   cuda_prefill_bench [--format fp8|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
+ *   cuda_prefill_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
  *
  * Fills 12B weights on the device (no checkpoint needed). "prompt" is host time from the first cuda_prefill_run to the end of the last chunk's wait;
  * the parts are measured by events, chunk by chunk, with the other parts left out. "turn": a further 145 tokens behind the prompt.
  * TFLOP/s counts what a prompt needs: 2 * rows * weights for the products, 4 * 16 * d per query and visible key for attention.
  * cuBLASLt: bf16 x bf16 -> bf16 with its best of 8 heuristics for each of the shapes; loaded at run time, no part of the library. */
 #include "bench/cuda/measure.cuh"
+#include "bench/cuda/shapes.cuh"
 #include "kernels/cuda/cuda_weights.h"
 #include "kernels/cuda/prefill.h"
 #include <algorithm>
@@ -24,6 +25,7 @@ struct settings {
     uint32_t format, layers, chunk, repeat, turn;
     bool cublas;
     std::vector<uint32_t> prompts;
+    const char *model = "gemma-4-12b";
 };
 
 static const char *const format_name[WEIGHT_FORMATS] = { "", "fp8", "bf16", "f32", "block", "fp4" };
@@ -72,12 +74,13 @@ static void fill_weights(const struct cuda_model_spec *spec, void *arena)
 
 static struct cuda_prefill *make_prefill(const struct settings *s)
 {
-    const struct cuda_model_spec spec = gemma_12b(s->format, s->layers);
+    struct cuda_model_spec spec = gemma_12b(s->format, s->layers);
     const uint32_t longest = (*std::max_element(s->prompts.begin(), s->prompts.end()) + s->turn + 31) / 32 * 32;
     struct cuda_options o = {};
     struct cuda_prefill *p;
     std::vector<uint32_t> pages(longest / 32 + 128);
 
+    if (shape_apply(&spec, s->model)) fprintf(stderr, "unknown model %s\n", s->model), exit(2);
     for (uint32_t i = 0; i < pages.size(); i++) pages[i] = i;
     o.seqs_max = 1, o.context_max = longest, o.ring_pages = (spec.window - 1 + s->chunk + 31) / 32;
     CHECK(cudaMalloc(&o.weights_device, cuda_weights_bytes(&spec)));
@@ -315,7 +318,8 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
 
-        if (!strcmp(argv[i], "--format")) s.format = find_format(value), i++;
+        if (!strcmp(argv[i], "--model")) s.model = value, i++;
+        else if (!strcmp(argv[i], "--format")) s.format = find_format(value), i++;
         else if (!strcmp(argv[i], "--layers")) s.layers = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--chunk")) s.chunk = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--repeat")) s.repeat = (uint32_t)atoi(value), i++;
@@ -327,7 +331,7 @@ int main(int argc, char **argv)
     if (s.layers < 2 || s.layers > CUDA_LAYERS_MAX || s.chunk == 0 || s.repeat == 0 || s.turn == 0) return fprintf(stderr, "layers 2..%u, chunk, turn and repeat above 0\n", CUDA_LAYERS_MAX), 2;
     struct cuda_prefill *p = make_prefill(&s);
 
-    printf("prefill of Gemma 4 12B, %s, %u layers, chunks of %u rows, random weights\n", format_name[s.format], s.layers, s.chunk);
+    printf("prefill of %s, %s, %u layers, chunks of %u rows, random weights\n", s.model, format_name[s.format], s.layers, s.chunk);
     bench(p, &s);
     cuda_prefill_close(p);
     return 0;

@@ -1,11 +1,12 @@
-/* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B on random weights: each part alone, the whole step, and the floor.
+/* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B (or Gemma 3 12B) on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--format fp8|bf16|block|fp4|fp4-mlp] [--kv bf16|fp8] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
+ *   cuda_step_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|bf16|block|fp4|fp4-mlp] [--kv bf16|fp8] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
  * launch to flag seen by the host, one step after the other. "one" = rows are one sequence's verify block (16: two of 8), "many" = one row per sequence. */
 #include "bench/cuda/measure.cuh"
+#include "bench/cuda/shapes.cuh"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/cuda_weights.h"
 #include <algorithm>
@@ -37,6 +38,7 @@ struct settings {
     uint32_t layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns;
     bool parts, trace;
     std::vector<uint32_t> rows;
+    const char *model = "gemma-4-12b";
 };
 
 /* Sequences with pages of their own: enough for one per row. */
@@ -144,6 +146,7 @@ static void open_model(struct model *m, const struct settings *o, uint32_t seqs)
 {
     memset(m, 0, sizeof *m);
     m->spec = gemma_12b(o->format, o->layers, o->kv_bytes);
+    if (shape_apply(&m->spec, o->model)) fprintf(stderr, "unknown model %s\n", o->model), exit(2);
     OK(arena_plan(&m->arena, &m->spec));
     m->ring_pages = 33 + 1;
     m->full_pages = (o->context + 64 + 31) / 32;
@@ -322,6 +325,7 @@ int main(int argc, char **argv)
     for (int i = 1; i < argc; i++) {
         if (!strcmp(argv[i], "--no-parts")) o.parts = false;
         else if (!strcmp(argv[i], "--trace")) o.trace = true;
+        else if (i + 1 < argc && !strcmp(argv[i], "--model")) o.model = argv[++i];
         else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = find_format(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--kv")) o.kv_bytes = strcmp(argv[++i], "fp8") ? 2 : 1;
         else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
@@ -340,7 +344,7 @@ int main(int argc, char **argv)
     open_model(&m, &o, seqs_of(&o));
     const double gbps = read_gbps(m.weights, m.arena.bytes < (8ull << 30) ? m.arena.bytes : 8ull << 30);
 
-    printf("weights %s + bf16 head, KV %s, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.format->name, o.kv_bytes == 1 ? "fp8" : "bf16", o.layers, o.context,
+    printf("%s, weights %s + bf16 head, KV %s, %u layers, context %u, window %u wait %u ring %u l2 %d slots, stride %u, pace %u (0: default): read bandwidth %.0f GB/s\n", o.model, o.format->name, o.kv_bytes == 1 ? "fp8" : "bf16", o.layers, o.context,
            o.window_slots, o.wait_slots, o.ring_slots, o.l2_slots == CUDA_L2_DEFAULT ? -1 : (int)o.l2_slots, o.l2_stride, o.l2_pace_ns, gbps);
     printf("%-4s %4s %8s %8s %8s %7s %9s", "kind", "rows", "GB", "floor ms", "step ms", "share", "wall ms");
     for (uint32_t p = 0; p < CUDA_PARTS && o.parts; p++) printf(" %8s", part_name[p]);

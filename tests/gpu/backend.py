@@ -100,9 +100,26 @@ def gemma_12b(layers, fmt, softcap=30.0, kv_bytes=2):
     return spec
 
 
+def gemma_3_12b(layers, fmt, kv_bytes=2):
+    spec = gemma_12b(layers, fmt, softcap=0.0, kv_bytes=kv_bytes)
+    spec.vocab, spec.attention_scale, spec.norm_plus_one, spec.has_v_norm, spec.full_ahead, spec.suppress_count = 262208, 1 / 16, 1, 0, 1, 0
+    spec.kv_heads[1], spec.head_dim[1], spec.rope_divisor[1], spec.rope_turned[1] = 8, 256, 8.0, 128
+    at, size = [0, 0], 8 * 256 * PAGE_TOKENS * kv_bytes
+    for i in range(layers):
+        full = i % 6 == 5
+        spec.layer[i] = LayerSpec(int(full), 1, at[full], at[full] + size)
+        at[full] += 2 * size
+    spec.page_bytes[0], spec.page_bytes[1] = at[0], max(at[1], 64)
+    return spec
+
+
+SHAPES = {"gemma-4-12b": gemma_12b, "gemma-3-12b": gemma_3_12b}
+
+
 class Model:
-    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0, kv="bf16"):
-        self.lib, self.spec, self.seqs, self.kv_bytes = library(), gemma_12b(layers, fmt, kv_bytes={"bf16": 2, "fp8": 1}[kv]), seqs, {"bf16": 2, "fp8": 1}[kv]
+    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0, kv="bf16", shape="gemma-4-12b"):
+        self.kv_bytes = {"bf16": 2, "fp8": 1}[kv]
+        self.lib, self.spec, self.seqs = library(), SHAPES[shape](layers, fmt, kv_bytes=self.kv_bytes), seqs
         self.weights = torch.zeros(self.lib.cuda_weights_bytes(c.byref(self.spec)), dtype=torch.uint8, device="cuda")
         self.ring_pages = ring_pages              # 34: 1088 tokens, window + 8 rows and a page to spare
         self.full_pages = context // PAGE_TOKENS

@@ -1,8 +1,8 @@
-"""tests/gpu/logits.py - the whole step on a random-weight Gemma 4 12B against transformers on the same GPU.
+"""tests/gpu/logits.py - the whole step on a random-weight Gemma 4 12B (or Gemma 3 12B) against transformers on the same GPU.
 
-    python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 [--kv fp8]
+    python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 [--kv fp8] [--model gemma-3-12b]
 
-Builds transformers' Gemma4UnifiedForCausalLM with random weights in bf16, hands its weights to libsluice_cuda.so by pointer, feeds a random
+Builds transformers' Gemma4UnifiedForCausalLM (Gemma3ForCausalLM) with random weights in bf16, hands its weights to libsluice_cuda.so by pointer, feeds a random
 text in blocks of 8 rows (the prompt) and then one token at a time, and compares the logits of every position with transformers in f32 on the
 same weights (for FP8: on the dequantised ones), beside transformers' own bf16 error, which is the yardstick: the same
 rounding level is expected, f32 sums and an f32 residual make ours smaller. Greedy tokens must agree wherever the f32 margin
@@ -27,7 +27,40 @@ def round_keys(modeling):
     modeling.eager_attention_forward = rounded
 
 
-def make_reference(layers, kv="bf16"):
+def build(modeling, make, config):
+    config._attn_implementation = "eager"
+    old = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    with torch.device("cuda"):
+        model = make(config)
+    torch.set_default_dtype(old)
+    return model
+
+
+def make_gemma_3(layers, kv):
+    from transformers.models.gemma3 import configuration_gemma3 as conf
+    from transformers.models.gemma3 import modeling_gemma3 as modeling
+
+    if kv == "fp8":
+        round_keys(modeling)
+    config = conf.Gemma3TextConfig(
+        vocab_size=262208, hidden_size=3840, intermediate_size=15360, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=8, head_dim=256,
+        query_pre_attn_scalar=256, sliding_window=1024, tie_word_embeddings=True, layer_types=["full_attention" if i % 6 == 5 else "sliding_attention" for i in range(layers)],
+        rope_parameters={"sliding_attention": {"rope_type": "default", "rope_theta": 1e4}, "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0}})
+    model = build(modeling, modeling.Gemma3ForCausalLM, config)
+    generator = torch.Generator(device="cuda").manual_seed(5)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 2:
+                p.normal_(0.0, 0.02 if "embed" in name else p.shape[1] ** -0.5, generator=generator)
+            else:                                    # stored as w - 1
+                p.normal_(0.2 if "q_norm" in name or "k_norm" in name else 0.0, 0.1, generator=generator)
+    return model.eval()
+
+
+def make_reference(layers, kv="bf16", shape="gemma-4-12b"):
+    if shape == "gemma-3-12b":
+        return make_gemma_3(layers, kv)
     from transformers.models.gemma4_unified import configuration_gemma4_unified as conf
     from transformers.models.gemma4_unified import modeling_gemma4_unified as modeling
 
@@ -37,12 +70,7 @@ def make_reference(layers, kv="bf16"):
         vocab_size=262144, hidden_size=3840, intermediate_size=15360, num_hidden_layers=layers, num_attention_heads=16, num_key_value_heads=8,
         head_dim=256, global_head_dim=512, num_global_key_value_heads=1, attention_k_eq_v=True, sliding_window=1024,
         final_logit_softcapping=30.0, use_bidirectional_attention=None, tie_word_embeddings=True)
-    config._attn_implementation = "eager"
-    old = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
-        model = modeling.Gemma4UnifiedForCausalLM(config)
-    torch.set_default_dtype(old)
+    model = build(modeling, modeling.Gemma4UnifiedForCausalLM, config)
     generator = torch.Generator(device="cuda").manual_seed(5)
     with torch.no_grad():
         for name, p in list(model.named_parameters()) + [x for x in model.named_buffers() if "layer_scalar" in x[0]]:
@@ -70,7 +98,8 @@ def hand_over(reference, ours):
             key = f"model.layers.{i}.{name}.weight"
             if key in weights:
                 ours.load(tensor, i, weights[key])
-        ours.load(b.LAYER_SCALAR, i, weights[f"model.layers.{i}.layer_scalar"])
+        scalar = f"model.layers.{i}.layer_scalar"
+        ours.load(b.LAYER_SCALAR, i, weights[scalar] if scalar in weights else torch.ones(1, dtype=torch.bfloat16, device="cuda"))
     ours.load(b.EMBED, 0, weights["model.embed_tokens.weight"])
     ours.load(b.FINAL_NORM, 0, weights["model.norm.weight"])
 
@@ -122,8 +151,8 @@ def run_ours(ours, tokens, prompt, seq=0):
 def compare(ours, reference, args, tokens):
     start = args.prompt - 1
     got, picked = run_ours(ours, tokens, args.prompt)
-    keep = torch.ones(262144, dtype=torch.bool, device="cuda")
-    keep[[258882, 258883]] = False
+    keep = torch.ones(ours.spec.vocab, dtype=torch.bool, device="cuda")
+    keep[list(ours.spec.suppress)[:ours.spec.suppress_count]] = False
     low = None
     if args.format == "bf16":                    # bf16 on the same weights: the yardstick
         low = reference_logits(reference, tokens, start)
@@ -196,6 +225,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
+    parser.add_argument("--model", choices=list(b.SHAPES), default="gemma-4-12b")
     parser.add_argument("--kv", choices=["bf16", "fp8"], default="bf16")
     parser.add_argument("--prompt", type=int, default=40)
     parser.add_argument("--decode", type=int, default=64)
@@ -207,10 +237,10 @@ def main():
         return 77
     torch.manual_seed(11)
     tokens = [int(x) for x in torch.randint(0, 262144, (args.prompt + args.decode,))]
-    print(f"logits: {args.layers} layers, {args.format}, KV {args.kv}, {args.prompt} prompt + {args.decode} decode", flush=True)
-    reference = make_reference(args.layers, args.kv)
+    print(f"logits: {args.model}, {args.layers} layers, {args.format}, KV {args.kv}, {args.prompt} prompt + {args.decode} decode", flush=True)
+    reference = make_reference(args.layers, args.kv, args.model)
     ours = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16,
-                   context=(max(args.prompt + args.decode, args.start + 64) + 1023) // 1024 * 1024, kv=args.kv)
+                   context=(max(args.prompt + args.decode, args.start + 64) + 1023) // 1024 * 1024, kv=args.kv, shape=args.model)
     hand_over(reference, ours)
     good = True
     if not args.no_invariance:

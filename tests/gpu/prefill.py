@@ -1,6 +1,6 @@
-"""tests/gpu/prefill.py - the prefill of a random-weight Gemma 4 12B against transformers on the same GPU, and bit by bit against itself.
+"""tests/gpu/prefill.py - the prefill of a random-weight Gemma 4 12B (or Gemma 3 12B) against transformers on the same GPU, and bit by bit against itself.
 
-    python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048 --decode 16
+    python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048 --decode 16 [--model gemma-3-12b]
 
 Residual stream, K and V after a prompt are compared with transformers in f32 on the same weights (for FP8: on the dequantised ones), beside
 transformers' own bf16 error, which is the yardstick; then the decode step goes on over the prefilled pages and its logits are compared likewise.
@@ -155,7 +155,7 @@ def states_of_last_rows(model, whole, tokens):
 
 def refusals(prefill):
     """What is wrong is refused and nothing is launched."""
-    wrong = {"no token": [(0, 0, [])], "a token that is not in the vocabulary": [(0, 0, [262144])], "a sequence twice": [(0, 0, [1]), (0, 1, [2])],
+    wrong = {"no token": [(0, 0, [])], "a token that is not in the vocabulary": [(0, 0, [prefill.model.spec.vocab])], "a sequence twice": [(0, 0, [1]), (0, 1, [2])],
              "a sequence that is not there": [(99, 0, [1])], "past the context": [(0, prefill.model.options.context_max, [1])],
              "more rows than agreed": [(0, 0, [1] * (ROWS_MAX + 1))]}
     bad = [name for name, spans in wrong.items() if prefill.launch(spans) != E_RANGE]
@@ -193,8 +193,8 @@ def accuracy(model, prefill, reference, args, tokens):
     for at in range(args.prompt, len(tokens)):
         model.step([(0, at, [tokens[at]])])
         rows.append(model.logits[0].clone())
-    got, keep = torch.stack(rows), torch.ones(262144, dtype=torch.bool, device="cuda")
-    keep[[258882, 258883]] = False
+    got, keep = torch.stack(rows), torch.ones(model.spec.vocab, dtype=torch.bool, device="cuda")
+    keep[list(model.spec.suppress)[:model.spec.suppress_count]] = False
     low = Reference(reference, tokens, args.prompt) if args.format == "bf16" else None
     frequencies = {n: x.clone() for n, x in reference.named_buffers() if "inv_freq" in n}
     full = reference.float()
@@ -225,6 +225,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
+    parser.add_argument("--model", choices=list(b.SHAPES), default="gemma-4-12b")
     parser.add_argument("--prompt", type=int, default=2048)
     parser.add_argument("--decode", type=int, default=16)
     parser.add_argument("--long", type=int, default=3500, help="length of the text of the bit test; 0: none")
@@ -235,9 +236,9 @@ def main():
     torch.manual_seed(12)
     began = time.time()
     tokens = [int(x) for x in torch.randint(0, 262144, (max(args.prompt + args.decode, args.long),))]
-    print(f"prefill: {args.layers} layers, {args.format}, {args.prompt} prompt + {args.decode} decode, bits of {args.long}", flush=True)
-    reference = l.make_reference(args.layers)
-    model = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16, seqs=8, context=(len(tokens) + 1023) // 1024 * 1024, ring_pages=RING_PAGES)
+    print(f"prefill: {args.model}, {args.layers} layers, {args.format}, {args.prompt} prompt + {args.decode} decode, bits of {args.long}", flush=True)
+    reference = l.make_reference(args.layers, shape=args.model)
+    model = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16, seqs=8, context=(len(tokens) + 1023) // 1024 * 1024, ring_pages=RING_PAGES, shape=args.model)
     l.hand_over(reference, model)
     prefill = Prefill(model)
     good = refusals(prefill) & states_of_last_rows(model, prefill, tokens)

@@ -24,6 +24,8 @@ try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 
 try python3 tests/gpu/logits.py --layers 6 --format fp8 --prompt 40 --decode 64
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
 try python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048
+try python3 tests/gpu/logits.py --model gemma-3-12b --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
+try python3 tests/gpu/prefill.py --model gemma-3-12b --layers 6 --format bf16 --prompt 2048
 try python3 tests/gpu/media.py --only kernels
 try python3 tests/gpu/prefill.py --layers 6 --format fp8 --prompt 5000 --decode 4 --long 7000
 if [ -x build/sluice ]; then

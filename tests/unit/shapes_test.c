@@ -70,12 +70,31 @@ static void test_gemma_4_12b_has_its_sizes(void **state)
     assert_int_equal(generation.eos_count, 3);
 }
 
+static void test_gemma_3_12b_has_its_sizes(void **state)
+{
+    uint64_t weights = 0;
+
+    (void)state;
+    parse(model_shape_find("gemma-3-12b"));
+    assert_int_equal(config.family, MODEL_GEMMA3);
+    assert_int_equal(config.vocab, 262208);
+    assert_int_equal(config.type_count[LAYER_FULL], 8);
+    assert_true(config.attention_scale == 0.0625f && config.final_softcap == 0.0f && config.norm_plus_one && !config.has_v_norm);
+    assert_true(config.rope[LAYER_FULL].type == ROPE_LINEAR && config.rope[LAYER_FULL].factor == 8.0 && config.rope[LAYER_SLIDING].theta == 1e4);
+    for (uint32_t i = 0; i < config.layer_count; i++) {
+        assert_true(config.layer[i].head_dim == 256 && config.layer[i].kv_heads == 8 && config.layer[i].has_v);
+        weights += (uint64_t)config.hidden * (2 * model_q_dim(&config, i) + 2 * model_kv_dim(&config, i) + 3 * config.intermediate);
+    }
+    assert_int_equal(weights, 10758389760ull); /* and 1.007e9 of the embedding, 0.42e9 of the tower */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_unknown_shapes_are_not_found),
         cmocka_unit_test(test_every_name_is_found),
         cmocka_unit_test(test_gemma_4_12b_has_its_sizes),
+        cmocka_unit_test(test_gemma_3_12b_has_its_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -91,7 +91,7 @@ $B/faulty/libfake_gpu.so: tests/faults/fake_gpu.c $B/flags
 test_obj := $(filter-out %/main.o,$(launch_obj))
 $B/libtested.a: $(test_obj)
 	@rm -f $@; ar rcs $@ $^
-$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $$(call parts,vision) $$(call parts,draft) $B/libtested.a $B/libsluice.a
+$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $$(call parts,vision) $$(call parts,draft) $$(call parts,prefill) $B/libtested.a $B/libsluice.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(vision_libs) -lcmocka
 

@@ -47,6 +47,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_KV_CACHE_DTYPE] = {"kv-cache-dtype", TEXT, 0, 0, "bf16", "bf16|f32", "element type of the KV cache"},
     [OPT_KV_CACHE_MIB] = {"kv-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "limit of the KV cache; 0: enough for every sequence at full context, or the memory that is free"},
     [OPT_PREFILL_CHUNK] = {"prefill-chunk", NUMBER, 0, 2048, "0", "N", "prompt tokens computed at a time; 0: 128 on a CPU, 2048 on a GPU"},
+    [OPT_PREFIX_CACHE] = {"prefix-cache", TEXT, 0, 0, "on", "on|off", "go on where a prompt differs from one that was there before; off: compute every prompt whole"},
     [OPT_DRAFT_WHEN] = {"draft-when", TEXT, 0, 0, "paying", "paying|always", "score drafts where they make the output faster, or all that are proposed"},
     [OPT_DRAFT_TOKENS] = {"draft-tokens", NUMBER, 1, RING_TOKENS_MAX, "7", "N", "tokens the drafter may propose a round"},
     [OPT_SPIN_US] = {"spin-us", NUMBER, 0, 10000, "", "N", "microseconds a stage spins before it sleeps; default: 50, or 0 with fewer than 8 cores"},
@@ -231,6 +232,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
     static const char *const weights[] = {"auto", "bf16", "fp8", "fp8-block128", "nvfp4", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
     static const char *const activations[] = {"auto", "bf16", NULL};
     static const char *const dtypes[] = {"bf16", "f32", NULL}, *const levels[] = {"error", "warn", "info", "debug", NULL};
+    static const char *const switches[] = {"on", "off", NULL};
 
     if (o->value[OPT_RANDOM_WEIGHTS][0] && o->value[OPT_MODEL][0]) {
         snprintf(err, err_bytes, "random-weights takes no checkpoint: leave model out");
@@ -245,7 +247,8 @@ static int check(struct options *o, char *err, size_t err_bytes)
     }
     if (one_of(o, OPT_DRAFT_DTYPE, weights, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
         one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_ACTIVATIONS, activations, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
-        one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes))
+        one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes) ||
+        one_of(o, OPT_PREFIX_CACHE, switches, err, err_bytes))
         return -E_CONFIG;
     return 0;
 }

@@ -62,6 +62,7 @@ struct engine_device {                /* one of engine_cpu, engine_cuda */
     void (*step)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
     void (*first)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens);
     void (*wait)(struct engine *e);
+    void (*copy)(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count);
     int (*pick)(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out);
     uint32_t (*fill_rows)(const struct engine *e);
     uint32_t steps_by_graph;          /* 1: a step computes the next power of two of rows */
@@ -99,6 +100,12 @@ static inline void engine_leave(struct engine *e, uint32_t slot) { e->device->le
 static inline void engine_fill(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, const struct engine_piece *pieces, uint32_t piece_count)
 {
     e->device->fill(e, spans, span_count, tokens, rows, pieces, piece_count);
+}
+
+/* Prefill: pages of the KV cache onto others, none of which is both; complete when it returns. */
+static inline void engine_copy_pages(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
+{
+    if (count) e->device->copy(e, type, from, to, count);
 }
 
 /* Rows that one engine_fill should have now: rows_max, or fewer while sequences run on the same device. */

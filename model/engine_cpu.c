@@ -39,6 +39,7 @@ struct cpu {
     struct soft_rows *soft;           /* of prefill, when the server takes pictures or sound; else NULL */
     float *logits;                    /* [rows_max, vocab]; NULL for prefill */
     float *hidden;                    /* [rows_max or SPANS_MAX, hidden]: of the rows that leave their state, or begin with it */
+    uint8_t *kv;                      /* arena.kv, shared */
     uint8_t *states;                  /* arena.states, shared */
     struct features features;         /* arena.features, shared */
     const uint64_t *wanted_layers;    /* the drafter's word; NULL: there is no drafter */
@@ -234,6 +235,17 @@ static void cpu_wait(struct engine *e)
     must(rc == 0);
 }
 
+static void cpu_copy(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
+{
+    const struct cpu *c = e->state;
+    const uint64_t bytes = type == LAYER_FULL ? e->geometry.full_page_bytes : e->geometry.sliding_page_bytes;
+
+    for (uint32_t i = 0; i < count; i++) {
+        memcpy(c->kv + kv_page_offset(&e->geometry, type, to[i]), c->kv + kv_page_offset(&e->geometry, type, from[i]), bytes);
+        stage_beat(e->stage);
+    }
+}
+
 static int cpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
 {
     struct cpu *c = e->state;
@@ -251,7 +263,7 @@ static uint32_t cpu_fill_rows(const struct engine *e)
     return e->rows_max;
 }
 
-static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_first, cpu_wait, cpu_pick, cpu_fill_rows, 0};
+static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_first, cpu_wait, cpu_copy, cpu_pick, cpu_fill_rows, 0};
 
 static uint8_t *map_arena(struct engine *e)
 {
@@ -288,7 +300,8 @@ void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->block_max = BLOCK_MAX;
     int rc = model_load(&e->config, &e->generation, &c->weights, &e->files, &err);
     if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
-    rc = forward_open(&c->forward, &c->weights, &e->geometry, map_arena(e), &options);
+    c->kv = map_arena(e);
+    rc = forward_open(&c->forward, &c->weights, &e->geometry, c->kv, &options);
     if (rc != 0) stage_exit(e->stage, EXIT_MISSING, "the forward pass cannot be set up: %s", error_text(rc));
     forward_set_progress(c->forward, beat, e->stage);
     c->vocab = e->config.vocab;

@@ -308,6 +308,14 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
     } while (more > 0);
 }
 
+static void gpu_copy(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
+{
+    struct gpu *g = e->state;
+
+    check(e, "copying pages", g->lib.prefill_copy(g->prefill, (enum cuda_layer_type)type, from, to, count));
+    await_prefill(e);
+}
+
 static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
 {
     struct gpu *g = e->state;
@@ -326,7 +334,7 @@ static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t r
     return 0;
 }
 
-static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_pick, gpu_fill_rows, 1};
+static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_copy, gpu_pick, gpu_fill_rows, 1};
 
 /* ---- setting up -------------------------------------------------------------------------------- */
 

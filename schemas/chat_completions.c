@@ -52,19 +52,22 @@ bool chat_end(const struct view *v, struct log_end *end, struct fault *f)
 
 void chat_usage(const struct view *views, uint32_t count, uint32_t prompts, struct wire *out)
 {
-    uint64_t input = 0, output = 0, reasoning = 0;
+    uint64_t input = 0, cached = 0, output = 0, reasoning = 0;
     struct log_end end;
 
     for (uint32_t i = 0; i < count; i++) {
-        if (i % (count / prompts) == 0) input += view_prompt_tokens(&views[i]); /* choices of one prompt share it */
+        if (i % (count / prompts) == 0) { /* choices of one prompt share it */
+            input += view_prompt_tokens(&views[i]);
+            cached += view_cached_tokens(&views[i]);
+        }
         if (!find_end(&views[i], 0, &end)) continue;
         output += end.output_tokens;
         reasoning += end.reasoning_tokens;
     }
     wire_format(out,
-                "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":0},"
+                "{\"prompt_tokens\":%llu,\"completion_tokens\":%llu,\"total_tokens\":%llu,\"prompt_tokens_details\":{\"cached_tokens\":%llu},"
                 "\"completion_tokens_details\":{\"reasoning_tokens\":%llu}}",
-                (unsigned long long)input, (unsigned long long)output, (unsigned long long)(input + output), (unsigned long long)reasoning);
+                (unsigned long long)input, (unsigned long long)output, (unsigned long long)(input + output), (unsigned long long)cached, (unsigned long long)reasoning);
 }
 
 void chat_usage_chunk(const struct view *views, uint32_t count, uint32_t prompts, struct wire *out)

@@ -6,7 +6,9 @@
 enum tokenize_counter { TOKENIZE_REQUESTS = 0, TOKENIZE_REFUSED, TOKENIZE_TOKENS, TOKENIZE_WORK_NS };
 enum prefill_counter { PREFILL_SEQUENCES = 0, PREFILL_TOKENS, PREFILL_CHUNKS, PREFILL_WORK_NS, PREFILL_FULL_PAGES_USED, PREFILL_FULL_PAGES_TOTAL,
                        PREFILL_SLIDING_PAGES_USED, PREFILL_SLIDING_PAGES_TOTAL, PREFILL_WAITING,
-                       PREFILL_TURN_ASKED, PREFILL_TURN_ENDED /* model/turns.h */ };
+                       PREFILL_TURN_ASKED, PREFILL_TURN_ENDED /* model/turns.h */,
+                       PREFILL_PROMPT_TOKENS /* of prompts that were given pages */, PREFILL_CACHED_TOKENS /* of them, found in the cache */,
+                       PREFILL_FULL_PAGES_KEPT, PREFILL_SLIDING_PAGES_KEPT /* pages that are free for whoever needs them, but hold prompts of the past */ };
 enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS, DRAFT_KIND /* enum draft_kind of model/engine_draft.h */,
                      DRAFT_STEP_NS /* of one more neural draft for all that ask, newest rounds; 0: not known, or free */,
                      DRAFT_NEURAL /* questions that the neural drafter answered */, DRAFT_STEPS, DRAFT_FAILED /* rounds without advice */,

@@ -57,6 +57,7 @@ struct media_item {
     uint32_t tokens;                  /* soft tokens */
     uint32_t columns;                 /* picture: blocks in a row */
     uint32_t pad;
+    uint8_t content[32];              /* hash of all that `tokens` and the data follow from; zeros: not known, then prompts with it share no KV cache */
     uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] or f32 [tokens][640], at a multiple of 64 */
 };
 

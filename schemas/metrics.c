@@ -144,6 +144,11 @@ static void memory_and_draft(struct front *f, struct wire *out)
                 share(counter(f, ROLE_PREFILL, PREFILL_FULL_PAGES_USED), counter(f, ROLE_PREFILL, PREFILL_FULL_PAGES_TOTAL)));
     wire_format(out, "sluice_kv_cache_usage_perc{layers=\"sliding\"} %.6f\n",
                 share(counter(f, ROLE_PREFILL, PREFILL_SLIDING_PAGES_USED), counter(f, ROLE_PREFILL, PREFILL_SLIDING_PAGES_TOTAL)));
+    single(out, "prefix_cache_queries_total", "counter", "Prompt tokens looked up in the prefix cache.", counter(f, ROLE_PREFILL, PREFILL_PROMPT_TOKENS));
+    single(out, "prefix_cache_hits_total", "counter", "Of them, found there and not computed again.", counter(f, ROLE_PREFILL, PREFILL_CACHED_TOKENS));
+    family(out, "prefix_cache_pages", "gauge", "KV pages of prompts that are over, kept until their room is wanted.");
+    wire_format(out, "sluice_prefix_cache_pages{layers=\"full\"} %llu\n", (unsigned long long)counter(f, ROLE_PREFILL, PREFILL_FULL_PAGES_KEPT));
+    wire_format(out, "sluice_prefix_cache_pages{layers=\"sliding\"} %llu\n", (unsigned long long)counter(f, ROLE_PREFILL, PREFILL_SLIDING_PAGES_KEPT));
     single(out, "decode_rounds_total", "counter", "Rounds of verify.", counter(f, ROLE_VERIFY, VERIFY_ROUNDS));
     single(out, "draft_tokens_total", "counter", "Draft tokens scored.", counter(f, ROLE_VERIFY, VERIFY_DRAFTED));
     single(out, "draft_tokens_accepted_total", "counter", "Draft tokens accepted.", counter(f, ROLE_VERIFY, VERIFY_ACCEPTED));

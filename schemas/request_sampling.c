@@ -1,6 +1,7 @@
 /* schemas/request_sampling.c - the fields that all three APIs share. */
 #include "schemas/request.h"
 
+#include "schemas/sha256.h"
 #include "shm/error.h"
 
 #include <stdio.h>
@@ -8,13 +9,14 @@
 #include <string.h>
 #include <sys/random.h>
 
-/* The last row changes nothing about an answer here: clients send these to every server. */
+/* The last row (cache_salt apart) changes nothing about an answer here: clients send these to every server. */
 const char *const request_sampling_names[] = {
     "model", "stream", "stream_options", "temperature", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids", "ignore_eos",
     "logit_bias", "presence_penalty", "frequency_penalty", "repetition_penalty", "return_token_ids", "metadata", "store", "top_logprobs",
-    "user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", NULL,
+    "cache_salt", "user", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", NULL,
 };
 
+#define SALT_BYTES_MAX 1024u
 #define TRY(call) do { if ((call) < 0) return -E_FORMAT; } while (0)
 
 static int read_model(const json_t *body, const struct request_defaults *d, struct fault *f)
@@ -117,6 +119,22 @@ static int read_bias(struct request *r, const json_t *body, uint32_t vocab, stru
     return 0;
 }
 
+/* Who knows no salt finds nothing in the KV cache that was computed under it: not even by the time that an answer takes. */
+static int read_salt(struct request *r, const json_t *body, struct fault *f)
+{
+    const char *salt = NULL;
+    struct sha256 hash;
+
+    TRY(field_string(body, "cache_salt", SALT_BYTES_MAX, &salt, f));
+    if (!salt) return 0;
+    if (!*salt) return fault_set(f, 400, "out_of_range", "cache_salt", "Invalid 'cache_salt': it must not be empty.");
+    sha256_begin(&hash);
+    sha256_add(&hash, salt, strlen(salt));
+    sha256_end(&hash, r->params.cache_salt);
+    r->params.is_salted = 1;
+    return 0;
+}
+
 int request_max_tokens(struct request *r, const json_t *body, const char *name, struct fault *f)
 {
     int64_t count;
@@ -145,6 +163,7 @@ int request_sampling(struct request *r, const json_t *body, const struct request
     TRY(field_object(body, "stream_options", &options, f));
     TRY(field_object(body, "metadata", &metadata, f));
     TRY(field_string(body, "user", 1024, &ignored, f));
+    TRY(read_salt(r, body, f));
     if (options) TRY(field_bool(options, "include_usage", &r->include_usage, f));
     if (json_object_size(metadata) > 16) return fault_set(f, 400, "array_too_long", "metadata", "Invalid 'metadata': at most 16 entries are allowed.");
     if (ignore_eos) r->params.flags |= REQUEST_IGNORE_EOS;

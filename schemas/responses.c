@@ -126,9 +126,9 @@ static void usage(const struct view *v, const struct log_end *end, struct wire *
     const uint32_t input = view_prompt_tokens(v);
 
     wire_format(out,
-                "{\"input_tokens\":%u,\"input_tokens_details\":{\"cached_tokens\":0},\"output_tokens\":%u,"
+                "{\"input_tokens\":%u,\"input_tokens_details\":{\"cached_tokens\":%u},\"output_tokens\":%u,"
                 "\"output_tokens_details\":{\"reasoning_tokens\":%u},\"total_tokens\":%u}",
-                input, end->output_tokens, end->reasoning_tokens, input + end->output_tokens);
+                input, view_cached_tokens(v), end->output_tokens, end->reasoning_tokens, input + end->output_tokens);
 }
 
 static void response_object(const struct view *v, const struct ending *e, struct wire *out)

@@ -78,6 +78,8 @@ struct request_params {
     uint32_t stop_count;
     uint32_t stop_bytes[STOP_STRINGS_MAX];
     char stop[STOP_STRINGS_MAX][STOP_STRING_BYTES];
+    uint32_t is_salted; /* 1: shares what the KV cache has of its prompt only with requests of the same salt */
+    uint8_t cache_salt[32]; /* SHA-256 of it */
 };
 
 struct gateway_slot {
@@ -154,6 +156,8 @@ struct prefill_slot {
     uint32_t sliding_page_count;
     uint64_t started_ns;
     uint64_t done_ns;
+    uint32_t cached_tokens; /* of the prompt, that were in the KV cache already */
+    uint32_t pad3;
     /* uint32_t full_pages[full_pages_max], sliding_pages[sliding_pages_max] at table.full_pages_offset, sliding_pages_offset */
 };
 

@@ -157,6 +157,14 @@ uint32_t view_prompt_tokens(const struct view *v)
     return count <= v->table->limits.context_max ? count : 0;
 }
 
+uint32_t view_cached_tokens(const struct view *v)
+{
+    const struct prefill_slot *p = table_prefill(v->table, v->slot);
+    const uint32_t cached = word_for(&p->pages, v->generation) ? p->cached_tokens : 0, prompt = view_prompt_tokens(v);
+
+    return cached < prompt ? cached : prompt;
+}
+
 /* Milliseconds between two marks that other processes set; 0 when one is missing or they are out of order. */
 static double ms_between(uint64_t from_ns, uint64_t to_ns)
 {

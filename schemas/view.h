@@ -58,6 +58,8 @@ int view_record(const struct view *v, uint64_t offset, struct log_record *record
 int view_end(const struct log_record *record, const char *payload, struct log_end *end);
 
 uint32_t view_prompt_tokens(const struct view *v);
+/* Of them, those that the KV cache had already. */
+uint32_t view_cached_tokens(const struct view *v);
 
 /* "input_tokens" and so on are named differently by each API; these are the shared pieces. */
 void view_sluice(const struct view *v, const struct log_end *end, struct wire *out); /* {"accept_length":...} */

@@ -3,10 +3,10 @@
  * Reads    tokenize slots (prompt ids), vision slots (blocks of pictures, frames of sound), gateway slots (order, cancel), verify slots (finished: pages are free)
  * Writes   prefill slots: page tables, tokens filled, handed over; the KV arena at the prompt's positions, the state of the last one (model/states.h)
  * Rings    in: tokenize-prefill, verify-prefill; out: prefill-verify
- * Owns     both pools of KV pages: who holds which page follows from the table, so a restarted prefill rebuilds its
- *          free lists by reading it. Verify makes the first output of the state that the last prompt token leaves.
+ * Owns     both pools of KV pages (stages/prefill/pages.h): who holds which page follows from the table, so a restarted prefill rebuilds its
+ *          free lists by reading it. Prompts that begin as one before them go on where they differ. Verify makes the first output of the state that the last prompt token leaves.
  * Fails    no pages: the sequence waits its turn (first come, first served); all pages of a sequence are set aside
- *          at the start, so one that runs can always finish. Restarted: goes on at `filled`; a chunk done twice writes the same bytes. */
+ *          at the start, so one that runs can always finish. Restarted: goes on at `filled`; a chunk done twice writes the same bytes; what was kept of prompts that are over is forgotten. */
 #include "model/engine.h"
 #include "schemas/counters.h"
 #include "schemas/sound.h"
@@ -15,9 +15,11 @@
 #include "shm/error.h"
 #include "shm/must.h"
 #include "shm/stage.h"
+#include "stages/prefill/pages.h"
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 enum sequence_state { SEQ_NONE = 0, SEQ_WAITING, SEQ_FILLING, SEQ_HANDED };
 
@@ -27,17 +29,12 @@ struct sequence { /* private view of one slot, rebuilt from the table at start *
     uint64_t order;
 };
 
-struct pool { /* free pages, last freed first used: the hot ones */
-    uint32_t *page;
-    uint32_t free_count, total;
-};
-
 struct prefill {
     struct stage stage;
     struct table table;
     struct engine engine;
     struct sequence *seq; /* [slot_count] */
-    struct pool full, sliding;
+    struct pages pages;
     uint32_t held; /* sequences that hold pages */
     uint32_t max_sequences, chunk;
     struct engine_span *span; /* of the current chunk */
@@ -49,48 +46,33 @@ struct prefill {
 
 /* ---- pages ------------------------------------------------------------------------ */
 
-static void pools_open(struct prefill *k)
+static void copy_pages(void *context, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
 {
-    const struct kv_geometry *geo = &k->engine.geometry;
+    struct prefill *k = context;
 
-    k->full.total = geo->full_page_count;
-    k->sliding.total = geo->sliding_page_count;
-    k->full.page = calloc(geo->full_page_count, sizeof *k->full.page);
-    k->sliding.page = calloc(geo->sliding_page_count, sizeof *k->sliding.page);
-    if (!k->full.page || !k->sliding.page) stage_exit(&k->stage, EXIT_MISSING, "out of memory for the page lists");
+    engine_copy_pages(&k->engine, type, from, to, count);
 }
 
-/* The free lists that follow from the table: every page that no unfinished sequence holds. */
-static void pool_rebuild(struct prefill *k, struct pool *pool, bool full)
+static void open_pages(struct prefill *k)
 {
-    uint8_t *used = calloc(pool->total, 1);
+    const bool cache = strcmp(wiring_text(&k->stage.wiring, "prefix.cache", "on"), "off") != 0;
+    uint64_t seed = 0;
 
-    if (!used) stage_exit(&k->stage, EXIT_MISSING, "out of memory for the page lists");
-    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) {
-        if (k->seq[s].state != SEQ_FILLING && k->seq[s].state != SEQ_HANDED) continue;
-        const struct prefill_slot *p = table_prefill(&k->table, s);
-        const uint32_t *pages = full ? table_full_pages(&k->table, s) : table_sliding_pages(&k->table, s);
-        const uint32_t count = full ? p->full_page_count : p->sliding_page_count;
-        if (!word_for(&p->pages, k->seq[s].generation)) continue; /* handed over without pages */
-        for (uint32_t i = 0; i < count; i++) {
-            must(pages[i] < pool->total && !used[pages[i]]); /* a page has one owner */
-            used[pages[i]] = 1;
-        }
-    }
-    pool->free_count = 0;
-    for (uint32_t page = pool->total; page-- > 0;)
-        if (!used[page]) pool->page[pool->free_count++] = page;
-    free(used);
+    if (getrandom(&seed, sizeof seed, 0) != sizeof seed) stage_exit(&k->stage, EXIT_MISSING, "no random number can be drawn");
+    if (pages_open(&k->pages, &k->table, &k->engine.geometry, cache, 2 * k->engine.block_max, seed, copy_pages, k) != 0) /* a step that is decided, and one in flight */
+        stage_exit(&k->stage, EXIT_MISSING, "out of memory for the page lists");
 }
 
 static void count_pages(struct prefill *k)
 {
     uint64_t *c = k->stage.status->counters;
 
-    shm_store_relaxed(&c[PREFILL_FULL_PAGES_USED], k->full.total - k->full.free_count);
-    shm_store_relaxed(&c[PREFILL_FULL_PAGES_TOTAL], k->full.total);
-    shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_USED], k->sliding.total - k->sliding.free_count);
-    shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_TOTAL], k->sliding.total);
+    shm_store_relaxed(&c[PREFILL_FULL_PAGES_USED], pages_used(&k->pages, LAYER_FULL));
+    shm_store_relaxed(&c[PREFILL_FULL_PAGES_TOTAL], k->pages.pool[LAYER_FULL].total);
+    shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_USED], pages_used(&k->pages, LAYER_SLIDING));
+    shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_TOTAL], k->pages.pool[LAYER_SLIDING].total);
+    shm_store_relaxed(&c[PREFILL_FULL_PAGES_KEPT], k->pages.prefix.list[LAYER_FULL].count);
+    shm_store_relaxed(&c[PREFILL_SLIDING_PAGES_KEPT], k->pages.prefix.list[LAYER_SLIDING].count);
 }
 
 /* The sequence has pages. */
@@ -105,32 +87,23 @@ static void tell_engine(struct prefill *k, uint32_t s)
 
 static bool take_pages(struct prefill *k, uint32_t s)
 {
-    const struct kv_geometry *geo = &k->engine.geometry;
-    const struct tokenize_slot *t = table_tokenize(&k->table, s);
-    struct prefill_slot *p = table_prefill(&k->table, s);
-    const uint32_t tokens = t->prompt_count + t->max_output;
-    const uint32_t full = kv_full_pages_needed(geo, tokens), sliding = kv_sliding_pages_needed(geo, tokens);
+    const uint32_t generation = k->seq[s].generation;
+    const int known = pages_take(&k->pages, s, generation);
 
-    if (full > k->full.free_count || sliding > k->sliding.free_count) return false;
-    for (uint32_t i = 0; i < full; i++) table_full_pages(&k->table, s)[i] = k->full.page[--k->full.free_count];
-    for (uint32_t i = 0; i < sliding; i++) table_sliding_pages(&k->table, s)[i] = k->sliding.page[--k->sliding.free_count];
-    p->full_page_count = full;
-    p->sliding_page_count = sliding;
-    p->started_ns = clock_ns();
-    shm_store_release(&p->pages, word_pack(k->seq[s].generation, 1));
+    if (known < 0) return false;
     tell_engine(k, s);
     k->held++;
+    stage_count(&k->stage, PREFILL_PROMPT_TOKENS, table_tokenize(&k->table, s)->prompt_count);
+    if (known == 0) return true;
+    shm_store_release(&table_prefill(&k->table, s)->filled, word_pack(generation, (uint32_t)known));
+    stage_count(&k->stage, PREFILL_CACHED_TOKENS, (uint64_t)known);
     return true;
 }
 
 static void give_back(struct prefill *k, uint32_t s)
 {
-    const struct prefill_slot *p = table_prefill(&k->table, s);
-
-    if (word_for(&p->pages, k->seq[s].generation)) {
-        for (uint32_t i = p->full_page_count; i-- > 0;) k->full.page[k->full.free_count++] = table_full_pages(&k->table, s)[i];
-        for (uint32_t i = p->sliding_page_count; i-- > 0;) k->sliding.page[k->sliding.free_count++] = table_sliding_pages(&k->table, s)[i];
-        must(k->full.free_count <= k->full.total && k->sliding.free_count <= k->sliding.total);
+    if (word_for(&table_prefill(&k->table, s)->pages, k->seq[s].generation)) {
+        pages_give_back(&k->pages, s);
         engine_leave(&k->engine, s);
         k->held--;
     }
@@ -150,6 +123,7 @@ static void hand_over(struct prefill *k, uint32_t s)
     k->seq[s].state = SEQ_HANDED;
     shm_store_release(&p->ready, word_pack(k->seq[s].generation, 1));
     ring_publish(&k->stage.ring[RING_PREFILL_VERIFY], &msg);
+    pages_handed(&k->pages, s); /* behind the message: nobody waits for it */
 }
 
 static bool is_filled(const struct prefill *k, uint32_t s)
@@ -172,6 +146,7 @@ static void look(struct prefill *k, uint32_t s)
     q->state = SEQ_WAITING;
     if (word_for(&table_prefill(&k->table, s)->pages, generation)) { /* a predecessor's work */
         q->state = SEQ_FILLING;
+        pages_found(&k->pages, s, generation);
         tell_engine(k, s);
         k->held++;
     }
@@ -357,6 +332,7 @@ static void fill(struct prefill *k)
         struct prefill_slot *p = table_prefill(&k->table, slots[i]);
         const uint32_t filled = word_for(&p->filled, generations[i]) + k->span[i].rows;
         shm_store_release(&p->filled, word_pack(generations[i], filled));
+        pages_filled(&k->pages, slots[i]);
         if (is_filled(k, slots[i])) hand_over(k, slots[i]);
     }
     stage_idle(&k->stage);
@@ -380,10 +356,9 @@ static void attach(struct prefill *k, int argc, char **argv)
     k->piece = calloc(k->piece_max, sizeof *k->piece);
     k->sound_token_bytes = SOUND_FRAME * sizeof(float);
     if (!k->seq || !k->span || !k->tokens || !k->piece) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
-    pools_open(k);
+    open_pages(k);
     scan(k);
-    pool_rebuild(k, &k->full, true);
-    pool_rebuild(k, &k->sliding, false);
+    pages_rebuild(&k->pages);
 }
 
 int main(int argc, char **argv)

@@ -133,7 +133,7 @@ static void refuse_item(struct vision *k, uint32_t slot, uint32_t item, enum med
 /* ---- results ------------------------------------------------------------------------------ */
 
 /* Into the record, at the next place: the order in which items come in does not matter, their descriptions say where they lie. */
-static void store(struct vision *k, uint32_t slot, uint32_t item, const struct media_item *result, const uint8_t *data, uint64_t bytes)
+static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t key[SHA256_BYTES], const struct media_item *result, const uint8_t *data, uint64_t bytes)
 {
     struct vision_slot *v = table_vision(&k->table, slot);
     struct work *w = &k->work[slot];
@@ -146,6 +146,7 @@ static void store(struct vision *k, uint32_t slot, uint32_t item, const struct m
     memcpy(table_media(&k->table, slot) + at, data, bytes);
     v->item[item] = *result;
     v->item[item].offset = at;
+    memcpy(v->item[item].content, key, sizeof v->item[item].content);
     v->bytes = at + bytes;
     v->tokens += result->tokens;
     w->state[item] = ITEM_DONE;
@@ -172,7 +173,7 @@ static void finish(struct vision *k, unsigned i)
     if (!is_wanted(k, j)) return;
     stage_busy(&k->stage, &j->slot, &j->generation, 1);
     k->work[j->slot].running--;
-    if (r.status == MEDIA_READY) store(k, j->slot, j->item, &item, data, bytes);
+    if (r.status == MEDIA_READY) store(k, j->slot, j->item, j->key, &item, data, bytes);
     else refuse_item(k, j->slot, j->item, r.status, r.why);
     stage_idle(&k->stage);
 }
@@ -293,7 +294,7 @@ static void begin_item(struct vision *k, uint32_t slot, unsigned desk)
     const struct cache_entry *known = cache_find(&k->cache, job.key);
     if (known) {
         stage_count(&k->stage, VISION_CACHED, 1);
-        store(k, slot, job.item, &known->item, known->data, known->bytes);
+        store(k, slot, job.item, job.key, &known->item, known->data, known->bytes);
     } else {
         job.began_ns = clock_ns();
         k->job[desk] = job;

@@ -34,6 +34,10 @@ void cuda_prefill_close(struct cuda_prefill *prefill);
 /* As cuda_backend_pages, for this handle's own page tables. */
 int cuda_prefill_pages(struct cuda_prefill *prefill, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count);
 
+/* Copies KV pages of one layer type, from[i] onto to[i]; no page is in both lists. Launched only: await it (cuda_prefill_wait) before anything
+ * else. 0, -E_RANGE (the type), -E_BUSY (the last call is not over), -E_IO. */
+int cuda_prefill_copy(struct cuda_prefill *prefill, enum cuda_layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count);
+
 /* As cuda_backend_outputs and cuda_backend_generation, for calls that begin later; costs nothing. */
 int cuda_prefill_outputs(struct cuda_prefill *prefill, uint64_t layers);
 int cuda_prefill_generation(struct cuda_prefill *prefill, uint32_t seq, uint32_t generation);

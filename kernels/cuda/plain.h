@@ -121,6 +121,7 @@ int plain_prefill_go(struct plain_prefill *prefill, uint32_t layers);
 int plain_prefill_wait(struct plain_prefill *prefill, uint32_t timeout_us);
 void *plain_prefill_residual(struct plain_prefill *prefill);
 void *plain_prefill_stream(struct plain_prefill *prefill);
+struct CUevent_st *plain_prefill_done(struct plain_prefill *prefill);   /* the event that plain_prefill_wait waits for */
 
 #ifdef __cplusplus
 }

@@ -222,3 +222,4 @@ extern "C" void *plain_prefill_residual(struct plain_prefill *p)
 }
 
 extern "C" void *plain_prefill_stream(struct plain_prefill *p) { return p->stream; }
+extern "C" struct CUevent_st *plain_prefill_done(struct plain_prefill *p) { return p->done; }

@@ -154,6 +154,7 @@ extern "C" int cuda_prefill_open(struct cuda_prefill **prefill, const struct cud
 
     *prefill = NULL;
     if (p == NULL) return -E_NOMEM;
+    for (int type = 0; type < 2; type++) p->kv_device[type] = options->kv_device[type], p->page_bytes[type] = spec->page_bytes[type];
     rc = arena_plan(&p->arena, spec);
     if (rc == 0) rc = open_own(p, spec, options, rows_max);
     else if (rc == -E_UNSUPPORTED) rc = plain_prefill_open(&p->plain, spec, options, rows_max);
@@ -198,6 +199,21 @@ extern "C" int cuda_prefill_generation(struct cuda_prefill *p, uint32_t seq, uin
     if (p->plain) return plain_prefill_generation(p->plain, seq, generation);
     if (seq >= p->options.seqs_max) return -E_RANGE;
     return launch_check(cudaMemcpyAsync((void *)(p->keep.generation + seq), &generation, sizeof generation, cudaMemcpyHostToDevice, p->stream), "generation");
+}
+
+extern "C" int cuda_prefill_copy(struct cuda_prefill *p, enum cuda_layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
+{
+    const cudaStream_t stream = (cudaStream_t)cuda_prefill_stream(p);
+    int rc = cuda_prefill_wait(p, 0);
+
+    if (rc) return rc == -E_TIMEOUT ? -E_BUSY : rc;
+    if (type > CUDA_FULL) return -E_RANGE;
+    for (uint32_t i = 0; i < count && rc == 0; i++) {
+        uint8_t *pool = (uint8_t *)p->kv_device[type];
+
+        rc = launch_check(cudaMemcpyAsync(pool + to[i] * p->page_bytes[type], pool + from[i] * p->page_bytes[type], p->page_bytes[type], cudaMemcpyDeviceToDevice, stream), "copying pages");
+    }
+    return rc ? rc : launch_check(cudaEventRecord(p->plain ? plain_prefill_done(p->plain) : p->done, stream), "event");
 }
 
 /* ---- a run ---- */

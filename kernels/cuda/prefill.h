@@ -33,6 +33,8 @@ struct cuda_prefill {
     struct cuda_model_spec spec;
     struct cuda_options options;      /* pointers in it are borrowed from the caller */
     struct arena arena;
+    void *kv_device[2];               /* borrowed; with plain, too */
+    uint64_t page_bytes[2];
     uint32_t rows_max;
     uint32_t pages_stride[2];         /* entries of a page table, per layer type */
     struct prefill_attn_maps *maps;   /* host, owned: [layers] */

@@ -39,6 +39,11 @@ def reference(**more):
     return client().responses.create(model=server.model, input=QUESTION, max_output_tokens=60, **{**GREEDY, **more})
 
 
+def counted(usage):
+    """All but how much of the prompt had been computed before."""
+    return usage.input_tokens, usage.output_tokens, usage.total_tokens, usage.output_tokens_details
+
+
 def check_usage(usage, most):
     assert usage.input_tokens > 0 and 0 < usage.output_tokens <= most and usage.total_tokens == usage.input_tokens + usage.output_tokens, usage
     assert usage.output_tokens_details.reasoning_tokens >= 0 and usage.input_tokens_details.cached_tokens >= 0, usage
@@ -74,7 +79,7 @@ def test_responses_stream_over_http():
     assert types[0] == "response.created" and types[-1] in ENDS and types.count(types[-1]) == 1, types
     wanted = reference()
     assert text == final.output_text == wanted.output_text, (text, wanted.output_text)
-    assert final.usage == wanted.usage
+    assert counted(final.usage) == counted(wanted.usage)
     short = {"model": server.model, "input": "What is 2 plus 3?", "max_output_tokens": 200, **GREEDY}
     with client().responses.stream(**short) as stream:  # the package's own accumulator, which wants a completed response
         stream.until_done()
@@ -89,7 +94,7 @@ def test_responses_over_websocket():
             events = list(websocket_events(connection))
             assert [e.sequence_number for e in events] == list(range(len(events)))
             assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == wanted.output_text
-            assert events[-1].response.output_text == wanted.output_text and events[-1].response.usage == wanted.usage
+            assert events[-1].response.output_text == wanted.output_text and counted(events[-1].response.usage) == counted(wanted.usage)
         # a conversation goes on from a stored response
         connection.response.create(model=server.model, input="And another one.", previous_response_id=events[-1].response.id, max_output_tokens=20, **GREEDY)
         more = list(websocket_events(connection))[-1].response
@@ -153,7 +158,7 @@ def test_chat_completions():
             roles += [choice.delta.role] if choice.delta.role else []
             finish += [choice.finish_reason] if choice.finish_reason else []
     assert text == wanted and roles == ["assistant"] and finish == [c.choices[0].finish_reason] and len(ids) == 1, (text, roles, finish, ids)
-    assert usage == c.usage, (usage, c.usage)
+    assert (usage.prompt_tokens, usage.completion_tokens) == (c.usage.prompt_tokens, c.usage.completion_tokens), (usage, c.usage)
 
 
 def test_chat_choices_stop_and_logprobs():

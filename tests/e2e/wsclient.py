@@ -318,10 +318,11 @@ class Result:
         return [{"name": i["name"], "arguments": i["arguments"], "call_id": i["call_id"]} for i in self.response["output"] if i["type"] == "function_call"]
 
     def outcome(self):
-        """All that must be the same for the same request: everything but ids, times and measurements."""
+        """All that must be the same for the same request: everything but ids, times and measurements (and how much of the prompt had been computed before)."""
         r = self.response
+        usage = {k: v for k, v in r["usage"].items() if k != "input_tokens_details"} if r["usage"] else r["usage"]
         output = [{k: v for k, v in item.items() if k not in ("id", "call_id")} for item in r["output"]]
-        return json.dumps({"end": self.final["type"], "why": r.get("incomplete_details"), "error": r.get("error"), "output": output, "usage": r["usage"],
+        return json.dumps({"end": self.final["type"], "why": r.get("incomplete_details"), "error": r.get("error"), "output": output, "usage": usage,
                            "token_ids": r.get("token_ids"), "prompt_token_ids": r.get("prompt_token_ids")}, sort_keys=True)
 
 

@@ -317,6 +317,15 @@ int cuda_backend_generation(struct cuda_backend *b, uint32_t seq, uint32_t gener
 int cuda_prefill_outputs(struct cuda_prefill *p, uint64_t layers) { (void)p; return layers ? -E_RANGE : 0; }
 int cuda_prefill_generation(struct cuda_prefill *p, uint32_t seq, uint32_t generation) { (void)p, (void)seq, (void)generation; return 0; }
 
+int cuda_prefill_copy(struct cuda_prefill *p, enum cuda_layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
+{
+    const uint64_t bytes = p->h.spec.page_bytes[type];
+
+    p->rows = p->piece = 0;
+    for (uint32_t i = 0; i < count; i++) memcpy((uint8_t *)p->h.options.kv_device[type] + to[i] * bytes, (uint8_t *)p->h.options.kv_device[type] + from[i] * bytes, bytes);
+    return check_context();
+}
+
 int cuda_prefill_soft(struct cuda_prefill *p, const struct cuda_prefill_piece *pieces, uint32_t piece_count)
 {
     (void)p, (void)pieces, (void)piece_count;

@@ -156,7 +156,7 @@ async def prompt_of(server, tokens):
 
 def big_server(*options, context=16384, sequences=32):
     return Server("--random-weights", "gemma-4-12b", "--weights-dtype", FORMAT, "--max-context", context, "--max-sequences", sequences,
-                  "--prefill-chunk", 2048, *GPU, *options, log_level="info")
+                  "--prefill-chunk", 2048, "--prefix-cache", "off", *GPU, *options, log_level="info")
 
 
 def started(server, begin):

@@ -1,0 +1,77 @@
+/* stages/prefill/pages.h - who has which pages of the KV cache: sequences, the prefix cache (prefix.h), or nobody.
+ *
+ * A sequence gets all its pages at once, so that one that runs can always finish. Pages of the full layers that hold a whole prompt page are shared, read-only: by all
+ * sequences that begin with the same tokens, and by the cache. Pages of the sliding layers are a ring that is written over, so each sequence has its own; what a
+ * prompt needs of a beginning that it did not compute, the window before the place where it goes on, is copied. Copies come from pages that the cache was left by
+ * sequences that ended, from copies made while it could still be done, or from the ring of a sequence that runs and has not come round yet.
+ *
+ * Only what prefill wrote is ever used again, never what verify wrote: on a GPU a step has other arithmetic than a prompt, and outputs are to depend on the request alone.
+ * What the cache has counts as free: it goes as soon as somebody needs the room. The truth about sequences is in the table; the cache is private and empty after a restart,
+ * but for the prompts of sequences that go on. */
+#ifndef SLUICE_PREFILL_PAGES_H
+#define SLUICE_PREFILL_PAGES_H
+
+#include "schemas/table.h"
+#include "stages/prefill/prefix.h"
+
+struct pages_pool {
+    uint32_t *free;                   /* [total]; last freed first used: the hot ones */
+    uint32_t *refs;                   /* [total]: in how many page tables it stands, and 1 for the cache */
+    uint32_t free_count, total;
+};
+
+struct pages_sequence {
+    uint32_t generation;              /* 0: it has no pages */
+    uint32_t prompt_count, max_output; /* our own copies: once verify is done the slot may change hands before we look */
+    uint32_t *node;                   /* [full_pages_max]: of the pages of its prompt, held; part of pages.nodes */
+    uint32_t node_count;
+    uint32_t ring_first;              /* prompt pages before this one were never in its ring */
+    uint32_t branch;                  /* where its prompt left that of others, in pages: the window there is worth keeping. 0: nowhere */
+    uint32_t end;                     /* the last page boundary of its prompt at which another could go on */
+};
+
+/* Pages of one layer type onto others, complete when it returns. */
+typedef void pages_copy_fn(void *context, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count);
+
+struct pages {
+    const struct table *table;        /* borrowed; prefill's records are written here */
+    const struct kv_geometry *geometry; /* borrowed */
+    struct pages_pool pool[LAYER_TYPES];
+    struct prefix prefix;
+    bool cache;                       /* false: nothing is kept */
+    uint32_t ahead;                   /* positions that verify may have written behind the committed ones */
+    struct pages_sequence *seq;       /* [slot_count] */
+    uint32_t *nodes;                  /* of all sequences */
+    uint32_t *match, *from, *to;      /* [full_pages_max], [sliding_pages_max] twice: of the call in hand */
+    pages_copy_fn *copy;
+    void *copy_context;
+};
+
+/* ahead: see above; seed: prefix_open's. 0 or -E_NOMEM: close it all the same. */
+int pages_open(struct pages *p, const struct table *table, const struct kv_geometry *geometry, bool cache, uint32_t ahead, uint64_t seed, pages_copy_fn *copy, void *copy_context);
+void pages_close(struct pages *p);
+
+/* Start: a predecessor gave this sequence pages. When all such are told, pages_rebuild makes the free lists of what is left. */
+void pages_found(struct pages *p, uint32_t slot, uint32_t generation);
+void pages_rebuild(struct pages *p);
+
+/* Pages for a sequence whose prompt is there, committed in the table. How many tokens of the prompt are in them already (less than all of it, and never a part of a picture), or
+ * -E_FULL: not enough room now, nothing is changed for anybody but what the cache lost. */
+int pages_take(struct pages *p, uint32_t slot, uint32_t generation);
+
+/* After each growth of `filled`: what is whole may be shared from now on. */
+void pages_filled(struct pages *p, uint32_t slot);
+
+/* The prompt is in the cache and verify at work: keeps what the output may write over. Costs a copy of the window at most. */
+void pages_handed(struct pages *p, uint32_t slot);
+
+/* The sequence is over: verify touches nothing of it any more. */
+void pages_give_back(struct pages *p, uint32_t slot);
+
+/* Pages that sequences have. */
+uint32_t pages_used(const struct pages *p, enum layer_type type);
+
+/* Does a picture lie across this position of the prompt? Its rows see each other: a prompt never goes on in the middle of one. */
+bool pages_cuts_picture(const struct table *table, uint32_t slot, uint32_t position);
+
+#endif

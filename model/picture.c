@@ -54,7 +54,7 @@ static double filter_at(enum picture_filter filter, double x)
     return 0.0;
 }
 
-static void taps_close(struct picture_taps *t)
+void picture_taps_close(struct picture_taps *t)
 {
     free(t->first);
     free(t->weight);
@@ -70,7 +70,7 @@ static uint32_t weight_bits(double largest)
     return bits;
 }
 
-static int taps_open(struct picture_taps *t, uint32_t in, uint32_t out, enum picture_filter filter)
+int picture_taps_open(struct picture_taps *t, uint32_t in, uint32_t out, enum picture_filter filter)
 {
     const double scale = (double)in / (double)out, reach = (filter == PICTURE_BICUBIC ? 4.0 : 2.0) * 0.5, support = scale >= 1.0 ? reach * scale : reach;
     const double inverse = scale >= 1.0 ? 1.0 / scale : 1.0;
@@ -82,7 +82,7 @@ static int taps_open(struct picture_taps *t, uint32_t in, uint32_t out, enum pic
     double *exact = calloc((size_t)out * t->stride, sizeof *exact);
     if (!t->first || !t->weight || !exact) {
         free(exact);
-        taps_close(t);
+        picture_taps_close(t);
         return -E_NOMEM;
     }
     t->count = t->first + out;
@@ -120,10 +120,9 @@ static void across_portable(const uint8_t *in, uint32_t width, uint32_t rows, ui
         for (uint32_t i = 0; i < out_width; i++, out += CHANNELS) picture_pixel(in, out, i, t);
 }
 
-static void down_portable(const uint8_t *in, uint32_t bytes, uint8_t *out, uint32_t row, const struct picture_taps *t)
+static void down_portable(const uint8_t *first, uint32_t bytes, uint8_t *out, uint32_t row, const struct picture_taps *t)
 {
     const int16_t *w = t->weight + (size_t)row * t->stride;
-    const uint8_t *first = in + (size_t)t->first[row] * bytes;
 
     for (uint32_t x = 0; x < bytes; x++) {
         int32_t sum = 1 << (t->bits - 1);
@@ -148,7 +147,7 @@ void picture_pixel(const uint8_t *in, uint8_t out[3], uint32_t i, const struct p
     out[2] = picture_clamp(b >> t->bits);
 }
 
-static const struct picture_passes *choose_passes(void)
+const struct picture_passes *picture_passes_best(void)
 {
     static const struct picture_passes portable = {across_portable, down_portable};
 
@@ -161,13 +160,13 @@ static const struct picture_passes *choose_passes(void)
 int picture_resize(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t *out, uint32_t out_width, uint32_t out_height, enum picture_filter filter)
 {
     struct picture_taps across = {0}, down = {0};
-    const struct picture_passes *passes = choose_passes();
+    const struct picture_passes *passes = picture_passes_best();
     const uint32_t bytes = out_width * CHANNELS;
     uint8_t *narrowed = NULL;
     int rc = -E_RANGE;
 
     if (!width || !height || !out_width || !out_height || width > PICTURE_SIDE_MAX || height > PICTURE_SIDE_MAX || out_width > PICTURE_SIDE_MAX || out_height > PICTURE_SIDE_MAX) return rc;
-    if ((rc = taps_open(&across, width, out_width, filter)) != 0 || (rc = taps_open(&down, height, out_height, filter)) != 0) goto done;
+    if ((rc = picture_taps_open(&across, width, out_width, filter)) != 0 || (rc = picture_taps_open(&down, height, out_height, filter)) != 0) goto done;
     if (width != out_width) {
         narrowed = height == out_height ? out : malloc((size_t)bytes * height);
         if (!narrowed) {
@@ -178,11 +177,11 @@ int picture_resize(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t 
     }
     const uint8_t *rows = narrowed ? narrowed : rgb;
     if (height != out_height)
-        for (uint32_t y = 0; y < out_height; y++) passes->down(rows, bytes, out + (size_t)y * bytes, y, &down);
+        for (uint32_t y = 0; y < out_height; y++) passes->down(rows + (size_t)down.first[y] * bytes, bytes, out + (size_t)y * bytes, y, &down);
     else if (rows != out) memcpy(out, rows, (size_t)bytes * height);
 done:
-    taps_close(&across);
-    taps_close(&down);
+    picture_taps_close(&across);
+    picture_taps_close(&down);
     if (narrowed != out) free(narrowed);
     return rc;
 }

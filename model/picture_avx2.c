@@ -69,10 +69,9 @@ static void across(const uint8_t *in, uint32_t width, uint32_t rows, uint8_t *ou
     }
 }
 
-static void down(const uint8_t *in, uint32_t bytes, uint8_t *out, uint32_t row, const struct picture_taps *t)
+static void down(const uint8_t *top, uint32_t bytes, uint8_t *out, uint32_t row, const struct picture_taps *t)
 {
     const int16_t *w = t->weight + (size_t)row * t->stride;
-    const uint8_t *top = in + (size_t)t->first[row] * bytes;
     const __m128i bits = _mm_cvtsi32_si128((int)t->bits);
     const uint32_t count = t->count[row];
     uint32_t x = 0;

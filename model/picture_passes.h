@@ -1,4 +1,4 @@
-/* model/picture_passes.h - the two passes of picture_resize, one table per instruction set. Integer sums: every table computes the same bytes. */
+/* model/picture_passes.h - weights and the two passes of picture_resize and picture_stream, one table per instruction set. Integer sums: every table computes the same bytes. */
 #ifndef SLUICE_MODEL_PICTURE_PASSES_H
 #define SLUICE_MODEL_PICTURE_PASSES_H
 
@@ -18,9 +18,14 @@ struct picture_taps {        /* of one direction: output i is the weighted sum o
 struct picture_passes {
     /* `rows` rows of `width` pixels to rows of out_width pixels. */
     void (*across)(const uint8_t *in, uint32_t width, uint32_t rows, uint8_t *out, uint32_t out_width, const struct picture_taps *t);
-    /* Row `row` of the result from rows of `bytes` bytes each. */
-    void (*down)(const uint8_t *in, uint32_t bytes, uint8_t *out, uint32_t row, const struct picture_taps *t);
+    /* Row `row` of the result from rows of `bytes` bytes each; `first` is the one where its taps begin. */
+    void (*down)(const uint8_t *first, uint32_t bytes, uint8_t *out, uint32_t row, const struct picture_taps *t);
 };
+
+/* The weights from `in` pixels to `out`. 0, -E_NOMEM (nothing to close then). */
+int picture_taps_open(struct picture_taps *t, uint32_t in, uint32_t out, enum picture_filter filter);
+void picture_taps_close(struct picture_taps *t);
+const struct picture_passes *picture_passes_best(void);
 
 static inline uint8_t picture_clamp(int32_t v) { return v < 0 ? 0 : v > 255 ? 255 : (uint8_t)v; }
 

@@ -23,6 +23,11 @@ int image_fault(int code, char why[IMAGE_ERROR_BYTES], const char *format, ...)
     return code;
 }
 
+int image_no_memory(uint32_t width, uint32_t height, char why[IMAGE_ERROR_BYTES])
+{
+    return image_fault(-E_NOMEM, why, "there is no memory for a picture of %u x %u pixels", width, height);
+}
+
 /* ---- EXIF ------------------------------------------------------------------------------ */
 
 static uint32_t get16(const uint8_t *p, bool little)
@@ -129,8 +134,7 @@ int image_probe(const uint8_t *file, size_t file_bytes, const struct image_limit
     return 0;
 }
 
-/* The largest divisor of JPEG's transform that leaves both sides twice as large as needed. */
-static uint32_t choose_shrink(const struct image_info *info, uint32_t least_width, uint32_t least_height)
+uint32_t image_shrink(const struct image_info *info, uint32_t least_width, uint32_t least_height)
 {
     const bool swaps = info->orientation >= 5;
     const uint64_t w = 2 * (uint64_t)(swaps ? least_height : least_width), h = 2 * (uint64_t)(swaps ? least_width : least_height);
@@ -141,18 +145,52 @@ static uint32_t choose_shrink(const struct image_info *info, uint32_t least_widt
     return shrink;
 }
 
+int image_decode_rows(const uint8_t *file, size_t file_bytes, const struct image_limits *limits, const struct image_info *info, uint32_t shrink, const struct image_sink *sink,
+                      char why[IMAGE_ERROR_BYTES])
+{
+    switch (info->kind) {
+    case IMAGE_JPEG: return image_jpeg_decode(file, file_bytes, limits->scans_max, shrink, sink, why);
+    case IMAGE_PNG: return image_png_decode(file, file_bytes, limits, sink, why);
+    case IMAGE_WEBP: return image_webp_decode(file, file_bytes, sink, why);
+    default: return image_fault(-E_FORMAT, why, "the picture was not probed");
+    }
+}
+
+/* ---- the picture as a whole ---------------------------------------------------------------- */
+
+struct whole {
+    struct image *image;
+    size_t bytes; /* that came */
+};
+
+static int begin_whole(void *context, uint32_t width, uint32_t height)
+{
+    struct whole *w = context;
+
+    w->image->rgb = malloc((size_t)width * height * 3);
+    if (!w->image->rgb) return -E_NOMEM;
+    w->image->width = width;
+    w->image->height = height;
+    return 0;
+}
+
+static void keep_rows(void *context, const uint8_t *rgb, uint32_t rows)
+{
+    struct whole *w = context;
+    const size_t bytes = (size_t)rows * w->image->width * 3;
+
+    memcpy(w->image->rgb + w->bytes, rgb, bytes);
+    w->bytes += bytes;
+}
+
 int image_decode(const uint8_t *file, size_t file_bytes, const struct image_limits *limits, const struct image_info *info, uint32_t least_width, uint32_t least_height,
                  struct image *out, char why[IMAGE_ERROR_BYTES])
 {
-    int rc;
+    struct whole w = {.image = out};
+    const struct image_sink sink = {.begin = begin_whole, .rows = keep_rows, .context = &w};
 
     memset(out, 0, sizeof *out);
-    switch (info->kind) {
-    case IMAGE_JPEG: rc = image_jpeg_decode(file, file_bytes, limits->scans_max, choose_shrink(info, least_width, least_height), out, why); break;
-    case IMAGE_PNG: rc = image_png_decode(file, file_bytes, limits, out, why); break;
-    case IMAGE_WEBP: rc = image_webp_decode(file, file_bytes, out, why); break;
-    default: return image_fault(-E_FORMAT, why, "the picture was not probed");
-    }
+    int rc = image_decode_rows(file, file_bytes, limits, info, image_shrink(info, least_width, least_height), &sink, why);
     if (rc == 0) rc = turn(out, info->orientation, why);
     if (rc != 0) {
         free(out->rgb);

@@ -46,6 +46,21 @@ int image_probe(const uint8_t *file, size_t file_bytes, const struct image_limit
 int image_decode(const uint8_t *file, size_t file_bytes, const struct image_limits *limits, const struct image_info *info, uint32_t least_width, uint32_t least_height,
                  struct image *out, char why[IMAGE_ERROR_BYTES]);
 
+/* Where rows go as they are decoded: as stored (not turned), top to bottom, `rows` of them one behind the other, three bytes a pixel. */
+struct image_sink {
+    int (*begin)(void *context, uint32_t width, uint32_t height); /* before the first row: the size that comes. 0, or -E_NOMEM, which image_decode_rows returns */
+    void (*rows)(void *context, const uint8_t *rgb, uint32_t rows);
+    void *context;                                                /* borrowed */
+};
+
+/* image_decode without the picture in memory as a whole, where its format allows (JPEG; PNG that is not interlaced). shrink: 1, or what image_shrink said.
+ * Rows that came before a failure are worth nothing. 0, -E_FORMAT, -E_LIMIT, -E_NOMEM. */
+int image_decode_rows(const uint8_t *file, size_t file_bytes, const struct image_limits *limits, const struct image_info *info, uint32_t shrink, const struct image_sink *sink,
+                      char why[IMAGE_ERROR_BYTES]);
+
+/* The largest divisor (1, 2, 4 or 8) at which a JPEG may be decoded that is then reduced to these sides (upright): both stay at least twice as large. 1 for other formats. */
+uint32_t image_shrink(const struct image_info *info, uint32_t least_width, uint32_t least_height);
+
 /* Upper bound of what image_decode allocates for this picture, the result included. */
 uint64_t image_decode_bytes_max(const struct image_info *info);
 
@@ -56,9 +71,10 @@ __attribute__((format(printf, 3, 4))) int image_fault(int code, char why[IMAGE_E
 int image_jpeg_probe(const uint8_t *file, size_t bytes, struct image_info *info, char why[IMAGE_ERROR_BYTES]);
 int image_png_probe(const uint8_t *file, size_t bytes, struct image_info *info, char why[IMAGE_ERROR_BYTES]);
 int image_webp_probe(const uint8_t *file, size_t bytes, struct image_info *info, char why[IMAGE_ERROR_BYTES]);
-int image_jpeg_decode(const uint8_t *file, size_t bytes, uint32_t scans_max, uint32_t shrink, struct image *out, char why[IMAGE_ERROR_BYTES]);
-int image_png_decode(const uint8_t *file, size_t bytes, const struct image_limits *limits, struct image *out, char why[IMAGE_ERROR_BYTES]);
-int image_webp_decode(const uint8_t *file, size_t bytes, struct image *out, char why[IMAGE_ERROR_BYTES]);
+int image_jpeg_decode(const uint8_t *file, size_t bytes, uint32_t scans_max, uint32_t shrink, const struct image_sink *sink, char why[IMAGE_ERROR_BYTES]);
+int image_png_decode(const uint8_t *file, size_t bytes, const struct image_limits *limits, const struct image_sink *sink, char why[IMAGE_ERROR_BYTES]);
+int image_webp_decode(const uint8_t *file, size_t bytes, const struct image_sink *sink, char why[IMAGE_ERROR_BYTES]);
+int image_no_memory(uint32_t width, uint32_t height, char why[IMAGE_ERROR_BYTES]); /* -E_NOMEM, and the words for it */
 
 /* The orientation that an EXIF block (from its TIFF header on) states; 1 when it states none or is broken. */
 uint32_t image_exif_orientation(const uint8_t *tiff, size_t bytes);

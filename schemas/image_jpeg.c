@@ -14,6 +14,7 @@
 
 #include <jpeglib.h>
 
+#define STRIP_ROWS 16u
 #define EXIF_HEAD_BYTES 6u /* "Exif\0\0" in front of the TIFF header */
 
 struct decoder {
@@ -117,44 +118,53 @@ static void from_cmyk(uint8_t *rgb, const uint8_t *cmyk, uint32_t width, bool in
     }
 }
 
-/* Longjmps out of it come to image_jpeg_decode. */
-static void read_rows(struct decoder *d, struct image *out, uint8_t *line)
+/* A few rows at a time, which are still in the cache when the sink looks at them. Longjmps out of it come to image_jpeg_decode. */
+static void read_rows(struct decoder *d, uint8_t *strip, uint8_t *line, const struct image_sink *sink)
 {
     const bool cmyk = d->jpeg.out_color_space == JCS_CMYK, inverted = d->jpeg.saw_Adobe_marker;
+    const size_t row_bytes = (size_t)d->jpeg.output_width * 3;
 
     while (d->jpeg.output_scanline < d->jpeg.output_height) {
-        uint8_t *rgb = out->rgb + (size_t)d->jpeg.output_scanline * out->width * 3;
-        JSAMPROW row = cmyk ? line : rgb;
-        if (jpeg_read_scanlines(&d->jpeg, &row, 1) != 1) return;
-        if (cmyk) from_cmyk(rgb, line, out->width, inverted);
+        uint32_t rows = 0;
+        while (rows < STRIP_ROWS && d->jpeg.output_scanline < d->jpeg.output_height) {
+            uint8_t *rgb = strip + rows * row_bytes;
+            JSAMPROW row = cmyk ? line : rgb;
+            if (jpeg_read_scanlines(&d->jpeg, &row, 1) != 1) return;
+            if (cmyk) from_cmyk(rgb, line, d->jpeg.output_width, inverted);
+            rows++;
+        }
+        sink->rows(sink->context, strip, rows);
     }
 }
 
-int image_jpeg_decode(const uint8_t *file, size_t bytes, uint32_t scans_max, uint32_t shrink, struct image *out, char why[IMAGE_ERROR_BYTES])
+static void decode(struct decoder *d, uint8_t *volatile *memory, uint32_t shrink, const struct image_sink *sink)
+{
+    jpeg_read_header(&d->jpeg, TRUE);
+    d->jpeg.scale_num = 1;
+    d->jpeg.scale_denom = shrink;
+    d->jpeg.out_color_space = d->jpeg.jpeg_color_space == JCS_CMYK || d->jpeg.jpeg_color_space == JCS_YCCK ? JCS_CMYK : JCS_RGB;
+    jpeg_start_decompress(&d->jpeg);
+    const uint32_t width = d->jpeg.output_width, height = d->jpeg.output_height;
+    uint8_t *strip = *memory = malloc((size_t)width * (3 * STRIP_ROWS + 4));
+    if (!strip || sink->begin(sink->context, width, height) != 0) d->code = image_no_memory(width, height, d->why);
+    else {
+        read_rows(d, strip, strip + (size_t)width * 3 * STRIP_ROWS, sink);
+        jpeg_finish_decompress(&d->jpeg);
+    }
+}
+
+int image_jpeg_decode(const uint8_t *file, size_t bytes, uint32_t scans_max, uint32_t shrink, const struct image_sink *sink, char why[IMAGE_ERROR_BYTES])
 {
     struct decoder d;
-    uint8_t *volatile line = NULL;
+    uint8_t *volatile memory = NULL;
 
     decoder_init(&d, scans_max, why);
     if (setjmp(d.back) == 0) {
         decoder_begin(&d, file, bytes);
-        jpeg_read_header(&d.jpeg, TRUE);
-        d.jpeg.scale_num = 1;
-        d.jpeg.scale_denom = shrink;
-        d.jpeg.out_color_space = d.jpeg.jpeg_color_space == JCS_CMYK || d.jpeg.jpeg_color_space == JCS_YCCK ? JCS_CMYK : JCS_RGB;
-        jpeg_start_decompress(&d.jpeg);
-        out->width = d.jpeg.output_width;
-        out->height = d.jpeg.output_height;
-        out->rgb = malloc((size_t)out->width * out->height * 3);
-        line = malloc((size_t)out->width * 4);
-        if (!out->rgb || !line) d.code = image_fault(-E_NOMEM, why, "there is no memory for a picture of %u x %u pixels", out->width, out->height);
-        else {
-            read_rows(&d, out, line);
-            jpeg_finish_decompress(&d.jpeg);
-        }
+        decode(&d, &memory, shrink, sink);
     }
     if (d.code == 0 && d.errors.num_warnings > 0) d.code = image_fault(-E_FORMAT, why, "the JPEG file is damaged or cut off");
     jpeg_destroy_decompress(&d.jpeg);
-    free(line);
+    free(memory);
     return d.code;
 }

@@ -1,5 +1,6 @@
-/* schemas/image_png.c - PNG by libspng: every colour type and depth, interlaced or not, checksums checked. */
-#include "schemas/image.h"
+/* schemas/image_png.c - PNG by libspng: every colour type and depth, interlaced or not, checksums checked. Where ISA-L is there, image_png_rows.c decodes what is
+ * not interlaced; libspng has looked at the header by then. */
+#include "schemas/image_png.h"
 
 #include "shm/error.h"
 
@@ -9,7 +10,6 @@
 
 #define CHUNK_BYTES_MAX (8u << 20)   /* of one ancillary chunk, unpacked */
 #define CHUNKS_BYTES_MAX (16u << 20) /* of all of them */
-#define HEAD_BYTES 8u
 
 static int broken(int rc, char why[IMAGE_ERROR_BYTES])
 {
@@ -17,8 +17,7 @@ static int broken(int rc, char why[IMAGE_ERROR_BYTES])
     return image_fault(-E_FORMAT, why, "the PNG file cannot be decoded: %.100s", spng_strerror(rc));
 }
 
-/* The chunks of a file one after the other; NULL at the end. *bytes: of its data. */
-static const uint8_t *next_chunk(const uint8_t *file, size_t file_bytes, size_t *at, char type[5], uint32_t *bytes)
+const uint8_t *image_png_chunk(const uint8_t *file, size_t file_bytes, size_t *at, char type[5], uint32_t *bytes)
 {
     const uint8_t *p = file + *at;
 
@@ -33,15 +32,15 @@ static const uint8_t *next_chunk(const uint8_t *file, size_t file_bytes, size_t 
 
 int image_png_probe(const uint8_t *file, size_t bytes, struct image_info *info, char why[IMAGE_ERROR_BYTES])
 {
-    size_t at = HEAD_BYTES;
+    size_t at = IMAGE_PNG_HEAD_BYTES;
     char type[5];
     uint32_t n;
-    const uint8_t *p = next_chunk(file, bytes, &at, type, &n);
+    const uint8_t *p = image_png_chunk(file, bytes, &at, type, &n);
 
     if (!p || strcmp(type, "IHDR") != 0 || n != 13) return image_fault(-E_FORMAT, why, "the PNG file has no header");
     info->width = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
     info->height = (uint32_t)p[4] << 24 | (uint32_t)p[5] << 16 | (uint32_t)p[6] << 8 | p[7];
-    while ((p = next_chunk(file, bytes, &at, type, &n)) != NULL)
+    while ((p = image_png_chunk(file, bytes, &at, type, &n)) != NULL)
         if (strcmp(type, "eXIf") == 0) {
             info->orientation = image_exif_orientation(p, n);
             break;
@@ -49,12 +48,34 @@ int image_png_probe(const uint8_t *file, size_t bytes, struct image_info *info, 
     return 0;
 }
 
-int image_png_decode(const uint8_t *file, size_t bytes, const struct image_limits *limits, struct image *out, char why[IMAGE_ERROR_BYTES])
+/* Interlaced, the picture stands in memory as a whole. */
+static int decode_rows(spng_ctx *png, const struct spng_ihdr *head, size_t size, const struct image_sink *sink, char why[IMAGE_ERROR_BYTES])
+{
+    const bool whole = head->interlace_method != 0;
+    const size_t row_bytes = (size_t)head->width * 3;
+    uint8_t *rgb = malloc(whole ? size : row_bytes);
+    int rc = 0, code = 0;
+
+    if (!rgb || sink->begin(sink->context, head->width, head->height) != 0) code = image_no_memory(head->width, head->height, why);
+    else if (whole) {
+        if ((rc = spng_decode_image(png, rgb, size, SPNG_FMT_RGB8, 0)) == 0) sink->rows(sink->context, rgb, head->height);
+    } else if ((rc = spng_decode_image(png, NULL, 0, SPNG_FMT_RGB8, SPNG_DECODE_PROGRESSIVE)) == 0) {
+        for (uint32_t y = 0; y < head->height && rc == 0; y++) {
+            rc = spng_decode_row(png, rgb, row_bytes);
+            if (rc == SPNG_EOI && y + 1 == head->height) rc = 0; /* it says so with the last row */
+            if (rc == 0) sink->rows(sink->context, rgb, 1);
+        }
+    }
+    free(rgb);
+    return rc != 0 ? broken(rc, why) : code;
+}
+
+int image_png_decode(const uint8_t *file, size_t bytes, const struct image_limits *limits, const struct image_sink *sink, char why[IMAGE_ERROR_BYTES])
 {
     spng_ctx *png = spng_ctx_new(0);
     struct spng_ihdr head;
     size_t size = 0;
-    int rc, code = 0;
+    int rc, code;
 
     if (!png) return image_fault(-E_NOMEM, why, "there is no memory for the PNG file");
     spng_set_image_limits(png, limits->side_max, limits->side_max);
@@ -65,13 +86,10 @@ int image_png_decode(const uint8_t *file, size_t bytes, const struct image_limit
     if (rc == 0) rc = spng_decoded_image_size(png, SPNG_FMT_RGB8, &size);
     if (rc != 0) code = broken(rc, why);
     else if (size != (size_t)head.width * head.height * 3) code = image_fault(-E_FORMAT, why, "the PNG file contradicts itself about its size");
-    else if ((out->rgb = malloc(size)) == NULL) code = image_fault(-E_NOMEM, why, "there is no memory for a picture of %u x %u pixels", head.width, head.height);
-    else {
-        out->width = head.width;
-        out->height = head.height;
-        rc = spng_decode_image(png, out->rgb, size, SPNG_FMT_RGB8, 0);
-        if (rc != 0) code = broken(rc, why);
-    }
+#ifdef HAVE_ISAL
+    else if (head.interlace_method == 0) code = image_png_decode_rows(file, bytes, sink, why);
+#endif
+    else code = decode_rows(png, &head, size, sink, why);
     spng_ctx_free(png);
     return code;
 }

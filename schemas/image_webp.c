@@ -5,8 +5,11 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <webp/decode.h>
 #include <webp/demux.h>
+
+#define HUGE_BYTES (2u << 20)
 
 static WebPData data_of(const uint8_t *file, size_t bytes)
 {
@@ -37,46 +40,52 @@ int image_webp_probe(const uint8_t *file, size_t bytes, struct image_info *info,
 }
 
 /* A still picture goes straight to RGB. */
-static int decode_still(const uint8_t *file, size_t bytes, struct image *out, char why[IMAGE_ERROR_BYTES])
+static int decode_still(const uint8_t *file, size_t bytes, const struct image *to, char why[IMAGE_ERROR_BYTES])
 {
-    const size_t stride = (size_t)out->width * 3;
+    const size_t stride = (size_t)to->width * 3;
 
-    return WebPDecodeRGBInto(file, bytes, out->rgb, stride * out->height, (int)stride) ? 0 : damaged(why);
+    return WebPDecodeRGBInto(file, bytes, to->rgb, stride * to->height, (int)stride) ? 0 : damaged(why);
 }
 
 /* The first frame may cover a part of the canvas; the rest of it is black, as the reference's loader shows it. */
-static int decode_frame(WebPDemuxer *demux, struct image *out, char why[IMAGE_ERROR_BYTES])
+static int decode_frame(WebPDemuxer *demux, const struct image *to, char why[IMAGE_ERROR_BYTES])
 {
     WebPIterator frame;
     int rc = 0;
 
     if (!WebPDemuxGetFrame(demux, 1, &frame)) return damaged(why);
-    const size_t stride = (size_t)out->width * 3;
-    if (frame.x_offset < 0 || frame.y_offset < 0 || frame.width <= 0 || frame.height <= 0 || (uint32_t)frame.x_offset + (uint32_t)frame.width > out->width ||
-        (uint32_t)frame.y_offset + (uint32_t)frame.height > out->height)
+    const size_t stride = (size_t)to->width * 3;
+    if (frame.x_offset < 0 || frame.y_offset < 0 || frame.width <= 0 || frame.height <= 0 || (uint32_t)frame.x_offset + (uint32_t)frame.width > to->width ||
+        (uint32_t)frame.y_offset + (uint32_t)frame.height > to->height)
         rc = damaged(why);
     else {
-        memset(out->rgb, 0, stride * out->height);
+        memset(to->rgb, 0, stride * to->height);
         const size_t first = (size_t)frame.y_offset * stride + (size_t)frame.x_offset * 3;
-        if (!WebPDecodeRGBInto(frame.fragment.bytes, frame.fragment.size, out->rgb + first, stride * out->height - first, (int)stride)) rc = damaged(why);
+        if (!WebPDecodeRGBInto(frame.fragment.bytes, frame.fragment.size, to->rgb + first, stride * to->height - first, (int)stride)) rc = damaged(why);
     }
     WebPDemuxReleaseIterator(&frame);
     return rc;
 }
 
-int image_webp_decode(const uint8_t *file, size_t bytes, struct image *out, char why[IMAGE_ERROR_BYTES])
+/* The library wants all rows in memory; in huge pages, because touching each small one for the first time costs as much as a tenth of the decoding. */
+int image_webp_decode(const uint8_t *file, size_t bytes, const struct image_sink *sink, char why[IMAGE_ERROR_BYTES])
 {
     const WebPData data = data_of(file, bytes);
     WebPDemuxer *demux = WebPDemux(&data);
+    struct image all;
     int rc;
 
     if (!demux) return damaged(why);
-    out->width = WebPDemuxGetI(demux, WEBP_FF_CANVAS_WIDTH);
-    out->height = WebPDemuxGetI(demux, WEBP_FF_CANVAS_HEIGHT);
-    out->rgb = malloc((size_t)out->width * out->height * 3);
-    if (!out->rgb) rc = image_fault(-E_NOMEM, why, "there is no memory for a picture of %u x %u pixels", out->width, out->height);
-    else if (WebPDemuxGetI(demux, WEBP_FF_FORMAT_FLAGS) & ANIMATION_FLAG) rc = decode_frame(demux, out, why);
-    else rc = decode_still(file, bytes, out, why);
+    all.width = WebPDemuxGetI(demux, WEBP_FF_CANVAS_WIDTH);
+    all.height = WebPDemuxGetI(demux, WEBP_FF_CANVAS_HEIGHT);
+    const size_t rgb_bytes = (size_t)all.width * all.height * 3;
+    all.rgb = aligned_alloc(HUGE_BYTES, (rgb_bytes + HUGE_BYTES - 1) & ~(size_t)(HUGE_BYTES - 1));
+    if (all.rgb) madvise(all.rgb, rgb_bytes & ~(size_t)(HUGE_BYTES - 1), MADV_HUGEPAGE); /* refused: small ones do, too */
+    if (!all.rgb || sink->begin(sink->context, all.width, all.height) != 0) rc = image_no_memory(all.width, all.height, why);
+    else if (WebPDemuxGetI(demux, WEBP_FF_FORMAT_FLAGS) & ANIMATION_FLAG) rc = decode_frame(demux, &all, why);
+    else rc = decode_still(file, bytes, &all, why);
+    if (rc == 0) sink->rows(sink->context, all.rgb, all.height);
     WebPDemuxDelete(demux);
+    free(all.rgb);
     return rc;
 }

@@ -1,7 +1,7 @@
 /* stages/vision/desk.c - workers: hired, given a file, heard, replaced; and the work itself (contract in desk.h). */
 #include "stages/vision/desk.h"
 
-#include "model/picture.h"
+#include "model/picture_stream.h"
 #include "schemas/image.h"
 #include "schemas/sound.h"
 #include "shm/atomic.h"
@@ -65,24 +65,28 @@ static uint32_t status_of(int code)
     return code == -E_RANGE || code == -E_LIMIT ? MEDIA_TOO_LARGE : code == -E_NOMEM ? MEDIA_FAILED : MEDIA_BAD;
 }
 
-static void fit(const struct image *image, uint32_t width, uint32_t height, uint8_t *out, struct desk_result *r)
-{
-    uint8_t *rgb = image->rgb;
+struct fitting {                      /* a picture on its way to patches */
+    struct picture_stream stream;
+    struct picture_stream_job job;
+    bool open;
+};
 
-    if (image->width != width || image->height != height) {
-        rgb = malloc((size_t)width * height * 3);
-        const int rc = rgb ? picture_resize(image->rgb, image->width, image->height, rgb, width, height, PICTURE_BICUBIC) : -E_NOMEM;
-        if (rc != 0) {
-            give_up(r, MEDIA_FAILED, "there is no memory to resize it");
-            free(rgb);
-            return;
-        }
-    }
-    picture_patches(rgb, width, height, out);
-    if (rgb != image->rgb) free(rgb);
-    r->columns = width / PICTURE_PATCH;
-    r->tokens = r->columns * (height / PICTURE_PATCH);
-    r->status = MEDIA_READY;
+static int begin_fitting(void *context, uint32_t width, uint32_t height)
+{
+    struct fitting *f = context;
+
+    f->job.width = width;
+    f->job.height = height;
+    const int rc = picture_stream_open(&f->stream, &f->job);
+    f->open = rc == 0;
+    return rc;
+}
+
+static void fit_rows(void *context, const uint8_t *rgb, uint32_t rows)
+{
+    struct fitting *f = context;
+
+    picture_stream_rows(&f->stream, rgb, rows);
 }
 
 static void decode_picture(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)
@@ -91,7 +95,8 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
     const uint32_t budget = hdr->budget && hdr->budget < l->picture_budget ? hdr->budget : l->picture_budget;
     char why[IMAGE_ERROR_BYTES] = "";
     struct image_info info;
-    struct image image;
+    struct fitting f = {.job = {.filter = PICTURE_BICUBIC, .layout = PICTURE_PATCHES, .out = out}};
+    const struct image_sink sink = {.begin = begin_fitting, .rows = fit_rows, .context = &f};
     uint32_t width, height;
 
     int rc = image_probe(file, hdr->bytes, &limits, &info, why);
@@ -105,13 +110,18 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
         give_up(r, MEDIA_BAD, "the picture is %u x %u pixels: too long and narrow for this model", upright_width, upright_height);
         return;
     }
-    rc = image_decode(file, hdr->bytes, &limits, &info, width, height, &image, why);
-    if (rc != 0) {
-        give_up(r, status_of(rc), "%s", why);
-        return;
+    f.job.orientation = info.orientation;
+    f.job.out_width = width;
+    f.job.out_height = height;
+    rc = image_decode_rows(file, hdr->bytes, &limits, &info, l->exact ? 1 : image_shrink(&info, width, height), &sink, why);
+    if (rc != 0) give_up(r, status_of(rc), "%s", why);
+    else if (!picture_stream_is_whole(&f.stream)) give_up(r, MEDIA_BAD, "the picture ends too early");
+    else {
+        r->columns = width / PICTURE_PATCH;
+        r->tokens = r->columns * (height / PICTURE_PATCH);
+        r->status = MEDIA_READY;
     }
-    fit(&image, width, height, out, r);
-    free(image.rgb);
+    if (f.open) picture_stream_close(&f.stream);
 }
 
 static void decode_sound(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)

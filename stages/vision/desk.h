@@ -19,6 +19,7 @@ struct desk_limits {                  /* of the model, the same for every file *
     uint32_t picture_budget;          /* soft tokens; 0: no pictures */
     uint32_t picture_positions;       /* most blocks along a side */
     uint32_t sound_tokens;            /* 0: no sound */
+    bool exact;                       /* a large JPEG is decoded at its full size, as the reference does, and not at a fraction of it that is still twice too large */
 };
 
 struct desk_result {

@@ -1,4 +1,4 @@
-/* model/picture_avx2.c - the passes of picture_resize with AVX2: two taps a multiply-add, two rows or 16 bytes at a time. */
+/* model/picture_avx2.c - the passes of picture_resize with AVX2: two taps a multiply-add, four rows or 16 bytes at a time. */
 #include "model/picture_passes.h"
 
 #if defined(__x86_64__)
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #define LOAD_BYTES 16u
+#define ROWS 4u /* that share a load of weights */
 
 static __m256i weights_of(const int16_t *w) /* of two taps, for every channel */
 {
@@ -16,32 +17,39 @@ static __m256i weights_of(const int16_t *w) /* of two taps, for every channel */
     return _mm256_set1_epi32(pair);
 }
 
-static void store_pixel(__m128i sum, uint32_t bits, uint8_t *out)
+static uint32_t packed_pixel(__m128i sum, uint32_t bits)
 {
     const __m128i shifted = _mm_sra_epi32(sum, _mm_cvtsi32_si128((int)bits));
-    const uint32_t packed = (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(_mm_packs_epi32(shifted, shifted), shifted));
 
-    out[0] = (uint8_t)packed;
-    out[1] = (uint8_t)(packed >> 8);
-    out[2] = (uint8_t)(packed >> 16);
+    return (uint32_t)_mm_cvtsi128_si32(_mm_packus_epi16(_mm_packs_epi32(shifted, shifted), shifted));
 }
 
-/* Pixel i of two rows: four taps a turn, as pairs of 16-bit values r0 r1 g0 g1 b0 b1. */
-static void two_pixels(const uint8_t *upper, const uint8_t *lower, uint8_t *out_upper, uint8_t *out_lower, uint32_t i, const struct picture_taps *t)
+/* Two rows of four taps, as pairs of 16-bit values r0 r1 g0 g1 b0 b1 times their weights. */
+static inline __m256i two_rows(const uint8_t *upper, const uint8_t *lower, __m256i near, __m256i far)
 {
     const __m256i first = _mm256_setr_epi8(0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1, 0, -1, 3, -1, 1, -1, 4, -1, 2, -1, 5, -1, -1, -1, -1, -1);
     const __m256i second = _mm256_setr_epi8(6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1, 6, -1, 9, -1, 7, -1, 10, -1, 8, -1, 11, -1, -1, -1, -1, -1);
+    const __m256i pixels = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)upper)), _mm_loadu_si128((const __m128i *)lower), 1);
+
+    return _mm256_add_epi32(_mm256_madd_epi16(_mm256_shuffle_epi8(pixels, first), near), _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, second), far));
+}
+
+/* Pixel i of four rows. in, out: those of the rows. */
+static inline void four_pixels(const uint8_t *const in[ROWS], uint32_t out[ROWS], uint32_t i, const struct picture_taps *t)
+{
     const int16_t *w = t->weight + (size_t)i * t->stride;
     size_t at = (size_t)t->first[i] * PICTURE_CHANNELS;
-    __m256i sum = _mm256_set1_epi32(1 << (t->bits - 1));
+    __m256i a = _mm256_set1_epi32(1 << (t->bits - 1)), b = a;
 
     for (uint32_t j = 0; j < t->count[i]; j += 4, w += 4, at += 4 * PICTURE_CHANNELS) {
-        const __m256i pixels = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_loadu_si128((const __m128i *)(upper + at))), _mm_loadu_si128((const __m128i *)(lower + at)), 1);
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, first), weights_of(w)));
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_shuffle_epi8(pixels, second), weights_of(w + 2)));
+        const __m256i near = weights_of(w), far = weights_of(w + 2);
+        a = _mm256_add_epi32(a, two_rows(in[0] + at, in[1] + at, near, far));
+        b = _mm256_add_epi32(b, two_rows(in[2] + at, in[3] + at, near, far));
     }
-    store_pixel(_mm256_castsi256_si128(sum), t->bits, out_upper);
-    store_pixel(_mm256_extracti128_si256(sum, 1), t->bits, out_lower);
+    out[0] = packed_pixel(_mm256_castsi256_si128(a), t->bits);
+    out[1] = packed_pixel(_mm256_extracti128_si256(a, 1), t->bits);
+    out[2] = packed_pixel(_mm256_castsi256_si128(b), t->bits);
+    out[3] = packed_pixel(_mm256_extracti128_si256(b, 1), t->bits);
 }
 
 /* A turn reads 16 bytes from its first tap on: the last pixels of a row, whose reads would leave it, go one by one. */
@@ -58,14 +66,24 @@ static void across(const uint8_t *in, uint32_t width, uint32_t rows, uint8_t *ou
     const size_t in_bytes = (size_t)width * PICTURE_CHANNELS, out_bytes = (size_t)out_width * PICTURE_CHANNELS;
     const uint32_t vectors = vector_pixels(width, out_width, t);
 
-    for (uint32_t y = 0; y < rows; y += 2) {
-        const uint8_t *upper = in + y * in_bytes, *lower = y + 1 < rows ? upper + in_bytes : upper;
-        uint8_t *to_upper = out + y * out_bytes, *to_lower = y + 1 < rows ? to_upper + out_bytes : to_upper;
-        for (uint32_t i = 0; i < vectors; i++) two_pixels(upper, lower, to_upper + i * PICTURE_CHANNELS, to_lower + i * PICTURE_CHANNELS, i, t);
-        for (uint32_t i = vectors; i < out_width; i++) {
-            picture_pixel(upper, to_upper + i * PICTURE_CHANNELS, i, t);
-            picture_pixel(lower, to_lower + i * PICTURE_CHANNELS, i, t);
+    for (uint32_t y = 0; y < rows; y += ROWS) {
+        const uint8_t *from[ROWS];
+        uint8_t *to[ROWS];
+        uint32_t pixel[ROWS];
+        for (uint32_t r = 0; r < ROWS; r++) { /* rows that are not there: the last one, again */
+            const size_t row = y + r < rows ? y + r : rows - 1;
+            from[r] = in + row * in_bytes;
+            to[r] = out + row * out_bytes;
         }
+        for (uint32_t i = 0; i < vectors; i++) { /* the fourth byte is the next pixel's, which comes next; behind the last one another row begins */
+            four_pixels(from, pixel, i, t);
+            if (i + 1 < vectors)
+                for (uint32_t r = 0; r < ROWS; r++) memcpy(to[r] + (size_t)i * PICTURE_CHANNELS, &pixel[r], sizeof pixel[0]);
+            else
+                for (uint32_t r = 0; r < ROWS; r++) memcpy(to[r] + (size_t)i * PICTURE_CHANNELS, &pixel[r], PICTURE_CHANNELS);
+        }
+        for (uint32_t i = vectors; i < out_width; i++)
+            for (uint32_t r = 0; r < ROWS; r++) picture_pixel(from[r], to[r] + (size_t)i * PICTURE_CHANNELS, i, t);
     }
 }
 

@@ -143,6 +143,7 @@ static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t 
         refuse(k, slot, MEDIA_TOO_LARGE, "The pictures and sounds of the request are more than %u soft tokens together: send fewer or shorter ones.", k->table.limits.media_tokens_max);
         return;
     }
+    desk_touch(table_media(&k->table, slot) + at, bytes, MADV_POPULATE_WRITE);
     memcpy(table_media(&k->table, slot) + at, data, bytes);
     v->item[item] = *result;
     v->item[item].offset = at;

@@ -23,7 +23,8 @@
 #include <unistd.h>
 
 #define READY_LIMIT_MS 10000
-#define WIPE_BYTES_MAX (4u << 20)      /* more is given back to the system instead */
+#define WIPE_BYTES_MAX (8u << 20)      /* more is given back to the system instead; a photograph of 12 million pixels and its result are less */
+#define PAGE_BYTES 4096u
 #define SOUND_TOKEN_BYTES (SOUND_FRAME * sizeof(float))
 
 struct desk_page {
@@ -46,6 +47,13 @@ uint64_t desk_out_bytes(const struct desk_limits *l)
 static uint64_t page_bytes(const struct desk_limits *l)
 {
     return sizeof(struct desk_page) + desk_out_bytes(l);
+}
+
+void desk_touch(const void *at, uint64_t bytes, int advice)
+{
+    const uintptr_t first = (uintptr_t)at & ~(uintptr_t)(PAGE_BYTES - 1), end = ((uintptr_t)at + bytes + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1);
+
+    madvise((void *)first, end - first, advice);
 }
 
 /* ---- the work ------------------------------------------------------------------------- */
@@ -110,6 +118,7 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
         give_up(r, MEDIA_BAD, "the picture is %u x %u pixels: too long and narrow for this model", upright_width, upright_height);
         return;
     }
+    desk_touch(out, (uint64_t)width * height * 3, MADV_POPULATE_WRITE);
     f.job.orientation = info.orientation;
     f.job.out_width = width;
     f.job.out_height = height;
@@ -159,6 +168,7 @@ __attribute__((noreturn)) static void serve(const struct desk *d, int socket_fd)
 
     if (write(socket_fd, "r", 1) != 1 || read(socket_fd, &byte, 1) != 1) _exit(0); /* the stage ends */
     hdr = d->page->hdr;
+    desk_touch(d->page->file, hdr.bytes, MADV_POPULATE_READ);
     desk_decode(&d->limits, &hdr, d->page->file, d->page->out, &result);
     d->page->result = result;
     if (write(socket_fd, &byte, 1) != 1) _exit(1);
@@ -219,6 +229,7 @@ int desk_begin(struct desk *d, const struct media_file_hdr *hdr, const uint8_t *
     d->file_bytes = hdr->bytes;
     d->out_bytes = 0;
     d->good = false;
+    desk_touch(d->page->file, hdr->bytes, MADV_POPULATE_WRITE);
     memcpy(d->page->file, data, hdr->bytes);
     memset(&d->page->result, 0, sizeof d->page->result);
     d->busy = true;

@@ -55,6 +55,10 @@ int desk_stop(struct desk *d);
 /* Wipes what lay on the desk: nothing of it meets the next file. */
 void desk_clear(struct desk *d);
 
+/* All pages of a range at once (advice: MADV_POPULATE_READ or _WRITE): one by one each costs a fault, ten times as much. A kernel that cannot (before 5.14)
+ * lets them be touched one by one. */
+void desk_touch(const void *at, uint64_t bytes, int advice);
+
 /* The work itself, in the process that calls it (for tests and benches). `out` holds desk_out_bytes(). */
 void desk_decode(const struct desk_limits *limits, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *result);
 uint64_t desk_out_bytes(const struct desk_limits *limits);

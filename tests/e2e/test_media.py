@@ -368,8 +368,8 @@ def test_hostile_files():
     with serve("--media-cache-mib", "0", "--restart-budget", "100000", *options) as s:
         wanted = [asyncio.run(run(s, b)).outcome() for b in texts]
 
-        async def go(files, which, until):
-            attack = asyncio.ensure_future(throw(s, files, 6, which, until))
+        async def go(files, which, until, at_once=6):
+            attack = asyncio.ensure_future(throw(s, files, at_once, which, until))
             rounds, shared = 0, []
             while not attack.done() or rounds < 1:
                 shared.append(s.memory_bytes()["memfd"] >> 20)
@@ -377,7 +377,7 @@ def test_hostile_files():
                 assert outcomes == wanted, "a text beside the attack differs"
                 rounds += 1
             return await attack, rounds, shared[::max(1, len(shared) // 12)]
-        asyncio.run(go(300, -seed - 1, math.inf))  # allocators fill their pools, slots are used for the first time
+        asyncio.run(go(400, -seed - 1, math.inf, 12))  # allocators fill their pools, slots and pages of the KV cache are used for the first time
         wait_until("the pixels are given back", lambda: s.status()["media"]["held_bytes"] == 0, 20)
         before, descriptors = s.memory_bytes(), s.descriptors()
         began = time.monotonic()

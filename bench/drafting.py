@@ -7,10 +7,12 @@
 Starts servers of its own (build/sluice, or --sluice), one for each way of drafting, with the demo model unless --model is given, and asks them in turn,
 so that a machine that others use too treats all ways alike. `speed` prints medians over the rounds, tokens a second and the processor time of a token (which a busy
 neighbour disturbs less); `accept` asks the held-out questions of
-model/train/heldout.json one after the other, scoring all drafts (--draft-when always). Python's standard library only.
+model/train/heldout.json (--media: those on pictures and sounds, heldout_media.json) one after the other, scoring all drafts (--draft-when always).
+Python's standard library only.
 """
 import argparse
 import asyncio
+import base64
 import collections
 import json
 import os
@@ -22,6 +24,7 @@ import tempfile
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TRAIN = os.path.join(ROOT, "model", "train")
 WAYS = {"none": ["--draft", "none"], "ngram": ["--draft", "ngram"], "mtp": ["--draft", "mtp"], "dspark": ["--draft", "dspark"]}
 PROMPTS = ("Tell me a short story about a {a} and a {b}.", "What is {n} plus {m}?", "Write numbers from {n} on.", "List the letters of the word {a}.",
            "Make a JSON object with {a} {n} and {b} {m}.", "Why is the sky blue?", "Repeat after me: {a} {b} {a} {b} {a} {b}.", "Tell me about yourself.")
@@ -132,13 +135,23 @@ def speed(args):
             s.stop()
 
 
+def with_media(item):
+    """The question's messages, its file in place of its name."""
+    kind = item["file"].rsplit(".", 1)[1]
+    with open(os.path.join(TRAIN, "heldout_media", item["file"]), "rb") as f:
+        data = base64.b64encode(f.read()).decode()
+    picture = {"type": "image_url", "image_url": {"url": f"data:image/{'jpeg' if kind == 'jpg' else kind};base64,{data}"}}
+    sound = {"type": "input_audio", "input_audio": {"data": data, "format": kind}}
+    return [{"role": m["role"], "content": [c if c["type"] == "text" else picture if c["type"] == "image" else sound for c in m["content"]]} for m in item["messages"]]
+
+
 async def ask_families(server, args):
     """{family: [tokens, rounds]}, and the positions."""
     sums = collections.defaultdict(lambda: [0, 0])
-    with open(os.path.join(ROOT, "model", "train", "heldout.json")) as f:
+    with open(os.path.join(TRAIN, "heldout_media.json" if args.media else "heldout.json")) as f:
         items = json.load(f)
     for item in items:
-        body = {"messages": item["messages"], "max_tokens": args.tokens, "temperature": args.temperature, "seed": 5}
+        body = {"messages": with_media(item) if args.media else item["messages"], "max_tokens": args.tokens, "temperature": args.temperature, "seed": 5}
         body.update({k: item[k] for k in ("tools", "chat_template_kwargs") if k in item})
         r = json.loads(await server.ask(body, "/v1/chat/completions"))
         sluice = r.get("sluice") or {}
@@ -176,6 +189,7 @@ def main():
     p.add_argument("--requests", type=int, default=2, help="of each stream in a round")
     p.add_argument("--tokens", type=int, default=128, help="of each answer, at most")
     p.add_argument("--temperature", type=float, default=0)
+    p.add_argument("--media", action="store_true", help="accept: the questions on pictures and sounds")
     args = p.parse_args()
     {"speed": speed, "accept": accept}[args.what](args)
 

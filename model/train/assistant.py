@@ -19,9 +19,7 @@ from safetensors import torch as safetensors_torch
 from torch import nn
 
 import drafter_loop
-from network import FULL, SLIDING, Network, Weight, frequencies, norm, rotate, shape_of
-from packing import Feed
-from train import to_device
+from network import FULL, SLIDING, Weight, frequencies, norm, rotate, shape_of
 
 STEPS = 6                           # of a round in training: as many as a round drafts
 STEP_WEIGHT = 0.85                  # of a step's loss, against the step before: later tokens are drafted in vain more often
@@ -36,17 +34,17 @@ def config(target):
             "use_ordered_embeddings": False, "tie_word_embeddings": True, "dtype": "bfloat16", "text_config": text, "transformers_version": "5.17.0"}
 
 
-class Target(Network):
+class Target(drafter_loop.Target):
     """The demo model, which also hands out the keys and values of its last layers."""
 
-    def states(self, ids, positions, dtype):
+    def states(self, batch, dtype):
         """Scaled embeddings, hidden states after the final norm, and {kind: (k, v)} [rows, length, kv_heads, head_dim]."""
-        e = F.embedding(ids, self.embed_tokens.weight.to(dtype)) * torch.tensor(self.config["hidden_size"] ** 0.5, dtype=dtype)
-        tables, masks, kv, h = self.tables(positions, dtype), self.masks(positions), {}, e
+        e, tables, masks = self.begin(batch, dtype)
+        kv, h = {}, e
         for layer in self.layers:
             kind, s, a = layer.shape.kind, layer.shape, layer.self_attn
             x = norm(h, layer.input_layernorm.weight)
-            raw = a["k_proj"](x).view(*ids.shape, s.kv_heads, s.head_dim)
+            raw = a["k_proj"](x).view(*batch[0].shape, s.kv_heads, s.head_dim)
             k = rotate(norm(raw, a["k_norm"].weight), *tables[kind])
             kv[kind] = k, norm(a["v_proj"](x).view_as(raw) if kind == SLIDING else raw)     # the last of a kind stays
             h = layer(h, *tables[kind], masks[kind])
@@ -134,9 +132,9 @@ def shifted(x, by):
 
 def round_losses(target, assistant, batch, dtype):
     """Summed loss, and per step how many rounds there are and how many have all steps so far right."""
-    ids, positions, places, _ = batch
+    ids, positions, places = batch[:3]
     with torch.no_grad():
-        e, h, kv = target.states(ids, positions, dtype)
+        e, h, kv = target.states(batch, dtype)
         teacher = target.logits(h)
     learn = torch.zeros(ids.numel(), dtype=torch.bool, device=ids.device)
     learn[places] = True                                            # the token behind this place is said by the model
@@ -144,14 +142,14 @@ def round_losses(target, assistant, batch, dtype):
     hidden = torch.cat((h[:, :1], h[:, :-1]), dim=1)                # the state before the newest token
     rounds = learn & (positions > 0)
     tables, masks = tables_of(assistant.text, positions, dtype), masks_of(target.config["sliding_window"], positions)
-    total, counts, right, chain = 0.0, [], [], rounds
+    total, counts, right, chain, weights = 0.0, [], [], rounds, drafter_loop.weights_of(batch)
     for j in range(STEPS):
         logits, hidden = assistant.step(shifted(e, j), hidden, kv, tables, masks)
         alive = rounds & shifted(learn, j) & (shifted(positions, j) == positions + j)
         index = alive.flatten().nonzero().squeeze(1)
         wanted = shifted(teacher, j).flatten(0, 1)[index]
         ours = logits.flatten(0, 1)[index]
-        total = total + STEP_WEIGHT ** j * F.cross_entropy(ours, torch.softmax(wanted, -1), reduction="sum")
+        total = total + STEP_WEIGHT ** j * (weights[index] * F.cross_entropy(ours, torch.softmax(wanted, -1), reduction="none")).sum()
         hit = torch.zeros_like(rounds.flatten())
         hit[index] = ours.argmax(-1) == wanted.argmax(-1)
         chain = chain & hit.view_as(rounds)
@@ -171,23 +169,22 @@ def save(assistant, full_config, out):
     (out / "config.json").write_text(json.dumps(full_config, indent=2) + "\n")
 
 
-def report(target, assistant, feed, device, dtype, batches=6):
+def described(target, assistant, batches, dtype):
     counts, right = [0] * STEPS, [0] * STEPS
-    for _ in range(batches):
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
-            _, c, r = round_losses(target, assistant, to_device(feed.take(), device), dtype)
+    for batch in batches:
+        _, c, r = round_losses(target, assistant, batch, dtype)
         for j in range(STEPS):
             counts[j] += c[j]
             right[j] += int(r[j])
     rates = [r / max(1, c) for r, c in zip(right, counts)]
-    print(f"held out, {counts[0]} rounds: " + "  ".join(f"{x:.3f}" for x in rates) + f"   accept length {1 + sum(right) / max(1, counts[0]):.2f} of {1 + STEPS}", flush=True)
+    return f"{counts[0]} rounds: " + "  ".join(f"{x:.3f}" for x in rates) + f"   accept length {1 + sum(right) / max(1, counts[0]):.2f} of {1 + STEPS}"
 
 
 def main():
     parser = drafter_loop.arguments("an assistant", seed=5, batch_tokens=32768, other_rate=0.004)
     parser.add_argument("--no-compile", action="store_true")
     args = parser.parse_args()
-    feed, held_out = Feed(args.seed, args.workers, args.batch_tokens), Feed(HELD_OUT_SEED, 1, args.batch_tokens)
+    data = drafter_loop.Data(args, HELD_OUT_SEED)
     device, dtype = drafter_loop.place()
     torch.manual_seed(args.seed)
     demo, target = drafter_loop.demo_model(Target, device)
@@ -206,11 +203,10 @@ def main():
         rounds = max(1, counts[0])
         return total / rounds, lambda: f"first right {int(right[0]) / rounds:.3f}  all {STEPS} right {int(right[-1]) / rounds:.3f}"
 
-    drafter_loop.train(args, assistant, feed, device, dtype, losses)
+    drafter_loop.train(args, assistant, data, device, dtype, losses)
     save(assistant, full_config, args.out)
-    report(target, assistant, held_out, device, dtype)
-    feed.close()
-    held_out.close()
+    data.report(device, dtype, lambda batches: described(target, assistant, batches, dtype))
+    data.close()
 
 
 if __name__ == "__main__":

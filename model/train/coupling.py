@@ -55,7 +55,7 @@ def rates(p_logits, q_logits, temperature, use_filters):
 def pairs(target, drafter, batch):
     """For every round: logits [rounds, steps, vocab] of the model and of the drafter, and which steps lie inside the answer."""
     ids, positions, places, _ = batch
-    e, h, kv = target.states(ids, positions, torch.float32)
+    e, h, kv = target.states(batch, torch.float32)
     teacher = target.logits(h)
     learn = torch.zeros(ids.numel(), dtype=torch.bool)
     learn[places] = True

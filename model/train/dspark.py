@@ -21,9 +21,7 @@ from torch import nn
 
 import checkpoint
 import drafter_loop
-from network import FULL, Network, Weight, frequencies, norm, rotate
-from packing import Feed
-from train import to_device
+from network import FULL, Weight, frequencies, norm, rotate
 
 BLOCK = 7
 LAYERS = 2
@@ -47,13 +45,13 @@ def config(target, mask_token):
     return text
 
 
-class Target(Network):
+class Target(drafter_loop.Target):
     """The demo model, which also hands out what its layers leave behind."""
 
-    def states(self, ids, positions, dtype):
+    def states(self, batch, dtype):
         """Features [rows, length, layers * hidden] and hidden states after the final norm."""
-        h = F.embedding(ids, self.embed_tokens.weight.to(dtype)) * torch.tensor(self.config["hidden_size"] ** 0.5, dtype=dtype)
-        tables, masks, kept = self.tables(positions, dtype), self.masks(positions), []
+        h, tables, masks = self.begin(batch, dtype)
+        kept = []
         for i, layer in enumerate(self.layers):
             h = layer(h, *tables[layer.shape.kind], masks[layer.shape.kind])
             if i in TARGET_LAYERS:
@@ -174,10 +172,10 @@ def labels_of(ids, learn, positions, anchors, real):
 
 
 def run_blocks(target, head, batch, dtype):
-    """Everything about one batch's blocks: draft logits before the Markov bias, target logits, labels, previous tokens, which count, hidden."""
-    ids, positions, places, _ = batch
+    """Everything about one batch's blocks: draft logits before the Markov bias, target logits, labels, previous tokens, which count, how much."""
+    ids, positions, places = batch[:3]
     with torch.no_grad():
-        features, h = target.states(ids, positions, dtype)
+        features, h = target.states(batch, dtype)
     learn = torch.zeros(ids.numel(), dtype=torch.bool, device=ids.device)
     learn[places + 1] = True
     learn = learn.view_as(ids)
@@ -187,13 +185,13 @@ def run_blocks(target, head, batch, dtype):
         wanted = target.logits(h.gather(1, (place - 1).flatten(1)[:, :, None].expand(-1, -1, h.shape[-1]))).view(*place.shape, -1)
     states = head.blocks(features, ids, positions, anchors, dtype)
     previous = torch.cat((ids.gather(1, anchors)[:, :, None], labels[:, :, :-1]), dim=-1)
-    return states, wanted, labels, previous, alive
+    return states, wanted, labels, previous, alive, drafter_loop.weights_of(batch).view_as(ids).gather(1, anchors)
 
 
 def losses(target, head, batch, dtype, done):
     """The loss, and per position the sum of what would be accepted and how many there were. done: the share of the training that is over."""
-    states, wanted, labels, previous, alive = run_blocks(target, head, batch, dtype)
-    weight = alive * torch.exp(-torch.arange(BLOCK, device=alive.device) / DECAY_POSITIONS)
+    states, wanted, labels, previous, alive, weights = run_blocks(target, head, batch, dtype)
+    weight = weights[:, :, None] * alive * torch.exp(-torch.arange(BLOCK, device=alive.device) / DECAY_POSITIONS)
     total = weight.sum().clamp(min=1)
     ours, theirs = torch.log_softmax(head.logits(states) + head.bias(previous), dim=-1), torch.softmax(wanted, dim=-1)
     distance = (ours.exp() - theirs).abs().sum(-1)
@@ -209,7 +207,7 @@ def losses(target, head, batch, dtype, done):
 def chain(target, head, batch, dtype):
     """As it is used: each position follows the token drafted before it. Counts per position of blocks alive, of blocks right up to there, and of the confidence
     head's error there; right is a draft equal to the model's most likely token where the text has that token, too."""
-    states, wanted, labels, previous, alive = run_blocks(target, head, batch, dtype)
+    states, wanted, labels, previous, alive, _ = run_blocks(target, head, batch, dtype)
     base, token, right = head.logits(states), previous[:, :, 0], alive[:, :, 0].clone()
     alive = alive & (wanted.argmax(-1) == labels).long().cumprod(-1).bool()
     counts, hits, promised = [], [], []
@@ -223,24 +221,22 @@ def chain(target, head, batch, dtype):
     return torch.stack(counts), torch.stack(hits), torch.stack(promised), alive.sum((0, 1))
 
 
-def report(target, head, feed, device, dtype, batches=8):
+def described(target, head, batches, device, dtype):
     kept = [torch.zeros(BLOCK, device=device) for _ in range(6)]
-    for _ in range(batches):
-        batch = to_device(feed.take(), device)
-        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
-            _, accepted, alive = losses(target, head, batch, dtype, 1.0)
-            for total, part in zip(kept, (accepted, alive, *chain(target, head, batch, dtype))):
-                total += part
+    for batch in batches:
+        _, accepted, alive = losses(target, head, batch, dtype, 1.0)
+        for total, part in zip(kept, (accepted, alive, *chain(target, head, batch, dtype))):
+            total += part
     accepted, alive, reached, hits, promised, blocks = (k.cpu() for k in kept)
     shares = (accepted / alive.clamp(min=1)).tolist()
     ahead, length = 1.0, 1.0
     for share in shares:
         ahead *= share
         length += ahead
-    print(f"held out, {int(alive[0])} blocks, drawn at temperature 1, right tokens before: " + "  ".join(f"{x:.3f}" for x in shares) + f"   about {length:.2f} of {1 + BLOCK}")
-    print(f"held out, greedy, {int(blocks[0])} blocks: position reached and right   " + "  ".join(f"{x:.3f}" for x in (hits / reached.clamp(min=1)).tolist()))
-    print("                  promised by the confidence head       " + "  ".join(f"{x:.3f}" for x in (promised / reached.clamp(min=1)).tolist()))
-    print(f"                  accept length {1 + float((hits / blocks.clamp(min=1)).sum()):.2f} of {1 + BLOCK}", flush=True)
+    return (f"{int(alive[0])} blocks, drawn at temperature 1, right tokens before: " + "  ".join(f"{x:.3f}" for x in shares) + f"   about {length:.2f} of {1 + BLOCK}\n"
+            f"    greedy, {int(blocks[0])} blocks: position reached and right   " + "  ".join(f"{x:.3f}" for x in (hits / reached.clamp(min=1)).tolist()) + "\n"
+            "    promised by the confidence head       " + "  ".join(f"{x:.3f}" for x in (promised / reached.clamp(min=1)).tolist()) + "\n"
+            f"    accept length {1 + float((hits / blocks.clamp(min=1)).sum()):.2f} of {1 + BLOCK}")
 
 
 def load(head, folder):
@@ -258,7 +254,7 @@ def save(head, target, out):
 
 def main():
     args = drafter_loop.arguments("a head", seed=6, batch_tokens=16384, other_rate=0.003).parse_args()
-    feed, held_out = Feed(args.seed, args.workers, args.batch_tokens), Feed(HELD_OUT_SEED, 1, args.batch_tokens)
+    data = drafter_loop.Data(args, HELD_OUT_SEED)
     device, dtype = drafter_loop.place()
     torch.manual_seed(args.seed)
     demo, target = drafter_loop.demo_model(Target, device)
@@ -271,11 +267,10 @@ def main():
         loss, accepted, alive = losses(target, head, batch, dtype, 1.0 if args.start else done)
         return loss, lambda: "accepted " + "  ".join(f"{x:.3f}" for x in (accepted / alive.clamp(min=1)).tolist())
 
-    drafter_loop.train(args, head, feed, device, dtype, one)
+    drafter_loop.train(args, head, data, device, dtype, one)
     save(head, target, args.out)
-    report(target, head, held_out, device, dtype)
-    feed.close()
-    held_out.close()
+    data.report(device, dtype, lambda batches: described(target, head, batches, device, dtype))
+    data.close()
 
 
 if __name__ == "__main__":

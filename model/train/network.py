@@ -138,11 +138,14 @@ class Network(nn.Module):
             out = {kind: m | same if kind in ahead_in else m for kind, m in out.items()}
         return out
 
-    def hidden(self, ids, positions, dtype=torch.float32, soft=None, pictures=None, ahead_in=(SLIDING, FULL)):
-        """soft: (places in the flattened rows, soft tokens): they stand there instead of the embeddings, without the factor. The rest as for masks()."""
+    def embedded(self, ids, dtype, soft=None):
+        """soft: (places in the flattened rows, soft tokens): they stand there instead of the embeddings, without the factor."""
         h = F.embedding(ids, self.embed_tokens.weight.to(dtype)) * torch.tensor(self.config["hidden_size"] ** 0.5, dtype=dtype)
-        if soft is not None:
-            h = h.flatten(0, 1).index_put((soft[0],), soft[1].to(h.dtype)).view_as(h)
+        return h if soft is None else h.flatten(0, 1).index_put((soft[0],), soft[1].to(h.dtype)).view_as(h)
+
+    def hidden(self, ids, positions, dtype=torch.float32, soft=None, pictures=None, ahead_in=(SLIDING, FULL)):
+        """soft as for embedded(), the rest as for masks()."""
+        h = self.embedded(ids, dtype, soft)
         tables, masks = self.tables(positions, dtype), self.masks(positions, pictures, ahead_in)
         for layer in self.layers:
             kind = layer.shape.kind

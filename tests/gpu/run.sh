@@ -31,6 +31,7 @@ try python3 tests/gpu/prefill.py --layers 6 --format fp8 --prompt 5000 --decode 
 if [ -x build/sluice ]; then
     try python3 tests/gpu/serve.py demo
     try python3 tests/gpu/formats.py
+    try python3 tests/gpu/prefix.py demo exact
     try python3 tests/gpu/media.py --only server
     try env MODEL=demo KILLS=4 python3 tests/gpu/faults.py
     [ "$mode" = full ] && try python3 tests/gpu/faults.py

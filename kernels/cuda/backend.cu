@@ -185,6 +185,7 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
     b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
     b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
+    b->tuning.terms = options->product_terms;
     b->tuning_l2.count = options->l2_slots == CUDA_L2_DEFAULT ? L2_SLOTS_DEFAULT : options->l2_slots;
     b->tuning_l2.stride = options->l2_stride ? options->l2_stride : L2_STRIDE_DEFAULT;
     b->tuning_l2.pace_ns = options->l2_pace_ns;

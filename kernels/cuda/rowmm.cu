@@ -4,77 +4,13 @@
  * launch and loops over the block's units. One producer lane streams units into a ring of slots with one bulk copy per slot and
  * starts before the previous kernel has ended. One epilogue warp adds the partial sums in a fixed order and stores. */
 #include "rowmm_block.cuh"
-#include "rowmm_store.cuh"
+#include "rowmm_ring.cuh"
+#include "rowmm_terms.h"
 #include "launch.h"
 #include "shm/error.h"
 
 #define THREADS ((CONSUMER_WARPS + 2) * 32)
-#define RING_MAX 11
-#define PARTIAL_BUFFERS 2
-
-struct rowmm_shared {                 /* behind the ring */
-    uint64_t full[RING_MAX], empty[RING_MAX];
-    uint64_t part_full[PARTIAL_BUFFERS], part_empty[PARTIAL_BUFFERS];
-    uint32_t ready, done;             /* 1: the consumers are past their wait; the last unit is stored */
-    float scale[PARTIAL_BUFFERS][TILE_ROWS];
-};
-
 #define PARTIAL_BYTES(tiles) (PARTIAL_BUFFERS * CONSUMER_WARPS * (tiles) * 512)
-
-/* Our weights are all in the ring and the predecessor still runs: the memory would be idle. What the next product reads first goes to the
- * L2, at no more than the memory's own pace: a burst would stand in the way of the loads that we wait for. */
-__device__ __forceinline__ void prefetch_next(const rowmm_args &a, rowmm_shared *sh)
-{
-    const rowmm_next &n = a.next;
-    const uint32_t piece = n.slot_bytes / 2;
-
-    for (uint32_t i = 0, at = 0; i < n.count; i++, at += n.stride) {
-        const uint32_t unit = blockIdx.x + at / n.unit_slots * n.blocks;
-        const uint8_t *from = n.w + (uint64_t)unit * n.unit_bytes + at % n.unit_slots * n.slot_bytes;
-
-        if (unit >= n.units || blockIdx.x >= n.blocks) return;
-        for (uint32_t half = 0; half < 2; half++) {
-            if (*(volatile uint32_t *)&sh->done) return;
-            bulk_prefetch(from + half * piece, piece + n.header_bytes);   /* the unit's header shifts its slots */
-            __nanosleep(n.pace_ns);
-        }
-    }
-}
-
-template <uint32_t FORMAT, int SLICE>
-__device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowmm_shared *sh)
-{
-    using G = geometry<FORMAT, SLICE>;
-    const uint64_t policy = policy_evict_first();
-    uint32_t stage = 0, phase = 0, behind = 0, behind_phase = 0, in_flight = 0, window = a.wait_slots;
-
-    for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
-        const uint8_t *from = a.w + (uint64_t)unit * G::UNIT_BYTES;
-
-        for (int slot = 0; slot < G::SLOTS; slot++) {
-            const uint32_t bytes = (slot == 0 ? G::HEADER_BYTES : 0) + (slot + 1 < G::SLOTS ? G::DATA_BYTES : G::LAST_BYTES);
-
-            mbar_wait(&sh->empty[stage], phase ^ 1);
-            /* While others still compute what we wait for, few copies in flight: every one of them makes their loads slower. */
-            if (window != a.window_slots && *(volatile uint32_t *)&sh->ready) window = a.window_slots;
-            for (; in_flight >= window; in_flight--) {
-                mbar_wait(&sh->full[behind], behind_phase);
-                if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
-            }
-            mbar_arrive_expect(&sh->full[stage], bytes);
-            bulk_load(ring + stage * G::SLOT_BYTES, from, bytes, &sh->full[stage], policy);
-            from += bytes;
-            in_flight++;
-            if (++stage == a.ring_slots) stage = 0, phase ^= 1;
-        }
-    }
-    if (a.next.w == NULL) return;
-    for (; in_flight > 0; in_flight--) {
-        mbar_wait(&sh->full[behind], behind_phase);
-        if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
-    }
-    prefetch_next(a, sh);
-}
 
 template <uint32_t FORMAT, int SLICE, int TILES>
 __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, SLICE>::BLOCKS][4], const rowmm_args &a, rowmm_shared *sh, uint32_t warp, uint32_t lane)
@@ -188,44 +124,6 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
     }
 }
 
-template <bool LATE, int TILES>
-__device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
-{
-    uint32_t buffer = 0, phase = 0;
-    float2 x_scale[TILES];
-
-    chain_wait();
-#pragma unroll
-    for (int n = 0; n < TILES; n++) x_scale[n] = row_scales(a, n * 8 + lane % 4 * 2);
-    for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
-        float4 sum[TILES];
-        float low = 1.0f, high = 1.0f;
-
-        mbar_wait(&sh->part_full[buffer], phase);
-        if (LATE) low = sh->scale[buffer][lane / 4], high = sh->scale[buffer][lane / 4 + 8];
-#pragma unroll
-        for (int n = 0; n < TILES; n++) {
-            sum[n] = make_float4(0, 0, 0, 0);
-#pragma unroll
-            for (int w = 0; w < CONSUMER_WARPS; w++) {
-                const float4 p = ((const float4 *)(partials + (buffer * CONSUMER_WARPS + w) * (TILES * 512)))[n * 32 + lane];
-
-                sum[n].x += p.x, sum[n].y += p.y, sum[n].z += p.z, sum[n].w += p.w;
-            }
-            sum[n].x *= low, sum[n].y *= low, sum[n].z *= high, sum[n].w *= high;
-            asm volatile("" ::"f"(sum[n].x), "f"(sum[n].y), "f"(sum[n].z), "f"(sum[n].w));    /* used before the arrival below */
-        }
-        __syncwarp();
-        if (lane == 0) mbar_arrive(&sh->part_empty[buffer]);
-#pragma unroll
-        for (int n = 0; n < TILES; n++)
-            store_tile(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4, x_scale[n]);
-        if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
-    }
-    if (lane == 0) *(volatile uint32_t *)&sh->done = 1;
-    if (lane == 0) trace_mark(a.trace, TRACE_END);
-}
-
 /* The register cap leaves room on the SM for the attention and norm kernels that run beside a prefetching block. A quarter of an
  * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
 constexpr int registers_of(uint32_t format, int tiles, bool room)
@@ -252,7 +150,7 @@ __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(cons
     }
     __syncthreads();
     if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
-    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES>(a, partials, sh, lane);
+    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES, CONSUMER_WARPS>(a, partials, sh, lane);
     else if (lane == 0) produce<FORMAT, SLICE>(a, ring, sh);
 }
 
@@ -301,7 +199,7 @@ int rowmm_init(void)
 
             if (rc) return rc;
         }
-    return 0;
+    return rowmm_terms_init();
 }
 
 static uint32_t grid_blocks(const struct packed_matrix *w, const struct rowmm_tuning *tuning)
@@ -343,6 +241,12 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     /* Beside attention no more than a ring of FP8 takes: some hundred bytes more, and none of its blocks fits on the SM (seen: 8 us a layer). */
     const uint32_t beside = args.ring_slots * (packed_slot_bytes(w->slice_k) + UNIT_HEADER_BYTES) + (uint32_t)(PARTIAL_BYTES(args.m > 8 ? 2 : 1) + sizeof(rowmm_shared));
     const uint32_t limit = args.room && beside < LAUNCH_SHARED_MAX ? beside : LAUNCH_SHARED_MAX;
+    if (tuning->terms && w->format == WEIGHT_FP8) {
+        struct rowmm_tuning own = *tuning;
+
+        own.shared_beside = beside;
+        return rowmm_terms_launch(w, args, &own, grid_blocks(w, tuning), stream);
+    }
     while (args.ring_slots * v.slot_bytes + v.fixed_bytes > limit || args.ring_slots > RING_MAX) args.ring_slots--;
     void *params[] = { &args };
     return launch_chained((const void *)v.fn, grid_blocks(w, tuning), THREADS, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);

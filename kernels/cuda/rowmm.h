@@ -58,7 +58,11 @@ struct rowmm_args {
     uint32_t zero;                    /* always 0 (see the arrival in rowmm.cu) */
 };
 
-struct rowmm_tuning { uint32_t ring_slots, window_slots, wait_slots, sm_count; };
+struct rowmm_tuning {
+    uint32_t ring_slots, window_slots, wait_slots, sm_count;
+    uint32_t terms;                   /* 1: FP8 weights by the FP8 tensor cores (rowmm_terms.h): other bits than 0, and for 1 to 16 rows only */
+    uint32_t shared_beside;           /* set by rowmm_launch: shared memory of a block that leaves room for attention */
+};
 
 /* Bytes that must cross HBM. */
 static inline uint64_t rowmm_bytes(const struct packed_matrix *w, uint32_t m)

@@ -18,9 +18,10 @@ template <int SLICE, int ROWS> struct terms_geometry {
     static constexpr int TOGETHER = ROWS < 16 ? 2 : 1;                               /* chunks under way */
     static constexpr int HALF_BYTES = ROWS * 128;                                    /* k 0..15 of all columns of a step */
     static constexpr int STEP_BYTES = 2 * HALF_BYTES + (ROWS == 1 ? 32 : ROWS == 2 ? 64 : 0);      /* padded: no two lanes of a store in one bank */
+    static constexpr int TERMS_BYTES = (BLOCKS * STEP_BYTES + 127) / 128 * 128;      /* the ring behind it stays aligned: bulk copies to other addresses are slow */
     static constexpr int TILES = ROWS > 8 ? 2 : 1;
     static constexpr uint32_t PARTIAL_BYTES = PARTIAL_BUFFERS * TERM_RANGES * TILES * 512;
-    static constexpr uint32_t FIXED_BYTES = PARTIAL_BYTES + BLOCKS * STEP_BYTES + ROWS * TERM_RANGES * 4 + sizeof(rowmm_shared);
+    static constexpr uint32_t FIXED_BYTES = PARTIAL_BYTES + TERMS_BYTES + ROWS * TERM_RANGES * 4 + sizeof(rowmm_shared);
 };
 
 /* A warp's range of all rows: read, scaled, split, put where the descriptors of the steps find it. */
@@ -179,7 +180,7 @@ __global__ void __maxnreg__(registers_of(ROWS)) terms_kernel(const __grid_consta
 {
     using T = terms_geometry<SLICE, ROWS>;
     extern __shared__ __align__(128) uint8_t terms[];
-    uint8_t *ring = terms + T::BLOCKS * T::STEP_BYTES, *partials = ring + a.ring_slots * T::G::SLOT_BYTES;
+    uint8_t *ring = terms + T::TERMS_BYTES, *partials = ring + a.ring_slots * T::G::SLOT_BYTES;
     float *inverse = (float *)(partials + T::PARTIAL_BYTES);
     rowmm_shared *sh = (rowmm_shared *)(inverse + ROWS * TERM_RANGES);
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;   /* uniform, and the compiler knows */

@@ -48,6 +48,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_KV_CACHE_MIB] = {"kv-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "limit of the KV cache; 0: enough for every sequence at full context, or the memory that is free"},
     [OPT_PREFILL_CHUNK] = {"prefill-chunk", NUMBER, 0, 2048, "0", "N", "prompt tokens computed at a time; 0: 128 on a CPU, 2048 on a GPU"},
     [OPT_PREFIX_CACHE] = {"prefix-cache", TEXT, 0, 0, "on", "on|off", "go on where a prompt differs from one that was there before; off: compute every prompt whole"},
+    [OPT_PREFIX_CACHE_MIB] = {"prefix-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "KV cache that prompts of the past may hold as long as nobody needs it; 0: on a GPU all of it, on a CPU a quarter"},
     [OPT_DRAFT_WHEN] = {"draft-when", TEXT, 0, 0, "paying", "paying|always", "score drafts where they make the output faster, or all that are proposed"},
     [OPT_DRAFT_TOKENS] = {"draft-tokens", NUMBER, 1, RING_TOKENS_MAX, "7", "N", "tokens the drafter may propose a round"},
     [OPT_SPIN_US] = {"spin-us", NUMBER, 0, 10000, "", "N", "microseconds a stage spins before it sleeps; default: 50, or 0 with fewer than 8 cores"},

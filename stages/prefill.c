@@ -55,11 +55,14 @@ static void copy_pages(void *context, enum layer_type type, const uint32_t *from
 
 static void open_pages(struct prefill *k)
 {
-    const bool cache = strcmp(wiring_text(&k->stage.wiring, "prefix.cache", "on"), "off") != 0;
-    uint64_t seed = 0;
+    const struct wiring *w = &k->stage.wiring;
+    const bool on_gpu = strcmp(wiring_text(w, "device", "cpu"), "cuda") == 0; /* its cache is allocated whole; a CPU's takes memory where it is touched */
+    uint64_t bytes = wiring_u64(w, "prefix.cache_mib", 0) << 20, seed = 0;
 
+    if (bytes == 0) bytes = on_gpu ? UINT64_MAX : k->engine.geometry.arena_bytes / 4;
+    if (strcmp(wiring_text(w, "prefix.cache", "on"), "off") == 0) bytes = 0;
     if (getrandom(&seed, sizeof seed, 0) != sizeof seed) stage_exit(&k->stage, EXIT_MISSING, "no random number can be drawn");
-    if (pages_open(&k->pages, &k->table, &k->engine.geometry, cache, 2 * k->engine.block_max, seed, copy_pages, k) != 0) /* a step that is decided, and one in flight */
+    if (pages_open(&k->pages, &k->table, &k->engine.geometry, bytes, 2 * k->engine.block_max, seed, copy_pages, k) != 0) /* a step that is decided, and one in flight */
         stage_exit(&k->stage, EXIT_MISSING, "out of memory for the page lists");
 }
 

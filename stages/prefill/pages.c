@@ -11,7 +11,9 @@
 
 _Static_assert(SHA256_BYTES == PREFIX_MARK_WORDS * sizeof(uint64_t), "a mark is a hash");
 
-int pages_open(struct pages *p, const struct table *table, const struct kv_geometry *geometry, bool cache, uint32_t ahead, uint64_t seed, pages_copy_fn *copy, void *copy_context)
+static bool is_caching(const struct pages *p) { return p->kept_max[LAYER_FULL] > 0 && p->kept_max[LAYER_SLIDING] > 0; }
+
+int pages_open(struct pages *p, const struct table *table, const struct kv_geometry *geometry, uint64_t cache_bytes, uint32_t ahead, uint64_t seed, pages_copy_fn *copy, void *copy_context)
 {
     const struct table_limits *l = &table->limits;
     const uint32_t totals[LAYER_TYPES] = {[LAYER_SLIDING] = geometry->sliding_page_count, [LAYER_FULL] = geometry->full_page_count};
@@ -19,12 +21,13 @@ int pages_open(struct pages *p, const struct table *table, const struct kv_geome
     memset(p, 0, sizeof *p);
     p->table = table;
     p->geometry = geometry;
-    p->cache = cache;
+    const double share = cache_bytes < geometry->arena_bytes ? (double)cache_bytes / (double)geometry->arena_bytes : 1;
     p->ahead = ahead;
     p->copy = copy;
     p->copy_context = copy_context;
     for (int t = 0; t < LAYER_TYPES; t++) {
         p->pool[t].total = totals[t];
+        p->kept_max[t] = (uint32_t)(share * totals[t]);
         p->pool[t].free = calloc(totals[t], sizeof *p->pool[t].free);
         p->pool[t].refs = calloc(totals[t], sizeof *p->pool[t].refs);
         if (!p->pool[t].free || !p->pool[t].refs) return -E_NOMEM;
@@ -36,7 +39,7 @@ int pages_open(struct pages *p, const struct table *table, const struct kv_geome
     p->nodes = calloc((size_t)l->slot_count * l->full_pages_max, sizeof *p->nodes);
     if (!p->seq || !p->match || !p->from || !p->to || !p->nodes) return -E_NOMEM;
     for (uint32_t s = 0; s < l->slot_count; s++) p->seq[s].node = p->nodes + (uint64_t)s * l->full_pages_max;
-    return prefix_open(&p->prefix, cache ? geometry->full_page_count : 0, seed);
+    return prefix_open(&p->prefix, is_caching(p) ? geometry->full_page_count : 0, seed);
 }
 
 void pages_close(struct pages *p)
@@ -137,6 +140,18 @@ static uint32_t get(struct pages *p, enum layer_type type)
     return page;
 }
 
+/* The longest unused beyond what may be kept. */
+static void trim(struct pages *p)
+{
+    uint32_t full, sliding;
+
+    while (p->prefix.list[LAYER_SLIDING].count > p->kept_max[LAYER_SLIDING]) drop(p, LAYER_SLIDING, prefix_evict_sliding(&p->prefix));
+    while (p->prefix.list[LAYER_FULL].count > p->kept_max[LAYER_FULL] && prefix_evict(&p->prefix, &full, &sliding)) {
+        drop(p, LAYER_FULL, full);
+        if (sliding != PREFIX_NONE) drop(p, LAYER_SLIDING, sliding);
+    }
+}
+
 static uint32_t available(const struct pages *p, enum layer_type type) { return p->pool[type].free_count + p->prefix.list[type].count; }
 
 uint32_t pages_used(const struct pages *p, enum layer_type type) { return p->pool[type].total - available(p, type); }
@@ -196,7 +211,7 @@ static uint32_t window_source(const struct pages *p, uint32_t node, uint32_t ind
 /* Pages of the prompt that are known, into p->match; *usable: those of them with which the prompt can go on. The last token is always computed: its state is wanted. */
 static uint32_t find_prefix(struct pages *p, uint32_t slot, uint32_t *usable)
 {
-    const uint32_t most = p->cache ? known_pages(p, slot, table_tokenize(p->table, slot)->prompt_count - 1) : 0;
+    const uint32_t most = is_caching(p) ? known_pages(p, slot, table_tokenize(p->table, slot)->prompt_count - 1) : 0;
     uint32_t count = 0, run = 0, parent = PREFIX_NONE;
     struct prefix_page page;
 
@@ -307,7 +322,7 @@ static void keep_window(struct pages *p, uint32_t slot, uint32_t at)
         else if (!is_in_ring(p, slot, i)) return;
         else count++;
     }
-    if (count == 0 || count + kept > available(p, LAYER_SLIDING)) return;
+    if (count == 0 || count + kept > available(p, LAYER_SLIDING) || count + kept > p->kept_max[LAYER_SLIDING]) return;
     count = 0;
     for (uint32_t i = first; i < at; i++) {
         if (p->prefix.node[q->node[i]].sliding_page != PREFIX_NONE) continue;
@@ -321,6 +336,7 @@ static void keep_window(struct pages *p, uint32_t slot, uint32_t at)
         else drop(p, LAYER_SLIDING, p->to[n]); /* verify came round while it was copied */
         n++;
     }
+    trim(p);
 }
 
 /* After reading its prompt: was it this sequence's? One that a predecessor handed over may end, and its slot change hands, while we look. */
@@ -333,7 +349,7 @@ static bool is_still_there(const struct pages *p, uint32_t slot)
 void pages_filled(struct pages *p, uint32_t slot)
 {
     struct pages_sequence *q = &p->seq[slot];
-    const uint32_t filled = filled_of(p, slot), whole = p->cache ? known_pages(p, slot, filled) : 0;
+    const uint32_t filled = filled_of(p, slot), whole = is_caching(p) ? known_pages(p, slot, filled) : 0;
     struct prefix_page page;
 
     while (q->node_count < whole) {
@@ -379,6 +395,7 @@ void pages_give_back(struct pages *p, uint32_t slot)
     for (uint32_t i = q->node_count; i-- > 0;) prefix_let_go(&p->prefix, q->node[i]);
     for (uint32_t i = in->full_page_count; i-- > 0;) drop(p, LAYER_FULL, table_full_pages(p->table, slot)[i]);
     for (uint32_t i = in->sliding_page_count; i-- > 0;) drop(p, LAYER_SLIDING, table_sliding_pages(p->table, slot)[i]);
+    trim(p);
     *q = (struct pages_sequence){.node = q->node};
 }
 

@@ -38,7 +38,7 @@ struct pages {
     const struct kv_geometry *geometry; /* borrowed */
     struct pages_pool pool[LAYER_TYPES];
     struct prefix prefix;
-    bool cache;                       /* false: nothing is kept */
+    uint32_t kept_max[LAYER_TYPES];   /* pages that nobody has but the cache; 0: there is no cache */
     uint32_t ahead;                   /* positions that verify may have written behind the committed ones */
     struct pages_sequence *seq;       /* [slot_count] */
     uint32_t *nodes;                  /* of all sequences */
@@ -47,8 +47,8 @@ struct pages {
     void *copy_context;
 };
 
-/* ahead: see above; seed: prefix_open's. 0 or -E_NOMEM: close it all the same. */
-int pages_open(struct pages *p, const struct table *table, const struct kv_geometry *geometry, bool cache, uint32_t ahead, uint64_t seed, pages_copy_fn *copy, void *copy_context);
+/* cache_bytes: what the cache may keep beyond the pages that sequences have, its share of either pool; 0: nothing is ever found. ahead: see above; seed: prefix_open's. 0 or -E_NOMEM: close it all the same. */
+int pages_open(struct pages *p, const struct table *table, const struct kv_geometry *geometry, uint64_t cache_bytes, uint32_t ahead, uint64_t seed, pages_copy_fn *copy, void *copy_context);
 void pages_close(struct pages *p);
 
 /* Start: a predecessor gave this sequence pages. When all such are told, pages_rebuild makes the free lists of what is left. */

@@ -177,7 +177,7 @@ def show(name, f):
 
 
 def test_load():
-    with Server("--grace", "1", "--slots", "96", "--max-sequences", "24", "--max-context", "1024", "--queue", "1000") as s:
+    with Server("--grace", "1", "--slots", "96", "--max-sequences", "24", "--max-context", "1024", "--queue", "1000", "--prefix-cache-mib", "8") as s:
         wanted = asyncio.run(one_by_one(s))
         t = Tally(wanted)
         for n in range(2):  # warm-up: as wide, so that every buffer has its size and every slot was used

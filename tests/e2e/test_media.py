@@ -365,7 +365,7 @@ def test_hostile_files():
     seed = int(os.environ.get("SLUICE_HOSTILE_SEED", "1"))
     texts = workload.bodies(8, least=40, most=80)
     options = os.environ.get("SLUICE_HOSTILE_OPTIONS", "--max-sequences 16 --slots 16").split()  # few slots: all of them are soon in use
-    with serve("--media-cache-mib", "0", "--restart-budget", "100000", *options) as s:
+    with serve("--media-cache-mib", "0", "--prefix-cache-mib", "8", "--restart-budget", "100000", *options) as s:
         wanted = [asyncio.run(run(s, b)).outcome() for b in texts]
 
         async def go(files, which, until, at_once=6):

@@ -112,6 +112,7 @@ def test_one_system_prompt_many_questions():
 
 
 def test_conversation_that_grows():
+    """The end of a prompt is where the next one goes on."""
     found, shared = one_by_one(conversation(1, 7), 1.0)
     assert shared[-1] > 256, "shorter than the window"
 
@@ -188,7 +189,7 @@ def mixed(count):
 def test_eight_streams():
     bodies = mixed(14)
     wanted = outcomes(bodies)
-    for options in ((), ("--max-context", "1024", "--kv-cache-mib", "24", "--max-sequences", "8"), ("--prefill-chunk", "32", "--draft", "none")):
+    for options in ((), ("--max-context", "1024", "--kv-cache-mib", "24", "--max-sequences", "8"), ("--prefill-chunk", "32", "--draft", "none"), ("--prefix-cache-mib", "64")):
         with Server(*options) as s:
             got = same(s, bodies + bodies[::-1], wanted + wanted[::-1], 8)
             print(f"     {' '.join(options) or 'as it comes'}: {sum(map(cached, got))} of {sum(map(prompt_tokens, got))} prompt tokens found", flush=True)

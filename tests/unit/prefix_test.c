@@ -115,7 +115,7 @@ struct world {
     struct pages pages;
     struct player player[SLOTS];
     uint64_t full[FULL_PAGES][PAGE], sliding[SLIDING_PAGES][PAGE];
-    uint64_t random;
+    uint64_t random, cache_bytes;
     uint32_t taken, found_tokens, prompt_tokens, crashes;
     bool dies_in_copy, verify_races;
 };
@@ -141,7 +141,7 @@ static void copy(void *context, enum layer_type type, const uint32_t *from, cons
     }
 }
 
-static void open_pages(struct world *w, bool cache) { assert_int_equal(pages_open(&w->pages, &w->table, &w->geometry, cache, AHEAD, w->random, copy, w), 0); }
+static void open_pages(struct world *w, bool cache) { assert_int_equal(pages_open(&w->pages, &w->table, &w->geometry, cache ? w->cache_bytes : 0, AHEAD, w->random, copy, w), 0); }
 
 static void world_open(struct world *w, bool cache, uint32_t ring)
 {
@@ -155,6 +155,8 @@ static void world_open(struct world *w, bool cache, uint32_t ring)
         if (w->table.stride[role]) w->table.base[role] = calloc(SLOTS, w->table.stride[role]);
     w->geometry = (struct kv_geometry){.window = WINDOW, .rows_max = ROWS, .max_context = CONTEXT, .full_pages_per_seq = CONTEXT / PAGE, .sliding_pages_per_seq = ring,
                                        .ring_tokens = ring * PAGE, .full_page_count = FULL_PAGES, .sliding_page_count = 5 * ring + 2};
+    w->geometry.arena_bytes = 1000;
+    w->cache_bytes = UINT64_MAX;
     open_pages(w, cache);
     pages_rebuild(&w->pages);
 }
@@ -460,6 +462,27 @@ static void test_the_cache_gives_way(void **state)
     world_close(&w);
 }
 
+static void test_what_is_kept_has_a_limit(void **state)
+{
+    static struct world w;
+
+    (void)state;
+    world_open(&w, true, RING_WIDE);
+    w.cache_bytes = 400; /* of 1000: 16 of 40 pages, 12 of 32 */
+    crash(&w, true);
+    for (uint32_t i = 0; i < 30; i++) {
+        ask(&w, 0, 100 + 64 * i, 250, 30, 0, 0);
+        run_whole(&w, 0, 40);
+        finish(&w, 0, false);
+        assert_true(w.pages.prefix.list[LAYER_FULL].count <= 16 && w.pages.prefix.list[LAYER_SLIDING].count <= 12);
+    }
+    assert_int_equal(w.pages.prefix.list[LAYER_FULL].count, 16);
+    ask(&w, 0, 100 + 64 * 29, 250, 30, 0, 0); /* the last one is there */
+    run_whole(&w, 0, 1);
+    assert_int_equal(found(&w, 0), 224);
+    world_close(&w);
+}
+
 static void test_after_a_restart_running_prompts_are_known(void **state)
 {
     static struct world w;
@@ -490,6 +513,7 @@ int main(void)
         cmocka_unit_test(test_a_running_sequence_gives_too),
         cmocka_unit_test(test_salts_and_pictures_are_no_tokens),
         cmocka_unit_test(test_the_cache_gives_way),
+        cmocka_unit_test(test_what_is_kept_has_a_limit),
         cmocka_unit_test(test_after_a_restart_running_prompts_are_known),
         cmocka_unit_test(test_nobody_reads_what_is_not_its_own_text),
         cmocka_unit_test(test_switched_off_nothing_is_kept),

@@ -1,6 +1,6 @@
 /* bench/cuda/prefill_bench.cu - the prefill of Gemma 4 12B (or Gemma 3 12B) on random weights: a whole prompt, its parts, and cuBLASLt's rate for the same products.
  *
- *   cuda_prefill_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
+ *   cuda_prefill_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|fp8-token|fp8-static|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
  *
  * Fills 12B weights on the device (no checkpoint needed). "prompt" is host time from the first cuda_prefill_run to the end of the last chunk's wait;
  * the parts are measured by events, chunk by chunk, with the other parts left out. "turn": a further 145 tokens behind the prompt.
@@ -22,7 +22,7 @@
 extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
 
 struct settings {
-    uint32_t format, layers, chunk, repeat, turn;
+    uint32_t format, layers, chunk, repeat, turn, activation;  /* activation: enum stored_activation */
     bool cublas;
     std::vector<uint32_t> prompts;
     const char *model = "gemma-4-12b";
@@ -30,15 +30,19 @@ struct settings {
 
 static const char *const format_name[WEIGHT_FORMATS] = { "", "fp8", "bf16", "f32", "block", "fp4" };
 
-static uint32_t find_format(const char *name)
+static const char *const rule_name[3] = { "", "fp8-token", "fp8-static" };      /* formats with an activation rule */
+
+static uint32_t find_format(const char *name, uint32_t *activation)
 {
+    for (*activation = 2; *activation > 0; --*activation)
+        if (!strcmp(rule_name[*activation], name)) return WEIGHT_FP8;
     for (uint32_t i = 1; i < WEIGHT_FORMATS; i++)
         if (!strcmp(format_name[i], name)) return i;
     fprintf(stderr, "unknown format %s\n", name);
     exit(2);
 }
 
-static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
+static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers, uint32_t activation)
 {
     struct cuda_model_spec s;
     uint64_t at[2] = { 0, 0 };
@@ -55,6 +59,7 @@ static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers)
 
         s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
         s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
+        for (int t = CUDA_Q; t <= CUDA_DOWN; t++) s.layer[i].stored.activation[t] = (uint8_t)activation, s.layer[i].stored.input_scale[t] = activation == 2 ? 0.02f : 0.0f;
         at[type] += 2 * bytes;
     }
     s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;
@@ -74,7 +79,7 @@ static void fill_weights(const struct cuda_model_spec *spec, void *arena)
 
 static struct cuda_prefill *make_prefill(const struct settings *s)
 {
-    struct cuda_model_spec spec = gemma_12b(s->format, s->layers);
+    struct cuda_model_spec spec = gemma_12b(s->format, s->layers, s->activation);
     const uint32_t longest = (*std::max_element(s->prompts.begin(), s->prompts.end()) + s->turn + 31) / 32 * 32;
     struct cuda_options o = {};
     struct cuda_prefill *p;
@@ -313,25 +318,25 @@ static std::vector<uint32_t> numbers(const char *list)
 
 int main(int argc, char **argv)
 {
-    struct settings s = { WEIGHT_FP8, 48, 2048, 5, 145, true, { 145, 512, 2048, 8192, 32768 } };
+    struct settings s = { WEIGHT_FP8, 48, 2048, 5, 145, 0, true, { 145, 512, 2048, 8192, 32768 } };
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
 
         if (!strcmp(argv[i], "--model")) s.model = value, i++;
-        else if (!strcmp(argv[i], "--format")) s.format = find_format(value), i++;
+        else if (!strcmp(argv[i], "--format")) s.format = find_format(value, &s.activation), i++;
         else if (!strcmp(argv[i], "--layers")) s.layers = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--chunk")) s.chunk = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--repeat")) s.repeat = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--turn")) s.turn = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--prompts")) s.prompts = numbers(value), i++;
         else if (!strcmp(argv[i], "--no-cublas")) s.cublas = false;
-        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts N,N] [--turn ROWS] [--repeat N] [--no-cublas]\n"), 2;
+        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|fp8-token|fp8-static|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts N,N] [--turn ROWS] [--repeat N] [--no-cublas]\n"), 2;
     }
     if (s.layers < 2 || s.layers > CUDA_LAYERS_MAX || s.chunk == 0 || s.repeat == 0 || s.turn == 0) return fprintf(stderr, "layers 2..%u, chunk, turn and repeat above 0\n", CUDA_LAYERS_MAX), 2;
     struct cuda_prefill *p = make_prefill(&s);
 
-    printf("prefill of %s, %s, %u layers, chunks of %u rows, random weights\n", s.model, format_name[s.format], s.layers, s.chunk);
+    printf("prefill of %s, %s, %u layers, chunks of %u rows, random weights\n", s.model, s.activation ? rule_name[s.activation] : format_name[s.format], s.layers, s.chunk);
     bench(p, &s);
     cuda_prefill_close(p);
     return 0;

@@ -1,6 +1,6 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B (or Gemma 3 12B) on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|bf16|block|fp4|fp4-mlp] [--kv bf16|fp8] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--terms 0|1] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
+ *   cuda_step_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|fp8-token|fp8-static|bf16|block|fp4|fp4-mlp] [--kv bf16|fp8] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--terms 0|1] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
@@ -19,10 +19,11 @@
 
 extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
 
-struct format { const char *name; uint32_t attention, mlp; };
+struct format { const char *name; uint32_t attention, mlp, activation; };      /* activation: enum stored_activation */
 
-static const struct format formats[] = { { "fp8", WEIGHT_FP8, WEIGHT_FP8 }, { "bf16", WEIGHT_BF16, WEIGHT_BF16 }, { "block", WEIGHT_FP8_BLOCK, WEIGHT_FP8_BLOCK },
-                                         { "fp4", WEIGHT_FP4, WEIGHT_FP4 }, { "fp4-mlp", WEIGHT_BF16, WEIGHT_FP4 } };
+static const struct format formats[] = { { "fp8", WEIGHT_FP8, WEIGHT_FP8, 0 }, { "bf16", WEIGHT_BF16, WEIGHT_BF16, 0 }, { "block", WEIGHT_FP8_BLOCK, WEIGHT_FP8_BLOCK, 0 },
+                                         { "fp4", WEIGHT_FP4, WEIGHT_FP4, 0 }, { "fp4-mlp", WEIGHT_BF16, WEIGHT_FP4, 0 },
+                                         { "fp8-token", WEIGHT_FP8, WEIGHT_FP8, 1 }, { "fp8-static", WEIGHT_FP8, WEIGHT_FP8, 2 } };
 
 static const struct format *find_format(const char *name)
 {
@@ -69,6 +70,7 @@ static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t la
         s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
         s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
         s.layer[i].stored.format[CUDA_GATE] = s.layer[i].stored.format[CUDA_UP] = s.layer[i].stored.format[CUDA_DOWN] = (uint8_t)format->mlp;
+        for (int t = CUDA_Q; t <= CUDA_DOWN; t++) s.layer[i].stored.activation[t] = (uint8_t)format->activation, s.layer[i].stored.input_scale[t] = format->activation == 2 ? 0.02f : 0.0f;
         at[type] += 2 * bytes;
     }
     s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;

@@ -1,7 +1,9 @@
 /* kernels/cuda/arena.c - the offsets of all weights in the arena (contract in arena.h). */
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/plain.h"
+#include "kernels/stored.h"
 #include "shm/error.h"
+#include <math.h>
 #include <string.h>
 
 #define HIDDEN_MAX 3840               /* norm.cu: 15 warps x 2 x 128 */
@@ -50,19 +52,41 @@ static int check(const struct cuda_model_spec *s)
     return s->page_bytes[0] % 16 || s->page_bytes[1] % 16 ? -E_UNSUPPORTED : 0;
 }
 
-/* What is packed into one matrix must be stored alike. */
+/* Matrices that are packed into one are stored alike and want the same of what they multiply. */
+static int alike(const struct cuda_model_spec *s, uint32_t i, enum cuda_tensor a, enum cuda_tensor b)
+{
+    const struct cuda_layer_format *f = &s->layer[i].stored;
+
+    return spec_format(s, i, a) == spec_format(s, i, b) && f->activation[a] == f->activation[b] && (f->activation[a] != STORED_STATIC || f->input_scale[a] == f->input_scale[b]);
+}
+
+/* Activations are rounded to FP8 for FP8 weights with a scale for each row (or one for all) only: no known format wants it elsewhere. */
+static int rule_fits(const struct cuda_model_spec *s, uint32_t i, enum cuda_tensor t)
+{
+    const struct cuda_layer_format *f = &s->layer[i].stored;
+
+    if (f->activation[t] == STORED_AS_IS || spec_format(s, i, t) == WEIGHT_BF16) return 1;
+    if (f->activation[t] > STORED_STATIC || spec_format(s, i, t) != WEIGHT_FP8) return 0;
+    return f->activation[t] == STORED_TOKEN || (f->input_scale[t] > 0.0f && isfinite(f->input_scale[t]));
+}
+
 static int check_formats(const struct cuda_model_spec *s, uint32_t i)
 {
-    const uint32_t q = spec_format(s, i, CUDA_Q);
-
-    if (spec_format(s, i, CUDA_K) != q || (s->layer[i].has_v && spec_format(s, i, CUDA_V) != q)) return -E_UNSUPPORTED;
-    if (spec_format(s, i, CUDA_GATE) != spec_format(s, i, CUDA_UP)) return -E_UNSUPPORTED;
+    if (!alike(s, i, CUDA_Q, CUDA_K) || (s->layer[i].has_v && !alike(s, i, CUDA_Q, CUDA_V)) || !alike(s, i, CUDA_GATE, CUDA_UP)) return -E_UNSUPPORTED;
     for (int t = CUDA_Q; t <= CUDA_DOWN; t++) {
         const uint32_t format = spec_format(s, i, (enum cuda_tensor)t);
 
-        if (format == 0 || format >= WEIGHT_FORMATS || format == WEIGHT_F32) return -E_UNSUPPORTED;
+        if (format == 0 || format >= WEIGHT_FORMATS || format == WEIGHT_F32 || ((t != CUDA_V || s->layer[i].has_v) && !rule_fits(s, i, (enum cuda_tensor)t))) return -E_UNSUPPORTED;
     }
     return 0;
+}
+
+/* As the kernels for any shape have it, BF16 weights take activations as they are. */
+static void put_rule(struct arena_matrix *m, const struct cuda_layer_format *f, enum cuda_tensor t)
+{
+    if (m->format == WEIGHT_BF16) return;
+    m->activation = f->activation[t];
+    m->input_scale = f->activation[t] == STORED_STATIC ? f->input_scale[t] : 0.0f;
 }
 
 int arena_plan(struct arena *arena, const struct cuda_model_spec *spec)
@@ -79,6 +103,10 @@ int arena_plan(struct arena *arena, const struct cuda_model_spec *spec)
         if (rc == 0) rc = place(arena, &l->o, spec->hidden, spec_q_rows(spec, i), spec_format(spec, i, CUDA_O));
         if (rc == 0) rc = place(arena, &l->gate_up, 2 * spec->intermediate, spec->hidden, spec_format(spec, i, CUDA_GATE));
         if (rc == 0) rc = place(arena, &l->down, spec->hidden, spec->intermediate, spec_format(spec, i, CUDA_DOWN));
+        put_rule(&l->qkv, &spec->layer[i].stored, CUDA_Q);
+        put_rule(&l->o, &spec->layer[i].stored, CUDA_O);
+        put_rule(&l->gate_up, &spec->layer[i].stored, CUDA_GATE);
+        put_rule(&l->down, &spec->layer[i].stored, CUDA_DOWN);
     }
     if (rc == 0) rc = place(arena, &arena->head, spec->vocab, spec->hidden, WEIGHT_BF16);
     if (rc == 0 && arena->head.k != arena->head.slice_k) rc = -E_UNSUPPORTED;

@@ -9,7 +9,12 @@
 
 #define ARENA_ALIGN 256
 
-struct arena_matrix { uint64_t offset; uint32_t rows, k, slice_k, format; };
+struct arena_matrix {
+    uint64_t offset;
+    uint32_t rows, k, slice_k, format;
+    uint32_t activation;              /* enum stored_activation (kernels/stored.h): what happens to x in front of the product (round.h) */
+    float input_scale;                /* STORED_STATIC */
+};
 
 struct arena_layer {
     struct arena_matrix qkv, o, gate_up, down;

@@ -43,6 +43,7 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->x, 2ull * rows * s->hidden },
         { (void **)&b->attn_out, 2ull * rows * q_rows },
         { (void **)&b->act, 2ull * rows * s->intermediate },
+        { (void **)&b->x_scale, 4ull * rows },
         { (void **)&b->attn_ml, 8 * part_ml },
         { (void **)&b->rope, 8 * rows * turned },
         { (void **)&b->inv_freq, 4 * turned },
@@ -102,6 +103,7 @@ static int prepare_kernels(const struct cuda_backend *b)
 
     if (rc == 0 && !b->is_plain && b->rows_max > ROWMM_ROWS_MAX) rc = rowmm_wide_init();
     if (rc == 0) rc = norm_init();
+    if (rc == 0) rc = round_init();
     if (rc == 0) rc = embed_init();
     if (rc == 0) rc = attn_init();
     if (rc == 0) rc = attn_long_init();

@@ -1,11 +1,13 @@
 /* kernels/cuda/chain.cu - one step as a chain of kernels, and as a graph.
  *
  *   embed, then per layer: qkv, attn + combine, o, norm, gate_up, down, norm, then head, sample
+ *   where the checkpoint wants its activations in FP8, each product has a kernel in front of it that rounds them (round.h)
  *
  * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it. One
  * exception: layer 0's qkv lets attention start only when embed is complete, so that rotation tables may be read before a wait. */
 #include "chain.h"
 #include "launch.h"
+#include "kernels/stored.h"
 #include "shm/error.h"
 
 #define WIDE_SLOTS_BESIDE 4           /* of 20 KB: ring of qkv and o for more than 32 rows; up to 32 rows all there is room for is 1 % faster, with 64 a step takes twice as long */
@@ -41,8 +43,8 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
     return words;
 }
 
-/* out = w x. next: the matrix that the L2 may take a part of. */
-static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
+/* out = w x; x is rounded in place where the matrix says so. next: the matrix that the L2 may take a part of. */
+static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
                    uint32_t ring_slots, const struct arena_matrix *next)
 {
     struct cuda_backend *b = c->b;
@@ -51,6 +53,13 @@ static int product(struct chain *c, const struct arena_matrix *m, const __nv_bfl
     struct rowmm_args a = {};
 
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
+    if (m->activation != STORED_AS_IS) {
+        const struct round_args round = { x, x, b->x_scale, m->k, m->input_scale };
+        const int rc = round_launch(&round, ROUND_VALUES, c->rows, b->stream);
+
+        if (rc) return rc;
+        a.x_scale = b->x_scale;
+    }
     a.x = x;
     a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
     a.late_trigger = c->first;

@@ -9,6 +9,7 @@
 #include "norm.h"
 #include "outputs.h"
 #include "plain.h"
+#include "round.h"
 #include "rowmm_wide.h"
 #include "sample.h"
 #include "states.h"
@@ -41,6 +42,7 @@ struct cuda_backend {
     __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head */
     __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
     __nv_bfloat16 *act;               /* [rows][intermediate] */
+    float *x_scale;                   /* [rows] of what was rounded for the next product */
     float *attn_part;
     float2 *attn_ml;
     float2 *rope;                     /* [rows][turned of both types] */

@@ -31,7 +31,7 @@ enum cuda_layer_type { CUDA_SLIDING = 0, CUDA_FULL = 1 };      /* as enum layer_
 /* How the matrices of a layer are stored. Handed from the keeper to the stages as it is: an array of one for each layer. */
 struct cuda_layer_format {
     uint8_t format[CUDA_MATRICES];    /* enum weight_format; 0: the spec's */
-    uint8_t activation[CUDA_MATRICES];/* enum stored_activation (kernels/stored.h): how each matrix wants what it multiplies. Only the kernels for any shape (plain.h) go by it */
+    uint8_t activation[CUDA_MATRICES];/* enum stored_activation (kernels/stored.h): how each matrix wants what it multiplies; matrices packed into one (q, k, v; gate, up) must agree, or the kernels for any shape take the model */
     float input_scale[CUDA_MATRICES]; /* STORED_STATIC */
 };
 

@@ -2,7 +2,9 @@
  * Models of other shapes than Gemma 4 12B's are passed on to plain_prefill.cu. */
 #include "prefill.h"
 #include "launch.h"
+#include "kernels/stored.h"
 #include "prefill_mm.h"
+#include "round.h"
 #include "shm/error.h"
 extern "C" {
 #include "shm/must.h"
@@ -28,6 +30,20 @@ static uint64_t tiles_max(const struct cuda_prefill *p, uint32_t type) { return 
 
 /* ---- open and close ---- */
 
+/* The longest rows that are rounded to FP8; 0: none. */
+static uint64_t codes_max(const struct cuda_prefill *p)
+{
+    uint64_t k = 0;
+
+    for (uint32_t i = 0; i < p->spec.layers; i++) {
+        const struct arena_layer *l = &p->arena.layer[i];
+
+        for (const struct arena_matrix *m : { &l->qkv, &l->o, &l->gate_up, &l->down })
+            if (m->activation != STORED_AS_IS && m->k > k) k = m->k;
+    }
+    return k;
+}
+
 static int make_memory(struct cuda_prefill *p)
 {
     const struct cuda_model_spec *s = &p->spec;
@@ -47,6 +63,8 @@ static int make_memory(struct cuda_prefill *p)
         { (void **)&p->x, 2 * rows * s->hidden },
         { (void **)&p->attn_out, 2 * rows * q_rows },
         { (void **)&p->act, 2 * rows * s->intermediate },
+        { (void **)&p->codes, rows * codes_max(p) },
+        { (void **)&p->codes_scale, 4 * rows },
         { (void **)&p->part, segments_max(p) > 1 && s->head_dim[CUDA_FULL] == 512 ? (uint64_t)PREFILL_SLOTS * PREFILL_SLOT_BYTES : 0 },
         { (void **)&p->rope, 8 * rows * turned },
         { (void **)&p->last_residual, 4ull * CUDA_PREFILL_SPANS_MAX * s->hidden },
@@ -108,6 +126,7 @@ static int open_all(struct cuda_prefill *p)
 
     if (rc == 0) rc = prefill_mm_init();
     if (rc == 0) rc = prefill_ops_init();
+    if (rc == 0) rc = round_init();
     if (rc == 0) rc = prefill_attn_init();
     if (rc == 0) rc = states_init();
     if (rc == 0) rc = outputs_init();

@@ -50,6 +50,8 @@ struct cuda_prefill {
     __nv_bfloat16 *x;                 /* [rows_max][hidden] permuted */
     __nv_bfloat16 *attn_out;          /* [rows_max][largest q rows] permuted */
     __nv_bfloat16 *act;               /* [rows_max][intermediate] permuted */
+    uint8_t *codes;                   /* [rows_max][largest k with an activation rule] E4M3 of what is multiplied next; 0 bytes without rules */
+    float *codes_scale;               /* [rows_max] */
     float4 *part;                     /* PREFILL_SLOTS partial results; 0 bytes where no text is longer than a segment */
     float2 *rope;                     /* [rows_max][turned of both types] */
     float *last_residual;             /* [CUDA_PREFILL_SPANS_MAX][hidden]: of the packed last rows, and so are the next two */

@@ -7,6 +7,8 @@
 #include "launch.h"
 #include "prefill.h"
 #include "prefill_mm.h"
+#include "round.h"
+#include "kernels/stored.h"
 #include "shm/error.h"
 
 struct chain {
@@ -22,13 +24,19 @@ static const __nv_bfloat16 *vector(const struct cuda_prefill *p, uint64_t offset
     return (const __nv_bfloat16 *)((const uint8_t *)p->options.weights_device + offset);
 }
 
-/* Rows [first, end) of a packed matrix: tiles lie one after the other. */
+/* Rows [first, end) of a packed matrix: tiles lie one after the other. Where the matrix wants activations in FP8, they are rounded first and both sides meet on the FP8 tensor
+ * cores. */
 static int product_of(const struct chain *c, const struct arena_matrix *m, uint32_t first, uint32_t end, const __nv_bfloat16 *x, void *out, uint64_t out_stride, enum prefill_out kind)
 {
     const uint64_t skipped = packed_bytes(m->format, first, m->k);
     const struct packed_matrix w = { (const uint8_t *)c->p->options.weights_device + m->offset + skipped, end - first, m->k, m->slice_k, m->format };
 
-    return has(c, PREFILL_PRODUCTS) ? prefill_mm_launch(&w, x, c->view.rows, out, kind, out_stride, c->p->stream) : 0;
+    if (!has(c, PREFILL_PRODUCTS)) return 0;
+    if (m->activation == STORED_AS_IS) return prefill_mm_launch(&w, x, c->view.rows, out, kind, out_stride, c->p->stream);
+    const struct round_args round = { x, c->p->codes, c->p->codes_scale, m->k, m->input_scale };
+    const int rc = round_launch(&round, ROUND_CODES, c->view.rows, c->p->stream);
+
+    return rc ? rc : prefill_mm_launch_codes(&w, c->p->codes, c->p->codes_scale, c->view.rows, out, kind, out_stride, 0, c->p->stream);
 }
 
 static int product(const struct chain *c, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint64_t out_stride, enum prefill_out kind)

@@ -8,174 +8,15 @@
  * The sum of each k slice (layout.h) is one chain of wgmma from zero, and slices are added in order, for every m: tiling changes nothing in
  * the bits. Many rows: a block does the slices of a tile one after the other, their sum waits in `out`. Few rows (too few tiles for
  * all SMs): one block per slice, a cluster; they add their sums through distributed shared memory.
+ * FP8 weights times FP8 activations: the packed bytes are the fragment of wgmma's e4m3 as they lie, nothing is converted, a stage is 128 of k. These tensor cores keep about 14
+ * bits of a sum, so that every 128 of k begin at zero and are added in f32; the total stays in registers over all slices, whoever computes it.
  * Tried and left: warpgroups that take turns at the tensor cores (no difference); halves of a slice as parts (o of 145 rows 27 to 21 us, but
  * 3 to 8 % more for 2,048 and 8,192 rows, for the sums that wait); activations multicast in clusters of two with one release of
  * cluster scope per arrival (half the speed; arrivals without it were not tried). */
-#include "prefill_mm.h"
-#include "prefill_mm.cuh"
-#include "launch.h"
+#include "prefill_mm_block.cuh"
+#include "prefill_mm_store.cuh"
 #include "shm/error.h"
 #include <cuda_runtime.h>
-
-#define CONSUMERS 2                                            /* warpgroups */
-#define BLOCK_TILES (CONSUMERS * 4)                            /* tiles of 16 rows */
-#define THREADS ((CONSUMERS + 1) * WARPGROUP_THREADS)
-#define RUN_BYTES 512                                          /* what one load of a warp takes: 32 or 16 elements of k of a tile */
-#define STAGE_K 64                                             /* 64 bf16 are one row of the swizzle */
-#define STAGES_MAX 22
-#define RUNS_MAX 256                                           /* of a unit: 4096 x 16 bf16 */
-#define PRODUCERS 4                                            /* warps; one could not issue fast enough */
-#define SUM_PITCH (BLOCK_TILES * TILE_ROWS + 4)                /* floats between columns of the sums of a block: no bank conflicts */
-#define N_GROUP_TILES 8                                        /* column tiles that pass over the weights together */
-
-struct prefill_mm_args {
-    CUtensorMap x, w;
-    const uint8_t *scales;                                     /* the header of the first unit */
-    void *out;
-    uint64_t out_stride, tile_bytes;                           /* tile_bytes: of all slices */
-    uint32_t m, tiles, row_blocks, column_tiles;               /* tiles: of 16 rows; row_blocks: of 128 */
-    uint32_t stages, slices, slice_k, kind;                    /* stages: of a slice, 64 elements of k each */
-    uint32_t split;                                            /* 1: a cluster of `slices` blocks does a tile */
-};
-
-struct prefill_mm_shared {
-    uint64_t full[STAGES_MAX], empty[STAGES_MAX];
-    uint16_t run[RUNS_MAX];                                    /* which run of a unit is the next in the order of k */
-};
-
-template <uint32_t FORMAT, int N> struct geometry {
-    static constexpr int RUNS = STAGE_K / (FORMAT == WEIGHT_BF16 ? 16 : FORMAT == WEIGHT_FP4 ? 64 : 32);      /* of a stage */
-    static constexpr uint32_t RUN_STRIDE = FORMAT == WEIGHT_FP4 ? FP4_RUN_BYTES : RUN_BYTES;
-    static constexpr bool LATE = FORMAT == WEIGHT_FP8 || FORMAT == WEIGHT_FP4;      /* a factor for each row of the sum */
-    static constexpr uint32_t BOX_BYTES = N * SWIZZLE_BYTES;
-    static constexpr uint32_t LOADED_BYTES = BOX_BYTES + RUNS * BLOCK_TILES * RUN_STRIDE, STAGE_BYTES = (LOADED_BYTES + 1023) / 1024 * 1024;
-    static constexpr uint32_t FIXED_BYTES = 1024 + sizeof(prefill_mm_shared);      /* 1024: to align the boxes */
-    static constexpr int FIT = (LAUNCH_SHARED_MAX - FIXED_BYTES) / STAGE_BYTES;
-    static constexpr int STAGES = FIT < STAGES_MAX ? FIT : STAGES_MAX;
-    static constexpr uint32_t SHARED_BYTES = FIXED_BYTES + STAGES * STAGE_BYTES;
-};
-
-struct place { uint32_t row_block, column_tile; };
-
-/* The tiles of this block, and of each tile its slices. */
-#define FOR_TILES(a, tile) for (uint32_t tile = blockIdx.x / ((a).split ? (a).slices : 1); tile < (a).row_blocks * (a).column_tiles; \
-                                tile += (a).split ? (a).row_blocks * (a).column_tiles : gridDim.x)
-#define FOR_SLICES(a, slice) for (uint32_t slice = (a).split ? cluster_rank() : 0, end_ = (a).split ? slice + 1 : (a).slices; slice < end_; slice++)
-
-/* Column tiles go in groups of 8 that pass over the weights together, so that a wave of blocks shares both operands in the L2. */
-__device__ __forceinline__ place tile_place(const prefill_mm_args &a, uint32_t tile)
-{
-    const uint32_t per_group = a.row_blocks * N_GROUP_TILES, group = tile / per_group, in_group = tile % per_group;
-    const uint32_t left = a.column_tiles - group * N_GROUP_TILES, width = left < N_GROUP_TILES ? left : N_GROUP_TILES;
-
-    return { in_group / width, group * N_GROUP_TILES + in_group % width };
-}
-
-/* A warp of rowmm.cu owns consecutive k, in `loads` runs of each of its slots. All threads of the block. */
-template <uint32_t FORMAT>
-__device__ __forceinline__ void fill_runs(const prefill_mm_args &a, prefill_mm_shared *sh)
-{
-    const uint32_t loads = a.slice_k == 3840 ? 5 : 4, runs = a.slice_k * (FORMAT == WEIGHT_BF16 ? 2 : 1) * TILE_ROWS / RUN_BYTES, per_warp = runs / CONSUMER_WARPS;
-
-    for (uint32_t i = threadIdx.x; FORMAT == WEIGHT_FP4 && i < a.slice_k / 64; i += THREADS) sh->run[i] = (uint16_t)packed_fp4_run(a.slice_k, i);
-    for (uint32_t i = threadIdx.x; FORMAT != WEIGHT_FP4 && i < runs; i += THREADS)
-        sh->run[i] = (uint16_t)((i % per_warp / loads * CONSUMER_WARPS + i / per_warp) * loads + i % per_warp % loads);
-}
-
-/* One lane of producer warp number `warp`: every fourth stage. The weights of the first stages do not wait for the kernel before us, the
- * activations do. */
-template <uint32_t FORMAT, int N>
-__device__ __forceinline__ void produce(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh, uint32_t warp)
-{
-    using G = geometry<FORMAT, N>;
-    const uint64_t policy = a.column_tiles == 1 ? policy_evict_first() : policy_evict_normal();
-    uint32_t stage = warp, phase = 0;
-    bool early = true;
-
-    FOR_TILES(a, tile) {
-        const place at = tile_place(a, tile);
-
-        FOR_SLICES(a, slice) {
-            const uint32_t k = slice * a.slice_k, first = at.column_tile * N;
-
-#pragma unroll 1
-            for (uint32_t i = warp; i < a.stages; i += PRODUCERS) {
-                uint8_t *to = ring + stage * G::STAGE_BYTES;
-
-                mbar_wait(&sh->empty[stage], phase ^ 1);
-                mbar_arrive_expect(&sh->full[stage], G::LOADED_BYTES);
-#pragma unroll
-                for (int r = 0; r < G::RUNS; r++)
-                    run_load(to + G::BOX_BYTES + r * (BLOCK_TILES * G::RUN_STRIDE), &a.w, sh->run[i * G::RUNS + r], slice, at.row_block * BLOCK_TILES, &sh->full[stage], policy);
-                if (!early) box_load(to, &a.x, k + i * STAGE_K, first, &sh->full[stage]);
-                stage += PRODUCERS;
-                if (stage < G::STAGES) continue;
-                if (early) {                                   /* our part of the ring is full of weights: now the activations that they meet */
-                    chain_wait();
-#pragma unroll 1
-                    for (uint32_t j = warp; j < G::STAGES; j += PRODUCERS) box_load(ring + j * G::STAGE_BYTES, &a.x, k + j * STAGE_K, first, &sh->full[j]);
-                    early = false;
-                }
-                stage -= G::STAGES, phase ^= 1;
-            }
-        }
-    }
-}
-
-/* tanh by the fast exponential: within 2e-7 of tanhf where it matters (both ends saturate correctly). */
-__device__ __forceinline__ float gelu_tanh(float x)
-{
-    const float inner = 0.7978845608028654f * (x + 0.044715f * x * x * x);
-
-    return x * (1.0f - 1.0f / (1.0f + __expf(2.0f * inner)));
-}
-
-#define ADD_BATCH 4                                            /* column groups whose old sums are loaded together: 16 loads */
-
-/* d[4j..4j+3]: rows g, g + 8 of the tile times activation rows 8j + 2t, 8j + 2t + 1. Rows of a warp's 8 lanes make whole sectors.
- * ADD: to what this thread stored before; all loads of a batch stand before its stores, which the compiler would not dare. */
-template <int N, bool ADD>
-__device__ __forceinline__ void store_f32(const prefill_mm_args &a, const float (&d)[N / 2], float low, float high, uint32_t tile, uint32_t first, uint32_t lane)
-{
-    const uint32_t m = first + lane % 4 * 2;                   /* of j = 0, i = 0 */
-    float *out = (float *)a.out + tile * TILE_ROWS + lane / 4 + m * a.out_stride;
-
-#pragma unroll
-    for (int j = 0; j < N / 8; j += ADD_BATCH, out += 8 * ADD_BATCH * a.out_stride) {
-        float old[4 * ADD_BATCH] = {}, *at = out;
-
-        if (ADD)
-#pragma unroll
-            for (int i = 0; i < 2 * ADD_BATCH && 4 * j + 2 * i < N / 2; i++, at += i % 2 ? a.out_stride : 7 * a.out_stride)
-                if (m + 8 * (j + i / 2) + i % 2 < a.m) old[2 * i] = __ldcg(at), old[2 * i + 1] = __ldcg(at + 8);
-        at = out;
-#pragma unroll
-        for (int i = 0; i < 2 * ADD_BATCH && 4 * j + 2 * i < N / 2; i++, at += i % 2 ? a.out_stride : 7 * a.out_stride)
-            if (m + 8 * (j + i / 2) + i % 2 < a.m) {
-                const float first_sum = d[4 * j + i / 2 * 4 + i % 2], second_sum = d[4 * j + i / 2 * 4 + i % 2 + 2];
-
-                at[0] = (ADD ? old[2 * i] + first_sum : first_sum) * low;
-                at[8] = (ADD ? old[2 * i + 1] + second_sum : second_sum) * high;
-            }
-    }
-}
-
-/* Neighbours in g swap one value each: an even lane then stores both columns of one activation row, an odd lane those of the next. */
-template <int N>
-__device__ __forceinline__ void store_geglu(const prefill_mm_args &a, const float (&d)[N / 2], float low, float high, uint32_t tile, uint32_t first, uint32_t lane)
-{
-    const uint32_t g = lane / 4, odd = g & 1;
-    __nv_bfloat16 *out = (__nv_bfloat16 *)a.out + prefill_k(tile * 8 + (g & ~1u));
-
-#pragma unroll
-    for (int j = 0; j < N / 8; j++) {
-        const float even_row = gelu_tanh(d[4 * j] * low) * (d[4 * j + 2] * high), odd_row = gelu_tanh(d[4 * j + 1] * low) * (d[4 * j + 3] * high);
-        const float got = __shfl_xor_sync(0xffffffffu, odd ? even_row : odd_row, 4);
-        const uint32_t m = first + 8 * j + lane % 4 * 2 + odd;
-
-        if (m < a.m) *(uint32_t *)(out + m * a.out_stride) = odd ? pack_bf16(got, odd_row) : pack_bf16(even_row, got);
-    }
-}
 
 /* The A fragments of a stage: 4 steps of k 16. FP8_BLOCK: without its scales. */
 template <uint32_t FORMAT, int N>
@@ -202,50 +43,16 @@ __device__ __forceinline__ void load_weights(uint32_t (&a)[4][4], const uint8_t 
     }
 }
 
-/* What multiplies the finished sum of a row: the header's factor. FP4's header is made for f16, 2^-14 of the value; bf16 are 2^-8 of it. */
-template <uint32_t FORMAT> __device__ __forceinline__ float row_factor(const prefill_mm_args &a, uint32_t tile, uint32_t row)
-{
-    return __ldg((const float *)(a.scales + tile * a.tile_bytes) + row) * (FORMAT == WEIGHT_FP4 ? 1.0f / 64.0f : 1.0f);
-}
-
-/* The sums of this block into its shared memory, once nobody reads the ring: [column][row]. */
+/* The A fragments of a stage of FP8_BOTH: 4 steps of k 32, as they lie. */
 template <int N>
-__device__ __forceinline__ void keep_sums(const float (&d)[N / 2], float *sums, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void load_codes(uint32_t (&a)[4][4], const uint8_t *own)
 {
-    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMERS * WARPGROUP_THREADS) : "memory");
 #pragma unroll
-    for (int j = 0; j < N / 2; j++) sums[(j / 4 * 8 + lane % 4 * 2 + j % 2) * SUM_PITCH + warp * TILE_ROWS + lane / 4 + j % 4 / 2 * 8] = d[j];
-}
+    for (int i = 0; i < 4; i++) {
+        const uint4 v = ld_shared(own + i * (BLOCK_TILES * geometry<FP8_BOTH, N>::RUN_STRIDE));
 
-/* Behind a cluster_sync: the blocks of the cluster share the columns out, two at a time to a block. One thread per row and column. */
-template <uint32_t FORMAT, int N>
-__device__ __forceinline__ void add_slices(const prefill_mm_args &a, const float *sums)
-{
-    const place at = tile_place(a, blockIdx.x / a.slices);
-    const uint32_t in_block = threadIdx.x % WARPGROUP_THREADS, row = at.row_block * BLOCK_TILES * TILE_ROWS + in_block;
-    const uint32_t first = at.column_tile * N, step = CONSUMERS * a.slices;
-    float scale = 1.0f;
-
-    if (row >= a.tiles * TILE_ROWS) return;
-    if (geometry<FORMAT, N>::LATE) scale = row_factor<FORMAT>(a, row / TILE_ROWS, row % TILE_ROWS);
-#pragma unroll 4
-    for (uint32_t n = cluster_rank() * CONSUMERS + threadIdx.x / WARPGROUP_THREADS; n < N && first + n < a.m; n += step) {
-        const uint32_t from = smem_address(sums + n * SUM_PITCH + in_block);
-        float sum = ld_cluster(from, 0);
-
-        for (uint32_t i = 1; i < a.slices; i++) sum += ld_cluster(from, i);
-        ((float *)a.out)[(first + n) * a.out_stride + row] = sum * scale;
+        a[i][0] = v.x, a[i][1] = v.y, a[i][2] = v.z, a[i][3] = v.w;
     }
-}
-
-/* A slice's sum is there. */
-template <int N>
-__device__ __forceinline__ void store(const prefill_mm_args &a, const float (&d)[N / 2], float low, float high, uint32_t tile, uint32_t first, uint32_t slice, uint32_t lane)
-{
-    if (slice + 1 < a.slices) low = 1.0f, high = 1.0f;         /* the scale belongs to the whole sum */
-    if (a.kind == PREFILL_GEGLU) store_geglu<N>(a, d, low, high, tile, first, lane);
-    else if (slice > 0) store_f32<N, true>(a, d, low, high, tile, first, lane);
-    else store_f32<N, false>(a, d, low, high, tile, first, lane);
 }
 
 /* Rows g take the first scale, rows g + 8 the second. */
@@ -329,6 +136,60 @@ __device__ __forceinline__ void consume(const prefill_mm_args &a, uint8_t *ring,
     }
 }
 
+/* FP8 times FP8: 128 of k are four instructions and then an addition in f32, beside which the other warpgroup has the tensor cores. */
+template <int N>
+__device__ __forceinline__ void consume_both(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh, uint32_t warp, uint32_t lane)
+{
+    using G = geometry<FP8_BOTH, N>;
+    const uint32_t own = G::BOX_BYTES + warp * G::RUN_STRIDE + lane * 16, tiles = a.row_blocks * a.column_tiles, stages = a.stages * a.slices;
+    uint32_t stage = 0, phase = 0, w[2][4][4];
+
+    mbar_wait(&sh->full[0], 0);
+    load_codes<N>(w[0], ring + own);
+    chain_wait();
+    for (uint32_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+        const place at = tile_place(a, tile);
+        const uint32_t own_tile = at.row_block * BLOCK_TILES + warp, first = at.column_tile * N;
+        const bool live = own_tile < a.tiles, last = tile + gridDim.x >= tiles;
+        const column_scales scales = column_scales_load<N>(a, first);
+        float d[N / 2], total[N / 2], low = 1.0f, high = 1.0f;
+
+        if (live) low = row_factor<FP8_BOTH>(a, own_tile, lane / 4), high = row_factor<FP8_BOTH>(a, own_tile, lane / 4 + 8);
+
+#pragma unroll
+        for (int i = 0; i < N / 2; i++) d[i] = total[i] = 0.0f;
+        pin(d);
+        for (uint32_t pair = 0; pair < stages; pair += 2) {
+#pragma unroll
+            for (int i = 0; i < 2; i++) {
+                const uint64_t b = box_descriptor(smem_address(ring + stage * G::STAGE_BYTES));
+                const uint32_t here = stage;
+
+                pin(w[i]);
+                wgmma_fence();
+#pragma unroll
+                for (int s = 0; s < 4; s++) wgmma_e4m3<N>::issue(d, w[i][s], b + 2 * s, s > 0);
+                wgmma_commit();
+                if (++stage == G::STAGES) stage = 0, phase ^= 1;
+                if (!last || pair + i + 1 < stages) {          /* meanwhile the weights of the next stage, of the next tile behind the last one */
+                    mbar_wait(&sh->full[stage], phase);
+                    load_codes<N>(w[i ^ 1], ring + stage * G::STAGE_BYTES + own);
+                }
+                wgmma_wait<0>();
+                pin(d);
+                pin(w[i]);
+                if (lane == 0) mbar_arrive(&sh->empty[here]);  /* its loads are over for certain: they were multiplied */
+#pragma unroll
+                for (int j = 0; j < N / 2; j++) total[j] += d[j];
+            }
+        }
+        scale_columns<N>(total, scales, sh, lane);
+        if (!live) continue;
+        if (a.kind == PREFILL_GEGLU) store_geglu<N>(a, total, low, high, own_tile, first, lane);
+        else store_f32<N, false>(a, total, low, high, own_tile, first, lane);
+    }
+}
+
 template <uint32_t FORMAT, int N>
 __global__ void __launch_bounds__(THREADS, 1) prefill_mm_kernel(const __grid_constant__ prefill_mm_args a)
 {
@@ -351,9 +212,10 @@ __global__ void __launch_bounds__(THREADS, 1) prefill_mm_kernel(const __grid_con
         __syncwarp();
     } else {
         registers_raise<232>();
-        consume<FORMAT, N>(a, ring, sh, warp, lane);
+        if constexpr (FORMAT == FP8_BOTH) consume_both<N>(a, ring, sh, warp, lane);
+        else consume<FORMAT, N>(a, ring, sh, warp, lane);
     }
-    if (!a.split) return;
+    if (FORMAT == FP8_BOTH || !a.split) return;
     cluster_sync();
     if (warp < CONSUMERS * 4) add_slices<FORMAT, N>(a, (const float *)ring);
     __syncwarp();
@@ -369,8 +231,8 @@ template <uint32_t FORMAT, int N> static struct prefill_mm_variant variant()
 {
     const struct prefill_mm_variant v = { prefill_mm_kernel<FORMAT, N>, N, geometry<FORMAT, N>::SHARED_BYTES };
 
-    static_assert(geometry<FORMAT, N>::STAGES < 3840 / STAGE_K, "the ring must be full before the first slice ends");
-    static_assert(geometry<FORMAT, N>::STAGES >= PRODUCERS && 3840 / STAGE_K % PRODUCERS == 0 && 4096 / STAGE_K % PRODUCERS == 0, "producers take turns");
+    static_assert(geometry<FORMAT, N>::STAGES < 3840 / stage_k(FORMAT), "the ring must be full before the first slice ends");
+    static_assert(geometry<FORMAT, N>::STAGES >= PRODUCERS && 3840 / stage_k(FORMAT) % 2 == 0 && 4096 / stage_k(FORMAT) % 2 == 0, "producers take turns, consumers two stages");
     static_assert(N * SUM_PITCH * 4 <= geometry<FORMAT, N>::STAGES * geometry<FORMAT, N>::STAGE_BYTES, "the sums lie where the ring was");
     return v;
 }
@@ -392,10 +254,11 @@ template <uint32_t FORMAT> static struct prefill_mm_variant pick_columns(int i)
     default: break;
     }
     if constexpr (FORMAT == WEIGHT_FP8_BLOCK) return none;     /* twice the sums: no registers */
+    else if constexpr (FORMAT == FP8_BOTH) return i == 4 ? variant<FORMAT, BOTH_N_MAX>() : none;
     else return i == 4 ? variant<FORMAT, 160>() : variant<FORMAT, 256>();
 }
 
-static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4 };
+static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4, FP8_BOTH };
 
 /* fn NULL: there is no such kernel. */
 static struct prefill_mm_variant pick(uint32_t format, int i)
@@ -407,6 +270,7 @@ static struct prefill_mm_variant pick(uint32_t format, int i)
     case WEIGHT_BF16: return pick_columns<WEIGHT_BF16>(i);
     case WEIGHT_FP8_BLOCK: return pick_columns<WEIGHT_FP8_BLOCK>(i);
     case WEIGHT_FP4: return pick_columns<WEIGHT_FP4>(i);
+    case FP8_BOTH: return pick_columns<FP8_BOTH>(i);
     default: return none;
     }
 }
@@ -459,35 +323,44 @@ int prefill_mm_init(void)
 
 struct plan { struct prefill_mm_variant v; bool split; };
 
-/* The way with the fewest clocks by a plain model, fitted to measurements: a stage takes 4 N clocks of the tensor cores and 300 that nothing
- * hides; a slice that waits in `out` costs 60 N, adding slices across a cluster 5000 and 30 N. */
-static struct plan choose(const struct packed_matrix *w, uint32_t m)
+/* A plain model of the clocks that a way takes, fitted to measurements: a stage takes 4 N clocks of the tensor cores and 300 that nothing hides; a slice that waits in `out` costs
+ * 60 N, adding slices across a cluster 5000 and 30 N. FP8 on both sides: the fewer SMs take part, the faster the L2 answers each. */
+static uint64_t clocks_of(const struct plan *p, uint32_t format, uint64_t tiles, uint32_t slices, uint32_t slice_k)
+{
+    const uint64_t waves = (tiles + sm_count - 1) / sm_count, n = p->v.n, stages = slice_k / stage_k(format);
+
+    if (format == FP8_BOTH) return waves * (slices * stages * ((tiles < sm_count ? tiles : sm_count) * 13 / 5 + n * 21 / 5) + 2000 + 15 * n);
+    if (p->split) return stages * (300 + 4 * n) + 5000 + 30 * n;
+    return waves * (slices * stages * (300 + 4 * n) + (slices - 1) * 60 * n);
+}
+
+/* The way with the fewest clocks. */
+static struct plan choose(const struct packed_matrix *w, uint32_t format, uint32_t m)
 {
     const uint32_t row_blocks = (w->rows + BLOCK_TILES * TILE_ROWS - 1) / (BLOCK_TILES * TILE_ROWS), slices = w->k / w->slice_k;
-    struct plan best = { pick(w->format, 0), false };
+    struct plan best = { pick(format, 0), false };
     uint64_t least = ~0ull;
 
     for (int i = 0; i < 2 * VARIANTS; i++) {
-        const struct plan p = { pick(w->format, i / 2), i % 2 == 1 };
+        const struct plan p = { pick(format, i / 2), i % 2 == 1 };
 
         if (p.v.fn == NULL) continue;
-        const uint64_t tiles = (uint64_t)row_blocks * ((m + p.v.n - 1) / p.v.n), waves = (tiles + sm_count - 1) / sm_count;
-        const uint64_t slice = w->slice_k / STAGE_K * (300 + 4 * p.v.n);
-        const uint64_t clocks = p.split ? slice + 5000 + 30 * p.v.n : waves * (slices * slice + (slices - 1) * 60 * p.v.n);
+        const uint64_t tiles = (uint64_t)row_blocks * ((m + p.v.n - 1) / p.v.n), clocks = clocks_of(&p, format, tiles, slices, w->slice_k);
 
-        if (p.split && (slices < 2 || slices > cluster_max || tiles * slices > sm_count * 31 / 32)) continue;
+        if (p.split && (format == FP8_BOTH || slices < 2 || slices > cluster_max || tiles * slices > sm_count * 31 / 32)) continue;
         if (clocks < least) least = clocks, best = p;
     }
     return best;
 }
 
-/* Boxes of n rows of 64 elements, swizzled. */
-static CUresult encode_rows(CUtensorMap *map, const __nv_bfloat16 *x, uint32_t m, uint32_t k, uint32_t n)
+/* Boxes of n rows of 128 bytes, swizzled. */
+static CUresult encode_rows(CUtensorMap *map, uint32_t format, const void *x, uint32_t m, uint32_t k, uint32_t n)
 {
-    const cuuint64_t dims[2] = { k, m }, strides[1] = { 2ull * k };
-    const cuuint32_t box[2] = { STAGE_K, n }, steps[2] = { 1, 1 };
+    const uint32_t element = format == FP8_BOTH ? 1 : 2;
+    const cuuint64_t dims[2] = { k, m }, strides[1] = { (cuuint64_t)element * k };
+    const cuuint32_t box[2] = { SWIZZLE_BYTES / element, n }, steps[2] = { 1, 1 };
 
-    return encode_map(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+    return encode_map(map, element == 1 ? CU_TENSOR_MAP_DATA_TYPE_UINT8 : CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x, dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                       CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
@@ -521,8 +394,9 @@ static int launch_plan(const struct plan *p, const prefill_mm_args *a, cudaStrea
     return launch_check(cudaLaunchKernelExC(&config, (const void *)p->v.fn, params), "prefill product");
 }
 
-int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
-                              uint64_t out_stride, uint32_t columns, cudaStream_t stream)
+/* format: of the kernel. */
+static int launch_any(const struct packed_matrix *w, uint32_t format, const void *x, const float *x_scale, uint32_t m, void *out, enum prefill_out kind,
+                      uint64_t out_stride, uint32_t columns, cudaStream_t stream)
 {
     const uint32_t width = columns & ~PREFILL_MM_SPLIT;
     struct prefill_mm_args a = {};
@@ -533,29 +407,42 @@ int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16
     if (out_stride < (kind == PREFILL_GEGLU ? w->rows / 2 : w->rows)) return -E_RANGE;
     if ((w->slice_k != 3840 && w->slice_k != 4096) || w->k == 0 || w->k % w->slice_k) return -E_RANGE;
     if (kind == PREFILL_GEGLU && w->k != w->slice_k) return -E_RANGE;
-    if ((columns & PREFILL_MM_SPLIT) && (w->k == w->slice_k || w->k / w->slice_k > cluster_max)) return -E_RANGE;
+    if ((columns & PREFILL_MM_SPLIT) && (format == FP8_BOTH || w->k == w->slice_k || w->k / w->slice_k > cluster_max)) return -E_RANGE;
     while (i < VARIANTS && prefill_mm_columns[i] != width) i++;
     if (columns && i == VARIANTS) return -E_RANGE;
-    const struct plan forced = { pick(w->format, i), (columns & PREFILL_MM_SPLIT) != 0 }, p = columns ? forced : choose(w, m);
+    const struct plan forced = { pick(format, i), (columns & PREFILL_MM_SPLIT) != 0 }, p = columns ? forced : choose(w, format, m);
 
     if (p.v.fn == NULL) return -E_UNSUPPORTED;
-    if (encode_rows(&a.x, x, m, w->k, p.v.n) != CUDA_SUCCESS || encode_weights(&a.w, w) != CUDA_SUCCESS) return -E_RANGE;
-    a.slices = w->k / w->slice_k, a.slice_k = w->slice_k, a.stages = w->slice_k / STAGE_K;
-    a.split = p.split, a.scales = w->data, a.tile_bytes = (uint64_t)a.slices * packed_unit_bytes(w->format, w->slice_k);
+    if (encode_rows(&a.x, format, x, m, w->k, p.v.n) != CUDA_SUCCESS || encode_weights(&a.w, w) != CUDA_SUCCESS) return -E_RANGE;
+    a.slices = w->k / w->slice_k, a.slice_k = w->slice_k, a.stages = w->slice_k / stage_k(format);
+    a.split = p.split, a.scales = w->data, a.tile_bytes = (uint64_t)a.slices * packed_unit_bytes(w->format, w->slice_k), a.x_scale = x_scale;
     a.out = out, a.out_stride = out_stride, a.kind = kind, a.m = m, a.tiles = w->rows / TILE_ROWS;
     a.row_blocks = (a.tiles + BLOCK_TILES - 1) / BLOCK_TILES, a.column_tiles = (m + p.v.n - 1) / p.v.n;
     return launch_plan(&p, &a, stream);
 }
 
+int prefill_mm_launch_columns(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
+                              uint64_t out_stride, uint32_t columns, cudaStream_t stream)
+{
+    return launch_any(w, w->format, x, NULL, m, out, kind, out_stride, columns, stream);
+}
+
 int prefill_mm_launch(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
                       uint64_t out_stride, cudaStream_t stream)
 {
-    return prefill_mm_launch_columns(w, x, m, out, kind, out_stride, 0, stream);
+    return launch_any(w, w->format, x, NULL, m, out, kind, out_stride, 0, stream);
+}
+
+int prefill_mm_launch_codes(const struct packed_matrix *w, const uint8_t *codes, const float *x_scale, uint32_t m, void *out, enum prefill_out kind,
+                            uint64_t out_stride, uint32_t columns, cudaStream_t stream)
+{
+    if (w->format != WEIGHT_FP8) return -E_UNSUPPORTED;
+    return launch_any(w, FP8_BOTH, codes, x_scale, m, out, kind, out_stride, columns, stream);
 }
 
 uint32_t prefill_mm_choice(const struct packed_matrix *w, uint32_t m)
 {
-    const struct plan p = choose(w, m);
+    const struct plan p = choose(w, w->format, m);
 
     return p.v.n | (p.split ? PREFILL_MM_SPLIT : 0);
 }

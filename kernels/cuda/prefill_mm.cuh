@@ -15,6 +15,13 @@ __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.a
 __device__ __forceinline__ void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 template <int PENDING> __device__ __forceinline__ void wgmma_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(PENDING) : "memory"); }
 
+/* All threads of consumer warpgroup number `group` (0, 1); barrier 0 is the block's, 1 that of all consumers. */
+__device__ __forceinline__ void warpgroup_barrier(uint32_t group)
+{
+    if (group == 0) asm volatile("bar.sync 2, %0;" ::"n"(WARPGROUP_THREADS) : "memory");
+    else asm volatile("bar.sync 3, %0;" ::"n"(WARPGROUP_THREADS) : "memory");
+}
+
 template <int COUNT> __device__ __forceinline__ void registers_raise() { asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 template <int COUNT> __device__ __forceinline__ void registers_lower() { asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(COUNT)); }
 
@@ -115,6 +122,26 @@ DEFINE_WGMMA(80, 40, 40, 41, 42, 43, 44, 45)
 DEFINE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
 DEFINE_WGMMA(160, 80, 80, 81, 82, 83, 84, 85)
 DEFINE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133)
+
+/* The same with E4M3 on both sides: D[64 x N] (+)= A[64 x 32] B[32 x N]. Lane (g, t) of warp w holds bytes 4t..4t+3 of rows g and g + 8, then 16 + 4t.. of both. */
+template <int N> struct wgmma_e4m3;
+
+#define DEFINE_WGMMA_E4M3(n, regs, a0, a1, a2, a3, desc, flag)                                                                     \
+    template <> struct wgmma_e4m3<n> {                                                                                             \
+        static __device__ __forceinline__ void issue(float (&d)[regs], const uint32_t (&a)[4], uint64_t b, uint32_t add)           \
+        {                                                                                                                          \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #flag ", 0;\n"                                                       \
+                         "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" REGS_##regs "}, {%" #a0 ",%" #a1 ",%" #a2    \
+                         ",%" #a3 "}, %" #desc ", p, 1, 1;\n}\n"                                                                   \
+                         : OUT_##regs : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                             \
+        }                                                                                                                          \
+    };
+
+DEFINE_WGMMA_E4M3(16, 8, 8, 9, 10, 11, 12, 13)
+DEFINE_WGMMA_E4M3(48, 24, 24, 25, 26, 27, 28, 29)
+DEFINE_WGMMA_E4M3(80, 40, 40, 41, 42, 43, 44, 45)
+DEFINE_WGMMA_E4M3(128, 64, 64, 65, 66, 67, 68, 69)
+DEFINE_WGMMA_E4M3(160, 80, 80, 81, 82, 83, 84, 85)
 
 /* Keeps the registers of an asynchronous instruction where they are until here. */
 template <int COUNT> __device__ __forceinline__ void pin(float (&d)[COUNT])

@@ -38,6 +38,12 @@ static inline uint64_t prefill_mm_bytes(const struct packed_matrix *w, uint32_t 
 int prefill_mm_launch(const struct packed_matrix *w, const __nv_bfloat16 *x, uint32_t m, void *out, enum prefill_out kind,
                       uint64_t out_stride, cudaStream_t stream);
 
+/* FP8 weights (WEIGHT_FP8) times FP8 activations on the FP8 tensor cores: codes [m, k] E4M3, element k of a row at round_k(k) (round.h), 16-byte aligned; the scale of
+ * a row multiplies its sums. Products of 128 of k begin at zero, their sums are added in f32 in the order of k: the bits of a row depend on it and w alone here, too.
+ * columns as below. */
+int prefill_mm_launch_codes(const struct packed_matrix *w, const uint8_t *codes, const float *x_scale, uint32_t m, void *out, enum prefill_out kind,
+                            uint64_t out_stride, uint32_t columns, cudaStream_t stream);
+
 /* For tests and benches: with tiles of `columns` activation rows, one of prefill_mm_columns[] (0 ends it), or that with PREFILL_MM_SPLIT: the
  * k slices of a tile on different SMs (needs 2 to 8 slices); 0: as prefill_mm_launch chooses. */
 #define PREFILL_MM_SPLIT 0x1000u

@@ -117,9 +117,10 @@ SHAPES = {"gemma-4-12b": gemma_12b, "gemma-3-12b": gemma_3_12b}
 
 
 class Model:
-    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0, kv="bf16", shape="gemma-4-12b"):
+    def __init__(self, layers, fmt, seqs=17, context=2048, ring_pages=34, rows_mask=0, kv="bf16", shape="gemma-4-12b", change=lambda spec: None):
         self.kv_bytes = {"bf16": 2, "fp8": 1}[kv]
         self.lib, self.spec, self.seqs = library(), SHAPES[shape](layers, fmt, kv_bytes=self.kv_bytes), seqs
+        change(self.spec)
         self.weights = torch.zeros(self.lib.cuda_weights_bytes(c.byref(self.spec)), dtype=torch.uint8, device="cuda")
         self.ring_pages = ring_pages              # 34: 1088 tokens, window + 8 rows and a page to spare
         self.full_pages = context // PAGE_TOKENS
@@ -156,6 +157,10 @@ class Model:
         assert source.dtype == torch.bfloat16 and source.is_cuda
         torch.cuda.synchronize()
         self.check(self.lib.cuda_weights_load(self.loader, tensor, layer, c.c_void_p(source.data_ptr()), BF16, None, 0), f"load {tensor} of layer {layer}")
+
+    def fill(self, seed):
+        """Random weights in the spec's own formats."""
+        self.check(self.lib.cuda_weights_fill_random(self.loader, c.c_uint64(seed)), "fill")
 
     def unpack(self, tensor, layer, rows, k):
         out = torch.empty(rows, k, dtype=torch.float32, device="cuda")

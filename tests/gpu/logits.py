@@ -1,14 +1,17 @@
 """tests/gpu/logits.py - the whole step on a random-weight Gemma 4 12B (or Gemma 3 12B) against transformers on the same GPU.
 
     python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 [--kv fp8] [--model gemma-3-12b]
+    python3 tests/gpu/logits.py --layers 6 --format fp8 --rule token       (static; formats: bf16 fp8 block fp4 fp4-mlp)
 
 Builds transformers' Gemma4UnifiedForCausalLM (Gemma3ForCausalLM) with random weights in bf16, hands its weights to libsluice_cuda.so by pointer, feeds a random
 text in blocks of 8 rows (the prompt) and then one token at a time, and compares the logits of every position with transformers in f32 on the
-same weights (for FP8: on the dequantised ones), beside transformers' own bf16 error, which is the yardstick: the same
+same weights (for FP8 and FP4: on the dequantised ones; with --rule transformers rounds what its linear layers get to E4M3, by token or by scales measured
+before), beside transformers' own bf16 error, which is the yardstick: the same
 rounding level is expected, f32 sums and an f32 residual make ours smaller. Greedy tokens must agree wherever the f32 margin
 exceeds twice the rounding error. --kv fp8: transformers' attention gets keys and values rounded to E4M3, too. Then batch invariance: bits of the logits alone, in blocks of 8, beside other sequences, 16 rows.
 Exit 0 pass, 1 fail, 77 no GPU."""
 import argparse
+import ctypes as c
 import sys
 
 import torch
@@ -91,12 +94,104 @@ NAMES = [("self_attn.q_proj", b.Q), ("self_attn.k_proj", b.K), ("self_attn.v_pro
          ("self_attn.k_norm", b.K_NORM)]
 
 
-def hand_over(reference, ours):
+FORMATS = {"bf16": (b.BF16, b.BF16), "fp8": (b.FP8, b.FP8), "block": (b.FP8_BLOCK, b.FP8_BLOCK), "fp4": (b.FP4, b.FP4), "fp4-mlp": (b.BF16, b.FP4)}   # attention, MLP
+RULES = {"none": 0, "token": 1, "static": 2}     # enum stored_activation
+LINEAR = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"]
+E4M3_MAX = 448.0
+
+
+def add_format_options(parser):
+    parser.add_argument("--format", choices=list(FORMATS), default="bf16")
+    parser.add_argument("--rule", choices=list(RULES), default="none", help="activations in FP8: each token by its own scale, or by one that was measured; with fp8 only")
+
+
+def linears(reference, layer):
+    """The linear layers of a layer, numbered as enum cuda_tensor; None for a v that is not there."""
+    at = reference.model.layers[layer]
+    for name in LINEAR:
+        part, name = name.split(".")
+        yield getattr(getattr(at, part), name, None)
+
+
+def measure_scales(reference, tokens, layers):
+    """What a static scale is: the largest input of each linear layer on a text / 448; one for q, k, v, one for gate and up."""
+    scales, hooks = [[0.0] * 8 for _ in range(layers)], []
+    for i in range(layers):
+        for j, linear in enumerate(linears(reference, i)):
+            def note(module, args, i=i, j=j):
+                scales[i][j] = max(scales[i][j], float(args[0].abs().max()) / E4M3_MAX)
+            if linear is not None:
+                hooks.append(linear.register_forward_pre_hook(note))
+    reference_logits(reference, tokens, len(tokens) - 1)
+    for hook in hooks:
+        hook.remove()
+    for row in scales:
+        row[b.K] = row[b.V] = row[b.Q]
+        row[b.UP] = row[b.GATE]
+    return [[c.c_float(x).value for x in row] for row in scales]
+
+
+def add_rule(reference, rule, scales, layers):
+    """From now on its linear layers get E4M3 numbers times their scale. Clones of the model made later have it, too."""
+    def rounded(x, scale):
+        wide = x.float()
+        s = (wide.abs().amax(dim=-1, keepdim=True) / E4M3_MAX).clamp(min=1 / (448 * 512)) if scale is None else scale
+        return ((wide / s).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn).float() * s).to(x.dtype)
+
+    for i in range(layers):
+        for j, linear in enumerate(linears(reference, i)):
+            if linear is not None and rule != "none":
+                linear.register_forward_pre_hook(lambda module, args, s=scales[i][j] if rule == "static" else None: (rounded(args[0], s),))
+
+
+def make_ours(reference, args, tokens, **options):
+    """Our model in the format asked for, its weights the reference's or, where only a format's writer could make them, random ones; and the rule's scales."""
+    attention, mlp = FORMATS[args.format]
+    scales = measure_scales(reference, tokens, args.layers) if args.rule == "static" else None
+
+    def change(spec):
+        for i in range(args.layers):
+            for t in range(b.Q, b.DOWN + 1):
+                spec.layer[i].format[t] = mlp if t >= b.GATE else attention
+                spec.layer[i].activation[t] = RULES[args.rule]
+                spec.layer[i].input_scale[t] = scales[i][t] if scales else 0.0
+
+    ours = b.Model(args.layers, attention, change=change, **options)
+    given = args.format in ("bf16", "fp8")
+    if not given:
+        ours.fill(21)
+    hand_over(reference, ours, given)
+    return ours, scales
+
+
+def yardsticks(reference, ours, args, scales, run):
+    """run(model) with transformers in bf16 and in f32, on the values that our weights stand for."""
+    low = None
+    if args.format == "bf16":                    # bf16 on the same weights
+        low = run(reference)
+    frequencies = {n: x.clone() for n, x in reference.named_buffers() if "inv_freq" in n}
+    full = reference.float()
+    full.model.embed_tokens.embed_scale.fill_(62.0)      # what the bf16 model multiplies by: sqrt(3840) rounded to bf16
+    add_rule(full, args.rule, scales, args.layers)
+    if args.format != "bf16":
+        with torch.no_grad():
+            dequantise(full, ours)
+    want = run(full)
+    if low is None:
+        half = full.to(torch.bfloat16)            # rounds the dequantised weights too: an upper yardstick
+        for name, x in half.named_buffers():
+            if name in frequencies:
+                x.data = frequencies[name]
+        low = run(half)
+    return low, want
+
+
+def hand_over(reference, ours, matrices=True):
     weights = reference.state_dict()
     for i in range(ours.spec.layers):
         for name, tensor in NAMES:
             key = f"model.layers.{i}.{name}.weight"
-            if key in weights:
+            if key in weights and (matrices or tensor > b.DOWN):
                 ours.load(tensor, i, weights[key])
         scalar = f"model.layers.{i}.layer_scalar"
         ours.load(b.LAYER_SCALAR, i, weights[scalar] if scalar in weights else torch.ones(1, dtype=torch.bfloat16, device="cuda"))
@@ -148,29 +243,14 @@ def run_ours(ours, tokens, prompt, seq=0):
     return torch.stack(rows), picked
 
 
-def compare(ours, reference, args, tokens):
+def compare(ours, scales, reference, args, tokens):
     start = args.prompt - 1
     got, picked = run_ours(ours, tokens, args.prompt)
     keep = torch.ones(ours.spec.vocab, dtype=torch.bool, device="cuda")
     keep[list(ours.spec.suppress)[:ours.spec.suppress_count]] = False
-    low = None
-    if args.format == "bf16":                    # bf16 on the same weights: the yardstick
-        low = reference_logits(reference, tokens, start)
-    frequencies = {n: x.clone() for n, x in reference.named_buffers() if "inv_freq" in n}
-    full = reference.float()
-    full.model.embed_tokens.embed_scale.fill_(62.0)      # what the bf16 model multiplies by: sqrt(3840) rounded to bf16
-    if args.format == "fp8":
-        with torch.no_grad():
-            dequantise(full, ours)
-    want = reference_logits(full, tokens, start)
+    low, want = yardsticks(reference, ours, args, scales, lambda model: reference_logits(model, tokens, start))
     error = relative(got[:, keep], want[:, keep])
     print(f"  ours against f32: relative error mean {error.mean():.2e} max {error.max():.2e}, largest difference {(got - want)[:, keep].abs().max():.4f}")
-    if low is None:
-        half = full.to(torch.bfloat16)            # rounds the dequantised weights too: an upper yardstick
-        for name, x in half.named_buffers():
-            if name in frequencies:
-                x.data = frequencies[name]
-        low = reference_logits(half, tokens, start)
     yard = relative(low[:, keep], want[:, keep])
     print(f"  transformers bf16 against f32:     mean {yard.mean():.2e} max {yard.max():.2e}, largest difference {(low - want)[:, keep].abs().max():.4f}")
     want[:, ~keep] = -float("inf")
@@ -224,7 +304,7 @@ def invariance(ours, tokens, start):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
+    add_format_options(parser)
     parser.add_argument("--model", choices=list(b.SHAPES), default="gemma-4-12b")
     parser.add_argument("--kv", choices=["bf16", "fp8"], default="bf16")
     parser.add_argument("--prompt", type=int, default=40)
@@ -237,15 +317,13 @@ def main():
         return 77
     torch.manual_seed(11)
     tokens = [int(x) for x in torch.randint(0, 262144, (args.prompt + args.decode,))]
-    print(f"logits: {args.model}, {args.layers} layers, {args.format}, KV {args.kv}, {args.prompt} prompt + {args.decode} decode", flush=True)
+    print(f"logits: {args.model}, {args.layers} layers, {args.format}, rule {args.rule}, KV {args.kv}, {args.prompt} prompt + {args.decode} decode", flush=True)
     reference = make_reference(args.layers, args.kv, args.model)
-    ours = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16,
-                   context=(max(args.prompt + args.decode, args.start + 64) + 1023) // 1024 * 1024, kv=args.kv, shape=args.model)
-    hand_over(reference, ours)
+    ours, scales = make_ours(reference, args, tokens, context=(max(args.prompt + args.decode, args.start + 64) + 1023) // 1024 * 1024, kv=args.kv, shape=args.model)
     good = True
     if not args.no_invariance:
         good = invariance(ours, tokens, args.start)
-    good &= compare(ours, reference, args, tokens)
+    good &= compare(ours, scales, reference, args, tokens)
     ours.close()
     print("ok" if good else "FAIL", flush=True)
     return 0 if good else 1

@@ -1,8 +1,9 @@
 """tests/gpu/prefill.py - the prefill of a random-weight Gemma 4 12B (or Gemma 3 12B) against transformers on the same GPU, and bit by bit against itself.
 
     python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048 --decode 16 [--model gemma-3-12b]
+    python3 tests/gpu/prefill.py --layers 6 --format fp8 --rule token      (as tests/gpu/logits.py has them)
 
-Residual stream, K and V after a prompt are compared with transformers in f32 on the same weights (for FP8: on the dequantised ones), beside
+Residual stream, K and V after a prompt are compared with transformers in f32 on the same weights (for FP8 and FP4: on the dequantised ones), beside
 transformers' own bf16 error, which is the yardstick; then the decode step goes on over the prefilled pages and its logits are compared likewise.
 Then the same text in other chunks, beside other sequences and over a ring that wraps: residual, K and V must have the same bits, and so must the
 hidden states of last rows, alone through the last layer or with all others. The first decode step begins with such a state.
@@ -185,7 +186,7 @@ def report(name, ours, low, want):
     return good
 
 
-def accuracy(model, prefill, reference, args, tokens):
+def accuracy(model, scales, prefill, reference, args, tokens):
     """Sequence 0: the prompt by prefill, the first step from the state it leaves, as the pipeline does it."""
     residual = prefill.text(0, tokens[:args.prompt], [ROWS_MAX])
     rows = [model.step([(0, args.prompt - 1, [tokens[args.prompt - 1]])], from_states=True) and model.logits[0].clone()]
@@ -195,20 +196,7 @@ def accuracy(model, prefill, reference, args, tokens):
         rows.append(model.logits[0].clone())
     got, keep = torch.stack(rows), torch.ones(model.spec.vocab, dtype=torch.bool, device="cuda")
     keep[list(model.spec.suppress)[:model.spec.suppress_count]] = False
-    low = Reference(reference, tokens, args.prompt) if args.format == "bf16" else None
-    frequencies = {n: x.clone() for n, x in reference.named_buffers() if "inv_freq" in n}
-    full = reference.float()
-    full.model.embed_tokens.embed_scale.fill_(62.0)      # what the bf16 model multiplies by: sqrt(3840) rounded to bf16
-    if args.format == "fp8":
-        with torch.no_grad():
-            l.dequantise(full, model)
-    want = Reference(full, tokens, args.prompt)
-    if low is None:
-        half = full.to(torch.bfloat16)                   # rounds the dequantised weights too: an upper yardstick
-        for name, x in half.named_buffers():
-            if name in frequencies:
-                x.data = frequencies[name]
-        low = Reference(half, tokens, args.prompt)
+    low, want = l.yardsticks(reference, model, args, scales, lambda m: Reference(m, tokens, args.prompt))
     good = report("residual", residual, low.residual, want.residual)
     flat = lambda x: x.transpose(0, 1).flatten(1)        # [positions, heads * d]
     for i in range(model.spec.layers):
@@ -224,7 +212,7 @@ def accuracy(model, prefill, reference, args, tokens):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--format", choices=["bf16", "fp8"], default="bf16")
+    l.add_format_options(parser)
     parser.add_argument("--model", choices=list(b.SHAPES), default="gemma-4-12b")
     parser.add_argument("--prompt", type=int, default=2048)
     parser.add_argument("--decode", type=int, default=16)
@@ -236,15 +224,14 @@ def main():
     torch.manual_seed(12)
     began = time.time()
     tokens = [int(x) for x in torch.randint(0, 262144, (max(args.prompt + args.decode, args.long),))]
-    print(f"prefill: {args.model}, {args.layers} layers, {args.format}, {args.prompt} prompt + {args.decode} decode, bits of {args.long}", flush=True)
+    print(f"prefill: {args.model}, {args.layers} layers, {args.format}, rule {args.rule}, {args.prompt} prompt + {args.decode} decode, bits of {args.long}", flush=True)
     reference = l.make_reference(args.layers, shape=args.model)
-    model = b.Model(args.layers, b.FP8 if args.format == "fp8" else b.BF16, seqs=8, context=(len(tokens) + 1023) // 1024 * 1024, ring_pages=RING_PAGES, shape=args.model)
-    l.hand_over(reference, model)
+    model, scales = l.make_ours(reference, args, tokens[:args.prompt], seqs=8, context=(len(tokens) + 1023) // 1024 * 1024, ring_pages=RING_PAGES, shape=args.model)
     prefill = Prefill(model)
     good = refusals(prefill) & states_of_last_rows(model, prefill, tokens)
     if args.long:
         good &= invariance(model, prefill, tokens[:args.long])
-    good &= accuracy(model, prefill, reference, args, tokens[:args.prompt + args.decode])
+    good &= accuracy(model, scales, prefill, reference, args, tokens[:args.prompt + args.decode])
     prefill.close()
     model.close()
     print(f"{'ok' if good else 'FAIL'} ({time.time() - began:.0f} s)", flush=True)

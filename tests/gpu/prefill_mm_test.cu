@@ -2,10 +2,11 @@
  *
  * For each shape and format: (1) 300 rows agree with f64 sums over the same bf16 inputs; (2) a row's bits are the same for every width of
  * tile, every number of rows and every place among them, and in repeated launches (a moving bit is a race); (3) nothing is
- * written behind the last row. Outputs are poisoned before each launch. Weights of small codes show that subnormal E4M3 count. */
+ * written behind the last row. Outputs are poisoned before each launch. "both": FP8 weights times activations rounded to FP8 (round.h). Weights of small codes show that subnormal E4M3 count. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/prefill_mm.h"
+#include "kernels/cuda/round.h"
 #include <algorithm>
 #include <cuda_runtime.h>
 #include <math.h>
@@ -19,12 +20,14 @@
 
 #define ROWS_MAX 300
 #define ROWS_PER_WARP 10
+#define BOTH_LIMIT 1e-3
+#define BOTH ((uint32_t)WEIGHT_FORMATS)          /* in place of a format: FP8 times FP8 */
 
 enum codes { CODES_ALL, CODES_SMALL };
 struct shape { const char *name; uint32_t rows, k; enum prefill_out kind; enum codes codes; };
 
-/* A warp: one weight row times ROWS_PER_WARP activation rows. */
-__global__ void reference_kernel(const float *w, const __nv_bfloat16 *x, double *out, uint32_t rows, uint32_t k)
+/* A warp: one weight row times ROWS_PER_WARP activation rows. x_scale NULL: 1. */
+__global__ void reference_kernel(const float *w, const __nv_bfloat16 *x, const float *x_scale, double *out, uint32_t rows, uint32_t k)
 {
     const uint32_t r = blockIdx.x * 4 + threadIdx.x / 32, lane = threadIdx.x % 32, m = blockIdx.y * ROWS_PER_WARP;
     double sum[ROWS_PER_WARP] = {};
@@ -34,7 +37,7 @@ __global__ void reference_kernel(const float *w, const __nv_bfloat16 *x, double 
         for (int j = 0; j < ROWS_PER_WARP; j++) sum[j] += (double)w[(uint64_t)r * k + i] * (double)__bfloat162float(x[(uint64_t)(m + j) * k + prefill_k(i)]);
     for (int j = 0; j < ROWS_PER_WARP; j++) {
         for (int d = 16; d; d >>= 1) sum[j] += __shfl_xor_sync(0xffffffffu, sum[j], d);
-        if (lane == 0) out[(uint64_t)(m + j) * rows + r] = sum[j];
+        if (lane == 0) out[(uint64_t)(m + j) * rows + r] = sum[j] * (x_scale ? (double)x_scale[m + j] : 1.0);
     }
 }
 
@@ -59,18 +62,28 @@ __global__ void compare_kernel(const uint32_t *got, const uint32_t *want, uint64
 struct bench {
     struct packed_matrix w;
     __nv_bfloat16 *x;
+    uint8_t *codes;                   /* of x, with their scales: when both sides are FP8; NULL otherwise */
+    float *x_scale;
     uint8_t *out, *base;              /* base: 300 rows at once, in the widest tiles */
     unsigned long long *count;        /* managed */
     uint64_t row_bytes;
     uint32_t columns;                 /* of out */
 };
 
+static int launch(const struct bench *b, const struct shape *s, uint32_t first, uint32_t m, void *out, uint32_t width)
+{
+    const uint64_t at = (uint64_t)first * s->k;
+
+    if (b->codes) return prefill_mm_launch_codes(&b->w, b->codes + at, b->x_scale + first, m, out, s->kind, b->columns, width, NULL);
+    return prefill_mm_launch_columns(&b->w, b->x + at, m, out, s->kind, b->columns, width, NULL);
+}
+
 static unsigned long long differences(struct bench *b, const struct shape *s, uint32_t first, uint32_t m, uint32_t width)
 {
     const uint64_t all = (uint64_t)ROWS_MAX * b->row_bytes / 4, words = (uint64_t)m * b->row_bytes / 4;
 
     CHECK(cudaMemset(b->out, 0xff, 4 * all));
-    OK(prefill_mm_launch_columns(&b->w, b->x + (uint64_t)first * s->k, m, b->out, s->kind, b->columns, width, NULL));
+    OK(launch(b, s, first, m, b->out, width));
     compare_kernel<<<256, 256>>>((const uint32_t *)b->out, (const uint32_t *)(b->base + first * b->row_bytes), words, all, b->count);
     CHECK(cudaDeviceSynchronize());
     const unsigned long long n = *b->count;
@@ -142,14 +155,20 @@ static void fill(struct bench *b, const struct shape *s)
     }
     OK(fill_normal_launch(b->x, (uint64_t)ROWS_MAX * s->k, 3.0f, 200 + s->k, NULL));
     OK(pack_launch(&b->w, &from, scratch, NULL));
+    if (b->codes) {                   /* in this order: the second leaves in x what the codes mean */
+        const struct round_args round = { b->x, b->codes, b->x_scale, s->k, 0.0f }, values = { b->x, b->x, b->x_scale, s->k, 0.0f };
+
+        OK(round_launch(&round, ROUND_CODES, ROWS_MAX, NULL));
+        OK(round_launch(&values, ROUND_VALUES, ROWS_MAX, NULL));
+    }
     CHECK(cudaDeviceSynchronize());
     CHECK(cudaFree(source));
     CHECK(cudaFree(codes));
     CHECK(cudaFree(scratch));
 }
 
-/* Scales of 128 x 128 need twice the registers. */
-static uint32_t widest(uint32_t format) { return format == WEIGHT_FP8_BLOCK ? 128 : 256; }
+/* Sums in two places need twice the registers. */
+static uint32_t widest(uint32_t format) { return format == BOTH ? 160 : format == WEIGHT_FP8_BLOCK ? 128 : 256; }
 
 static unsigned long long all_differences(struct bench *b, const struct shape *s)
 {
@@ -158,21 +177,22 @@ static unsigned long long all_differences(struct bench *b, const struct shape *s
     for (int i = 0; prefill_mm_columns[i]; i++) {
         const uint32_t n = prefill_mm_columns[i];
 
-        if (n > widest(b->w.format)) break;
+        if (n > widest(b->codes ? BOTH : b->w.format)) break;
         for (uint32_t m : { 1u, n - 1, n + 1, 145u, 300u })
             if (m <= ROWS_MAX) different += differences(b, s, (ROWS_MAX - m) * 2 / 3, m, n);
         for (uint32_t m : { 1u, n - 1, n + 1, 145u, 300u })
-            if (m <= ROWS_MAX && b->w.k > b->w.slice_k) different += differences(b, s, (ROWS_MAX - m) / 2, m, n | PREFILL_MM_SPLIT);
+            if (m <= ROWS_MAX && b->w.k > b->w.slice_k && !b->codes) different += differences(b, s, (ROWS_MAX - m) / 2, m, n | PREFILL_MM_SPLIT);
     }
     for (uint32_t m : { 1u, 3u, 8u, 15u, 16u, 17u, 33u, 64u, 100u, 129u, 145u, 177u, 256u, 299u }) different += differences(b, s, ROWS_MAX - m, m, 0);
     for (int i = 0; i < 10; i++) different += differences(b, s, i, 145, 0);
     return different;
 }
 
-static const char *const format_name[WEIGHT_FORMATS] = { "", "fp8", "bf16", "f32", "block", "fp4" };
+static const char *const format_name[WEIGHT_FORMATS + 1] = { "", "fp8", "bf16", "f32", "block", "fp4", "both" };
 
-static int run(const struct shape *s, uint32_t format)
+static int run(const struct shape *s, uint32_t wanted)
 {
+    const uint32_t format = wanted == BOTH ? (uint32_t)WEIGHT_FP8 : wanted;
     struct bench b = {};
     float *unpacked;
     double *sums;
@@ -183,6 +203,8 @@ static int run(const struct shape *s, uint32_t format)
     CHECK(cudaMalloc((void **)&b.w.data, packed_bytes(format, s->rows, s->k)));
     CHECK(cudaMalloc(&unpacked, 4ull * s->rows * s->k));
     CHECK(cudaMalloc(&b.x, 2ull * ROWS_MAX * s->k));
+    if (wanted == BOTH) CHECK(cudaMalloc(&b.codes, (uint64_t)ROWS_MAX * s->k));
+    if (wanted == BOTH) CHECK(cudaMalloc(&b.x_scale, 4 * ROWS_MAX));
     CHECK(cudaMalloc(&sums, 8ull * ROWS_MAX * s->rows));
     CHECK(cudaMalloc(&b.out, ROWS_MAX * b.row_bytes));
     CHECK(cudaMalloc(&b.base, ROWS_MAX * b.row_bytes));
@@ -190,21 +212,22 @@ static int run(const struct shape *s, uint32_t format)
     *b.count = 0;
     fill(&b, s);
     OK(unpack_launch(&b.w, unpacked, NULL));
-    reference_kernel<<<dim3((s->rows + 3) / 4, ROWS_MAX / ROWS_PER_WARP), 128>>>(unpacked, b.x, sums, s->rows, s->k);
+    reference_kernel<<<dim3((s->rows + 3) / 4, ROWS_MAX / ROWS_PER_WARP), 128>>>(unpacked, b.x, b.x_scale, sums, s->rows, s->k);
     CHECK(cudaMemset(b.base, 0xff, ROWS_MAX * b.row_bytes));
-    OK(prefill_mm_launch_columns(&b.w, b.x, ROWS_MAX, b.base, s->kind, b.columns, widest(format), NULL));
+    OK(launch(&b, s, 0, ROWS_MAX, b.base, widest(wanted)));
     CHECK(cudaDeviceSynchronize());
 
     /* The tensor cores cut each sum of 16 products short instead of rounding it: 2^-25 of the sum on average for each step of a
-     * slice's chain, all one way. One rounding to bf16 in the GEGLU: up to 2^-9. */
-    const double limit = s->kind == PREFILL_GEGLU ? 2.5e-3 : ldexp(b.w.slice_k / 16.0, -25), error = worst_error(&b, s, sums);
+     * slice's chain, all one way. One rounding to bf16 in the GEGLU: up to 2^-9. FP8 on both sides: a sum of 32 products is cut at about
+     * 2^-14 of its largest, four times in 128 of k, and those sums are added in f32. */
+    const double limit = wanted == BOTH && s->kind == PREFILL_F32 ? BOTH_LIMIT : s->kind == PREFILL_GEGLU ? 2.5e-3 : ldexp(b.w.slice_k / 16.0, -25), error = worst_error(&b, s, sums);
     const unsigned long long different = all_differences(&b, s);
     const int bad = !(error < limit) || different;
 
     printf("%-4s %-12s %6u x %5u %-5s error %.2e (limit %.1e) words with other bits %llu\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
-           format_name[format], error, limit, different);
+           format_name[wanted], error, limit, different);
     fflush(stdout);
-    for (void *p : { (void *)b.w.data, (void *)unpacked, (void *)b.x, (void *)sums, (void *)b.out, (void *)b.base, (void *)b.count }) CHECK(cudaFree(p));
+    for (void *p : { (void *)b.w.data, (void *)unpacked, (void *)b.x, (void *)sums, (void *)b.out, (void *)b.base, (void *)b.count, (void *)b.codes, (void *)b.x_scale }) CHECK(cudaFree(p));
     return bad;
 }
 
@@ -242,10 +265,11 @@ int main(int argc, char **argv)
 
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
     OK(prefill_mm_init());
+    OK(round_init());
     bad += refusals();
     for (const struct shape &s : shapes)
-        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16, (uint32_t)WEIGHT_FP8_BLOCK, (uint32_t)WEIGHT_FP4 })
-            if ((argc < 2 || strcmp(argv[1], s.name) == 0) && (argc < 3 || strcmp(argv[2], format_name[format]) == 0) && (format == WEIGHT_FP8 || s.codes == CODES_ALL) && (format != WEIGHT_FP8_BLOCK || s.rows % WEIGHT_BLOCK == 0))
+        for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16, (uint32_t)WEIGHT_FP8_BLOCK, (uint32_t)WEIGHT_FP4, BOTH })
+            if ((argc < 2 || strcmp(argv[1], s.name) == 0) && (argc < 3 || strcmp(argv[2], format_name[format]) == 0) && (format == WEIGHT_FP8 || format == BOTH || s.codes == CODES_ALL) && (format != WEIGHT_FP8_BLOCK || s.rows % WEIGHT_BLOCK == 0))
                 bad += run(&s, format);
     return bad ? 1 : 0;
 }

@@ -13,7 +13,7 @@ static struct cuda_model_spec gemma_12b(void)
     struct cuda_model_spec s = {.hidden = 3840, .intermediate = 15360, .vocab = 262144, .layers = 6, .q_heads = 16, .kv_heads = {8, 1}, .head_dim = {256, 512}, .window = 1024,
                                 .format = WEIGHT_FP8, .has_v_norm = 1, .rope_divisor = {1, 1}, .rope_turned = {128, 64}, .page_bytes = {1 << 20, 1 << 16}};
 
-    for (uint32_t i = 0; i < s.layers; i++) s.layer[i].type = i == 5 ? CUDA_FULL : CUDA_SLIDING, s.layer[i].has_v = i != 5, s.layer[i].v_offset = 32768;
+    for (uint32_t i = 0; i < s.layers; i++) s.layer[i].type = i == 5 ? CUDA_FULL : CUDA_SLIDING, s.layer[i].has_v = i != 5, s.layer[i].v_offset = i == 5 ? 32 * 512 * 2 : 32 * 8 * 256 * 2; /* a page of bf16 keys */
     return s;
 }
 

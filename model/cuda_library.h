@@ -9,6 +9,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_draft.h"
 #include "kernels/cuda/cuda_draft_plain.h"
+#include "kernels/cuda/cuda_dspark.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_prefill.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -25,7 +26,8 @@
     F(device_open) F(device_close) F(memory_create) F(memory_map) F(memory_read) \
     F(weights_bytes) F(weights_open) F(weights_close) F(weights_buffer) F(weights_put) F(weights_finish) F(weights_fill_random) \
     F(draft_weights_bytes) F(draft_weights_put) F(draft_open) F(draft_close) F(draft_pages) F(draft_round) F(draft_wait) \
-    F(draft_plain_bytes) F(draft_plain_put) F(draft_plain_open) F(draft_plain_step) F(draft_plain_read)
+    F(draft_plain_bytes) F(draft_plain_put) F(draft_plain_open) F(draft_plain_step) F(draft_plain_read) \
+    F(dspark_weights_bytes) F(dspark_weights_put) F(dspark_weights_head) F(dspark_open) F(dspark_place) F(dspark_absorb) F(dspark_round) F(dspark_wait)
 
 struct cuda_library {
     void *handle;                     /* of dlopen; never closed: the driver's threads may still run in it */

@@ -21,7 +21,7 @@ static void bind_table(struct drafter_binder *b, struct dspark_weights *w, const
     if (!fits || safetensors_find(b->source.index, name)) t = drafter_tensor(b, name, c->vocab, c->hidden);
     if (b->rc != 0) return;
     *table = t ? (struct table){t->data, t->dtype, false} : (struct table){target->embed, target->dtype, true};
-    if (t && fits && t->dtype == target->dtype && memcmp(t->data, target->embed, t->byte_count) == 0) *table = (struct table){target->embed, target->dtype, true};
+    if (t && fits && target->embed && t->dtype == target->dtype && memcmp(t->data, target->embed, t->byte_count) == 0) *table = (struct table){target->embed, target->dtype, true};
     if (!table->shared) w->own_bytes += t->byte_count;
 }
 

@@ -36,7 +36,7 @@ static void open_geometry(struct engine *e)
 }
 
 /* The keeper fills the memory that we have mapped already. */
-static void await_weights(struct engine *e)
+void engine_await_weights(struct engine *e)
 {
     const uint8_t *keeper = e->stage->segment[ROLE_KEEPER];
     const struct stage_status *status = (const struct stage_status *)(keeper + SEGMENT_STATUS_OFFSET);
@@ -64,7 +64,7 @@ void engine_open_forward(struct engine *e, struct stage *s, enum engine_use use,
         return;
     }
     engine_open_cuda(e, use, rows_max);
-    await_weights(e);
+    engine_await_weights(e);
 }
 
 struct tokenizer *engine_open_tokenizer(const struct engine *e, struct stage *s)

@@ -87,6 +87,9 @@ void engine_open_config(struct engine *e, struct stage *s);
 /* Also the layout of the KV cache's pages. */
 void engine_open_geometry(struct engine *e, struct stage *s);
 
+/* Returns when the keeper has put the weights in place; exits if asked to stop meanwhile. */
+void engine_await_weights(struct engine *e);
+
 /* Also weights, KV arena and the forward pass of the device that the wiring names. rows_max: most rows of one engine_fill
  * (ENGINE_STEP chooses its own). Returns when the weights are in place; beats the stage's heart meanwhile. */
 void engine_open_forward(struct engine *e, struct stage *s, enum engine_use use, uint32_t slot_count, uint32_t rows_max);

@@ -86,4 +86,9 @@ void engine_draft_open_dspark(struct engine_draft *d, const struct cuda_library 
 void engine_draft_open_cuda(struct engine_draft *d);   /* an MTP assistant */
 void engine_draft_open_dspark_cuda(struct engine_draft *d);
 
+/* A head's shape as the GPU's kernels take it; own_table and embed_scale are its weights' to say. */
+struct cuda_dspark_spec;
+struct dspark_config;
+void engine_draft_dspark_spec(struct cuda_dspark_spec *spec, const struct dspark_config *config, uint32_t format);
+
 #endif

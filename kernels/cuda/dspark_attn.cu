@@ -190,8 +190,10 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_
 
     chain_trigger();
     chain_wait();
-    load_span(a, s, first, a.low, end);
-    if (warp < M_TILES) score(a, s, warp, lane, first, a.low, end, span);
+    const uint32_t begin = a.low_device ? max(a.low, min(ld_l2(a.low_device), a.position)) : a.low;
+
+    load_span(a, s, first, begin, end);
+    if (warp < M_TILES) score(a, s, warp, lane, first, begin, end, span);
     __syncthreads();
     for (uint32_t n = 0; n < 64; n += 8) {
         const uint32_t column = warp * 64 + n;

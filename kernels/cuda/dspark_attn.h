@@ -27,6 +27,7 @@ struct dspark_attn_args {
     uint32_t qkv_stride;              /* elements */
     uint32_t rows;
     uint32_t position, low;           /* of the first row; the first position that is seen */
+    const uint32_t *low_device;       /* seen is what lies behind both; NULL: `low` alone */
     const __nv_bfloat16 *q_norm, *k_norm;   /* [512] */
     const float *inv_freq;            /* [DSPARK_TURNED], device */
     __nv_bfloat16 *k, *v;             /* rings of one layer */

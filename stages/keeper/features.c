@@ -43,6 +43,7 @@ static bool find_head(const struct keeper *k, struct dspark_config *head, uint64
 uint64_t features_plan(struct keeper *k)
 {
     const uint64_t slots = wiring_u64(&k->stage.wiring, "table.slots", 0), context = wiring_u64(&k->stage.wiring, "draft.context", 0);
+    struct cuda_dspark_spec spec;
     struct dspark_config head;
     struct features f;
     uint64_t ring_bytes = 0;
@@ -53,7 +54,8 @@ uint64_t features_plan(struct keeper *k)
         return 0;
     }
     k->feature_sources = head.source_count;
-    k->feature_element_bytes = 4;
+    engine_draft_dspark_spec(&spec, &head, WEIGHT_FP8);
+    k->feature_element_bytes = k->lib.dspark_weights_bytes(&spec) ? 2 : 4; /* what its kernels take, else what the CPU computes with */
     layout(k, &f, 1);
     for (uint32_t i = 0; i < head.layers.layer_count; i++) ring_bytes += 2ull * sizeof(uint16_t) * model_kv_dim(&head.layers, i) * (context + head.block);
     const uint64_t places = k->facts.memory_free / SHARE / (features_bytes(&f) + ring_bytes);

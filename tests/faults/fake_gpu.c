@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/cuda/cuda_draft.h"
 #include "kernels/cuda/cuda_draft_plain.h"
+#include "kernels/cuda/cuda_dspark.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_prefill.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -493,3 +494,26 @@ int cuda_draft_plain_read(struct cuda_draft_plain *draft, const float *from_devi
     (void)draft, (void)from_device, (void)to, (void)count;
     return fail(-E_UNSUPPORTED, "no such drafter");
 }
+
+/* ---- no DSpark head is of its shapes ---- */
+
+uint64_t cuda_dspark_weights_bytes(const struct cuda_dspark_spec *spec) { (void)spec; return 0; }
+int cuda_dspark_weights_put(const struct cuda_dspark_spec *spec, void *weights_device, enum cuda_dspark_tensor tensor, uint32_t layer, const void *source, uint64_t elements)
+{
+    (void)spec, (void)weights_device, (void)tensor, (void)layer, (void)source, (void)elements;
+    return -E_UNSUPPORTED;
+}
+int cuda_dspark_weights_head(const struct cuda_dspark_spec *spec, void *weights_device, const struct cuda_model_spec *target, const void *target_device)
+{
+    (void)spec, (void)weights_device, (void)target, (void)target_device;
+    return -E_UNSUPPORTED;
+}
+int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_dspark_spec *spec, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, float confidence_bias)
+{
+    (void)dspark, (void)spec, (void)target, (void)options, (void)confidence_bias;
+    return -E_UNSUPPORTED;
+}
+int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t low) { (void)d, (void)place, (void)low; return -E_UNSUPPORTED; }
+int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers) { (void)d, (void)items, (void)count, (void)layers; return -E_UNSUPPORTED; }
+int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark_question *questions, uint32_t count) { (void)d, (void)questions, (void)count; return -E_UNSUPPORTED; }
+int cuda_dspark_wait(struct cuda_dspark *d, uint32_t timeout_us, struct cuda_dspark_answer *answers) { (void)d, (void)timeout_us, (void)answers; return -E_UNSUPPORTED; }

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""tests/gpu/draft.py - the MTP assistant in the whole product at Gemma 4 12B's shapes, random weights, one stream.
+"""tests/gpu/draft.py - neural drafters in the whole product at Gemma 4 12B's shapes, random weights, one stream.
 
-    SLUICE_BUILD=build/dist python3 tests/gpu/draft.py [P...]      (default: 0.755)
+    SLUICE_BUILD=build/dist python3 tests/gpu/draft.py [mtp|dspark] [P...]      (default: both, 0.755)
 
 Random weights agree about nothing, so the acceptance is forced: SLUICE_BUILD/faulty/draft_forced (tests/faults/forced.c) computes every round as
 the real stage does and then replaces its proposals by the tokens that an identical run gave, each with probability P. No arithmetic is touched.
 Prints ms a round, split into the drafter's launch to answer, verify's step and the rest (hand-overs and hosts), and tokens a second; the output must be the
-one without drafts, to the token. Also: a drafter killed in mid-stream. Needs a Hopper GPU, 1 GB in /dev/shm and the standard library.
+one without drafts, to the token. Also: a drafter killed in mid-stream. Needs a Hopper GPU, 3 GB in /dev/shm and the standard library.
 """
 import asyncio
 import os
@@ -18,19 +18,20 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 sys.path.insert(0, os.path.join(ROOT, "tests", "gpu"))
-from drafter_files import GEMMA_12B, write_assistant  # noqa: E402
+from drafter_files import DSPARK_12B, GEMMA_12B, write_assistant, write_dspark  # noqa: E402
 from server import BUILD, Server  # noqa: E402
 from serve import FORMAT, GPU, Stream, body, metrics, prompt_of, say, words  # noqa: E402
 from wsclient import run  # noqa: E402
 
-FOLDER = "/dev/shm/sluice-assistant"
+FOLDER = "/dev/shm/sluice-drafter"
+KINDS = {"mtp": (lambda: write_assistant(FOLDER, GEMMA_12B), "6"), "dspark": (lambda: write_dspark(FOLDER, DSPARK_12B), "7")}
 TOKENS = 600
 CONTEXT = 1000
 FORCED = os.path.join(BUILD, "faulty", "draft_forced")
 
 
 def big(*options, environment=None):
-    return Server("--random-weights", "gemma-4-12b", "--weights-dtype", FORMAT, "--max-context", 4096, "--max-sequences", 8, *GPU, *options, environment=environment or {})
+    return Server("--random-weights", "gemma-4-12b", "--weights-dtype", FORMAT, "--max-context", 4096, "--max-sequences", 8, "--prefix-cache", "off", *GPU, *options, environment=environment or {})
 
 
 def request(text):
@@ -77,23 +78,31 @@ async def killed(server, text, wanted):
     say("drafter killed three times in mid-stream: the same output")
 
 
-def main():
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+def one_kind(kind, text, wanted, rates):
+    write_files, tokens = KINDS[kind]
     begin = time.perf_counter()
-    write_assistant(FOLDER, GEMMA_12B)
-    say(f"a random assistant in {time.perf_counter() - begin:.1f} s")
+    write_files()
+    say(f"{kind}: random weights in {time.perf_counter() - begin:.1f} s")
     try:
-        with big("--draft", "none") as s:
-            text, wanted = asyncio.run(without(s))
-        for p in sys.argv[1:] or ["0.755"]:
+        for p in rates:
             begin = time.perf_counter()
-            with big("--draft", FOLDER, "--draft-tokens", "6", "--draft-when", "always", environment={"SLUICE_FORCED_ACCEPTANCE": p}) as s:
+            with big("--draft", FOLDER, "--draft-tokens", tokens, "--draft-when", "always", environment={"SLUICE_FORCED_ACCEPTANCE": p}) as s:
                 say(f"ready after {time.perf_counter() - begin:.1f} s")
                 assert s.command("swap", "draft", FORCED)[0] == 0, s.log()[-2000:]
                 asyncio.run(forced(s, text, wanted, p))
                 asyncio.run(killed(s, text, wanted))
     finally:
         shutil.rmtree(FOLDER)
+
+
+def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    kinds = [w for w in sys.argv[1:] if w in KINDS] or list(KINDS)
+    rates = [w for w in sys.argv[1:] if w not in KINDS] or ["0.755"]
+    with big("--draft", "none") as s:
+        text, wanted = asyncio.run(without(s))
+    for kind in kinds:
+        one_kind(kind, text, wanted, rates)
     print("draft: passed")
 
 

@@ -13,12 +13,7 @@
 #include "model/sampler.h"
 #include "model/states.h"
 #include "shm/error.h"
-#include <cuda_runtime_api.h>
-#include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "tests/gpu/drafter_rig.h"
 
 #define BACKBONE 3840u
 #define HIDDEN 1024u
@@ -29,78 +24,6 @@
 #define CONTEXT 2304u
 #define STEPS 4u
 #define CLOSE 4e-3                    /* f16 activations: 2^-11 a rounding, a few dozen of them in a row */
-
-static int failures;
-
-static void die(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fprintf(stderr, " (%s)\n", cuda_backend_error());
-    exit(1);
-}
-
-static void ok(int rc, const char *what)
-{
-    if (rc != 0) die("%s: %s", what, error_text(rc));
-}
-
-static void cuda_ok(cudaError_t status, const char *what)
-{
-    if (status != cudaSuccess) die("%s: %s", what, cudaGetErrorString(status));
-}
-
-static void expect(bool fine, const char *format, ...)
-{
-    va_list args;
-
-    if (!fine) failures++;
-    va_start(args, format);
-    printf("%s  ", fine ? "ok  " : "FAIL");
-    vprintf(format, args);
-    va_end(args);
-    printf("\n");
-}
-
-static uint64_t random_state = 88172645463325252ull;
-
-static uint32_t next_word(void)
-{
-    random_state ^= random_state << 13;
-    random_state ^= random_state >> 7;
-    random_state ^= random_state << 17;
-    return (uint32_t)(random_state >> 32);
-}
-
-static float uniform(void) { return (float)next_word() / 2147483648.0f - 1.0f; }
-
-static uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static void *room(size_t bytes)
-{
-    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
-
-    if (!p) die("out of memory");
-    return p;
-}
-
-static void *to_device(const void *from, uint64_t bytes)
-{
-    void *device;
-
-    cuda_ok(cudaMalloc(&device, bytes), "memory");
-    cuda_ok(cudaMemcpy(device, from, bytes, cudaMemcpyHostToDevice), "copy");
-    return device;
-}
 
 /* ---- both models ---- */
 
@@ -140,30 +63,6 @@ static void set_layers(struct model_config *c, uint32_t count)
     c->norm_eps = 1e-6f;
     c->attention_scale = 1;
     c->has_v_norm = c->has_layer_scalar = true;
-}
-
-/* Values that E4M3 with one scale per row holds exactly: few bits, and the row's largest is 448 times the scale. */
-static struct stored_matrix make_matrix(uint32_t rows, uint32_t k)
-{
-    uint16_t *data = room((uint64_t)rows * k * 2);
-    const float scale = exp2f(-floorf(log2f(sqrtf((float)k))) - 8);
-
-    for (uint64_t row = 0; row < rows; row++) {
-        for (uint64_t i = 0; i < k; i++) {
-            const float size = exp2f((float)(next_word() % 5) + 3) * (1 + (float)(next_word() % 8) / 8);
-            data[row * k + i] = to_bf16((next_word() & 1 ? size : -size) * scale);
-        }
-        data[row * k + next_word() % k] = to_bf16(448 * scale);
-    }
-    return (struct stored_matrix){.data = data, .rows = rows, .k = k, .element = STORED_BF16};
-}
-
-static float *make_vector(uint32_t count, float around)
-{
-    float *v = room(count * sizeof *v);
-
-    for (uint32_t i = 0; i < count; i++) v[i] = stored_from_bf16(to_bf16(around * (1 + 0.25f * uniform())));
-    return v;
 }
 
 static void make_drafter(struct rig *r)
@@ -293,14 +192,6 @@ static struct cuda_draft *open_round(const struct rig *r)
     for (uint32_t s = 0; s < SEQS; s++)
         for (uint32_t type = 0; type < 2; type++) ok(cuda_draft_pages(draft, s, type, 0, r->pages[type] + s * r->per_seq[type], r->per_seq[type]), "pages");
     return draft;
-}
-
-static double difference(const float *a, const float *b, uint32_t count)
-{
-    double sum = 0, own = 0;
-
-    for (uint32_t i = 0; i < count; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), own += (double)b[i] * b[i];
-    return sqrt(sum / own);
 }
 
 /* Logits of one row after `steps` chained steps on the CPU, whose inputs are the tokens that the device drafted. */

@@ -121,6 +121,7 @@ def blows():
         assert not others, f"other stages died: {others}\n{s.log()[-3000:]}"
         code, _, err = s.command("swap", "draft", "--default")
         assert code == 0, err
+        s.settle()
         got, length = asyncio.run(answers(s, bodies, 8))
         same("afterwards", got, wanted)
         say(f"{done['kill']} kills and {done['swap']} swaps of the draft stage, {ended} responses, no byte differs; afterwards {length:.2f} tokens a round")

@@ -1,0 +1,367 @@
+/* kernels/cuda/dspark.cu - the DSpark head's handle: scratch, rings, absorbing, rounds (contract in cuda_dspark.h).
+ *
+ *   absorb  gather, fc of each source, their norm, keys of all layers, into the rings
+ *   round   start, then per layer: qkv, attention of each sequence, o, norm, gate_up, down, norm; output matrix, guesses of each sequence, publish
+ *
+ * All as links of one chain in one stream: what is absorbed is there when the round begins. */
+#include "chain.h"
+#include "dspark_layout.h"
+#include "dspark_ops.h"
+#include "launch.h"
+#include "shm/error.h"
+#include <math.h>
+#include <new>
+#include <string.h>
+#include <time.h>
+
+#define ROWS 64u                      /* of every buffer: blocks of a round, or positions absorbed */
+#define ALIGN 1024u
+#define GUESS_STRIDE DSPARK_GUESSES_MAX
+#define RING_SLOTS 10
+#define WINDOW_SLOTS 3
+#define WAIT_SLOTS 2
+
+static_assert(CUDA_DSPARK_ROWS_MAX * CUDA_DSPARK_BLOCK_MAX <= ROWS && CUDA_DSPARK_ABSORB_MAX <= ROWS && ROWS <= ROWMM_WIDE_ROWS_MAX, "rows of the buffers");
+
+struct cuda_dspark {
+    struct cuda_dspark_spec spec;
+    struct cuda_dspark_options options;
+    struct dspark_plan plan;
+    struct arena target;              /* where the target's table lies */
+    struct rowmm_tuning tuning;
+    uint32_t ring_rows;
+    float confidence_bias;
+    uint8_t *slab;                    /* owned; what follows lies in it */
+    __nv_bfloat16 *outputs;           /* [sources][ROWS][hidden] */
+    float *part;                      /* [max(sources, NORM_SPLIT_MAX)][ROWS][hidden] */
+    __nv_bfloat16 *f;                 /* [ROWS][hidden] */
+    float *key_out;                   /* [ROWS][layers * 512] */
+    float *residual[2];               /* [ROWS][hidden] */
+    __nv_bfloat16 *x, *attended, *act;/* [ROWS][hidden], [ROWS][16 * 512], [ROWS][intermediate] */
+    float *qkv, *logits, *tile_top;   /* [ROWS][17 * 512], [blocks][vocab], [blocks][vocab / 16] */
+    __nv_bfloat16 *q;                 /* attention's scratch of one sequence */
+    float *attn_part;
+    float2 *attn_ml;
+    float *inv_freq;                  /* [DSPARK_TURNED] */
+    uint32_t *low;                    /* [places] */
+    uint32_t *guess;                  /* [CUDA_DSPARK_ROWS_MAX][GUESS_STRIDE] */
+    float *chance;
+    void *markov;                     /* scratch */
+    __nv_bfloat16 *k, *v;             /* owned: [places][layers][ring_rows][512] each */
+    struct dspark_result *result, *result_device;   /* mapped; owned */
+    cudaStream_t stream;
+    uint64_t round;                   /* last launched */
+    uint32_t asked;                   /* questions of it */
+};
+
+static const __nv_bfloat16 *vector(const struct cuda_dspark *d, uint64_t offset) { return (const __nv_bfloat16 *)((const uint8_t *)d->options.weights_device + offset); }
+
+/* ---- opening ---- */
+
+static int make_scratch(struct cuda_dspark *d)
+{
+    const struct cuda_dspark_spec *s = &d->spec;
+    const uint64_t hidden = s->hidden, blocks = (uint64_t)CUDA_DSPARK_ROWS_MAX * s->block, spans = dspark_attn_spans(d->ring_rows);
+    const uint64_t parts = s->sources > NORM_SPLIT_MAX ? s->sources : NORM_SPLIT_MAX;
+    const struct { void **p; uint64_t bytes; } want[] = {
+        { (void **)&d->outputs, 2 * s->sources * ROWS * hidden }, { (void **)&d->part, 4 * parts * ROWS * hidden }, { (void **)&d->f, 2 * ROWS * hidden },
+        { (void **)&d->key_out, 4ull * ROWS * s->layers * DSPARK_DIM }, { (void **)&d->residual[0], 4 * ROWS * hidden }, { (void **)&d->residual[1], 4 * ROWS * hidden },
+        { (void **)&d->x, 2 * ROWS * hidden }, { (void **)&d->attended, 2ull * ROWS * DSPARK_HEADS * DSPARK_DIM }, { (void **)&d->act, 2ull * ROWS * s->intermediate },
+        { (void **)&d->qkv, 4ull * ROWS * (DSPARK_HEADS + 1) * DSPARK_DIM }, { (void **)&d->logits, 4 * blocks * s->vocab }, { (void **)&d->tile_top, 4 * blocks * (s->vocab / TILE_ROWS) },
+        { (void **)&d->q, 2ull * DSPARK_QUERIES * DSPARK_DIM }, { (void **)&d->attn_part, 4 * spans * DSPARK_QUERIES * DSPARK_DIM }, { (void **)&d->attn_ml, 8 * spans * DSPARK_QUERIES },
+        { (void **)&d->inv_freq, 4ull * DSPARK_TURNED }, { (void **)&d->low, 4ull * d->options.features.places }, { (void **)&d->guess, 4ull * CUDA_DSPARK_ROWS_MAX * GUESS_STRIDE },
+        { (void **)&d->chance, 4ull * CUDA_DSPARK_ROWS_MAX * GUESS_STRIDE }, { &d->markov, DSPARK_MARKOV_SCRATCH },
+    };
+    const uint64_t ring = 2ull * d->options.features.places * s->layers * d->ring_rows * DSPARK_DIM;
+    uint64_t bytes = 0;
+
+    for (const auto &w : want) bytes += (w.bytes + ALIGN - 1) / ALIGN * ALIGN;
+    int rc = launch_check(cudaMalloc((void **)&d->slab, bytes), "the drafter's scratch memory");
+    if (rc == 0) rc = launch_check(cudaMemset(d->slab, 0, bytes), "the drafter's scratch memory");
+    bytes = 0;
+    for (const auto &w : want) {
+        *w.p = d->slab + bytes;
+        bytes += (w.bytes + ALIGN - 1) / ALIGN * ALIGN;
+    }
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&d->k, ring), "the drafter's keys");
+    if (rc == 0) rc = launch_check(cudaMalloc((void **)&d->v, ring), "the drafter's values");
+    if (rc == 0) rc = launch_check(cudaMemset(d->k, 0, ring), "the drafter's keys");      /* what is masked is still multiplied: it must be a number */
+    if (rc == 0) rc = launch_check(cudaMemset(d->v, 0, ring), "the drafter's values");
+    if (rc == 0) rc = launch_check(cudaHostAlloc((void **)&d->result, sizeof *d->result, cudaHostAllocMapped), "mapped memory");
+    if (rc == 0) rc = launch_check(cudaHostGetDevicePointer((void **)&d->result_device, d->result, 0), "mapped memory");
+    if (rc == 0) memset(d->result, 0, sizeof *d->result);
+    return rc;
+}
+
+static int make_frequencies(const struct cuda_dspark *d)
+{
+    float table[DSPARK_TURNED];
+
+    for (uint32_t i = 0; i < DSPARK_TURNED; i++) table[i] = 1.0f / powf((float)d->spec.rope_theta, (float)(2 * i) / (float)DSPARK_DIM);
+    return launch_check(cudaMemcpy(d->inv_freq, table, sizeof table, cudaMemcpyHostToDevice), "frequencies");
+}
+
+static int check_device(struct cuda_dspark *d)
+{
+    int device, sms, together, rc = launch_check(cudaGetDevice(&device), "device");
+
+    if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "device");
+    if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device), "device");
+    if (rc) return rc;
+    if (!together) return launch_fail(-E_UNSUPPORTED, "the drafter's kernel cannot have all its blocks at once on this device");
+    d->tuning.ring_slots = RING_SLOTS, d->tuning.window_slots = WINDOW_SLOTS, d->tuning.wait_slots = WAIT_SLOTS, d->tuning.sm_count = (uint32_t)sms;
+    return 0;
+}
+
+static int open_all(struct cuda_dspark *d)
+{
+    int rc = check_device(d);
+
+    if (rc == 0) rc = rowmm_init();
+    if (rc == 0) rc = rowmm_wide_init();
+    if (rc == 0) rc = norm_init();
+    if (rc == 0) rc = dspark_attn_init();
+    if (rc == 0) rc = dspark_ops_init();
+    if (rc == 0) rc = make_scratch(d);
+    if (rc == 0) rc = make_frequencies(d);
+    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
+    return rc ? rc : launch_check(cudaDeviceSynchronize(), "opening the drafter");
+}
+
+static bool options_are_sound(const struct cuda_dspark_spec *s, const struct cuda_dspark_options *o)
+{
+    const struct cuda_features *f = &o->features;
+
+    if (!o->weights_device || !o->target_device || !f->device || f->places == 0 || f->rows == 0 || f->element_bytes != 2 || f->sources_max < s->sources) return false;
+    return o->window != 0 && o->context_max > s->block && o->context_max <= 1u << 20;
+}
+
+extern "C" int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_dspark_spec *spec, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, float confidence_bias)
+{
+    struct cuda_dspark *d = new (std::nothrow) cuda_dspark();
+
+    *dspark = NULL;
+    if (d == NULL) return -E_NOMEM;
+    int rc = dspark_plan_make(&d->plan, spec);
+    if (rc == 0) rc = arena_plan(&d->target, target);
+    if (rc || spec->hidden != target->hidden || spec->vocab != target->vocab) rc = launch_fail(-E_UNSUPPORTED, "the drafter's kernels are not made for these shapes");
+    if (rc == 0 && !options_are_sound(spec, options)) rc = -E_RANGE;
+    d->spec = *spec, d->options = *options, d->confidence_bias = confidence_bias;
+    if (d->options.window > options->context_max) d->options.window = options->context_max;
+    d->ring_rows = d->options.window + spec->block;
+    if (rc == 0) rc = open_all(d);
+    if (rc) cuda_dspark_close(d);
+    else *dspark = d;
+    return rc;
+}
+
+extern "C" void cuda_dspark_close(struct cuda_dspark *d)
+{
+    if (d == NULL) return;
+    if (d->stream) cudaStreamSynchronize(d->stream), cudaStreamDestroy(d->stream);
+    cudaFree(d->slab);
+    cudaFree(d->k);
+    cudaFree(d->v);
+    if (d->result) cudaFreeHost(d->result);
+    delete d;
+}
+
+/* ---- parts ---- */
+
+static int product(const struct cuda_dspark *d, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t rows, enum rowmm_out kind)
+{
+    const struct packed_matrix w = { (const uint8_t *)d->options.weights_device + m->offset, m->rows, m->k, m->slice_k, m->format };
+    struct rowmm_args a = {};
+
+    a.x = x, a.out = out, a.m = rows, a.out_kind = kind;
+    a.out_stride = kind == ROWMM_GEGLU ? m->rows / 2 : m->rows;
+    a.out_slice_stride = (uint64_t)ROWS * a.out_stride;
+    if (kind == ROWMM_LOGITS) a.softcap = d->spec.softcap, a.tile_top = d->tile_top;
+    return rows <= ROWMM_ROWS_MAX ? rowmm_launch(&w, a, &d->tuning, d->stream) : rowmm_wide_launch(&w, a, &d->tuning, d->stream);
+}
+
+/* residual[flip ^ 1] = (residual[flip] + norm(sum of the product's slices)) * scalar; x = norm of it. */
+static int norm(const struct cuda_dspark *d, const struct arena_matrix *from, uint32_t flip, uint64_t w_post, uint64_t w_next, const float *scalar, uint32_t rows)
+{
+    struct norm_args n = {};
+
+    n.part = d->part, n.part_stride = (uint64_t)ROWS * d->spec.hidden, n.split = from->k / from->slice_k, n.hidden = d->spec.hidden;
+    n.residual = d->residual[flip], n.residual_out = d->residual[flip ^ 1];
+    n.w_post = vector(d, w_post), n.w_next = vector(d, w_next), n.scalar = scalar, n.eps = d->spec.norm_eps, n.y = d->x;
+    return norm_launch(&n, rows, d->stream);
+}
+
+static __nv_bfloat16 *ring_of(const struct cuda_dspark *d, __nv_bfloat16 *rings, uint32_t place, uint32_t layer)
+{
+    return rings + ((uint64_t)place * d->spec.layers + layer) * d->ring_rows * DSPARK_DIM;
+}
+
+/* The first position that the window leaves. */
+static uint32_t window_low(const struct cuda_dspark *d, uint32_t position) { return position > d->options.window ? position - d->options.window : 0; }
+
+/* ---- absorbing ---- */
+
+extern "C" int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t low)
+{
+    if (place >= d->options.features.places) return -E_RANGE;
+    return launch_check(cudaMemcpyAsync(d->low + place, &low, sizeof low, cudaMemcpyHostToDevice, d->stream), "the drafter's place");
+}
+
+static int put_keys(const struct cuda_dspark *d, const struct cuda_dspark_absorb *item, uint32_t first_row)
+{
+    struct dspark_keys_args a = {};
+
+    a.keys = d->key_out + (uint64_t)first_row * d->spec.layers * DSPARK_DIM;
+    a.count = item->count, a.layers = d->spec.layers, a.position = item->first, a.ring_rows = d->ring_rows;
+    a.k_norm = vector(d, d->plan.k_norms), a.inv_freq = d->inv_freq, a.eps = d->spec.norm_eps;
+    a.k = ring_of(d, d->k, item->place, 0), a.v = ring_of(d, d->v, item->place, 0);
+    return dspark_keys_launch(&a, d->stream);
+}
+
+/* Fills the rows of the gather; returns how many, or -E_RANGE. */
+static int lay_rows(const struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, struct dspark_gather_args *g)
+{
+    uint32_t rows = 0;
+
+    for (uint32_t i = 0; i < count; i++) {
+        const struct cuda_dspark_absorb *t = &items[i];
+
+        if (t->place >= d->options.features.places || t->count == 0 || t->count > CUDA_DSPARK_ABSORB_MAX - rows || t->count > d->ring_rows) return -E_RANGE;
+        if (t->first >= d->options.context_max || t->count > d->options.context_max - t->first) return -E_RANGE;
+        for (uint32_t j = 0; j < i; j++)
+            if (items[j].place == t->place) return -E_RANGE;
+        for (uint32_t j = 0; j < t->count; j++) g->row[rows].place = t->place, g->row[rows].generation = t->generation, g->row[rows++].position = t->first + j;
+    }
+    return (int)rows;
+}
+
+extern "C" int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers)
+{
+    const struct cuda_dspark_spec *s = &d->spec;
+    struct dspark_gather_args g = {};
+    const int rows = count == 0 || (uint32_t)__builtin_popcountll(layers) != s->sources ? -E_RANGE : lay_rows(d, items, count, &g);
+    uint32_t first = 0;
+
+    if (rows < 0) return rows;
+    g.features = d->options.features, g.layers = layers, g.hidden = s->hidden, g.sources = s->sources, g.source_stride = (uint64_t)ROWS * s->hidden, g.x = d->outputs, g.low = d->low;
+    const struct dspark_feature_args feature = { d->part, (uint64_t)ROWS * s->hidden, s->sources, s->hidden, vector(d, d->plan.hidden_norm), s->norm_eps, d->f };
+    int rc = dspark_gather_launch(&g, (uint32_t)rows, d->stream);
+
+    for (uint32_t i = 0; i < s->sources && rc == 0; i++)
+        rc = product(d, &d->plan.fc[i], d->outputs + i * g.source_stride, d->part + i * feature.part_stride, (uint32_t)rows, ROWMM_PARTIAL);
+    if (rc == 0) rc = dspark_feature_launch(&feature, (uint32_t)rows, d->stream);
+    if (rc == 0) rc = product(d, &d->plan.keys, d->f, d->key_out, (uint32_t)rows, ROWMM_PARTIAL);
+    for (uint32_t i = 0; i < count && rc == 0; first += items[i++].count) rc = put_keys(d, &items[i], first);
+    return rc;
+}
+
+/* ---- a round ---- */
+
+static int attend(const struct cuda_dspark *d, uint32_t layer, const struct cuda_dspark_question *q, uint32_t index)
+{
+    const uint64_t row = (uint64_t)index * d->spec.block;
+    struct dspark_attn_args a = {};
+
+    a.qkv = d->qkv + row * (DSPARK_HEADS + 1) * DSPARK_DIM, a.qkv_stride = (DSPARK_HEADS + 1) * DSPARK_DIM, a.rows = d->spec.block;
+    a.position = q->position, a.low = window_low(d, q->position), a.low_device = d->low + q->place;
+    a.q_norm = vector(d, d->plan.layer[layer].q_norm), a.k_norm = vector(d, d->plan.k_norms) + layer * DSPARK_DIM, a.inv_freq = d->inv_freq;
+    a.k = ring_of(d, d->k, q->place, layer), a.v = ring_of(d, d->v, q->place, layer), a.ring_rows = d->ring_rows, a.eps = d->spec.norm_eps;
+    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended + row * DSPARK_HEADS * DSPARK_DIM;
+    return dspark_attn_launch(&a, d->stream);
+}
+
+static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_dspark_question *q, uint32_t count)
+{
+    const struct dspark_layer_plan *l = &d->plan.layer[i];
+    const uint32_t rows = count * d->spec.block;
+    const uint64_t next = i + 1 == d->spec.layers ? d->plan.final_norm : d->plan.layer[i + 1].input_norm;
+    int rc = product(d, &l->qkv, d->x, d->qkv, rows, ROWMM_PARTIAL);
+
+    for (uint32_t j = 0; j < count && rc == 0; j++) rc = attend(d, i, &q[j], j);
+    if (rc == 0) rc = product(d, &l->o, d->attended, d->part, rows, ROWMM_PARTIAL);
+    if (rc == 0) rc = norm(d, &l->o, 0, l->post_attention_norm, l->pre_ff_norm, NULL, rows);
+    if (rc == 0) rc = product(d, &l->gate_up, d->x, d->act, rows, ROWMM_GEGLU);
+    if (rc == 0) rc = product(d, &l->down, d->act, d->part, rows, ROWMM_PARTIAL);
+    return rc ? rc : norm(d, &l->down, 1, l->post_ff_norm, next, (const float *)((const uint8_t *)d->options.weights_device + l->scalar), rows);
+}
+
+static int guess(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t index)
+{
+    const struct cuda_dspark_spec *s = &d->spec;
+    struct dspark_markov_args a = {};
+
+    a.base = d->logits + (uint64_t)index * s->block * s->vocab, a.hidden = d->x + (uint64_t)index * s->block * s->hidden, a.hidden_size = s->hidden;
+    a.w1 = vector(d, d->plan.w1), a.w2 = (const uint8_t *)d->options.weights_device + d->plan.w2;
+    a.w2_scale = s->format == WEIGHT_FP8 ? (const float *)((const uint8_t *)d->options.weights_device + d->plan.w2_scale) : NULL;
+    a.confidence = s->has_confidence ? vector(d, d->plan.confidence) : NULL, a.confidence_bias = d->confidence_bias;
+    a.vocab = s->vocab, a.guesses = q->guesses, a.token = q->token, a.position = q->position, a.seed = q->seed, a.temperature = q->temperature;
+    a.guess = d->guess + index * GUESS_STRIDE, a.chance = d->chance + index * GUESS_STRIDE, a.scratch = d->markov;
+    return dspark_markov_launch(&a, d->tuning.sm_count, d->stream);
+}
+
+static int publish(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
+{
+    struct dspark_publish_args a = {};
+
+    a.guess = d->guess, a.chance = d->spec.has_confidence ? d->chance : NULL, a.low = d->low, a.guess_stride = GUESS_STRIDE, a.count = count;
+    for (uint32_t i = 0; i < count; i++) a.place[i] = q[i].place, a.least[i] = window_low(d, q[i].position), a.guesses[i] = q[i].guesses;
+    a.result = d->result_device, a.round = d->round;
+    return dspark_publish_launch(&a, d->stream);
+}
+
+static bool is_sound(const struct cuda_dspark *d, const struct cuda_dspark_question *q)
+{
+    if (q->place >= d->options.features.places || q->token >= d->spec.vocab || q->position > d->options.context_max - d->spec.block) return false;
+    return q->guesses >= 1 && q->guesses <= d->spec.block && q->temperature >= 0 && q->temperature <= 100;      /* false for NaN */
+}
+
+extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
+{
+    const struct arena_matrix *table = &d->target.head;
+    struct dspark_start_args a = {};
+    int rc;
+
+    if (count == 0 || count > CUDA_DSPARK_ROWS_MAX) return -E_RANGE;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!is_sound(d, &q[i])) return -E_RANGE;
+        a.token[i] = q[i].token;
+    }
+    if (d->round && __atomic_load_n(&d->result->round, __ATOMIC_ACQUIRE) != d->round) return -E_BUSY;
+    d->round++, d->asked = count;
+    if (d->spec.own_table) a.plain = vector(d, d->plan.table);
+    else a.packed = (const uint8_t *)d->options.target_device + table->offset, a.slice_k = table->slice_k, a.slices = table->k / table->slice_k;
+    a.hidden = d->spec.hidden, a.block = d->spec.block, a.mask = d->spec.mask_token, a.scale = d->spec.embed_scale, a.eps = d->spec.norm_eps;
+    a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x;
+    rc = dspark_start_launch(&a, count * d->spec.block, d->stream);
+    for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count);
+    if (rc == 0) rc = product(d, &d->plan.head, d->x, d->logits, count * d->spec.block, ROWMM_LOGITS);
+    for (uint32_t i = 0; i < count && rc == 0; i++) rc = guess(d, &q[i], i);
+    return rc ? rc : publish(d, q, count);
+}
+
+static uint64_t now_us()
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+extern "C" int cuda_dspark_wait(struct cuda_dspark *d, uint32_t timeout_us, struct cuda_dspark_answer *answers)
+{
+    const uint64_t end = now_us() + timeout_us;
+
+    /* W1 <- publish_kernel */
+    for (uint32_t spins = 0; __atomic_load_n(&d->result->round, __ATOMIC_ACQUIRE) != d->round; spins++) {
+        if (spins % 1024 != 1023) continue;
+        const cudaError_t status = cudaStreamQuery(d->stream);
+
+        if (status != cudaSuccess && status != cudaErrorNotReady) return launch_check(status, "draft round");
+        if (now_us() > end) return -E_TIMEOUT;
+    }
+    memcpy(answers, d->result->answer, d->asked * sizeof *answers);
+    return 0;
+}
+
+extern "C" const float *cuda_dspark_logits(const struct cuda_dspark *d) { return d->logits; }
+extern "C" void *cuda_dspark_stream(struct cuda_dspark *d) { return d->stream; }

@@ -1,0 +1,163 @@
+/* kernels/cuda/dspark_ops.cu - see dspark_ops.h. */
+#include "dspark_ops.h"
+#include "device.cuh"
+#include "launch.h"
+#include "shm/error.h"
+
+#define THREADS 256u
+#define WIDE 1024u                    /* threads of a row of HIDDEN_MAX */
+#define EACH 4u
+#define HIDDEN_MAX (WIDE * EACH)
+
+struct row_head { unsigned long long layers, of; uint8_t pad[48]; };      /* struct feature_row */
+
+__device__ __forceinline__ bool is_there(const row_head *head, uint64_t layers, uint64_t of)
+{
+    return *(const volatile unsigned long long *)&head->layers == layers && *(const volatile unsigned long long *)&head->of == of;
+}
+
+__global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__ dspark_gather_args a)
+{
+    const uint32_t r = blockIdx.x, source = blockIdx.y, place = a.row[r].place, position = a.row[r].position;
+    const row_head *head = (const row_head *)((const uint8_t *)a.features.device + ((uint64_t)place * a.features.rows + position % a.features.rows) * a.features.row_bytes);
+    const uint64_t of = (uint64_t)a.row[r].generation << 32 | position;
+    uint4 *to = (uint4 *)(a.x + source * a.source_stride + (uint64_t)r * a.hidden);
+
+    chain_trigger();
+    chain_wait();
+    const bool there = __syncthreads_and(is_there(head, a.layers, of));
+    const uint4 *from = (const uint4 *)((const __nv_bfloat16 *)(head + 1) + (uint64_t)source * a.hidden);
+
+    __threadfence();                  /* F2 of model/features.h */
+    for (uint32_t i = threadIdx.x; i < a.hidden / 8; i += THREADS) to[i] = there ? __ldcg(from + i) : make_uint4(0, 0, 0, 0);
+    __threadfence();                  /* F1 */
+    __syncthreads();
+    if (threadIdx.x == 0 && !(there && is_there(head, a.layers, of))) atomicMax(a.low + place, position + 1);
+}
+
+/* Sum over a block of any whole number of warps. */
+__device__ float block_sum(float x)
+{
+    __shared__ float part[32];
+
+    x = warp_sum(x);
+    if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = x;
+    __syncthreads();
+    return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : 0.0f);
+}
+
+__global__ void __launch_bounds__(WIDE) feature_kernel(const __grid_constant__ dspark_feature_args a)
+{
+    const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
+    float v[EACH], sum = 0;
+
+    chain_trigger();
+    chain_wait();
+    for (uint32_t i = 0; i < EACH; i++) {
+        const uint32_t at = threadIdx.x + i * WIDE;
+
+        v[i] = 0;
+        for (uint32_t s = 0; s < a.sources && at < a.hidden; s++) v[i] += ld_l2(a.part + s * a.part_stride + row + at);
+        sum += v[i] * v[i];
+    }
+    const float inv = rsqrtf(block_sum(sum) / (float)a.hidden + a.eps);
+
+    for (uint32_t i = 0; i < EACH; i++) {
+        const uint32_t at = threadIdx.x + i * WIDE;
+
+        if (at < a.hidden) a.f[row + at] = __float2bfloat16(v[i] * inv * __bfloat162float(a.w[at]));
+    }
+}
+
+__device__ __forceinline__ float table_value(const dspark_start_args &a, uint32_t token, uint32_t i)
+{
+    if (a.packed == NULL) return __bfloat162float(a.plain[(uint64_t)token * a.hidden + i]);
+    const uint64_t unit = (uint64_t)(token / TILE_ROWS) * a.slices + i / a.slice_k;
+    const uint8_t *from = a.packed + unit * packed_unit_bytes(WEIGHT_BF16, a.slice_k) + packed_element_offset(WEIGHT_BF16, a.slice_k, token % TILE_ROWS, i % a.slice_k);
+
+    return __bfloat162float(*(const __nv_bfloat16 *)from);
+}
+
+__global__ void __launch_bounds__(WIDE) start_kernel(const __grid_constant__ dspark_start_args a)
+{
+    const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
+    const uint32_t token = blockIdx.x % a.block == 0 ? a.token[blockIdx.x / a.block] : a.mask;
+    float v[EACH], sum = 0;
+
+    chain_trigger();
+    chain_wait();
+    for (uint32_t i = 0; i < EACH; i++) {
+        const uint32_t at = threadIdx.x + i * WIDE;
+
+        v[i] = at < a.hidden ? table_value(a, token, at) * a.scale : 0.0f;
+        sum += v[i] * v[i];
+    }
+    const float inv = rsqrtf(block_sum(sum) / (float)a.hidden + a.eps);
+
+    for (uint32_t i = 0; i < EACH; i++) {
+        const uint32_t at = threadIdx.x + i * WIDE;
+
+        if (at >= a.hidden) continue;
+        a.h[row + at] = v[i];
+        a.y[row + at] = __float2bfloat16(v[i] * inv * __bfloat162float(a.w[at]));
+    }
+}
+
+__global__ void publish_kernel(const __grid_constant__ dspark_publish_args a)
+{
+    const uint32_t q = threadIdx.x;
+
+    if (q < a.count) {
+        cuda_dspark_answer *to = &a.result->answer[q];
+
+        to->low = max(__ldcg(a.low + a.place[q]), a.least[q]);
+        for (uint32_t i = 0; i < a.guesses[q]; i++) {
+            to->token[i] = __ldcg(a.guess + (uint64_t)q * a.guess_stride + i);
+            to->confidence[i] = a.chance ? __ldcg(a.chance + (uint64_t)q * a.guess_stride + i) : 1.0f;
+        }
+        __threadfence_system();
+    }
+    __syncthreads();
+    if (q == 0) *(volatile uint64_t *)&a.result->round = a.round;   /* W1 -> cuda_dspark_wait: the answers are in host memory */
+}
+
+int dspark_gather_launch(const struct dspark_gather_args *args, uint32_t rows, void *stream)
+{
+    dspark_gather_args a = *args;
+
+    if (rows == 0 || rows > CUDA_DSPARK_ABSORB_MAX || a.hidden % 8 || a.sources == 0) return -E_RANGE;
+    gather_kernel<<<dim3(rows, a.sources), THREADS, 0, (cudaStream_t)stream>>>(a);
+    return launch_check(cudaGetLastError(), "dspark gather");
+}
+
+int dspark_feature_launch(const struct dspark_feature_args *args, uint32_t rows, void *stream)
+{
+    dspark_feature_args a = *args;
+    void *params[] = { &a };
+
+    if (rows == 0 || a.hidden > HIDDEN_MAX) return -E_RANGE;
+    return launch_chained((const void *)feature_kernel, rows, WIDE, 0, params, stream);
+}
+
+int dspark_start_launch(const struct dspark_start_args *args, uint32_t rows, void *stream)
+{
+    dspark_start_args a = *args;
+    void *params[] = { &a };
+
+    if (rows == 0 || a.block == 0 || rows > a.block * CUDA_DSPARK_ROWS_MAX || a.hidden > HIDDEN_MAX) return -E_RANGE;
+    return launch_first((const void *)start_kernel, rows, WIDE, 0, params, stream);
+}
+
+int dspark_publish_launch(const struct dspark_publish_args *args, void *stream)
+{
+    publish_kernel<<<1, 32, 0, (cudaStream_t)stream>>>(*args);
+    return launch_check(cudaGetLastError(), "dspark answers");
+}
+
+int dspark_ops_init(void)
+{
+    int rc = launch_prepare((const void *)gather_kernel, 0);
+
+    if (rc == 0) rc = launch_prepare((const void *)feature_kernel, 0);
+    return rc ? rc : launch_prepare((const void *)start_kernel, 0);
+}

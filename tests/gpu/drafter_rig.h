@@ -1,0 +1,122 @@
+/* tests/gpu/drafter_rig.h - what the tests of the GPU's drafters share: a message for every check, random weights that FP8 holds exactly, memory on both sides.
+ * For programs of one file: each has its own copy. A check that fails is counted; what cannot be gone on from ends the program. */
+#ifndef SLUICE_TESTS_GPU_DRAFTER_RIG_H
+#define SLUICE_TESTS_GPU_DRAFTER_RIG_H
+
+#include "kernels/cuda/cuda_backend.h"
+#include "kernels/stored.h"
+#include "shm/error.h"
+#include <cuda_runtime_api.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int failures;
+
+static inline void die(const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, " (%s)\n", cuda_backend_error());
+    exit(1);
+}
+
+static inline void ok(int rc, const char *what)
+{
+    if (rc != 0) die("%s: %s", what, error_text(rc));
+}
+
+static inline void cuda_ok(cudaError_t status, const char *what)
+{
+    if (status != cudaSuccess) die("%s: %s", what, cudaGetErrorString(status));
+}
+
+static inline void expect(bool fine, const char *format, ...)
+{
+    va_list args;
+
+    if (!fine) failures++;
+    va_start(args, format);
+    printf("%s  ", fine ? "ok  " : "FAIL");
+    vprintf(format, args);
+    va_end(args);
+    printf("\n");
+}
+
+static uint64_t random_state = 88172645463325252ull;
+
+static inline uint32_t next_word(void)
+{
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (uint32_t)(random_state >> 32);
+}
+
+static inline float uniform(void) { return (float)next_word() / 2147483648.0f - 1.0f; }
+
+static inline uint16_t to_bf16(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, sizeof bits);
+    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+static inline void *room(size_t bytes)
+{
+    void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
+
+    if (!p) die("out of memory");
+    return p;
+}
+
+static inline void *to_device(const void *from, uint64_t bytes)
+{
+    void *device;
+
+    cuda_ok(cudaMalloc(&device, bytes), "memory");
+    cuda_ok(cudaMemcpy(device, from, bytes, cudaMemcpyHostToDevice), "copy");
+    return device;
+}
+
+/* Values that E4M3 with one scale per row holds exactly: few bits, and the row's largest is 448 times the scale. */
+static inline struct stored_matrix make_matrix(uint32_t rows, uint32_t k)
+{
+    uint16_t *data = room((uint64_t)rows * k * 2);
+    const float scale = exp2f(-floorf(log2f(sqrtf((float)k))) - 8);
+
+    for (uint64_t row = 0; row < rows; row++) {
+        for (uint64_t i = 0; i < k; i++) {
+            const float size = exp2f((float)(next_word() % 5) + 3) * (1 + (float)(next_word() % 8) / 8);
+            data[row * k + i] = to_bf16((next_word() & 1 ? size : -size) * scale);
+        }
+        data[row * k + next_word() % k] = to_bf16(448 * scale);
+    }
+    return (struct stored_matrix){.data = data, .rows = rows, .k = k, .element = STORED_BF16};
+}
+
+static inline float *make_vector(uint32_t count, float around)
+{
+    float *v = room(count * sizeof *v);
+
+    for (uint32_t i = 0; i < count; i++) v[i] = stored_from_bf16(to_bf16(around * (1 + 0.25f * uniform())));
+    return v;
+}
+
+static inline double difference(const float *a, const float *b, uint32_t count)
+{
+    double sum = 0, own = 0;
+
+    for (uint32_t i = 0; i < count; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), own += (double)b[i] * b[i];
+    return sqrt(sum / own);
+}
+
+#endif

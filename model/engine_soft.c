@@ -23,6 +23,8 @@ static bool load_media(struct engine *e, struct model_media *media)
     return true;
 }
 
+static void beat(void *stage) { stage_beat(stage); }
+
 struct soft_rows *engine_open_soft(struct engine *e)
 {
     struct model_error err = {""};
@@ -32,6 +34,7 @@ struct soft_rows *engine_open_soft(struct engine *e)
     if (!load_media(e, &media)) return NULL;
     const int rc = soft_rows_open(&soft, &media, &e->files, e->rows_max, (uint32_t)wiring_u64(&e->stage->wiring, "threads", 1), &err);
     if (rc != 0) refuse(e, rc, &err);
+    soft_rows_set_progress(soft, beat, e->stage);
     return soft;
 }
 
@@ -54,7 +57,7 @@ bool engine_load_soft(struct engine *e, struct soft_weights *w)
     struct model_error err = {""};
     struct model_media media;
 
-    if (!load_media(e, &media)) return false;
+    if (!load_media(e, &media) || media.siglip.image) return false;
     const int rc = model_media_weights(w, &media, &e->files, &err);
     if (rc != 0) refuse(e, rc, &err);
     return true;

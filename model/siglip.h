@@ -60,6 +60,9 @@ int siglip_open(struct siglip **siglip, const struct siglip_weights *weights, co
 void siglip_close(struct siglip *siglip);
 uint64_t siglip_bytes(const struct siglip_config *config, uint32_t threads);    /* what siglip_open allocates */
 
+/* Called again and again while a picture is worked on, which takes seconds on a few cores. */
+void siglip_set_progress(struct siglip *siglip, void (*progress)(void *context), void *context);
+
 /* One picture rgb [image][image][3] (picture_resize with PICTURE_BILINEAR made it so) to out [tokens_side * tokens_side][text_hidden]. */
 void siglip_embed(struct siglip *siglip, const uint8_t *rgb, float *out);
 

@@ -32,6 +32,8 @@ struct siglip {
     const struct siglip_layer *layer; /* of the loop that runs */
     const uint8_t *rgb;
     float *out;
+    void (*progress)(void *context);  /* or NULL */
+    void *progress_context;
 };
 
 static uint32_t up(uint32_t n, uint32_t align) { return (n + align - 1) / align * align; }
@@ -239,19 +241,31 @@ static void project_task(void *context, uint32_t task, uint32_t thread)
     }
 }
 
+void siglip_set_progress(struct siglip *s, void (*progress)(void *context), void *context)
+{
+    s->progress = progress;
+    s->progress_context = context;
+}
+
+static void run(struct siglip *s, pool_task_fn *task, uint32_t count)
+{
+    pool_run(s->pool, task, s, count);
+    if (s->progress) s->progress(s->progress_context);
+}
+
 void siglip_embed(struct siglip *s, const uint8_t *rgb, float *out)
 {
     const struct siglip_config *c = &s->w->config;
 
     s->rgb = rgb;
     s->out = out;
-    pool_run(s->pool, embed_task, s, row_tasks(s));
+    run(s, embed_task, row_tasks(s));
     for (uint32_t i = 0; i < c->layers; i++) {
         s->layer = &s->w->layer[i];
-        pool_run(s->pool, heads_task, s, row_tasks(s));
-        pool_run(s->pool, attention_task, s, (s->count + KERNELS_QUERIES_MAX - 1) / KERNELS_QUERIES_MAX * c->heads);
-        pool_run(s->pool, rest_task, s, row_tasks(s));
+        run(s, heads_task, row_tasks(s));
+        run(s, attention_task, (s->count + KERNELS_QUERIES_MAX - 1) / KERNELS_QUERIES_MAX * c->heads);
+        run(s, rest_task, row_tasks(s));
     }
-    pool_run(s->pool, last_norm_task, s, row_tasks(s));
-    pool_run(s->pool, project_task, s, c->tokens_side);
+    run(s, last_norm_task, row_tasks(s));
+    run(s, project_task, c->tokens_side);
 }

@@ -1,4 +1,4 @@
-/* model/soft_rows.h - the soft tokens of one call of prefill, made on the host by several threads.
+/* model/soft_rows.h - the soft tokens of one call of prefill, made on the host by several threads: by model/soft.h, or Gemma 3's by model/siglip.h.
  *
  * Row i of the result belongs to row i of the call. The CPU's forward pass takes them as they are, a GPU gets a copy. The bits of a row do not
  * depend on the threads, nor on what else is in the call. Owns weights, threads, scratch and rows, all made at the start. */
@@ -13,11 +13,14 @@ struct soft_rows;
 int soft_rows_open(struct soft_rows **rows, const struct model_media *media, const struct model_files *files, uint32_t rows_max, uint32_t threads, struct model_error *err);
 void soft_rows_close(struct soft_rows *rows);
 
+/* Called again and again while a tower works on a picture, which takes seconds on a few cores. */
+void soft_rows_set_progress(struct soft_rows *rows, void (*progress)(void *context), void *context);
+
 /* [rows_max][hidden], borrowed. */
 float *soft_rows_buffer(const struct soft_rows *rows);
 
-/* A whole picture, `columns` blocks wide, into rows [first, first + count). 0, -E_RANGE. */
-int soft_rows_picture(struct soft_rows *rows, uint32_t first, uint32_t count, const uint8_t *blocks, uint32_t columns);
+/* A whole picture into rows [first, first + count): blocks, `columns` in a row, or what the tower takes. 0, -E_RANGE. */
+int soft_rows_picture(struct soft_rows *rows, uint32_t first, uint32_t count, const uint8_t *data, uint32_t columns);
 /* Frames of sound. 0, -E_RANGE. */
 int soft_rows_sound(struct soft_rows *rows, uint32_t first, uint32_t count, const float *frames);
 

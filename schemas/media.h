@@ -18,7 +18,7 @@
 #define MEDIA_ITEMS_MAX 64u           /* pictures, sounds and frames of one request */
 #define MEDIA_FRAMES_MAX 32u          /* of one video: as many as the reference takes */
 #define MEDIA_FRAME_BUDGET 70u        /* soft tokens of a frame */
-#define MEDIA_TOKEN_BYTES 6912u       /* of one soft token in the vision record: 48 x 48 pixels of three bytes; a frame of sound takes less */
+#define MEDIA_TOKEN_BYTES 9408u       /* of one soft token in the vision record, at most: Gemma 3's 56 x 56 pixels of three bytes; Gemma 4's blocks and frames of sound take less */
 #define MEDIA_TOKENS_DEFAULT 8192u    /* soft tokens of one request, unless the context is shorter */
 
 enum media_kind { MEDIA_PICTURE = 1, MEDIA_SOUND = 2, MEDIA_FRAME = 3 /* a picture that is a frame of a video */ };
@@ -58,7 +58,7 @@ struct media_item {
     uint32_t columns;                 /* picture: blocks in a row */
     uint32_t pad;
     uint8_t content[32];              /* hash of all that `tokens` and the data follow from; zeros: not known, then prompts with it share no KV cache */
-    uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] or f32 [tokens][640], at a multiple of 64 */
+    uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] (Gemma 3: [896][896][3]) or f32 [tokens][640], at a multiple of 64 */
 };
 
 /* Takes over file.data (malloc) on success. 0, -E_FULL: MEDIA_ITEMS_MAX are in it. */

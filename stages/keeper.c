@@ -231,6 +231,15 @@ static uint32_t media_tokens(const struct keeper *k)
     return wanted < k->geometry.max_context ? (uint32_t)wanted : k->geometry.max_context;
 }
 
+static int check_tower(const struct keeper *k, struct model_error *err)
+{
+    struct siglip_weights tower;
+    const int rc = model_media_tower(&tower, &k->media, &k->files, err);
+
+    if (rc == 0) siglip_weights_free(&tower);
+    return rc;
+}
+
 /* Does the checkpoint see and hear, and can it here? A configuration that promises what the files lack is one of text alone. */
 static void choose_media(struct keeper *k)
 {
@@ -241,8 +250,8 @@ static void choose_media(struct keeper *k)
     int rc = model_media_load(&k->media, &k->config, &k->files, &err);
     if (rc == 0 && !k->media.picture_budget && !k->media.sound_seconds) return;
     if (rc == 0 && !k->random) {
-        rc = model_media_weights(&weights, &k->media, &k->files, &err);
-        if (rc == 0) soft_weights_free(&weights);
+        rc = k->media.siglip.image ? check_tower(k, &err) : model_media_weights(&weights, &k->media, &k->files, &err);
+        if (rc == 0 && !k->media.siglip.image) soft_weights_free(&weights);
         if (rc == -E_NOT_FOUND) off = err.text;
     }
     if (rc != 0 && rc != -E_NOT_FOUND) stage_exit(&k->stage, EXIT_CONFIG, "pictures and sound of the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));
@@ -271,7 +280,9 @@ static void describe(struct keeper *k, const char *dir)
     wiring_setf(out, "kv.rows_max", "%u", k->geometry.rows_max);
     wiring_setf(out, "prefill.chunk", "%llu", (unsigned long long)option(k, "prefill.chunk", k->cuda ? PREFILL_CHUNK_GPU : PREFILL_CHUNK_CPU));
     wiring_setf(out, "media.picture_budget", "%u", k->media.picture_budget);
-    wiring_setf(out, "media.picture_positions", "%u", k->media.soft.picture_positions);
+    wiring_setf(out, "media.picture_positions", "%u", k->media.picture_positions);
+    wiring_setf(out, "media.picture_side", "%u", k->media.picture_side);
+    wiring_setf(out, "media.picture_token_bytes", "%u", k->media.picture_token_bytes);
     wiring_setf(out, "media.video", "%d", k->media.picture_budget && k->media.has_video);
     wiring_setf(out, "media.sound_seconds", "%u", k->media.sound_seconds);
     wiring_setf(out, "table.media_tokens_max", "%u", media_tokens(k));

@@ -40,7 +40,7 @@ struct prefill {
     struct engine_span *span; /* of the current chunk */
     struct engine_piece *piece; /* its pictures and sounds */
     uint32_t piece_count, piece_max;
-    uint64_t sound_token_bytes;
+    uint64_t sound_token_bytes, picture_token_bytes;
     uint32_t *tokens;
 };
 
@@ -265,7 +265,7 @@ static void add_pieces(struct prefill *k, const struct engine_span *span)
         const uint32_t to = item_first + item->tokens < end ? item_first + item->tokens : end;
         if (from >= to) continue;
         must(k->piece_count < k->piece_max);
-        const uint64_t token_bytes = item->kind == MEDIA_SOUND ? k->sound_token_bytes : MEDIA_TOKEN_BYTES;
+        const uint64_t token_bytes = item->kind == MEDIA_SOUND ? k->sound_token_bytes : k->picture_token_bytes;
         k->piece[k->piece_count++] = (struct engine_piece){.row = span->first_row + from - first, .rows = to - from, .kind = item->kind, .columns = item->columns,
                                                            .data = table_media(&k->table, span->slot) + item->offset + (from - item_first) * token_bytes};
     }
@@ -358,6 +358,7 @@ static void attach(struct prefill *k, int argc, char **argv)
     k->piece_max = rows_max;
     k->piece = calloc(k->piece_max, sizeof *k->piece);
     k->sound_token_bytes = SOUND_FRAME * sizeof(float);
+    k->picture_token_bytes = wiring_u64(&k->stage.wiring, "media.picture_token_bytes", 0);
     if (!k->seq || !k->span || !k->tokens || !k->piece) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
     open_pages(k);
     scan(k);

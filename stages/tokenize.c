@@ -146,13 +146,24 @@ static void put_frames(const struct tokenize *k, uint32_t slot, uint32_t number,
     }
 }
 
-/* Replaces each place of a video that the template wrote (a user who types one has typed text) by the places of its frames. False: no memory. */
-static bool expand_videos(const struct tokenize *k, uint32_t slot, struct chat_text *text)
+/* Gemma 3: the template writes where a picture begins, and the reference puts the rest there before it makes tokens: newlines join those beside them. */
+static void put_picture(const struct tokenize *k, uint32_t slot, uint32_t number, struct text_out *out)
+{
+    (void)slot, (void)number;
+    put(out, "\n\n", 2);
+    put_token(k, out, k->media.picture.begin);
+    put_token(k, out, k->media.picture.place);
+    put_token(k, out, k->media.picture.end);
+    put(out, "\n\n", 2);
+}
+
+/* Replaces each `token` that the template wrote (a user who types one has typed text) by what put_one writes for it. False: no memory. */
+static bool expand_places(const struct tokenize *k, uint32_t slot, struct chat_text *text, uint32_t token, void (*put_one)(const struct tokenize *, uint32_t, uint32_t, struct text_out *))
 {
     size_t place_bytes, from = 0;
-    const char *place = tokenizer_token_text(k->tokenizer, k->media.video.place, &place_bytes);
+    const char *place = tokenizer_token_text(k->tokenizer, token, &place_bytes);
     struct text_out out = {malloc(text->bytes + MEDIA_ITEMS_MAX * (size_t)VIDEO_FRAME_BYTES + 1), 0};
-    uint32_t video = 0;
+    uint32_t number = 0;
 
     if (!out.at) return false;
     for (size_t i = 0; place && i < text->trusted_count; i++) {
@@ -161,9 +172,9 @@ static bool expand_videos(const struct tokenize *k, uint32_t slot, struct chat_t
         put(&out, text->text + from, span->begin_bytes - from);
         from = span->begin_bytes;
         span->begin_bytes = (uint32_t)out.bytes;
-        for (const char *next; (next = memmem(text->text + from, end - from, place, place_bytes)) != NULL;) {
+        for (const char *next; number < MEDIA_ITEMS_MAX && (next = memmem(text->text + from, end - from, place, place_bytes)) != NULL;) {
             put(&out, text->text + from, (size_t)(next - text->text) - from);
-            put_frames(k, slot, ++video, &out);
+            put_one(k, slot, ++number, &out);
             from = (size_t)(next - text->text) + place_bytes;
         }
         put(&out, text->text + from, end - from);
@@ -176,6 +187,12 @@ static bool expand_videos(const struct tokenize *k, uint32_t slot, struct chat_t
     text->text = out.at;
     text->bytes = out.bytes;
     return true;
+}
+
+static bool expand(const struct tokenize *k, uint32_t slot, struct chat_text *text)
+{
+    if (k->media.picture_side) return expand_places(k, slot, text, k->media.picture.begin, put_picture);
+    return !k->media.has_video || expand_places(k, slot, text, k->media.video.place, put_frames);
 }
 
 static void encode_chat(struct tokenize *k, struct outcome *o, uint32_t slot, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
@@ -193,7 +210,7 @@ static void encode_chat(struct tokenize *k, struct outcome *o, uint32_t slot, co
         refuse(o, PROMPT_TEMPLATE_ERROR, "the chat template refused the messages: %s", err[0] ? err : error_text(rc));
         return;
     }
-    if (table_gateway(&k->table, slot)->media_count && k->media.has_video && !expand_videos(k, slot, &text)) refuse(o, PROMPT_MEDIA_FAILED, "there is no memory for the text between the frames");
+    if (table_gateway(&k->table, slot)->media_count && !expand(k, slot, &text)) refuse(o, PROMPT_MEDIA_FAILED, "there is no memory for the text around the pictures");
     else encode(k, o, text.text, text.bytes, text.trusted, text.trusted_count, ids, ids_max, 0);
     chat_text_free(&text);
 }
@@ -270,6 +287,9 @@ static const struct media_tokens *tokens_of(const struct tokenize *k, uint32_t k
     return kind == MEDIA_SOUND ? &k->media.sound : kind == MEDIA_FRAME ? &k->media.video : &k->media.picture;
 }
 
+/* Begin and end stand in the text already. */
+static bool is_written_out(const struct tokenize *k, uint32_t kind) { return kind == MEDIA_FRAME || k->media.picture_side; }
+
 /* The places that the template wrote, in order, against vision's items. */
 static bool places_match(struct tokenize *k, struct outcome *o, const struct vision_slot *v, uint32_t item_count, const uint32_t *ids)
 {
@@ -297,7 +317,7 @@ static void place_media(struct tokenize *k, struct outcome *o, uint32_t slot, ui
     uint64_t grown = o->prompt_count;
 
     if (!places_match(k, o, v, item_count, ids)) return;
-    for (uint32_t i = 0; i < item_count; i++) grown += (uint64_t)v->item[i].tokens + (v->item[i].kind == MEDIA_FRAME ? -1 : 1); /* a frame's begin and end stand there already */
+    for (uint32_t i = 0; i < item_count; i++) grown += (uint64_t)v->item[i].tokens + (is_written_out(k, v->item[i].kind) ? -1 : 1);
     if (grown > ids_max) {
         refuse(o, PROMPT_TOO_LONG, "the prompt has %llu tokens, %u of them for pictures and sound: this server's context holds %u, prompt and output together", (unsigned long long)grown, v->tokens, ids_max + 1);
         return;
@@ -309,11 +329,11 @@ static void place_media(struct tokenize *k, struct outcome *o, uint32_t slot, ui
             ids[--to] = ids[from];
             continue;
         }
-        const bool frame = v->item[item - 1].kind == MEDIA_FRAME;
-        if (!frame) ids[--to] = t->end;
+        const bool written = is_written_out(k, v->item[item - 1].kind);
+        if (!written) ids[--to] = t->end;
         for (uint32_t n = v->item[--item].tokens; n > 0; n--) ids[--to] = t->place;
         o->media_first[item] = to;
-        if (!frame) ids[--to] = t->begin;
+        if (!written) ids[--to] = t->begin;
     }
     o->prompt_count = (uint32_t)grown;
     o->media_count = item_count;

@@ -7,7 +7,7 @@
  * Fails    a file that kills its worker is refused, with words for its author; another worker stands ready. A worker killed from outside is replaced and
  *          its file done again. Restarted: what is not committed is done again (a pure function), what is committed is announced again.
  *
- * Options  media.picture_budget, media.picture_positions, media.sound_seconds (what the model takes), media.workers, media.cache_mib */
+ * Options  media.picture_budget, media.picture_positions, media.picture_side, media.sound_seconds (what the model takes), media.workers, media.cache_mib */
 #include "schemas/counters.h"
 #include "schemas/table.h"
 #include "shm/clock.h"
@@ -407,7 +407,7 @@ static void attach(struct vision *k, int argc, char **argv)
 
     stage_attach(&k->stage, ROLE_VISION, "turns pictures and sound into soft tokens", argc, argv);
     table_attach(&k->table, &k->stage);
-    k->limits = (struct desk_limits){.picture_budget = (uint32_t)wiring_u64(w, "media.picture_budget", 0), .picture_positions = (uint32_t)wiring_u64(w, "media.picture_positions", 0),
+    k->limits = (struct desk_limits){.picture_budget = (uint32_t)wiring_u64(w, "media.picture_budget", 0), .picture_positions = (uint32_t)wiring_u64(w, "media.picture_positions", 0), .picture_side = (uint32_t)wiring_u64(w, "media.picture_side", 0),
                                      .sound_tokens = TOKENS_PER_SECOND * (uint32_t)wiring_u64(w, "media.sound_seconds", 0)};
     k->desk_count = (unsigned)wiring_u64(w, "media.workers", 1);
     k->cache.bytes_max = wiring_u64(w, "media.cache_mib", 0) << 20;

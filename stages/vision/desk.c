@@ -37,9 +37,11 @@ struct desk_page {
 };
 _Static_assert(offsetof(struct desk_page, file) % 64 == 0 && offsetof(struct desk_page, out) % 64 == 0, "frames are read as floats");
 
+static uint64_t square_bytes(const struct desk_limits *l) { return (uint64_t)l->picture_side * l->picture_side * 3; }
+
 uint64_t desk_out_bytes(const struct desk_limits *l)
 {
-    const uint64_t picture = (uint64_t)l->picture_budget * PICTURE_PATCH_BYTES, sound = (uint64_t)l->sound_tokens * SOUND_TOKEN_BYTES;
+    const uint64_t picture = l->picture_side ? square_bytes(l) : (uint64_t)l->picture_budget * PICTURE_PATCH_BYTES, sound = (uint64_t)l->sound_tokens * SOUND_TOKEN_BYTES;
 
     return picture > sound ? picture : sound;
 }
@@ -114,7 +116,11 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
     }
     const bool turned = info.orientation >= 5;
     const uint32_t upright_width = turned ? info.height : info.width, upright_height = turned ? info.width : info.height;
-    if (picture_target(upright_width, upright_height, budget, &width, &height) != 0 || width / PICTURE_PATCH > l->picture_positions || height / PICTURE_PATCH > l->picture_positions) {
+    if (l->picture_side) { /* Gemma 3: a square, whatever the proportions were */
+        width = height = l->picture_side;
+        f.job.filter = PICTURE_BILINEAR;
+        f.job.layout = PICTURE_ROWS;
+    } else if (picture_target(upright_width, upright_height, budget, &width, &height) != 0 || width / PICTURE_PATCH > l->picture_positions || height / PICTURE_PATCH > l->picture_positions) {
         give_up(r, MEDIA_BAD, "the picture is %u x %u pixels: too long and narrow for this model", upright_width, upright_height);
         return;
     }
@@ -126,8 +132,8 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
     if (rc != 0) give_up(r, status_of(rc), "%s", why);
     else if (!picture_stream_is_whole(&f.stream)) give_up(r, MEDIA_BAD, "the picture ends too early");
     else {
-        r->columns = width / PICTURE_PATCH;
-        r->tokens = r->columns * (height / PICTURE_PATCH);
+        r->columns = l->picture_side ? l->picture_positions : width / PICTURE_PATCH;
+        r->tokens = l->picture_side ? l->picture_budget : r->columns * (height / PICTURE_PATCH);
         r->status = MEDIA_READY;
     }
     if (f.open) picture_stream_close(&f.stream);
@@ -268,6 +274,7 @@ static bool is_possible(const struct desk *d, const struct desk_result *r)
 {
     if (r->status != MEDIA_READY) return r->status == MEDIA_BAD || r->status == MEDIA_TOO_LARGE || r->status == MEDIA_FAILED;
     if (d->kind == MEDIA_SOUND) return r->tokens >= 1 && r->tokens <= d->limits.sound_tokens;
+    if (d->limits.picture_side && r->tokens != d->limits.picture_budget) return false;
     return r->tokens >= 1 && r->tokens <= d->limits.picture_budget && r->columns >= 1 && r->columns <= d->limits.picture_positions && r->tokens % r->columns == 0 &&
            r->tokens / r->columns <= d->limits.picture_positions;
 }
@@ -285,7 +292,7 @@ void desk_result(struct desk *d, struct desk_result *r, const uint8_t **data, ui
     }
     if (r->status != MEDIA_READY) return;
     d->good = true;
-    d->out_bytes = *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : PICTURE_PATCH_BYTES);
+    d->out_bytes = *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : d->limits.picture_side ? square_bytes(&d->limits) / r->tokens : PICTURE_PATCH_BYTES);
     if (d->kind == MEDIA_SOUND && !samples_are_sane(*data, r->tokens)) {
         give_up(r, MEDIA_BAD, "the sound has samples that are no numbers");
         *data_bytes = 0;

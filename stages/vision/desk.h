@@ -17,7 +17,8 @@
 
 struct desk_limits {                  /* of the model, the same for every file */
     uint32_t picture_budget;          /* soft tokens; 0: no pictures */
-    uint32_t picture_positions;       /* most blocks along a side */
+    uint32_t picture_positions;       /* most soft tokens along a side */
+    uint32_t picture_side;            /* 0: blocks of 48 x 48 pixels; else every picture becomes a square of so many pixels, and picture_budget soft tokens */
     uint32_t sound_tokens;            /* 0: no sound */
     bool exact;                       /* a large JPEG is decoded at its full size, as the reference does, and not at a fraction of it that is still twice too large */
 };

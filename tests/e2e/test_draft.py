@@ -2,12 +2,14 @@
 """Drafting changes how fast text appears, never which text: n-gram, MTP and DSpark drafters against none, killed and exchanged in mid-stream.
 
 In CI a slice of a few minutes; SLUICE_DRAFT_FULL=1 runs the whole: 500 prompts greedy and sampled, 1 and 8 streams, every drafter; 500 kills and swaps of the draft
-stage under load. Drafters that do not lie beside the demo model are left out, and said to be.
+stage under load. SLUICE_DRAFT_WAYS and SLUICE_DRAFT_WHEN name a part of it ("mtp", "always") and SLUICE_DRAFT_OPTIONS more options for the servers ("--threads 2"): parts run side by
+side on a machine with many cores. Names of tests as arguments: those alone. Drafters that do not lie beside the demo model are left out, and said to be.
 """
 import asyncio
 import os
 import random
 import signal
+import sys
 import tempfile
 import time
 
@@ -17,6 +19,7 @@ from workload import body
 from wsclient import gather_limited, run
 
 FULL = os.environ.get("SLUICE_DRAFT_FULL") == "1"
+OPTIONS = os.environ.get("SLUICE_DRAFT_OPTIONS", "").split()  # of every server of the first and the third test
 TIME_LIMIT_S = 900  # for the runner; the whole takes about an hour on two cores
 DEMO = os.path.join(ROOT, "model", "demo")
 NEURAL = [w for w, folder in (("mtp", "assistant"), ("dspark", "dspark")) if os.path.exists(os.path.join(DEMO, folder, "config.json"))]
@@ -49,13 +52,13 @@ def check(what, got, wanted):
 def test_same_text():
     """Every drafter, greedy and sampled, alone and in company, all drafts scored and where they pay."""
     wanted = {}
-    with Server("--draft", "none") as s:
+    with Server("--draft", "none", *OPTIONS) as s:
         for sampled in (False, True):
             wanted[sampled] = asyncio.run(outcomes(s, prompts(sampled), 8))
     ways = ["ngram", *NEURAL]
-    for way in ways:
-        for when in ("always", "paying"):
-            with Server("--draft", way, "--draft-when", when) as s:
+    for way in os.environ.get("SLUICE_DRAFT_WAYS", " ".join(ways)).split():
+        for when in os.environ.get("SLUICE_DRAFT_WHEN", "always paying").split():
+            with Server("--draft", way, "--draft-when", when, *OPTIONS) as s:
                 for sampled in (False, True):
                     for streams in (1, 8):
                         check(f"--draft {way} --draft-when {when}, {'sampled' if sampled else 'greedy'}, {streams} streams", asyncio.run(outcomes(s, prompts(sampled), streams)), wanted[sampled])
@@ -104,7 +107,7 @@ def test_killed_and_exchanged():
     """SIGKILL and `sluice swap draft` while 8 streams run: zero differing bytes."""
     requests = [body(i, least=60, most=160, seed=9) for i in range(16)]
     ways = ["ngram", "none", *NEURAL]
-    with Server("--draft", NEURAL[0] if NEURAL else "ngram", "--draft-when", "always", "--restart-budget", "100000") as s:
+    with Server("--draft", NEURAL[0] if NEURAL else "ngram", "--draft-when", "always", "--restart-budget", "100000", *OPTIONS) as s:
         wanted = asyncio.run(outcomes(s, requests, 8))
 
         async def go():
@@ -171,5 +174,7 @@ def test_wrong_drafters():
         assert asyncio.run(outcomes(s, [body(0)], 1)) == wanted
 
 
+TESTS = (test_same_text, test_drafts_are_good, test_killed_and_exchanged, test_stopped_in_mid_stream, test_wrong_drafters)
+
 if __name__ == "__main__":
-    main(test_same_text, test_drafts_are_good, test_killed_and_exchanged, test_stopped_in_mid_stream, test_wrong_drafters)
+    main(*[t for t in TESTS if not sys.argv[1:] or t.__name__ in sys.argv[1:]])

@@ -1,6 +1,6 @@
 /* bench/cuda/dspark_bench.cu - a round of the DSpark drafter of Gemma 4 12B on random weights, put together from the parts that exist on the GPU, and its floor.
  *
- *   cuda_dspark_bench [--format fp8|bf16] [--context N] [--absorb N]
+ *   cuda_dspark_bench [--format fp8|bf16] [--context N] [--absorb N] [--terms]   (--terms: products by the FP8 tensor cores)
  *
  *   absorb   fc [3840 x 19200] of N feature rows (default 5: four drafts accepted), its norm, the keys of the five layers [2560 x 3840] into their rings
  *   layers   seven rows through five layers: rowmm and norm as in the target's step, dspark_attn.h over the rings
@@ -101,27 +101,27 @@ __global__ void plain_attention(dspark_attn_args a, double *out)
 {
     extern __shared__ double score[];
     __shared__ double q[DSPARK_DIM];
-    const uint32_t row = blockIdx.x / DSPARK_HEADS, head = blockIdx.x % DSPARK_HEADS, i = threadIdx.x, end = a.position + a.rows;
+    const uint32_t row = blockIdx.x / DSPARK_HEADS, head = blockIdx.x % DSPARK_HEADS, i = threadIdx.x, end = a.seq[0].position + a.rows;
 
-    q[i] = plain_element(a.qkv + (uint64_t)row * a.qkv_stride + head * DSPARK_DIM, a.q_norm, a.inv_freq, a.position + row, i, true);
+    q[i] = plain_element(a.qkv + (uint64_t)row * a.qkv_stride + head * DSPARK_DIM, a.q_norm, a.inv_freq, a.seq[0].position + row, i, true);
     __syncthreads();
-    for (uint32_t key = a.low + i; key < end; key += DSPARK_DIM) {
-        const float *own = a.qkv + (uint64_t)(key - a.position) * a.qkv_stride + DSPARK_HEADS * DSPARK_DIM;
+    for (uint32_t key = a.seq[0].low + i; key < end; key += DSPARK_DIM) {
+        const float *own = a.qkv + (uint64_t)(key - a.seq[0].position) * a.qkv_stride + DSPARK_HEADS * DSPARK_DIM;
         double sum = 0;
 
         for (uint32_t j = 0; j < DSPARK_DIM; j++)
-            sum += q[j] * (key >= a.position ? plain_element(own, a.k_norm, a.inv_freq, key, j, true) : (double)__bfloat162float(a.k[(uint64_t)(key % a.ring_rows) * DSPARK_DIM + j]));
-        score[key - a.low] = sum;
+            sum += q[j] * (key >= a.seq[0].position ? plain_element(own, a.k_norm, a.inv_freq, key, j, true) : (double)__bfloat162float(a.seq[0].k[(uint64_t)(key % a.ring_rows) * DSPARK_DIM + j]));
+        score[key - a.seq[0].low] = sum;
     }
     __syncthreads();
     double top = -1e300, total = 0, sum = 0;
-    for (uint32_t key = a.low; key < end; key++) top = fmax(top, score[key - a.low]);
-    for (uint32_t key = a.low; key < end; key++) {
-        const double weight = exp(score[key - a.low] - top);
+    for (uint32_t key = a.seq[0].low; key < end; key++) top = fmax(top, score[key - a.seq[0].low]);
+    for (uint32_t key = a.seq[0].low; key < end; key++) {
+        const double weight = exp(score[key - a.seq[0].low] - top);
 
         total += weight;
-        sum += weight * (key >= a.position ? plain_element(a.qkv + (uint64_t)(key - a.position) * a.qkv_stride + DSPARK_HEADS * DSPARK_DIM, NULL, a.inv_freq, key, i, false)
-                                           : (double)__bfloat162float(a.v[(uint64_t)(key % a.ring_rows) * DSPARK_DIM + i]));
+        sum += weight * (key >= a.seq[0].position ? plain_element(a.qkv + (uint64_t)(key - a.seq[0].position) * a.qkv_stride + DSPARK_HEADS * DSPARK_DIM, NULL, a.inv_freq, key, i, false)
+                                           : (double)__bfloat162float(a.seq[0].v[(uint64_t)(key % a.ring_rows) * DSPARK_DIM + i]));
     }
     out[(uint64_t)blockIdx.x * DSPARK_DIM + i] = sum / total;
 }
@@ -175,7 +175,7 @@ struct layer {
 };
 
 struct bench {
-    uint32_t format, context, absorb, ring_rows;
+    uint32_t format, context, absorb, ring_rows, terms;
     int sms;
     cudaStream_t stream;
     struct layer layer[LAYERS];
@@ -259,7 +259,7 @@ static void open_layers(struct bench *b)
     b->qkv = (float *)memory(4ull * ROWS * (DSPARK_HEADS + 1) * DSPARK_DIM);
     const uint64_t spans = dspark_attn_spans(b->ring_rows);
     struct dspark_attn_args *a = &b->attn;
-    a->qkv = b->qkv, a->qkv_stride = (DSPARK_HEADS + 1) * DSPARK_DIM, a->rows = BLOCK, a->position = b->context, a->low = b->context > WINDOW ? b->context - WINDOW : 0;
+    a->qkv = b->qkv, a->qkv_stride = (DSPARK_HEADS + 1) * DSPARK_DIM, a->rows = BLOCK, a->count = 1, a->seq[0].position = b->context, a->seq[0].low = b->context > WINDOW ? b->context - WINDOW : 0, a->spans_max = dspark_attn_spans(b->ring_rows);
     a->q_norm = b->ones, a->k_norm = b->key_norms, a->inv_freq = b->inv_freq, a->ring_rows = b->ring_rows, a->eps = 1e-6f, a->out = b->attended;
     a->q = (__nv_bfloat16 *)memory(2ull * DSPARK_QUERIES * DSPARK_DIM);
     a->part = (float *)memory(4 * spans * DSPARK_QUERIES * DSPARK_DIM);
@@ -284,9 +284,11 @@ static void open_markov(struct bench *b)
 
 static void product(const struct bench *b, const struct packed_matrix *w, const __nv_bfloat16 *x, void *out, uint32_t rows, enum rowmm_out kind)
 {
-    const struct rowmm_tuning tuning = { 10, 3, 2, (uint32_t)b->sms };
+    struct rowmm_tuning tuning = {};
     struct rowmm_args a = {};
 
+    tuning.ring_slots = 10, tuning.window_slots = 3, tuning.wait_slots = 2, tuning.sm_count = (uint32_t)b->sms;
+    tuning.terms = b->terms && rows <= ROWMM_ROWS_MAX;
     a.x = x, a.out = out, a.out_stride = kind == ROWMM_GEGLU ? w->rows / 2 : w->rows, a.out_slice_stride = (uint64_t)ROWS * a.out_stride, a.m = rows, a.out_kind = kind;
     if (kind == ROWMM_LOGITS) a.softcap = 30.0f, a.tile_top = b->tile_top;
     OK(rowmm_launch(w, a, &tuning, b->stream));
@@ -322,7 +324,7 @@ static void layers(const struct bench *b)
         const struct layer *l = &b->layer[i];
         struct dspark_attn_args a = b->attn;
 
-        a.k = l->k, a.v = l->v;
+        a.seq[0].k = l->k, a.seq[0].v = l->v;
         product(b, &l->qkv, b->x, b->qkv, BLOCK, ROWMM_PARTIAL);
         OK(dspark_attn_launch(&a, b->stream));
         product(b, &l->o, b->attended, b->part, BLOCK, ROWMM_PARTIAL);
@@ -374,13 +376,13 @@ static double median_us(const struct bench *b, void (*work)(const struct bench *
 /* The last layer's attention, of what its qkv product has left. */
 static bool check_attention(const struct bench *b)
 {
-    const uint32_t n = BLOCK * DSPARK_HEADS * DSPARK_DIM, keys = b->attn.position + BLOCK - b->attn.low;
+    const uint32_t n = BLOCK * DSPARK_HEADS * DSPARK_DIM, keys = b->attn.seq[0].position + BLOCK - b->attn.seq[0].low;
     struct dspark_attn_args a = b->attn;
     std::vector<double> wanted(n);
     std::vector<__nv_bfloat16> got(n);
     double *device = (double *)memory(8ull * n), off = 0, size = 0;
 
-    a.k = b->layer[LAYERS - 1].k, a.v = b->layer[LAYERS - 1].v;
+    a.seq[0].k = b->layer[LAYERS - 1].k, a.seq[0].v = b->layer[LAYERS - 1].v;
     OK(dspark_attn_launch(&a, b->stream));
     CHECK(cudaStreamSynchronize(b->stream));
     CHECK(cudaFuncSetAttribute(plain_attention, cudaFuncAttributeMaxDynamicSharedMemorySize, 64 * 1024));
@@ -430,7 +432,7 @@ static uint64_t layer_bytes(const struct bench *b)
     uint64_t bytes = 0;
 
     for (const struct layer &l : b->layer)
-        bytes += matrix_bytes(&l.qkv) + matrix_bytes(&l.o) + matrix_bytes(&l.gate_up) + matrix_bytes(&l.down) + (uint64_t)(b->context - b->attn.low) * DSPARK_DIM * 2 * 2;
+        bytes += matrix_bytes(&l.qkv) + matrix_bytes(&l.o) + matrix_bytes(&l.gate_up) + matrix_bytes(&l.down) + (uint64_t)(b->context - b->attn.seq[0].low) * DSPARK_DIM * 2 * 2;
     return bytes;
 }
 
@@ -494,6 +496,7 @@ int main(int argc, char **argv)
         if (i + 1 < argc && !strcmp(argv[i], "--format")) b.format = !strcmp(argv[++i], "bf16") ? WEIGHT_BF16 : WEIGHT_FP8;
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) b.context = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--absorb")) b.absorb = (uint32_t)atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--terms")) b.terms = 1;
         else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
     }
     if (b.absorb == 0 || b.absorb > ROWS || b.context < ROWS) { fprintf(stderr, "--absorb: 1 to 8; --context: at least 8\n"); return 2; }

@@ -21,6 +21,7 @@
 #define WINDOW_SLOTS 3
 #define WAIT_SLOTS 2
 
+static_assert(CUDA_DSPARK_ROWS_MAX <= DSPARK_SEQUENCES_MAX, "sequences of a round");
 static_assert(CUDA_DSPARK_ROWS_MAX * CUDA_DSPARK_BLOCK_MAX <= ROWS && CUDA_DSPARK_ABSORB_MAX <= ROWS && ROWS <= ROWMM_WIDE_ROWS_MAX, "rows of the buffers");
 
 struct cuda_dspark {
@@ -39,7 +40,7 @@ struct cuda_dspark {
     float *residual[2];               /* [ROWS][hidden] */
     __nv_bfloat16 *x, *attended, *act;/* [ROWS][hidden], [ROWS][16 * 512], [ROWS][intermediate] */
     float *qkv, *logits, *tile_top;   /* [ROWS][17 * 512], [blocks][vocab], [blocks][vocab / 16] */
-    __nv_bfloat16 *q;                 /* attention's scratch of one sequence */
+    __nv_bfloat16 *q;                 /* attention's scratch */
     float *attn_part;
     float2 *attn_ml;
     float *inv_freq;                  /* [DSPARK_TURNED] */
@@ -68,7 +69,8 @@ static int make_scratch(struct cuda_dspark *d)
         { (void **)&d->key_out, 4ull * ROWS * s->layers * DSPARK_DIM }, { (void **)&d->residual[0], 4 * ROWS * hidden }, { (void **)&d->residual[1], 4 * ROWS * hidden },
         { (void **)&d->x, 2 * ROWS * hidden }, { (void **)&d->attended, 2ull * ROWS * DSPARK_HEADS * DSPARK_DIM }, { (void **)&d->act, 2ull * ROWS * s->intermediate },
         { (void **)&d->qkv, 4ull * ROWS * (DSPARK_HEADS + 1) * DSPARK_DIM }, { (void **)&d->logits, 4 * blocks * s->vocab }, { (void **)&d->tile_top, 4 * blocks * (s->vocab / TILE_ROWS) },
-        { (void **)&d->q, 2ull * DSPARK_QUERIES * DSPARK_DIM }, { (void **)&d->attn_part, 4 * spans * DSPARK_QUERIES * DSPARK_DIM }, { (void **)&d->attn_ml, 8 * spans * DSPARK_QUERIES },
+        { (void **)&d->q, 2ull * CUDA_DSPARK_ROWS_MAX * DSPARK_QUERIES * DSPARK_DIM }, { (void **)&d->attn_part, 4 * CUDA_DSPARK_ROWS_MAX * spans * DSPARK_QUERIES * DSPARK_DIM },
+        { (void **)&d->attn_ml, 8 * CUDA_DSPARK_ROWS_MAX * spans * DSPARK_QUERIES },
         { (void **)&d->inv_freq, 4ull * DSPARK_TURNED }, { (void **)&d->low, 4ull * d->options.features.places }, { (void **)&d->guess, 4ull * CUDA_DSPARK_ROWS_MAX * GUESS_STRIDE },
         { (void **)&d->chance, 4ull * CUDA_DSPARK_ROWS_MAX * GUESS_STRIDE }, { &d->markov, DSPARK_MARKOV_SCRATCH },
     };
@@ -257,16 +259,16 @@ extern "C" int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspar
 
 /* ---- a round ---- */
 
-static int attend(const struct cuda_dspark *d, uint32_t layer, const struct cuda_dspark_question *q, uint32_t index)
+static int attend(const struct cuda_dspark *d, uint32_t layer, const struct cuda_dspark_question *q, uint32_t count)
 {
-    const uint64_t row = (uint64_t)index * d->spec.block;
     struct dspark_attn_args a = {};
 
-    a.qkv = d->qkv + row * (DSPARK_HEADS + 1) * DSPARK_DIM, a.qkv_stride = (DSPARK_HEADS + 1) * DSPARK_DIM, a.rows = d->spec.block;
-    a.position = q->position, a.low = window_low(d, q->position), a.low_device = d->low + q->place;
+    a.qkv = d->qkv, a.qkv_stride = (DSPARK_HEADS + 1) * DSPARK_DIM, a.rows = d->spec.block, a.count = count;
+    for (uint32_t i = 0; i < count; i++)
+        a.seq[i] = dspark_attn_seq{ ring_of(d, d->k, q[i].place, layer), ring_of(d, d->v, q[i].place, layer), q[i].position, window_low(d, q[i].position), d->low + q[i].place };
     a.q_norm = vector(d, d->plan.layer[layer].q_norm), a.k_norm = vector(d, d->plan.k_norms) + layer * DSPARK_DIM, a.inv_freq = d->inv_freq;
-    a.k = ring_of(d, d->k, q->place, layer), a.v = ring_of(d, d->v, q->place, layer), a.ring_rows = d->ring_rows, a.eps = d->spec.norm_eps;
-    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended + row * DSPARK_HEADS * DSPARK_DIM;
+    a.ring_rows = d->ring_rows, a.eps = d->spec.norm_eps, a.spans_max = dspark_attn_spans(d->ring_rows);
+    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended;
     return dspark_attn_launch(&a, d->stream);
 }
 
@@ -277,7 +279,7 @@ static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_
     const uint64_t next = i + 1 == d->spec.layers ? d->plan.final_norm : d->plan.layer[i + 1].input_norm;
     int rc = product(d, &l->qkv, d->x, d->qkv, rows, ROWMM_PARTIAL);
 
-    for (uint32_t j = 0; j < count && rc == 0; j++) rc = attend(d, i, &q[j], j);
+    if (rc == 0) rc = attend(d, i, q, count);
     if (rc == 0) rc = product(d, &l->o, d->attended, d->part, rows, ROWMM_PARTIAL);
     if (rc == 0) rc = norm(d, &l->o, 0, l->post_attention_norm, l->pre_ff_norm, NULL, rows);
     if (rc == 0) rc = product(d, &l->gate_up, d->x, d->act, rows, ROWMM_GEGLU);

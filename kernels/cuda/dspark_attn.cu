@@ -7,6 +7,7 @@
 #include "device.cuh"
 #include "launch.h"
 #include "shm/error.h"
+#include <cuda_runtime.h>
 
 #define HEAD_THREADS 128u
 #define HEAD_EACH (DSPARK_DIM / HEAD_THREADS)
@@ -68,17 +69,18 @@ __device__ void put_key(const float x[HEAD_EACH], float eps, const __nv_bfloat16
 __global__ void __launch_bounds__(HEAD_THREADS) heads_kernel(const dspark_attn_args a)
 {
     const uint32_t row = blockIdx.x / (DSPARK_HEADS + 1), head = blockIdx.x % (DSPARK_HEADS + 1);
+    const dspark_attn_seq &s = a.seq[blockIdx.y];
     float x[HEAD_EACH];
 
     chain_trigger();
     chain_wait();
-    for (uint32_t i = 0; i < HEAD_EACH; i++) x[i] = ld_l2(a.qkv + (uint64_t)row * a.qkv_stride + head * DSPARK_DIM + threadIdx.x + i * HEAD_THREADS);
+    for (uint32_t i = 0; i < HEAD_EACH; i++) x[i] = ld_l2(a.qkv + ((uint64_t)blockIdx.y * a.rows + row) * a.qkv_stride + head * DSPARK_DIM + threadIdx.x + i * HEAD_THREADS);
     if (head < DSPARK_HEADS) {
-        turn_head(x, head_scale(x, a.eps), a.q_norm, a.inv_freq, a.position + row, a.q + ((uint64_t)row * DSPARK_HEADS + head) * DSPARK_DIM);
+        turn_head(x, head_scale(x, a.eps), a.q_norm, a.inv_freq, s.position + row, a.q + ((uint64_t)blockIdx.y * DSPARK_QUERIES + row * DSPARK_HEADS + head) * DSPARK_DIM);
         return;
     }
-    const uint64_t at = (uint64_t)((a.position + row) % a.ring_rows) * DSPARK_DIM;
-    put_key(x, a.eps, a.k_norm, a.inv_freq, a.position + row, a.k + at, a.v + at);
+    const uint64_t at = (uint64_t)((s.position + row) % a.ring_rows) * DSPARK_DIM;
+    put_key(x, a.eps, a.k_norm, a.inv_freq, s.position + row, s.k + at, s.v + at);
 }
 
 __global__ void __launch_bounds__(HEAD_THREADS) keys_kernel(const dspark_keys_args a)
@@ -112,7 +114,7 @@ __device__ __forceinline__ void multiply_add(float c[4], const uint32_t a[4], ui
 }
 
 /* Queries, and the span's keys and values; what is not there is zero. */
-__device__ void load_span(const dspark_attn_args &a, attend_shared *s, uint32_t first, uint32_t begin, uint32_t end)
+__device__ void load_span(const dspark_attn_args &a, const dspark_attn_seq &seq, const __nv_bfloat16 *q, attend_shared *s, uint32_t first, uint32_t begin, uint32_t end)
 {
     const uint4 none = make_uint4(0, 0, 0, 0);
 
@@ -123,21 +125,21 @@ __device__ void load_span(const dspark_attn_args &a, attend_shared *s, uint32_t 
         const bool there = key >= begin && key < end;
         const uint64_t from = (uint64_t)(key % a.ring_rows) * DSPARK_DIM + at;
 
-        *(uint4 *)&s->k[key - first][at] = there ? __ldcg((const uint4 *)(a.k + from)) : none;
-        *(uint4 *)&s->v[key - first][at] = there ? __ldcg((const uint4 *)(a.v + from)) : none;
+        *(uint4 *)&s->k[key - first][at] = there ? __ldcg((const uint4 *)(seq.k + from)) : none;
+        *(uint4 *)&s->v[key - first][at] = there ? __ldcg((const uint4 *)(seq.v + from)) : none;
     }
 #pragma unroll 14
     for (uint32_t n = 0; n < DSPARK_QUERIES * DSPARK_DIM / 8 / ATTEND_THREADS; n++) {
         const uint32_t i = threadIdx.x + n * ATTEND_THREADS;
         const uint32_t query = i / (DSPARK_DIM / 8), at = i % (DSPARK_DIM / 8) * 8;
 
-        *(uint4 *)&s->q[query][at] = query < a.rows * DSPARK_HEADS ? __ldcg((const uint4 *)(a.q + (uint64_t)query * DSPARK_DIM + at)) : none;
+        *(uint4 *)&s->q[query][at] = query < a.rows * DSPARK_HEADS ? __ldcg((const uint4 *)(q + (uint64_t)query * DSPARK_DIM + at)) : none;
     }
     __syncthreads();
 }
 
 /* Scores of 16 queries with all keys of the span, their exponentials into p, maximum and sum into part_ml. */
-__device__ void score(const dspark_attn_args &a, attend_shared *s, uint32_t tile, uint32_t lane, uint32_t first, uint32_t begin, uint32_t end, uint32_t span)
+__device__ void score(float2 *ml, attend_shared *s, uint32_t tile, uint32_t lane, uint32_t first, uint32_t begin, uint32_t end)
 {
     float c[DSPARK_SPAN / 8][4] = {};
 
@@ -178,7 +180,7 @@ __device__ void score(const dspark_attn_args &a, attend_shared *s, uint32_t tile
         }
         sum += __shfl_xor_sync(0xffffffffu, sum, 1);
         sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-        if (lane % 4 == 0) a.part_ml[(uint64_t)span * DSPARK_QUERIES + query] = make_float2(top, sum);
+        if (lane % 4 == 0) ml[query] = make_float2(top, sum);
     }
 }
 
@@ -186,14 +188,17 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_
 {
     extern __shared__ __align__(16) uint8_t memory[];
     attend_shared *s = (attend_shared *)memory;
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, span = blockIdx.x, first = (a.low / DSPARK_SPAN + span) * DSPARK_SPAN, end = a.position + a.rows;
+    const dspark_attn_seq &seq = a.seq[blockIdx.y];
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, span = blockIdx.x, first = (seq.low / DSPARK_SPAN + span) * DSPARK_SPAN, end = seq.position + a.rows;
 
     chain_trigger();
     chain_wait();
-    const uint32_t begin = a.low_device ? max(a.low, min(ld_l2(a.low_device), a.position)) : a.low;
+    if (first >= end) return;
+    const uint32_t begin = seq.low_device ? max(seq.low, min(ld_l2(seq.low_device), seq.position)) : seq.low;
+    const uint64_t at = (uint64_t)blockIdx.y * a.spans_max + span;
 
-    load_span(a, s, first, begin, end);
-    if (warp < M_TILES) score(a, s, warp, lane, first, begin, end, span);
+    load_span(a, seq, a.q + (uint64_t)blockIdx.y * DSPARK_QUERIES * DSPARK_DIM, s, first, begin, end);
+    if (warp < M_TILES) score(a.part_ml + at * DSPARK_QUERIES, s, warp, lane, first, begin, end);
     __syncthreads();
     for (uint32_t n = 0; n < 64; n += 8) {
         const uint32_t column = warp * 64 + n;
@@ -208,7 +213,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_
             multiply_add(c, p, v[0], v[1]);
             load_matrices(p, &s->p[tile * 16 + lane % 16][16 + lane / 16 * 8]);
             multiply_add(c, p, v[2], v[3]);
-            float *to = a.part + ((uint64_t)span * DSPARK_QUERIES + tile * 16 + lane / 4) * DSPARK_DIM + column + lane % 4 * 2;
+            float *to = a.part + (at * DSPARK_QUERIES + tile * 16 + lane / 4) * DSPARK_DIM + column + lane % 4 * 2;
             *(float2 *)to = make_float2(c[0], c[1]);
             *(float2 *)(to + 8 * DSPARK_DIM) = make_float2(c[2], c[3]);
         }
@@ -217,18 +222,23 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_
 
 /* ---- the spans of one query, in ascending order ---- */
 
+__host__ __device__ static inline uint32_t span_count(uint32_t position, uint32_t rows, uint32_t low) { return (position + rows - 1) / DSPARK_SPAN - low / DSPARK_SPAN + 1; }
+
 #define COMBINE_SPANS 256u            /* weights that are kept at a time */
 
-__global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn_args a, uint32_t spans)
+__global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn_args a)
 {
     __shared__ float weight[COMBINE_SPANS], part_top[HEAD_THREADS / 32];
-    const uint32_t query = blockIdx.x;
-    const float4 *part = (const float4 *)(a.part + (uint64_t)query * DSPARK_DIM) + threadIdx.x;
+    const dspark_attn_seq &seq = a.seq[blockIdx.y];
+    const uint32_t query = blockIdx.x, spans = span_count(seq.position, a.rows, seq.low);
+    const uint64_t first = (uint64_t)blockIdx.y * a.spans_max * DSPARK_QUERIES + query;
+    const float4 *part = (const float4 *)(a.part + first * DSPARK_DIM) + threadIdx.x;
+    const float2 *part_ml = a.part_ml + first;
     float top = NEVER, sum = 0, out[HEAD_EACH] = {};
 
     chain_trigger();
     chain_wait();
-    for (uint32_t s = threadIdx.x; s < spans; s += HEAD_THREADS) top = fmaxf(top, __ldcg(&a.part_ml[(uint64_t)s * DSPARK_QUERIES + query].x));
+    for (uint32_t s = threadIdx.x; s < spans; s += HEAD_THREADS) top = fmaxf(top, __ldcg(&part_ml[(uint64_t)s * DSPARK_QUERIES].x));
     for (int d = 16; d; d /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
     if (threadIdx.x % 32 == 0) part_top[threadIdx.x / 32] = top;
     __syncthreads();
@@ -237,7 +247,7 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
         const uint32_t n = spans - from < COMBINE_SPANS ? spans - from : COMBINE_SPANS;
 
         for (uint32_t s = threadIdx.x; s < n; s += HEAD_THREADS) {
-            const float2 ml = __ldcg(&a.part_ml[(uint64_t)(from + s) * DSPARK_QUERIES + query]);
+            const float2 ml = __ldcg(&part_ml[(uint64_t)(from + s) * DSPARK_QUERIES]);
 
             weight[s] = ml.y > 0.0f ? expf(ml.x - top) : 0.0f;
         }
@@ -246,24 +256,44 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
         for (uint32_t s = 0; s < n; s++) {
             const float4 p = ld_l2(part + (uint64_t)(from + s) * DSPARK_QUERIES * (DSPARK_DIM / 4));
 
-            sum += weight[s] * __ldcg(&a.part_ml[(uint64_t)(from + s) * DSPARK_QUERIES + query].y);
+            sum += weight[s] * __ldcg(&part_ml[(uint64_t)(from + s) * DSPARK_QUERIES].y);
             out[0] += weight[s] * p.x, out[1] += weight[s] * p.y, out[2] += weight[s] * p.z, out[3] += weight[s] * p.w;
         }
         __syncthreads();
     }
-    for (uint32_t i = 0; i < HEAD_EACH; i++) a.out[(uint64_t)query * DSPARK_DIM + threadIdx.x * HEAD_EACH + i] = __float2bfloat16(out[i] / sum);
+    for (uint32_t i = 0; i < HEAD_EACH; i++) a.out[((uint64_t)blockIdx.y * a.rows * DSPARK_HEADS + query) * DSPARK_DIM + threadIdx.x * HEAD_EACH + i] = __float2bfloat16(out[i] / sum);
+}
+
+static int launch_grid(const void *fn, uint32_t x, uint32_t y, uint32_t threads, uint32_t shared_bytes, void **params, void *stream)
+{
+    cudaLaunchAttribute attribute[1];
+    cudaLaunchConfig_t config = {};
+
+    attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attribute[0].val.programmaticStreamSerializationAllowed = 1;
+    config.gridDim = dim3(x, y), config.blockDim = dim3(threads), config.dynamicSmemBytes = shared_bytes, config.stream = (cudaStream_t)stream;
+    config.attrs = attribute, config.numAttrs = 1;
+    return launch_check(cudaLaunchKernelExC(&config, fn, params), "dspark attention");
 }
 
 int dspark_attn_launch(const struct dspark_attn_args *args, void *stream)
 {
     struct dspark_attn_args a = *args;
-    uint32_t spans = (a.position + a.rows - 1) / DSPARK_SPAN - a.low / DSPARK_SPAN + 1;
-    void *params[] = { &a, &spans };
+    uint32_t spans = 0;
+    void *params[] = { &a };
 
-    if (a.rows == 0 || a.rows > DSPARK_ROWS_MAX || a.low > a.position || a.position + a.rows - a.low > a.ring_rows) return -E_RANGE;
-    int rc = launch_chained((const void *)heads_kernel, a.rows * (DSPARK_HEADS + 1), HEAD_THREADS, 0, params, stream);
-    if (rc == 0) rc = launch_chained((const void *)attend_kernel, spans, ATTEND_THREADS, sizeof(struct attend_shared), params, stream);
-    if (rc == 0) rc = launch_chained((const void *)combine_kernel, a.rows * DSPARK_HEADS, HEAD_THREADS, 0, params, stream);
+    if (a.rows == 0 || a.rows > DSPARK_ROWS_MAX || a.count == 0 || a.count > DSPARK_SEQUENCES_MAX) return -E_RANGE;
+    for (uint32_t i = 0; i < a.count; i++) {
+        const struct dspark_attn_seq *s = &a.seq[i];
+
+        if (s->low > s->position || s->position + a.rows - s->low > a.ring_rows) return -E_RANGE;
+        const uint32_t own = span_count(s->position, a.rows, s->low);
+        if (own > a.spans_max) return -E_RANGE;
+        if (own > spans) spans = own;
+    }
+    int rc = launch_grid((const void *)heads_kernel, a.rows * (DSPARK_HEADS + 1), a.count, HEAD_THREADS, 0, params, stream);
+    if (rc == 0) rc = launch_grid((const void *)attend_kernel, spans, a.count, ATTEND_THREADS, sizeof(struct attend_shared), params, stream);
+    if (rc == 0) rc = launch_grid((const void *)combine_kernel, a.rows * DSPARK_HEADS, a.count, HEAD_THREADS, 0, params, stream);
     return rc;
 }
 

@@ -1,12 +1,12 @@
 /* dspark_attn: attention of a DSpark block (model/dspark.h) over the drafter's own cache. From the f32 output of the qkv product to the bf16 input of o:
  *   q and k norm, rotation (pairs j, j + 256 with j < 64), v norm; K and V of the block's rows into the ring; softmax(q k) v over positions
  *   low .. position + rows - 1: every row sees the whole block, there is no scale and no window but the caller's `low`
- *   qkv  [rows][qkv_stride] f32: 16 query heads of 512, then one key head, which is the value too
- *   ring [ring_rows][512] bf16 each for K and V; position p in row p % ring_rows
- *   out  [rows][16 * 512] bf16
+ *   qkv  [sequences][rows][qkv_stride] f32: 16 query heads of 512, then one key head, which is the value too
+ *   ring [ring_rows][512] bf16 each for K and V of a sequence; position p in row p % ring_rows
+ *   out  [sequences][rows][16 * 512] bf16
  * Three kernels of a chain: heads; (all queries) x (32 keys) on the tensor cores, partial results; their sum. The key axis is cut by absolute position, so the bits
  * of a block depend on nothing but its sequence.
- * Needs     16 heads of 512, 1 <= rows <= 7, ring_rows >= position + rows - low. Never synchronizes.
+ * Needs     16 heads of 512, 1 <= rows <= 7, 1 <= sequences <= 8, ring_rows >= position + rows - low. Never synchronizes.
  * Checked   bench/cuda/dspark_bench.cu against a plain kernel in f64, before it measures.
  * Measured  bench/RESULTS_cuda.md. */
 #ifndef SLUICE_CUDA_DSPARK_ATTN_H
@@ -21,21 +21,27 @@
 #define DSPARK_ROWS_MAX 7u
 #define DSPARK_QUERIES (DSPARK_ROWS_MAX * DSPARK_HEADS)
 #define DSPARK_SPAN 32u               /* keys of a block of threads */
+#define DSPARK_SEQUENCES_MAX 8u
+
+struct dspark_attn_seq {
+    __nv_bfloat16 *k, *v;             /* rings of one layer */
+    uint32_t position, low;           /* of the first row; the first position that is seen */
+    const uint32_t *low_device;       /* seen is what lies behind both; NULL: `low` alone */
+};
 
 struct dspark_attn_args {
     const float *qkv;
     uint32_t qkv_stride;              /* elements */
-    uint32_t rows;
-    uint32_t position, low;           /* of the first row; the first position that is seen */
-    const uint32_t *low_device;       /* seen is what lies behind both; NULL: `low` alone */
+    uint32_t rows, count;             /* of a sequence; sequences */
+    struct dspark_attn_seq seq[DSPARK_SEQUENCES_MAX];
     const __nv_bfloat16 *q_norm, *k_norm;   /* [512] */
     const float *inv_freq;            /* [DSPARK_TURNED], device */
-    __nv_bfloat16 *k, *v;             /* rings of one layer */
     uint32_t ring_rows;
     float eps;
-    __nv_bfloat16 *q;                 /* scratch [DSPARK_QUERIES][512] */
-    float *part;                      /* scratch [spans][DSPARK_QUERIES][512] */
-    float2 *part_ml;                  /* scratch [spans][DSPARK_QUERIES] (max, sum) */
+    uint32_t spans_max;               /* of a sequence: what there is scratch for */
+    __nv_bfloat16 *q;                 /* scratch [sequences][DSPARK_QUERIES][512] */
+    float *part;                      /* scratch [sequences][spans_max][DSPARK_QUERIES][512] */
+    float2 *part_ml;                  /* scratch [sequences][spans_max][DSPARK_QUERIES] (max, sum) */
     __nv_bfloat16 *out;
 };
 

@@ -23,7 +23,7 @@ static int place(struct dspark_plan *p, struct arena_matrix *m, uint32_t rows, u
     const uint32_t slice = packed_slice_k(k), slices = slice ? k / slice : 0;
 
     if (rows == 0 || rows % PRODUCT_ROWS || (slices != 1 && slices != 2 && slices != 4)) return -E_UNSUPPORTED;
-    *m = arena_matrix{ p->bytes, rows, k, slice, format };
+    m->offset = p->bytes, m->rows = rows, m->k = k, m->slice_k = slice, m->format = format;
     p->bytes += (packed_bytes(format, rows, k) + ARENA_ALIGN - 1) / ARENA_ALIGN * ARENA_ALIGN;
     return 0;
 }

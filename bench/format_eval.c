@@ -1,10 +1,10 @@
 /* bench/format_eval.c - how far a quantized checkpoint is from the one it came from: perplexity, same first choice, divergence.
  *
- *   build/bench/format_eval REFERENCE-DIR DIR auto|bf16 TOKENS
+ *   build/bench/format_eval REFERENCE-DIR DIR auto|bf16 TOKENS [bf16|fp8|f32]
  *
  * TOKENS is a file of little-endian u32: for each conversation the count of prompt tokens, the count of the answer's tokens, then
  * the tokens (bench/formats.py writes it). Every position that predicts a token of an answer is scored in both
- * checkpoints with its true past. Prints one line. */
+ * checkpoints with its true past. The last word: DIR's KV cache (else, and the reference's: bf16). Prints one line. */
 #include "model/forward.h"
 #include <math.h>
 #include <stdio.h>
@@ -31,14 +31,14 @@ static void die(const char *what, const char *why)
     exit(1);
 }
 
-static void open_model(struct model *m, const char *dir, uint32_t activations)
+static void open_model(struct model *m, const char *dir, uint32_t activations, enum kv_dtype cache)
 {
     const struct forward_options options = { .rows_max = EVAL_TOKENS_MAX, .activations = activations };
     struct model_error err;
     void *arena;
 
     if (model_files_open_dir(&m->files, dir, &err) != 0 || model_load(&m->config, &m->generation, &m->weights, &m->files, &err) != 0) die(dir, err.text);
-    if (kv_geometry_init(&m->geo, &m->config, KV_BF16, EVAL_TOKENS_MAX, EVAL_TOKENS_MAX, EVAL_PAGES, EVAL_PAGES) != 0) die(dir, "no layout of the cache");
+    if (kv_geometry_init(&m->geo, &m->config, cache, EVAL_TOKENS_MAX, EVAL_TOKENS_MAX, EVAL_PAGES, EVAL_PAGES) != 0) die(dir, "no layout of the cache");
     if (posix_memalign(&arena, 4096, m->geo.arena_bytes) != 0 || forward_open(&m->forward, &m->weights, &m->geo, arena, &options) != 0) die(dir, "no memory");
     if (!(m->logits = malloc((uint64_t)EVAL_TOKENS_MAX * m->config.vocab * sizeof(float)))) die(dir, "no memory");
 }
@@ -75,9 +75,9 @@ int main(int argc, char **argv)
     double divergence = 0;
     FILE *in;
 
-    if (argc != 5 || !(in = fopen(argv[4], "rb"))) die("usage", "format_eval REFERENCE-DIR DIR auto|bf16 TOKENS");
-    open_model(&model[0], argv[1], FORWARD_ACTIVATIONS_AUTO);
-    open_model(&model[1], argv[2], strcmp(argv[3], "bf16") == 0 ? FORWARD_ACTIVATIONS_BF16 : FORWARD_ACTIVATIONS_AUTO);
+    if (argc < 5 || argc > 6 || (argc == 6 && !kv_dtype_named(argv[5])) || !(in = fopen(argv[4], "rb"))) die("usage", "format_eval REFERENCE-DIR DIR auto|bf16 TOKENS [bf16|fp8|f32]");
+    open_model(&model[0], argv[1], FORWARD_ACTIVATIONS_AUTO, KV_BF16);
+    open_model(&model[1], argv[2], strcmp(argv[3], "bf16") == 0 ? FORWARD_ACTIVATIONS_BF16 : FORWARD_ACTIVATIONS_AUTO, argc == 6 ? kv_dtype_named(argv[5]) : KV_BF16);
     if (model[0].config.vocab != model[1].config.vocab) die(argv[2], "another vocabulary");
     while (fread(head, 4, 2, in) == 2) {
         const uint32_t vocab = model[0].config.vocab, count = head[0] + head[1], first = head[0] - 1;

@@ -6,7 +6,7 @@
 
 For each DIR, with the checkpoint's own rule for activations and, where that rounds them, without: perplexity and agreement with the
 BF16 model on N conversations that training never saw (build/bench/format_eval), and with --questions how many of the 100
-held-out questions the server answers. Needs a built tree.
+held-out questions the server answers. --kv: the KV cache's elements in all of them. Needs a built tree.
 """
 import argparse
 import array
@@ -42,14 +42,14 @@ def write_tokens(path, count):
     path.write_bytes(out.tobytes())
 
 
-def questions(folder, activations):
+def questions(folder, activations, kv):
     from server import Server
     from test_chat import AT_ONCE, request
     from wsclient import gather_limited, run
 
     from score import score
     items = json.loads((TRAIN / "heldout.json").read_text())
-    with Server("--activations", activations, "--device", "cpu", model=str(folder)) as s:
+    with Server("--activations", activations, "--kv-cache-dtype", kv, "--device", "cpu", model=str(folder)) as s:
         results = asyncio.run(gather_limited(AT_ONCE, [run(s, request(i)) for i in items]))
     return sum(score(i, r.text, r.reasoning, r.calls) for i, r in zip(items, results)), len(items)
 
@@ -59,6 +59,7 @@ def main():
     p.add_argument("folders", nargs="+", type=pathlib.Path)
     p.add_argument("--conversations", type=int, default=1000)
     p.add_argument("--questions", action="store_true")
+    p.add_argument("--kv", choices=["bf16", "fp8", "f32"], default="bf16")
     p.add_argument("--tokens", type=pathlib.Path, help="a file of tokens made before, instead of drawing conversations")
     args = p.parse_args()
     build = ROOT / os.environ.get("SLUICE_BUILD", "build")
@@ -69,15 +70,15 @@ def main():
         for folder in args.folders:
             before = None
             for activations in ("auto", "bf16"):
-                line = subprocess.run([build / "bench/format_eval", DEMO, folder, activations, tokens], capture_output=True, text=True, check=True).stdout.strip()
+                line = subprocess.run([build / "bench/format_eval", DEMO, folder, activations, tokens, args.kv], capture_output=True, text=True, check=True).stdout.strip()
                 if line == before:
                     continue  # no rule to switch off
                 before = line
                 asked = ""
                 if args.questions:
-                    right, count = questions(folder, activations)
+                    right, count = questions(folder, activations, args.kv)
                     asked = f", {right} of {count} questions"
-                print(f"{folder.name:22} activations {activations:4}  {line}{asked}", flush=True)
+                print(f"{folder.name:22} activations {activations:4} KV {args.kv}  {line}{asked}", flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@
 #define KERNELS_E4M3_SCALE_MIN (1.0f / (448.0f * 512.0f))   /* of a row of activations: zeros stay zeros */
 
 enum kernels_isa { KERNELS_BEST = 0, KERNELS_PORTABLE = 1, KERNELS_AVX2 = 2, KERNELS_AVX512 = 3 };
-enum kernels_dtype { KERNELS_BF16 = 1, KERNELS_F32 = 2 };
+enum kernels_dtype { KERNELS_BF16 = 1, KERNELS_F32 = 2, KERNELS_E4M3 = 3 };   /* E4M3: rows of keys and values only, without a scale */
+
+static inline uint32_t kernels_dtype_bytes(uint32_t dtype) { return dtype == KERNELS_BF16 ? 2 : dtype == KERNELS_E4M3 ? 1 : 4; }
 
 /* One query of attention: a head of a row. Keys first .. last are visible, both included. */
 struct attention_query {
@@ -87,7 +89,7 @@ struct kernels {
     /* y = row of `dtype` * scale. n % 16 == 0. */
     void (*widen)(float *y, const void *row, enum kernels_dtype dtype, float scale, uint32_t n);
 
-    /* row of `dtype` = x, rounded to nearest even. n % 16 == 0. */
+    /* row of `dtype` = x, rounded to nearest even; E4M3: at most 448 in size, a NaN stays one. n % 16 == 0. */
     void (*narrow)(void *row, enum kernels_dtype dtype, const float *x, uint32_t n);
 
     /* x = cap * tanh(x / cap). Any n. */

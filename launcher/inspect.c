@@ -172,7 +172,8 @@ static void show_oddities(const struct inspect *in)
     for (uint32_t i = 0; i < in->index.count; i++) quantized += in->index.tensor[i].dtype == DTYPE_E4M3 || in->index.tensor[i].dtype == DTYPE_U8;
     for (size_t i = 0; i < sizeof(others) / sizeof(others[0]); i++) n += count_names(in, others[i], &bytes);
     odd(&count, "%u tensors (%.1f MB) belong to pictures and sound and are not text", n, megabytes(bytes));
-    odd(&count, "%u scales of a KV cache are in the file and not applied: keys and values are cached as they are", count_names(in, ".k_scale", &ignored) + count_names(in, ".v_scale", &ignored), 0);
+    odd(&count, "%u scales of a KV cache are in the file and not applied: normed keys and values need none", count_names(in, ".k_scale", &ignored) + count_names(in, ".v_scale", &ignored), 0);
+    odd(&count, "its config asks for an FP8 KV cache: served with one, or with --kv-cache-dtype bf16 as it would be without", in->quantization.kv_cache_fp8, 0);
     odd(&count, "%u lm_head tensor is not read: the output matrix is the embedding table", count_names(in, "lm_head.weight", &ignored), 0);
     odd(&count, "its FP4 matrices were made for FP4 activations: here they meet activations as they are", in->quantization.fp4_activations && quantized, 0);
     odd(&count, "quantized tensors, but no quantization_config: activations are left as they are unless a layer has an input_scale", quantized && in->quantization.method == QUANTIZATION_NONE, 0);

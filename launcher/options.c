@@ -44,7 +44,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_MAX_SEQUENCES] = {"max-sequences", NUMBER, 1, 1024, "32", "N", "sequences in work at once; more wait in order"},
     [OPT_SLOTS] = {"slots", NUMBER, 0, SLOTS_MAX, "0", "N", "requests remembered, running or over (resume, previous_response_id); 0: four a sequence"},
     [OPT_QUEUE] = {"queue", NUMBER, 0, 100000, "256", "N", "requests that may wait for a slot before new ones are refused with 503"},
-    [OPT_KV_CACHE_DTYPE] = {"kv-cache-dtype", TEXT, 0, 0, "bf16", "bf16|f32", "element type of the KV cache"},
+    [OPT_KV_CACHE_DTYPE] = {"kv-cache-dtype", TEXT, 0, 0, "auto", "auto|bf16|fp8|f32", "elements of the KV cache; auto: fp8 (E4M3, scale 1) where the checkpoint says so, else bf16; f32: not with the kernels for Gemma 4 12B"},
     [OPT_KV_CACHE_MIB] = {"kv-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "limit of the KV cache; 0: enough for every sequence at full context, or the memory that is free"},
     [OPT_PREFILL_CHUNK] = {"prefill-chunk", NUMBER, 0, 2048, "0", "N", "prompt tokens computed at a time; 0: 128 on a CPU, 2048 on a GPU"},
     [OPT_PREFIX_CACHE] = {"prefix-cache", TEXT, 0, 0, "on", "on|off", "go on where a prompt differs from one that was there before; off: compute every prompt whole"},
@@ -232,7 +232,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
     static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
     static const char *const weights[] = {"auto", "bf16", "fp8", "fp8-block128", "nvfp4", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
     static const char *const activations[] = {"auto", "bf16", NULL};
-    static const char *const dtypes[] = {"bf16", "f32", NULL}, *const levels[] = {"error", "warn", "info", "debug", NULL};
+    static const char *const dtypes[] = {"auto", "bf16", "fp8", "f32", NULL}, *const levels[] = {"error", "warn", "info", "debug", NULL};
     static const char *const switches[] = {"on", "off", NULL};
 
     if (o->value[OPT_RANDOM_WEIGHTS][0] && o->value[OPT_MODEL][0]) {

@@ -225,7 +225,7 @@ static void attention_task(void *context, uint32_t task, uint32_t thread)
         .arena = a->kv, .pages = full ? a->seqs[row->seq].full_pages : a->seqs[row->seq].sliding_pages, .pool_offset = kv_page_offset(a->geo, l->type, 0),
         .page_bytes = full ? a->geo->full_page_bytes : a->geo->sliding_page_bytes, .k_offset = place->k_offset + head_bytes, .v_offset = place->v_offset + head_bytes,
         .page_tokens = KV_PAGE_TOKENS, .ring_tokens = full ? UINT32_MAX / KV_PAGE_TOKENS * KV_PAGE_TOKENS : a->geo->ring_tokens, .head_dim = dim,
-        .dtype = a->geo->dtype == KV_BF16 ? KERNELS_BF16 : KERNELS_F32, .scale = c->attention_scale,
+        .dtype = a->geo->dtype, .scale = c->attention_scale,
     };
     struct attention_query query[KERNELS_QUERIES_MAX];
 

@@ -44,7 +44,7 @@ int dspark_cache_init(struct dspark_cache *cache, const struct dspark_config *co
 
     if (window == 0 || max_context == 0) return -E_RANGE;
     if (window > max_context) window = max_context;
-    *cache = (struct dspark_cache){.dtype = dtype, .element_bytes = dtype == KV_BF16 ? 2 : 4, .window = window, .max_context = max_context};
+    *cache = (struct dspark_cache){.dtype = dtype, .element_bytes = kv_dtype_bytes(dtype), .window = window, .max_context = max_context};
     cache->ring_tokens = (window + config->block + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
     for (uint32_t i = 0; i < c->layer_count; i++) bytes += 2ull * model_kv_dim(c, i) * KV_PAGE_TOKENS * cache->element_bytes;
     cache->page_bytes = (bytes + 63) / 64 * 64;
@@ -152,7 +152,7 @@ static void put_keys(struct dspark *d, uint32_t layer, const float *from, uint32
 {
     const struct model_config *c = &d->weights->config.layers;
     const struct layer_config *l = &c->layer[layer];
-    const enum kernels_dtype dtype = d->cache->dtype == KV_BF16 ? KERNELS_BF16 : KERNELS_F32;
+    const enum kernels_dtype dtype = (enum kernels_dtype)d->cache->dtype;
     const uint32_t kv = model_kv_dim(c, layer);
 
     drafter_multiply(&d->math, d->k, from, &d->weights->layer[layer].k, lines);
@@ -216,7 +216,7 @@ static void attention_task(void *context, uint32_t task, uint32_t thread)
     const struct attention_keys keys = {
         .arena = row->cache, .pages = d->pages, .page_bytes = d->cache->page_bytes, .k_offset = head_offset(d, t->layer, kv_head, false),
         .v_offset = head_offset(d, t->layer, kv_head, true), .page_tokens = KV_PAGE_TOKENS, .ring_tokens = d->cache->ring_tokens, .head_dim = l->head_dim,
-        .dtype = d->cache->dtype == KV_BF16 ? KERNELS_BF16 : KERNELS_F32, .scale = c->attention_scale,
+        .dtype = d->cache->dtype, .scale = c->attention_scale,
     };
     struct attention_query query[KERNELS_QUERIES_MAX];
     uint32_t n = 0;

@@ -28,7 +28,7 @@ void engine_open_config(struct engine *e, struct stage *s)
 static void open_geometry(struct engine *e)
 {
     const struct wiring *w = &e->stage->wiring;
-    const enum kv_dtype dtype = strcmp(wiring_text(w, "kv.cache_dtype", "bf16"), "f32") == 0 ? KV_F32 : KV_BF16;
+    const enum kv_dtype dtype = kv_dtype_named(wiring_text(w, "kv.cache_dtype", "bf16")); /* the keeper has chosen: never auto */
     const int rc = kv_geometry_init(&e->geometry, &e->config, dtype, (uint32_t)wiring_u64(w, "model.context_max", 0), (uint32_t)wiring_u64(w, "kv.rows_max", 0),
                                     (uint32_t)wiring_u64(w, "kv.full_page_count", 0), (uint32_t)wiring_u64(w, "kv.sliding_page_count", 0));
 

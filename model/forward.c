@@ -83,7 +83,7 @@ int forward_open(struct forward **forward, const struct model_weights *weights, 
     f->kv = kv_base;
     f->kernels = kernels;
     f->table_dtype = weights->dtype == DTYPE_BF16 ? KERNELS_BF16 : KERNELS_F32;
-    f->kv_dtype = geo->dtype == KV_BF16 ? KERNELS_BF16 : KERNELS_F32;
+    f->kv_dtype = (enum kernels_dtype)geo->dtype;    /* the same numbers (kv.h) */
     f->rows_max = options->rows_max;
     f->rounds = weights->rounds_activations && options->activations != FORWARD_ACTIVATIONS_BF16;
     if ((rc = forward_heads(f)) == 0 && (rc = pool_open(&f->pool, options->threads, options->pin != 0)) == 0)

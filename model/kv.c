@@ -6,6 +6,17 @@
 #define KV_ALIGN 64
 #define KV_POOL_ALIGN 4096
 
+static const char *const kv_names[] = {[KV_BF16] = "bf16", [KV_F32] = "f32", [KV_FP8] = "fp8"};
+
+enum kv_dtype kv_dtype_named(const char *name)
+{
+    for (uint32_t i = KV_BF16; i <= KV_FP8; i++)
+        if (strcmp(name, kv_names[i]) == 0) return i;
+    return 0;
+}
+
+const char *kv_dtype_name(enum kv_dtype dtype) { return kv_names[dtype]; }
+
 static uint64_t kv_round_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
 /* Places the K and V of each layer of one type in a page; returns the page's bytes. */
@@ -30,10 +41,10 @@ int kv_geometry_init(struct kv_geometry *geo, const struct model_config *config,
     uint64_t ring, full_bytes, sliding_bytes;
 
     if (max_context == 0 || max_context > config->max_position || rows_max == 0 || rows_max > config->max_position) return -E_RANGE;
-    if (dtype != KV_BF16 && dtype != KV_F32) return -E_RANGE;
+    if (dtype != KV_BF16 && dtype != KV_F32 && dtype != KV_FP8) return -E_RANGE;
     memset(geo, 0, sizeof(*geo));
     geo->dtype = dtype;
-    geo->element_bytes = dtype == KV_BF16 ? 2 : 4;
+    geo->element_bytes = kv_dtype_bytes(dtype);
     geo->window = config->window;
     geo->rows_max = rows_max;
     geo->max_context = max_context;

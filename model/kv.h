@@ -20,7 +20,12 @@
 
 #define KV_PAGE_TOKENS 32             /* positions in a page; divides every attention segment */
 
-enum kv_dtype { KV_BF16 = 1, KV_F32 = 2 };
+enum kv_dtype { KV_BF16 = 1, KV_F32 = 2, KV_FP8 = 3 };   /* FP8: E4M3 without scales, rounded to nearest even, at most 448 in size. Same numbers as enum kernels_dtype */
+
+/* "bf16", "f32", "fp8"; kv_dtype_named: 0 for any other name. */
+enum kv_dtype kv_dtype_named(const char *name);
+const char *kv_dtype_name(enum kv_dtype dtype);
+static inline uint32_t kv_dtype_bytes(uint32_t dtype) { return dtype == KV_BF16 ? 2 : dtype == KV_FP8 ? 1 : 4; }
 
 struct kv_layer {                     /* layer i of the model */
     uint32_t type;                    /* enum layer_type = the pool */

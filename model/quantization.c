@@ -59,6 +59,14 @@ static int parse_torchao(struct quantization *q, const json_t *config, struct mo
     return 0;
 }
 
+/* "kv_cache_scheme": an object for 8-bit floats; other caches than FP8 are not made, whatever it asks for. */
+static bool scheme_is_fp8(const json_t *scheme)
+{
+    const json_t *bits = json_object_get(scheme, "num_bits"), *type = json_object_get(scheme, "type");
+
+    return json_is_object(scheme) && (!bits || json_integer_value(bits) == 8) && (!type || strcmp(text_of(scheme, "type"), "float") == 0);
+}
+
 /* ---- compressed-tensors ---- */
 
 /* The activation rule of one group of FP8 weights. */
@@ -85,7 +93,7 @@ static int parse_compressed(struct quantization *q, const json_t *config, struct
     bool seen = false;
 
     set_algorithm(q, text_of(config, "format"));
-    q->kv_cache_fp8 = json_is_object(kv);
+    q->kv_cache_fp8 = scheme_is_fp8(kv);
     if (!json_is_object(groups) || json_object_size(groups) == 0) return refuse(err, -E_FORMAT, "config_groups", groups, "must be an object with groups");
     json_object_foreach((json_t *)groups, name, group) {
         const json_t *weights = json_object_get(group, "weights"), *input = json_object_get(group, "input_activations");
@@ -122,7 +130,7 @@ static int parse_modelopt(struct quantization *q, const json_t *config, const js
     if (!json_is_string(algo)) algo = json_object_get(inner, "quant_algo");
     if (!json_is_string(algo)) return refuse(err, -E_FORMAT, "quant_algo", algo, "missing");
     set_algorithm(q, json_string_value(algo));
-    q->kv_cache_fp8 = json_is_object(kv) || strcasecmp(text_of(inner, "kv_cache_quant_algo"), "FP8") == 0;
+    q->kv_cache_fp8 = scheme_is_fp8(kv) || strcasecmp(text_of(inner, "kv_cache_quant_algo"), "FP8") == 0;
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++) {
         if (strcasecmp(known[i].name, json_string_value(algo)) != 0) continue;
         q->fp8_activation = known[i].activation;

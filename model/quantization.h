@@ -20,7 +20,7 @@ struct quantization {
     uint32_t fp8_activation;          /* enum stored_activation for matrices of FP8 codes; FP4 matrices are weight-only here */
     bool fp8_by_layer;                /* layers differ: one with an input_scale is STORED_STATIC, one without is as it is */
     bool fp4_activations;             /* the writer meant FP4 activations too: they are not rounded here */
-    bool kv_cache_fp8;                /* the file has, or may have, scales for an FP8 cache: not applied */
+    bool kv_cache_fp8;                /* the config asks for an FP8 KV cache; scales for it in the file are not applied: ours has none */
     char algorithm[80];               /* as the file calls it; "" when nothing is quantized */
 };
 

@@ -10,6 +10,7 @@
  * Fails    a checkpoint that would not load: exit 100 with the reason, before anything is allocated. */
 #include "stages/keeper/keeper.h"
 
+#include "model/quantization.h"
 #include "model/shapes.h"
 #include "model/states.h"
 #include "schemas/counters.h"
@@ -101,9 +102,18 @@ static void read_model(struct keeper *k, const char *name)
 
 /* ---- memory ----------------------------------------------------------------------------------- */
 
-static enum kv_dtype cache_dtype(const struct keeper *k)
+/* auto: as the checkpoint's config says. */
+static enum kv_dtype cache_dtype(struct keeper *k)
 {
-    return strcmp(wiring_text(&k->stage.wiring, "kv.cache_dtype", "bf16"), "f32") == 0 ? KV_F32 : KV_BF16;
+    const char *asked = wiring_text(&k->stage.wiring, "kv.cache_dtype", "auto");
+    const enum kv_dtype named = kv_dtype_named(asked);
+    struct quantization quantization;
+    struct model_error err = {""};
+
+    if (named) return named;
+    if (strcmp(asked, "auto") != 0) stage_exit(&k->stage, EXIT_CONFIG, "--kv-cache-dtype %s: takes auto, bf16, fp8 or f32", asked);
+    if (quantization_load(&quantization, &k->files, &err) != 0) stage_exit(&k->stage, EXIT_CONFIG, "the element type of the KV cache is not known: %s; say --kv-cache-dtype bf16", err.text);
+    return quantization.kv_cache_fp8 ? KV_FP8 : KV_BF16;
 }
 
 /* The layout of a page, for a cache of no pages. */
@@ -278,6 +288,7 @@ static void describe(struct keeper *k, const char *dir)
     wiring_setf(out, "kv.full_page_count", "%u", k->geometry.full_page_count);
     wiring_setf(out, "kv.sliding_page_count", "%u", k->geometry.sliding_page_count);
     wiring_setf(out, "kv.rows_max", "%u", k->geometry.rows_max);
+    wiring_set(out, "kv.cache_dtype", kv_dtype_name(k->geometry.dtype));
     wiring_setf(out, "prefill.chunk", "%llu", (unsigned long long)option(k, "prefill.chunk", k->cuda ? PREFILL_CHUNK_GPU : PREFILL_CHUNK_CPU));
     wiring_setf(out, "media.picture_budget", "%u", k->media.picture_budget);
     wiring_setf(out, "media.picture_positions", "%u", k->media.picture_positions);

@@ -22,7 +22,7 @@ VEC const char *attention_page(const struct attention_keys *keys, uint32_t posit
 static void attention_scores(uint32_t count, const struct attention_keys *keys, struct attention_scratch *s,
                              uint32_t segment, uint32_t from, uint32_t to)
 {
-    const uint32_t element = keys->dtype == KERNELS_BF16 ? 2 : 4;
+    const uint32_t element = kernels_dtype_bytes(keys->dtype);
 
     for (uint32_t p = from; p <= to;) {
         const uint32_t token = p % keys->page_tokens;
@@ -129,7 +129,7 @@ static void attention_values_typed(struct attention_scratch *s, const uint32_t *
 static void attention_values(const uint32_t *first, const uint32_t *last, uint32_t count, const struct attention_keys *keys,
                              struct attention_scratch *s, uint32_t segment, uint32_t from, uint32_t to)
 {
-    const uint32_t dim = keys->head_dim, element = keys->dtype == KERNELS_BF16 ? 2 : 4;
+    const uint32_t dim = keys->head_dim, element = kernels_dtype_bytes(keys->dtype);
 
     for (uint32_t q = 0; q < count; q++) memset(s->part[q], 0, dim * sizeof(float));
     for (uint32_t p = from; p <= to;) {
@@ -138,6 +138,7 @@ static void attention_values(const uint32_t *first, const uint32_t *last, uint32
         const char *v = attention_page(keys, p) + keys->v_offset + (uint64_t)token * dim * element;
 
         if (keys->dtype == KERNELS_BF16) attention_values_typed(s, first, last, count, v, dim, KERNELS_BF16, p - segment, n);
+        else if (keys->dtype == KERNELS_E4M3) attention_values_typed(s, first, last, count, v, dim, KERNELS_E4M3, p - segment, n);
         else attention_values_typed(s, first, last, count, v, dim, KERNELS_F32, p - segment, n);
         p += n;
     }

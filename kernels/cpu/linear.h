@@ -1,4 +1,4 @@
-/* kernels/cpu/linear.h - y = x w^T, w [n, k] in bf16 or f32, sums in the lanes of kernels/kernels.h.
+/* kernels/cpu/linear.h - y = x w^T, w [n, k] in bf16 or f32 (keys of a cache also in E4M3), sums in the lanes of kernels/kernels.h.
  *
  * A tile is LINEAR_N rows of w times up to LINEAR_M rows of x, one register of lanes for each pair. For a few rows of x the
  * weights stream through once and memory is the limit; the tile that comes next is asked for while this one is in
@@ -10,11 +10,12 @@
 #define LINEAR_GROUP_BLOCKS 4         /* a group is at least this many tiles of rows, however long they are */
 
 #define LINEAR_HALF 16                /* as dtype: the 16 bits that vec_load_half takes, from stored.h only */
-#define LINEAR_BYTES(dtype) ((dtype) == KERNELS_F32 ? 4u : 2u)
+#define LINEAR_BYTES(dtype) ((dtype) == KERNELS_F32 ? 4u : (dtype) == KERNELS_E4M3 ? 1u : 2u)
 
 VEC vec linear_weight(const void *w, uint64_t i, const uint32_t dtype)
 {
     if (dtype == LINEAR_HALF) return vec_load_half((const uint16_t *)w + i);
+    if (dtype == KERNELS_E4M3) return vec_mul(vec_load_e4m3((const uint8_t *)w + i), vec_set(0x1p8f));
     return dtype == KERNELS_BF16 ? vec_load_bf16((const uint16_t *)w + i) : vec_load((const float *)w + i);
 }
 
@@ -90,6 +91,7 @@ static void linear(float *y, uint64_t y_stride, const float *x, uint64_t x_strid
         const uint32_t count = rows - r < group ? rows - r : group;
 
         if (dtype == KERNELS_BF16) linear_group(y + r * y_stride, y_stride, x + r * x_stride, x_stride, count, w, KERNELS_BF16, k, n_begin, n_end);
+        else if (dtype == KERNELS_E4M3) linear_group(y + r * y_stride, y_stride, x + r * x_stride, x_stride, count, w, KERNELS_E4M3, k, n_begin, n_end);
         else linear_group(y + r * y_stride, y_stride, x + r * x_stride, x_stride, count, w, KERNELS_F32, k, n_begin, n_end);
     }
 }

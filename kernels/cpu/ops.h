@@ -101,14 +101,45 @@ static void ops_widen(float *y, const void *row, enum kernels_dtype dtype, float
 {
     const vec s = vec_set(scale);
 
-    for (uint32_t i = 0; i < n; i += 16)
-        vec_store(y + i, vec_mul(dtype == KERNELS_BF16 ? vec_load_bf16((const uint16_t *)row + i) : vec_load((const float *)row + i), s));
+    for (uint32_t i = 0; i < n; i += 16) {
+        if (dtype == KERNELS_BF16) vec_store(y + i, vec_mul(vec_load_bf16((const uint16_t *)row + i), s));
+        else if (dtype == KERNELS_E4M3) vec_store(y + i, vec_mul(vec_mul(vec_load_e4m3((const uint8_t *)row + i), vec_set(0x1p8f)), s));
+        else vec_store(y + i, vec_mul(vec_load((const float *)row + i), s));
+    }
+}
+
+/* The E4M3 number nearest to each x, ties to even, at most 448 in size. Quantum in [2^e, 2^(e+1)): 2^(e-3), and 2^-9 below 2^-6. Adding and taking away
+ * 1.5 * 2^23 quanta rounds to one. */
+VEC vec ops_nearest_e4m3(vec x)
+{
+    const vec cut = vec_max(vec_set(-STORED_E4M3_MAX), vec_min(vec_set(STORED_E4M3_MAX), x));    /* this order lets a NaN through */
+    const vec magic = vec_mul(vec_max(vec_exponent(cut), vec_set(0x1p-6f)), vec_set(0x1.8p20f));
+
+    return vec_sub(vec_add(cut, magic), magic);
+}
+
+/* Codes of 16 numbers. The sign is x's own: a small negative number becomes -0. */
+VEC void ops_store_e4m3(uint8_t *to, const float *x)
+{
+    float nearest[16];
+
+    vec_store(nearest, ops_nearest_e4m3(vec_load(x)));
+    for (int i = 0; i < 16; i++) {
+        const float size = __builtin_fabsf(nearest[i]);
+        uint32_t bits, sign;
+
+        memcpy(&bits, &size, 4);
+        memcpy(&sign, &x[i], 4);
+        bits = size < 0x1p-6f ? (uint32_t)(size * 512.0f) : size <= STORED_E4M3_MAX ? ((bits >> 23) - 120) << 3 | (bits >> 20 & 7) : 0x7f;
+        to[i] = (uint8_t)((sign >> 24 & 0x80) | bits);
+    }
 }
 
 static void ops_narrow(void *row, enum kernels_dtype dtype, const float *x, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i += 16) {
         if (dtype == KERNELS_BF16) vec_store_bf16((uint16_t *)row + i, vec_load(x + i));
+        else if (dtype == KERNELS_E4M3) ops_store_e4m3((uint8_t *)row + i, x + i);
         else vec_store((float *)row + i, vec_load(x + i));
     }
 }
@@ -126,10 +157,8 @@ static void ops_softcap(float *x, float cap, uint32_t n)
     memcpy(x + i, rest, (n - i) * sizeof(float));
 }
 
-/* Quantum of E4M3 in [2^e, 2^(e+1)): 2^(e-3), and 2^-9 below 2^-6. Adding and taking away 1.5 * 2^23 quanta rounds to one. */
 static float ops_to_e4m3(float *y, const float *x, float scale, uint32_t n)
 {
-    const vec most = vec_set(STORED_E4M3_MAX), least = vec_set(-STORED_E4M3_MAX);
     vec top = vec_zero(), factor;
     float s = scale;
 
@@ -141,10 +170,7 @@ static float ops_to_e4m3(float *y, const float *x, float scale, uint32_t n)
     factor = vec_set(scale == 0 ? s : 1.0f / s);
     for (uint32_t i = 0; i < n; i += 16) {
         const vec a = vec_load(x + i), b = scale == 0 ? vec_div(a, factor) : vec_mul(a, factor);
-        const vec cut = vec_max(least, vec_min(most, b));    /* this order lets a NaN through */
-        const vec magic = vec_mul(vec_max(vec_exponent(cut), vec_set(0x1p-6f)), vec_set(0x1.8p20f));
-
-        vec_store(y + i, vec_sub(vec_add(cut, magic), magic));
+        vec_store(y + i, ops_nearest_e4m3(b));
     }
     return s;
 }

@@ -50,6 +50,7 @@ def test_quantized_checkpoints_are_served():
             assert words in shown and "\nloads\n" in shown, shown
             ask(folder)
         ask(os.path.join(out, "fp8-static"), "--activations", "bf16")
+    ask(DEMO, "--kv-cache-dtype", "fp8")
 
 
 def test_a_broken_quantized_checkpoint_is_named_before_it_serves():

@@ -13,6 +13,7 @@ RUN.hidden [layers + 1, rows, hidden] (after the embedding and after every layer
 norm) and RUN.logits [rows, vocab], raw little-endian float32. Runs:
   f32     everything in float32, the embedding scale rounded to the checkpoint's type
   bf16    the model as transformers runs it in bfloat16 (only for bf16 checkpoints)
+  fp8     f32 with keys and values rounded to E4M3 before attention, as an FP8 cache without scales gives them back
 """
 import json
 import os
@@ -24,6 +25,7 @@ import torch
 from hashes import hashed
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, Gemma4UnifiedForCausalLM, Gemma4UnifiedTextConfig
 from transformers.models.gemma3.modeling_gemma3 import Gemma3RotaryEmbedding
+from transformers.models.gemma4_unified import modeling_gemma4_unified
 from transformers.models.gemma4_unified.modeling_gemma4_unified import Gemma4UnifiedTextRotaryEmbedding, create_masks_for_vision_model
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -88,6 +90,21 @@ def run(model, tokens, rows, blocks=()):
     return np.stack([pick(h) for h in hidden]), pick(final[0]), pick(logits)
 
 
+def run_rounded(model, *arguments):
+    """The same with keys and values as an FP8 cache gives them back: the nearest E4M3 number, at most 448 in size."""
+    plain = modeling_gemma4_unified.eager_attention_forward
+
+    def rounded(module, query, key, value, *args, **kwargs):
+        key, value = (x.clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) for x in (key, value))
+        return plain(module, query, key, value, *args, **kwargs)
+
+    modeling_gemma4_unified.eager_attention_forward = rounded
+    try:
+        return run(model, *arguments)
+    finally:
+        modeling_gemma4_unified.eager_attention_forward = plain
+
+
 def write(case, name, result):
     for part, array in zip(("hidden", "final", "logits"), result):
         array.astype("<f4").tofile(os.path.join(OUT, case, f"{name}.{part}"))
@@ -98,7 +115,7 @@ def rows_of(count, window):
     return sorted(r for r in picked if r < count)
 
 
-def case(name, model_class, config, dtype, count, plus_one, json_edit=None, save=None, blocks=()):
+def case(name, model_class, config, dtype, count, plus_one, json_edit=None, save=None, blocks=(), kv_fp8=False):
     directory = os.path.join(OUT, name)
     shutil.rmtree(directory, ignore_errors=True)
     os.makedirs(directory)
@@ -117,6 +134,8 @@ def case(name, model_class, config, dtype, count, plus_one, json_edit=None, save
     # .to(bfloat16) also rounds the rotary buffers; the reference keeps them in float32
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     write(name, "f32", run(model, tokens, rows, blocks))
+    if kv_fp8:
+        write(name, "fp8", run_rounded(model, tokens, rows))
     np.array(tokens, dtype="<u4").tofile(os.path.join(directory, "tokens.u32"))
     np.array(rows, dtype="<u4").tofile(os.path.join(directory, "rows.u32"))
     if blocks:
@@ -199,7 +218,7 @@ def main():
     os.makedirs(OUT, exist_ok=True)
     rope_tables()
     case("real_heads_bf16", Gemma4UnifiedForCausalLM, gemma4(), torch.bfloat16, 100, False, flat)
-    case("real_heads_f32", Gemma4UnifiedForCausalLM, gemma4(hidden_size=96, num_hidden_layers=6, sliding_window=24), torch.float32, 80, False)
+    case("real_heads_f32", Gemma4UnifiedForCausalLM, gemma4(hidden_size=96, num_hidden_layers=6, sliding_window=24), torch.float32, 80, False, kv_fp8=True)
     case("picture_f32", Gemma4UnifiedForCausalLM, gemma4(hidden_size=96, num_hidden_layers=6, sliding_window=24, use_bidirectional_attention="vision"), torch.float32, 80,
          False, blocks=((3, 12), (20, 52), (53, 60)))  # the second is longer than the window, the third follows at once
     case("gemma3_bf16", Gemma3ForCausalLM, gemma3(), torch.bfloat16, 80, True, gemma3_hub)

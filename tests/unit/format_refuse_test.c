@@ -343,6 +343,24 @@ static void test_the_two_kinds_of_fp4_meet(void **state)
     close_golden(&c);
 }
 
+static void test_what_a_config_says_of_the_cache(void **state)
+{
+    static const struct { const char *scheme; bool fp8; } cases[] = {
+        { "{\"num_bits\":8,\"type\":\"float\",\"dynamic\":false}", true }, { "{\"num_bits\":4,\"type\":\"float\"}", false }, { "{\"num_bits\":8,\"type\":\"int\"}", false }, { "null", false },
+    };
+    char json[512];
+
+    (void)state;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct quantization q;
+        struct model_error err;
+        const int n = snprintf(json, sizeof json, "{\"quantization_config\":{\"quant_method\":\"modelopt\",\"quant_algo\":\"FP8\",\"kv_cache_scheme\":%s}}", cases[i].scheme);
+
+        assert_int_equal(quantization_parse(&q, (const uint8_t *)json, (uint64_t)n, NULL, 0, &err), 0);
+        assert_int_equal(q.kv_cache_fp8, cases[i].fp8);
+    }
+}
+
 static void test_cache_scales_are_known_and_not_applied(void **state)
 {
     struct quantization q;
@@ -477,6 +495,7 @@ int main(void)
         cmocka_unit_test(test_odd_checkpoints_load_the_same),
         cmocka_unit_test(test_codes_and_scales_may_lie_in_different_shards),
         cmocka_unit_test(test_the_two_kinds_of_fp4_meet),
+        cmocka_unit_test(test_what_a_config_says_of_the_cache),
         cmocka_unit_test(test_cache_scales_are_known_and_not_applied),
         cmocka_unit_test(test_layers_of_one_checkpoint_may_differ),
         cmocka_unit_test(test_broken_checkpoints_are_refused_by_name),

@@ -118,7 +118,7 @@ struct golden {
     float *hidden, *final, *logits;   /* [layers + 1][row_count][hidden], [row_count][hidden], [row_count][vocab] */
     uint32_t hidden_dim;
     float worst[MODEL_LAYERS_MAX + 1];
-    double tolerance;
+    double tolerance, first_tolerance;
 };
 
 static void golden_load(struct golden *g, const char *name, const char *run)
@@ -172,7 +172,7 @@ static void golden_hook(void *context, uint32_t layer, const float *hidden, uint
 
         assert_true(g->rows[i] < row_count);
         error = row_error(hidden + (uint64_t)g->rows[i] * g->hidden_dim, reference, g->hidden_dim);
-        if (!(error <= g->tolerance)) fail_msg("%s: hidden state after layer %u, position %u: error %g above %g", g->name, layer, g->rows[i], error, g->tolerance);
+        if (!(error <= (layer <= 1 ? g->first_tolerance : g->tolerance))) fail_msg("%s: hidden state after layer %u, position %u: error %g above %g", g->name, layer, g->rows[i], error, g->tolerance);
         if (error > g->worst[layer]) g->worst[layer] = (float)error;
     }
 }
@@ -191,10 +191,24 @@ static void golden_pictures(const struct golden *g, struct forward_row *rows)
     free(blocks);
 }
 
+/* f32 against f32: the same values in another order of summing. A sum of a few hundred terms differs by some 1e-7 of its scale; the
+ * layers of a random model pass that on and enlarge it to about 3e-6 after twelve. 2e-5 is far below any real mistake (rounding
+ * the embedding scale in the wrong way alone is 5e-4). */
+#define TOLERANCE_F32 2e-5
+/* transformers in bfloat16 rounds each step to 8 bits: 2^-9 = 2e-3 of a value at most, 1.1e-3 in the mean. About ten such
+ * roundings a layer add up as a random walk, and the layers enlarge them like the above: 4e-2 after twelve layers.
+ * Ours rounds only weights and cache, so this is the distance of the reference from the truth; a wrong scale, mask or norm is O(1). */
+#define TOLERANCE_BF16 0.06
+
+/* Keys and values in E4M3: one that is 1e-6 off now and then rounds to the neighbouring code, an eighth away, and what that changes makes others do so: 1e-2 after six
+ * layers (the run without rounding is 2 to 4e-2 away, truncation more). The first layer has met no such key and is as exact as the others: that tells rounding from its
+ * likes. */
+#define TOLERANCE_FP8 1.5e-2
+
 /* One shot over the whole prompt; hidden states after each layer, the final norm and the logits. */
 static void check_golden(struct bench *b, const char *name, const char *run, enum kv_dtype dtype, double tolerance)
 {
-    struct golden g = { .tolerance = tolerance };
+    struct golden g = { .tolerance = tolerance, .first_tolerance = dtype == KV_FP8 ? TOLERANCE_F32 : tolerance };
     struct forward_row *rows;
     float *logits, *final;
     double worst = 0, worst_final = 0;
@@ -226,15 +240,6 @@ static void check_golden(struct bench *b, const char *name, const char *run, enu
     golden_free(&g);
 }
 
-/* f32 against f32: the same values in another order of summing. A sum of a few hundred terms differs by some 1e-7 of its scale; the
- * layers of a random model pass that on and enlarge it to about 3e-6 after twelve. 2e-5 is far below any real mistake (rounding
- * the embedding scale in the wrong way alone is 5e-4). */
-#define TOLERANCE_F32 2e-5
-/* transformers in bfloat16 rounds each step to 8 bits: 2^-9 = 2e-3 of a value at most, 1.1e-3 in the mean. About ten such
- * roundings a layer add up as a random walk, and the layers enlarge them like the above: 4e-2 after twelve layers.
- * Ours rounds only weights and cache, so this is the distance of the reference from the truth; a wrong scale, mask or norm is O(1). */
-#define TOLERANCE_BF16 0.06
-
 static void test_gemma4_with_real_heads_equals_transformers(void **state)
 {
     struct bench b = { .seq_count = 0 };
@@ -247,6 +252,7 @@ static void test_gemma4_with_real_heads_equals_transformers(void **state)
     bench_unload(&b);
     bench_load_case(&b, "real_heads_f32", true, "model.", 2);
     check_golden(&b, "real_heads_f32", "f32", KV_F32, TOLERANCE_F32);
+    check_golden(&b, "real_heads_f32", "fp8", KV_FP8, TOLERANCE_FP8);
     bench_unload(&b);
 }
 
@@ -345,7 +351,7 @@ static void test_portable_bits_equal(void **state)
     if (model_files_open_dir(&b.files, GOLDEN "shards", &err) != 0) fail_msg("%s", err.text);
     if (model_load(&b.config, &b.generation, &b.weights, &b.files, &err) != 0) fail_msg("%s", err.text);
     make_tokens(tokens, PROMPT, 4, b.config.vocab);
-    for (uint32_t dtype = KV_BF16; dtype <= KV_F32; dtype++) {
+    for (uint32_t dtype = KV_BF16; dtype <= KV_FP8; dtype++) {
         reference = logits_by(&b, tokens, 9, 1, KERNELS_PORTABLE, dtype);
         other = logits_by(&b, tokens, PROMPT, 1, 0, dtype);
         same_bits("portable", reference, other, (uint64_t)PROMPT * b.config.vocab);

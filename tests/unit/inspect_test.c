@@ -58,6 +58,7 @@ static void test_whole_checkpoints(void **state)
     has("mlp.down_proj             2  FP4 in groups of 16 (NVFP4), weight-only");
     has("self_attn.o_proj          2  BF16");
     has("4 scales of a KV cache");
+    has("asks for an FP8 KV cache");
     has("model.language_model.layers.0.mlp.down_proj.weight_scale_2");
     assert_int_equal(inspect(GOLDEN "modelopt_static", NULL), 0);
     has("--activations bf16");

@@ -1,5 +1,6 @@
 /* tests/unit/kernels_test.c - the operations against double, and the instruction sets against each other, bit for bit. */
 #include "kernels/kernels.h"
+#include "model/quantize.h"
 #include "kernels/pool.h"
 #include "shm/error.h"
 #include <math.h>
@@ -213,6 +214,37 @@ static void test_row_operations_are_right_and_equal_everywhere(void **unused)
     }
 }
 
+/* Every code comes back as it was; what lies between two goes to the nearer, at the middle to the even one; beyond 448 stays 448. */
+static void test_e4m3_rows_are_rounded_to_nearest_even_everywhere(void **unused)
+{
+    static const float others[16] = { 448.0f, 463.9f, 464.0f, 1e30f, INFINITY, -INFINITY, 0.0f, -0.0f, 0x1p-10f, 0x1.8p-9f, -0x1p-11f, 0x1.1p-10f, 17.0f, 19.0f, -1.0625f, 1.1875f };
+    const struct kernels *list[4];
+    const uint32_t count = tables(list);
+    float x[3 * 256], y[3 * 256];
+    uint8_t codes[3 * 256];
+    uint32_t n = 0;
+
+    (void)unused;
+    for (uint32_t code = 0; code < 0x7f; code++) x[n++] = stored_from_e4m3((uint8_t)code), x[n++] = -stored_from_e4m3((uint8_t)code);
+    for (uint32_t code = 0; code < 0x7e; code++) x[n++] = (stored_from_e4m3((uint8_t)code) + stored_from_e4m3((uint8_t)(code + 1))) / 2;
+    while (n % 16) x[n++] = noise() * 500;
+    memcpy(x + n, others, sizeof others), n += 16;
+    while (n < 3 * 256) x[n] = noise() * ldexpf(1.0f, (int)(n % 20) - 10), n++;
+    for (uint32_t t = 0; t < count; t++) {
+        memset(codes, 0x55, sizeof codes);
+        list[t]->narrow(codes, KERNELS_E4M3, x, n);
+        list[t]->widen(y, codes, KERNELS_E4M3, 2.0f, n);
+        for (uint32_t i = 0; i < n; i++) {
+            if (codes[i] != quantize_e4m3(x[i])) fail_msg("%s: %g is code %02x, not %02x", list[t]->name, (double)x[i], codes[i], quantize_e4m3(x[i]));
+            assert_true(y[i] == 2.0f * stored_from_e4m3(codes[i]));
+        }
+        for (uint32_t i = 0; i < 16; i++) x[i] = i ? 1.0f : NAN;
+        list[t]->narrow(codes, KERNELS_E4M3, x, 16);
+        assert_true((codes[0] & 0x7f) == 0x7f && codes[1] == 0x38);
+        for (uint32_t i = 0; i < 16; i++) x[i] = (i % 2 ? -1.0f : 1.0f) * stored_from_e4m3((uint8_t)(i / 2));
+    }
+}
+
 #define PAGE 32
 #define POSITIONS 700
 
@@ -225,7 +257,7 @@ struct cache {
 
 static void cache_make(struct cache *c, uint32_t dim, uint32_t dtype, uint32_t ring, const float *k, const float *v)
 {
-    const uint32_t element = dtype == KERNELS_BF16 ? 2 : 4, pages = (ring ? ring : (POSITIONS + PAGE - 1) / PAGE * PAGE) / PAGE;
+    const uint32_t element = kernels_dtype_bytes(dtype), pages = (ring ? ring : (POSITIONS + PAGE - 1) / PAGE * PAGE) / PAGE;
     const struct kernels *portable = kernels_get(KERNELS_PORTABLE);
 
     c->keys = (struct attention_keys){ .pages = c->pages, .pool_offset = 64, .page_bytes = 2ull * PAGE * dim * element, .k_offset = 0,
@@ -244,7 +276,13 @@ static void cache_make(struct cache *c, uint32_t dim, uint32_t dtype, uint32_t r
     }
 }
 
-static void check_attention(const struct attention_query *q, uint32_t dim, const float *k, const float *v, float scale, bool rounded)
+/* What a cache of `dtype` gives back. */
+static double as_cached(float x, uint32_t dtype)
+{
+    return (double)(dtype == KERNELS_BF16 ? from_bf16(bf16(x)) : dtype == KERNELS_E4M3 ? stored_from_e4m3(quantize_e4m3(x)) : x);
+}
+
+static void check_attention(const struct attention_query *q, uint32_t dim, const float *k, const float *v, float scale, uint32_t dtype)
 {
     static double weight[POSITIONS];
     double top = -INFINITY, sum = 0;
@@ -252,7 +290,7 @@ static void check_attention(const struct attention_query *q, uint32_t dim, const
     for (uint32_t p = q->first; p <= q->last; p++) {
         weight[p] = 0;
         for (uint32_t d = 0; d < dim; d++)
-            weight[p] += (double)q->q[d] * (double)(rounded ? from_bf16(bf16(k[(uint64_t)p * dim + d])) : k[(uint64_t)p * dim + d]);
+            weight[p] += (double)q->q[d] * as_cached(k[(uint64_t)p * dim + d], dtype);
         weight[p] *= (double)scale;
         top = fmax(top, weight[p]);
     }
@@ -261,7 +299,7 @@ static void check_attention(const struct attention_query *q, uint32_t dim, const
         double out = 0;
 
         for (uint32_t p = q->first; p <= q->last; p++)
-            out += weight[p] / sum * (double)(rounded ? from_bf16(bf16(v[(uint64_t)p * dim + d])) : v[(uint64_t)p * dim + d]);
+            out += weight[p] / sum * as_cached(v[(uint64_t)p * dim + d], dtype);
         /* scores of size 10 carry 1e-6, their exponentials as much relatively, values are below 1 */
         assert_true(fabs((double)q->out[d] - out) <= 1e-5);
     }
@@ -272,6 +310,7 @@ static void test_attention_is_right_and_equal_everywhere(void **unused)
 {
     static const struct { uint32_t dim, dtype, ring, window; } settings[] = {
         { 256, KERNELS_BF16, 0, 0 }, { 256, KERNELS_BF16, 320, 300 }, { 512, KERNELS_F32, 0, 0 }, { 32, KERNELS_F32, 64, 40 }, { 96, KERNELS_BF16, 0, 0 },
+        { 256, KERNELS_E4M3, 320, 300 }, { 512, KERNELS_E4M3, 0, 0 }, { 32, KERNELS_E4M3, 0, 0 },
     };
     const struct kernels *list[4];
     const uint32_t count = tables(list);
@@ -294,7 +333,7 @@ static void test_attention_is_right_and_equal_everywhere(void **unused)
             query[j] = (struct attention_query){ q[j], reference[j], window && last >= window ? last - window + 1 : 0, last };
         }
         list[0]->attention(query, 16, &cache.keys, scratch);
-        for (uint32_t j = 0; j < 16; j++) check_attention(&query[j], dim, k, v, 0.5f, settings[i].dtype == KERNELS_BF16);
+        for (uint32_t j = 0; j < 16; j++) check_attention(&query[j], dim, k, v, 0.5f, settings[i].dtype);
         for (uint32_t t = 0; t < count; t++)
             for (uint32_t block = 1; block <= 16; block = block * 2 + 1) {
                 memset(out, 0xff, sizeof(out));
@@ -352,6 +391,7 @@ int main(void)
         cmocka_unit_test(test_a_nan_is_not_hidden),
         cmocka_unit_test(test_linear_is_right_and_equal_everywhere),
         cmocka_unit_test(test_row_operations_are_right_and_equal_everywhere),
+        cmocka_unit_test(test_e4m3_rows_are_rounded_to_nearest_even_everywhere),
         cmocka_unit_test(test_attention_is_right_and_equal_everywhere),
         cmocka_unit_test(test_pool_runs_every_task_once),
     };

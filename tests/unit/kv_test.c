@@ -46,6 +46,24 @@ static void test_the_12b_model_has_the_published_sizes(void **state)
     assert_int_equal(kv_full_pages_needed(&geo, 262144), 8192);
 }
 
+static void test_fp8_takes_half_of_the_bytes_and_no_scales(void **state)
+{
+    struct model_config c;
+    struct kv_geometry wide, narrow;
+
+    (void)state;
+    make_config(&c, 48, 1024);
+    assert_int_equal(kv_geometry_init(&wide, &c, KV_BF16, 8192, 64, 1000, 100), 0);
+    assert_int_equal(kv_geometry_init(&narrow, &c, KV_FP8, 8192, 64, 1000, 100), 0);
+    assert_int_equal(narrow.element_bytes, 1);
+    assert_int_equal(2 * narrow.full_page_bytes, wide.full_page_bytes);
+    assert_int_equal(2 * narrow.sliding_page_bytes, wide.sliding_page_bytes);
+    for (uint32_t i = 0; i < 48; i++) assert_true(2 * narrow.layer[i].k_offset == wide.layer[i].k_offset && 2 * narrow.layer[i].v_offset == wide.layer[i].v_offset);
+    for (uint32_t dtype = KV_BF16; dtype <= KV_FP8; dtype++) assert_int_equal(kv_dtype_named(kv_dtype_name(dtype)), dtype);
+    assert_int_equal(kv_dtype_named("auto"), 0);
+    assert_int_equal(kv_dtype_named(""), 0);
+}
+
 static void test_a_short_context_needs_no_ring(void **state)
 {
     struct model_config c;
@@ -120,7 +138,7 @@ static void test_bad_sizes_are_refused(void **state)
     assert_int_equal(kv_geometry_init(&geo, &c, KV_BF16, 0, 1, 1, 1), -E_RANGE);
     assert_int_equal(kv_geometry_init(&geo, &c, KV_BF16, 262145, 1, 1, 1), -E_RANGE);
     assert_int_equal(kv_geometry_init(&geo, &c, KV_BF16, 1, 0, 1, 1), -E_RANGE);
-    assert_int_equal(kv_geometry_init(&geo, &c, (enum kv_dtype)3, 1, 1, 1, 1), -E_RANGE);
+    assert_int_equal(kv_geometry_init(&geo, &c, (enum kv_dtype)4, 1, 1, 1, 1), -E_RANGE);
     c.layer[0].kv_heads = 1u << 31;
     assert_int_equal(kv_geometry_init(&geo, &c, KV_BF16, 1, 1, 1, UINT32_MAX), -E_RANGE);
 }
@@ -140,6 +158,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_12b_model_has_the_published_sizes),
+        cmocka_unit_test(test_fp8_takes_half_of_the_bytes_and_no_scales),
         cmocka_unit_test(test_a_short_context_needs_no_ring),
         cmocka_unit_test(test_no_two_tokens_share_a_byte),
         cmocka_unit_test(test_the_ring_holds_the_window_and_the_block),

@@ -1,6 +1,6 @@
 /* bench/cuda/prefill_bench.cu - the prefill of Gemma 4 12B (or Gemma 3 12B) on random weights: a whole prompt, its parts, and cuBLASLt's rate for the same products.
  *
- *   cuda_prefill_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|fp8-token|fp8-static|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
+ *   cuda_prefill_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|fp8-token|fp8-static|bf16|block|fp4] [--kv bf16|fp8] [--layers N] [--chunk ROWS] [--prompts 145,512,2048,8192,32768] [--turn ROWS] [--repeat N] [--no-cublas]
  *
  * Fills 12B weights on the device (no checkpoint needed). "prompt" is host time from the first cuda_prefill_run to the end of the last chunk's wait;
  * the parts are measured by events, chunk by chunk, with the other parts left out. "turn": a further 145 tokens behind the prompt.
@@ -22,7 +22,7 @@
 extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
 
 struct settings {
-    uint32_t format, layers, chunk, repeat, turn, activation;  /* activation: enum stored_activation */
+    uint32_t format, layers, chunk, repeat, turn, kv_bytes, activation;  /* activation: enum stored_activation */
     bool cublas;
     std::vector<uint32_t> prompts;
     const char *model = "gemma-4-12b";
@@ -42,7 +42,7 @@ static uint32_t find_format(const char *name, uint32_t *activation)
     exit(2);
 }
 
-static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers, uint32_t activation)
+static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers, uint32_t kv_bytes, uint32_t activation)
 {
     struct cuda_model_spec s;
     uint64_t at[2] = { 0, 0 };
@@ -55,7 +55,7 @@ static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers, uint32
     s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
     for (uint32_t i = 0; i < layers; i++) {
         const uint32_t type = i % 6 == 5 ? CUDA_FULL : CUDA_SLIDING;
-        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * 2;
+        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * kv_bytes;
 
         s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
         s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
@@ -79,7 +79,7 @@ static void fill_weights(const struct cuda_model_spec *spec, void *arena)
 
 static struct cuda_prefill *make_prefill(const struct settings *s)
 {
-    struct cuda_model_spec spec = gemma_12b(s->format, s->layers, s->activation);
+    struct cuda_model_spec spec = gemma_12b(s->format, s->layers, s->kv_bytes, s->activation);
     const uint32_t longest = (*std::max_element(s->prompts.begin(), s->prompts.end()) + s->turn + 31) / 32 * 32;
     struct cuda_options o = {};
     struct cuda_prefill *p;
@@ -318,12 +318,13 @@ static std::vector<uint32_t> numbers(const char *list)
 
 int main(int argc, char **argv)
 {
-    struct settings s = { WEIGHT_FP8, 48, 2048, 5, 145, 0, true, { 145, 512, 2048, 8192, 32768 } };
+    struct settings s = { WEIGHT_FP8, 48, 2048, 5, 145, 2, 0, true, { 145, 512, 2048, 8192, 32768 } };
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
 
         if (!strcmp(argv[i], "--model")) s.model = value, i++;
+        else if (!strcmp(argv[i], "--kv")) s.kv_bytes = strcmp(value, "fp8") ? 2 : 1, i++;
         else if (!strcmp(argv[i], "--format")) s.format = find_format(value, &s.activation), i++;
         else if (!strcmp(argv[i], "--layers")) s.layers = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--chunk")) s.chunk = (uint32_t)atoi(value), i++;
@@ -331,7 +332,7 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--turn")) s.turn = (uint32_t)atoi(value), i++;
         else if (!strcmp(argv[i], "--prompts")) s.prompts = numbers(value), i++;
         else if (!strcmp(argv[i], "--no-cublas")) s.cublas = false;
-        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|fp8-token|fp8-static|bf16|block|fp4] [--layers N] [--chunk ROWS] [--prompts N,N] [--turn ROWS] [--repeat N] [--no-cublas]\n"), 2;
+        else return fprintf(stderr, "usage: cuda_prefill_bench [--format fp8|fp8-token|fp8-static|bf16|block|fp4] [--kv bf16|fp8] [--layers N] [--chunk ROWS] [--prompts N,N] [--turn ROWS] [--repeat N] [--no-cublas]\n"), 2;
     }
     if (s.layers < 2 || s.layers > CUDA_LAYERS_MAX || s.chunk == 0 || s.repeat == 0 || s.turn == 0) return fprintf(stderr, "layers 2..%u, chunk, turn and repeat above 0\n", CUDA_LAYERS_MAX), 2;
     struct cuda_prefill *p = make_prefill(&s);

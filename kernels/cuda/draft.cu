@@ -120,6 +120,7 @@ static int set_args(struct cuda_draft *d, const struct draft_plan *plan, const s
     a->states = o->states_device, a->states_rows = o->states_rows;
     for (int t = 0; t < 2; t++) a->pool[t] = (const uint8_t *)o->kv_device[t], a->page_bytes[t] = target->page_bytes[t], a->pages_stride[t] = d->pages_stride[t];
     a->window = target->window, a->context_keys = o->context_keys;
+    a->kv_fp8 = spec_kv_bytes(target, 0) == 1;
     a->suppress_count = target->suppress_count;
     memcpy(a->suppress, target->suppress, sizeof a->suppress);
     a->ring_slots = o->ring_slots, a->lone_launch = o->lone_launch;

@@ -2,7 +2,7 @@
  *
  * A row has 16 query heads. Sliding layers (8 kv heads of 256): an item is a kv head and a sixteenth of the window of all rows; its warps
  * take the two query heads of a row and a part of the keys. Full layers (one kv head of 512): every block takes a run of each row's keys,
- * every warp two query heads and all keys of the run. Partial results go to memory; after a barrier 128 items join them. All in f32 on CUDA
+ * every warp two query heads and all keys of the run. The target's cache is bf16 or E4M3 (kv_fp8), whose 8 elements are the first half of an uint4 here. Partial results go to memory; after a barrier 128 items join them. All in f32 on CUDA
  * cores: there are only two queries per key. */
 #ifndef SLUICE_CUDA_DRAFT_ATTN_CUH
 #define SLUICE_CUDA_DRAFT_ATTN_CUH
@@ -15,13 +15,33 @@
 /* Dimensions of a lane: 8 l .. 8 l + 7, and for 512 also 256 + 8 l ... */
 template <int D, int BATCH> struct draft_keys { uint4 k[BATCH][D / 256], v[BATCH][D / 256]; };
 
+/* Bytes of a key of d elements. */
+__device__ __forceinline__ uint32_t key_bytes(const draft_round_args &a, uint32_t d) { return a.kv_fp8 ? d : 2 * d; }
+
+/* 8 elements of the cache. */
+__device__ __forceinline__ uint4 load8(const uint8_t *from, bool fp8)
+{
+    if (!fp8) return ld_l2((const uint4 *)from);
+    const uint2 v = __ldcg((const uint2 *)from);
+
+    return make_uint4(v.x, v.y, 0, 0);
+}
+
+__device__ __forceinline__ uint4 shared8(const uint4 *key, uint32_t index, bool fp8)
+{
+    if (!fp8) return key[index];
+    const uint2 v = ((const uint2 *)key)[index];
+
+    return make_uint4(v.x, v.y, 0, 0);
+}
+
 /* A row's keys of one kv head of a sliding layer that this warp looks at: [first, end). */
 struct draft_view { const uint32_t *pages; const uint8_t *k, *v; uint32_t first, end; };
 
 template <int WARPS> __device__ __forceinline__ draft_view sliding_run(const draft_round_args &a, const draft_layer_args &l, uint32_t row, uint32_t item, uint32_t warp)
 {
     const uint32_t keys = a.question[row].position, span = a.window / DRAFT_SLIDING_CHUNKS / WARPS;
-    const uint64_t head = (uint64_t)(item / DRAFT_SLIDING_CHUNKS) * DRAFT_PAGE_TOKENS * 512;
+    const uint64_t head = (uint64_t)(item / DRAFT_SLIDING_CHUNKS) * DRAFT_PAGE_TOKENS * key_bytes(a, 256);
     const uint32_t first = (keys > a.window ? keys - a.window : 0) + (item % DRAFT_SLIDING_CHUNKS * WARPS + warp % WARPS) * span;
     draft_view s;
 
@@ -39,11 +59,11 @@ __device__ __forceinline__ void load_keys(draft_keys<256, BATCH> &to, const draf
 
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
-        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * a.page_bytes[CUDA_SLIDING] + (first + i) % DRAFT_PAGE_TOKENS * 512 + lane * 16;
+        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * a.page_bytes[CUDA_SLIDING] + ((first + i) % DRAFT_PAGE_TOKENS * 32 + lane) * key_bytes(a, 8);
         const bool live = first + i < s.end;
 
-        to.k[i][0] = live ? ld_l2((const uint4 *)(s.k + at)) : make_uint4(0, 0, 0, 0);
-        to.v[i][0] = live ? ld_l2((const uint4 *)(s.v + at)) : make_uint4(0, 0, 0, 0);
+        to.k[i][0] = live ? load8(s.k + at, a.kv_fp8) : make_uint4(0, 0, 0, 0);
+        to.v[i][0] = live ? load8(s.v + at, a.kv_fp8) : make_uint4(0, 0, 0, 0);
     }
 }
 
@@ -110,8 +130,20 @@ template <int D> __device__ __forceinline__ void turn_queries(float (&q)[2][D / 
     }
 }
 
-__device__ __forceinline__ void unpack8(float *to, uint4 v)
+__device__ __forceinline__ void unpack_codes(float *to, uint32_t pair)
 {
+    const uint32_t halves = e4m3x2_to_f16x2((uint16_t)pair);
+    const float2 both = __half22float2(*(const __half2 *)&halves);
+
+    to[0] = both.x, to[1] = both.y;
+}
+
+__device__ __forceinline__ void unpack8(float *to, uint4 v, bool fp8)
+{
+    if (fp8) {
+        unpack_codes(to, v.x), unpack_codes(to + 2, v.x >> 16), unpack_codes(to + 4, v.y), unpack_codes(to + 6, v.y >> 16);
+        return;
+    }
     to[0] = bf16_low(v.x), to[1] = bf16_high(v.x), to[2] = bf16_low(v.y), to[3] = bf16_high(v.y);
     to[4] = bf16_low(v.z), to[5] = bf16_high(v.z), to[6] = bf16_low(v.w), to[7] = bf16_high(v.w);
 }
@@ -130,7 +162,7 @@ template <int D> __device__ __forceinline__ void sums_clear(draft_sums<D> &s)
 
 /* Adds a batch of keys: the first `live` of it. */
 template <int D, int BATCH>
-__device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D / 32], const draft_keys<D, BATCH> &kv, uint32_t live)
+__device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D / 32], const draft_keys<D, BATCH> &kv, uint32_t live, bool fp8)
 {
     float score[2][BATCH];
 
@@ -139,7 +171,7 @@ __device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D /
         float k[D / 32], dot[2] = { 0.0f, 0.0f };
 
 #pragma unroll
-        for (int j = 0; j < D / 256; j++) unpack8(k + 8 * j, kv.k[i][j]);
+        for (int j = 0; j < D / 256; j++) unpack8(k + 8 * j, kv.k[i][j], fp8);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
 #pragma unroll
@@ -170,7 +202,7 @@ __device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D /
         float v[D / 32];
 
 #pragma unroll
-        for (int j = 0; j < D / 256; j++) unpack8(v + 8 * j, kv.v[i][j]);
+        for (int j = 0; j < D / 256; j++) unpack8(v + 8 * j, kv.v[i][j], fp8);
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
@@ -243,15 +275,15 @@ template <int ROWS> __device__ __forceinline__ bool attend_sliding(const draft_r
         if (ROWS == 1) {              /* one batch a warp; a larger window has more */
             for (uint32_t at = s.first; at < s.end; at += BATCH) {
                 if (at != s.first) load_keys(kv, a, s, at, t.lane);
-                attend(sums, q, kv, s.end - at);
+                attend(sums, q, kv, s.end - at, a.kv_fp8);
             }
         } else {
 #pragma unroll 1
             for (uint32_t at = s.first; at < s.end; at += 2 * BATCH) {
-                attend(sums, q, kv, s.end - at);
+                attend(sums, q, kv, s.end - at, a.kv_fp8);
                 load_keys(kv, a, s, at + 2 * BATCH, t.lane);
                 if (at + BATCH >= s.end) break;
-                attend(sums, q, more, s.end - at - BATCH);
+                attend(sums, q, more, s.end - at - BATCH, a.kv_fp8);
                 load_keys(more, a, s, at + 3 * BATCH, t.lane);
             }
         }
@@ -303,15 +335,15 @@ __device__ __forceinline__ void walk_on(full_walk &w, const draft_round_args &a)
 /* Asks for the keys of a place of the walk; completes with cp.async's groups. */
 __device__ __forceinline__ void full_fetch(const full_walk &w, const draft_round_args &a, const draft_layer_args &l, draft_shared *sh, uint32_t buffer)
 {
-    if (w.row < a.rows) {
+    if (w.row < a.rows && threadIdx.x % 64 * 16 < key_bytes(a, 512)) {
         const uint32_t piece = threadIdx.x % 64, v = threadIdx.x / 64 % 2;
         const uint32_t *pages = a.pages[CUDA_FULL] + (uint64_t)a.question[w.row].seq * a.pages_stride[CUDA_FULL];
         const uint8_t *pool = a.pool[CUDA_FULL] + (v ? l.v_offset : l.k_offset) + piece * 16;
 
 #pragma unroll
-        for (uint32_t i = 0; i < DRAFT_KEYS / 2; i++) {         /* 128 pieces of 16 bytes a key: 64 of K, 64 of V */
+        for (uint32_t i = 0; i < DRAFT_KEYS / 2; i++) {         /* 128 pieces of 16 bytes a key: 64 of K, 64 of V (kv_fp8: half of the threads, 32 and 32) */
             const uint32_t key = 2 * i + threadIdx.x / 128, p = min(w.at + key, w.end - 1);
-            const uint8_t *from = pool + (uint64_t)__ldg(pages + p / DRAFT_PAGE_TOKENS) * a.page_bytes[CUDA_FULL] + p % DRAFT_PAGE_TOKENS * 1024;
+            const uint8_t *from = pool + (uint64_t)__ldg(pages + p / DRAFT_PAGE_TOKENS) * a.page_bytes[CUDA_FULL] + p % DRAFT_PAGE_TOKENS * key_bytes(a, 512);
 
             asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(&sh->u.full.key[buffer][key][v][piece])), "l"(from) : "memory");
         }
@@ -371,8 +403,8 @@ __device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thr
 #pragma unroll
             for (int i = 0; i < 4; i++)
 #pragma unroll
-                for (int j = 0; j < 2; j++) kv.k[i][j] = t.sh->u.full.key[buffer][k + i][0][j * 32 + t.lane], kv.v[i][j] = t.sh->u.full.key[buffer][k + i][1][j * 32 + t.lane];
-            attend(sums, q, kv, live - k);
+                for (int j = 0; j < 2; j++) kv.k[i][j] = shared8(t.sh->u.full.key[buffer][k + i][0], j * 32 + t.lane, a.kv_fp8), kv.v[i][j] = shared8(t.sh->u.full.key[buffer][k + i][1], j * 32 + t.lane, a.kv_fp8);
+            attend(sums, q, kv, live - k, a.kv_fp8);
         }
         compute_sync();               /* the buffer is read */
         if (ahead.row < a.rows) walk_on(ahead, a);

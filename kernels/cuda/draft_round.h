@@ -59,6 +59,7 @@ struct draft_round_args {
     uint64_t page_bytes[2];
     const uint32_t *pages[2];
     uint32_t pages_stride[2], window, context_keys;
+    uint32_t kv_fp8;                  /* 1: the cache holds E4M3 (scale 1); 0: bf16 */
     uint32_t suppress_count, suppress[DRAFT_SUPPRESS_MAX];
     const float *inv_freq;            /* [DRAFT_ROPE_PAIRS], 0: does not turn */
     /* scratch */

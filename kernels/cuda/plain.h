@@ -37,7 +37,7 @@ struct plain_arena {
     uint64_t bytes, embed, final_norm;
     uint32_t weight_bytes;            /* of an element of the embedding table: 2 or 4 */
     uint32_t rounded;                 /* largest k of a matrix whose input is rounded to E4M3; 0: there is none */
-    uint32_t kv_bytes;                /* of an element of the cache: 2 or 4 */
+    uint32_t kv_bytes;                /* of an element of the cache: 1 (E4M3), 2 (bf16) or 4 (f32) */
     struct plain_layer layer[CUDA_LAYERS_MAX];
 };
 

@@ -42,6 +42,21 @@ __device__ __forceinline__ float4 load4(const uint16_t *p)
 
     return make_float4(plain_float(v.x << 16), plain_float(v.x & 0xffff0000u), plain_float(v.y << 16), plain_float(v.y & 0xffff0000u));
 }
+/* E4M3. Exact: every code is an f16. */
+__device__ __forceinline__ float2 widen_codes(uint32_t pair)
+{
+    const uint32_t halves = e4m3x2_to_f16x2((uint16_t)pair);
+
+    return __half22float2(*(const __half2 *)&halves);
+}
+__device__ __forceinline__ float4 load4(const uint8_t *p)
+{
+    const uint32_t v = __ldcg((const uint32_t *)p);
+    const float2 low = widen_codes(v), high = widen_codes(v >> 16);
+
+    return make_float4(low.x, low.y, high.x, high.y);
+}
+__device__ __forceinline__ float2 load2(const uint8_t *p) { return widen_codes(__ldcg((const uint16_t *)p)); }
 __device__ __forceinline__ float4 load4(const float *p) { return __ldcg((const float4 *)p); }
 __device__ __forceinline__ float2 load2(const uint16_t *p)
 {
@@ -201,7 +216,7 @@ int plain_attn_launch(const struct plain_attn *args, uint32_t rows, void *stream
         const uint32_t batch = rows - first < args->batch_rows ? rows - first : args->batch_rows;
         const dim3 grid(blocks, args->q_heads, batch);
 
-        int rc = plain_chained(args->kv_bytes == 2 ? plain_segment_kernel<uint16_t> : plain_segment_kernel<float>, grid, ATTN_THREADS, 0, stream, *args, first);
+        int rc = plain_chained(args->kv_bytes == 1 ? plain_segment_kernel<uint8_t> : args->kv_bytes == 2 ? plain_segment_kernel<uint16_t> : plain_segment_kernel<float>, grid, ATTN_THREADS, 0, stream, *args, first);
 
         if (rc == 0) rc = plain_chained(plain_join_kernel, dim3(args->q_heads, batch), JOIN_THREADS, 0, stream, *args, first);
         if (rc) return rc;
@@ -215,5 +230,6 @@ int plain_attn_init(void)
     int rc = launch_prepare((const void *)plain_segment_kernel<uint16_t>, 0);
 
     if (rc == 0) rc = launch_prepare((const void *)plain_segment_kernel<float>, 0);
+    if (rc == 0) rc = launch_prepare((const void *)plain_segment_kernel<uint8_t>, 0);
     return rc ? rc : launch_prepare((const void *)plain_join_kernel, 0);
 }

@@ -193,6 +193,7 @@ __device__ __forceinline__ void head_store(uint8_t *to, const float *x, uint32_t
 {
     for (uint32_t i = threadIdx.x; i < dim; i += 32) {
         if (kv_bytes == 2) ((uint16_t *)to)[i] = plain_narrow(x[i]);
+        else if (kv_bytes == 1) to[i] = (uint8_t)pack_e4m3(x[i], 0.0f);
         else ((float *)to)[i] = x[i];
     }
 }

@@ -34,7 +34,7 @@ static int check_layer(struct plain_arena *a, const struct cuda_model_spec *s, u
 
     if (l->type > CUDA_FULL || check_heads(s, l->type) != 0 || l->v_offset <= l->k_offset || l->k_offset % 64) return -E_UNSUPPORTED;
     elements = (uint64_t)s->kv_heads[l->type] * s->head_dim[l->type] * PLAIN_PAGE_TOKENS;
-    if (a->kv_bytes == 0) a->kv_bytes = l->v_offset - l->k_offset == 4 * elements ? 4 : 2;
+    if (a->kv_bytes == 0) a->kv_bytes = l->v_offset - l->k_offset == 4 * elements ? 4 : l->v_offset - l->k_offset == elements ? 1 : 2;
     if (l->v_offset - l->k_offset != a->kv_bytes * elements || l->v_offset + a->kv_bytes * elements > s->page_bytes[l->type]) return -E_UNSUPPORTED;
     return 0;
 }

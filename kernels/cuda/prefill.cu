@@ -28,6 +28,18 @@ static uint64_t aligned(uint64_t bytes) { return (bytes + SLAB_ALIGN - 1) / SLAB
 static uint32_t segments_max(const struct cuda_prefill *p) { return (p->options.context_max + PREFILL_SEGMENT - 1) / PREFILL_SEGMENT; }
 static uint64_t tiles_max(const struct cuda_prefill *p, uint32_t type) { return p->rows_max / prefill_tile_rows(p->spec.head_dim[type]) + CUDA_PREFILL_SPANS_MAX; }
 
+static uint32_t window_of(const struct cuda_prefill *p, uint32_t type) { return type == CUDA_SLIDING ? p->spec.window : 0; }
+
+/* Where K and V of E4M3 become bf16. */
+static uint32_t pool_pages(const struct cuda_prefill *p, uint32_t type)
+{
+    return prefill_expand_pages(p->spec.kv_heads[type], p->spec.head_dim[type], window_of(p, type), p->rows_max, p->options.context_max);
+}
+static uint64_t pool_bytes(const struct cuda_prefill *p, uint32_t type)
+{
+    return p->expand ? pool_pages(p, type) * prefill_expand_page_bytes(p->spec.kv_heads[type], p->spec.head_dim[type]) : 0;
+}
+
 /* ---- open and close ---- */
 
 /* The longest rows that are rounded to FP8; 0: none. */
@@ -74,6 +86,8 @@ static int make_memory(struct cuda_prefill *p)
         { (void **)&p->pages[0], 4ull * p->options.seqs_max * p->pages_stride[0] },
         { (void **)&p->pages[1], 4ull * p->options.seqs_max * p->pages_stride[1] },
         { (void **)&p->keep.generation, 4ull * p->options.seqs_max },
+        { (void **)&p->pool[0], pool_bytes(p, CUDA_SLIDING) },
+        { (void **)&p->pool[1], pool_bytes(p, CUDA_FULL) },
     };
 
     for (const auto &w : want) bytes += aligned(w.bytes);
@@ -102,6 +116,9 @@ static int make_maps(struct cuda_prefill *p)
 {
     int rc = 0;
 
+    for (uint32_t type = 0; type < 2 && p->expand && rc == 0; type++)
+        rc = prefill_expand_open(&p->expand[type], p->pool[type], pool_pages(p, type), p->spec.kv_heads[type], p->spec.head_dim[type], window_of(p, type));
+    if (p->expand) return rc;
     p->maps = new (std::nothrow) prefill_attn_maps[p->spec.layers];
     if (p->maps == NULL) return -E_NOMEM;
     for (uint32_t i = 0; i < p->spec.layers && rc == 0; i++) {
@@ -128,6 +145,7 @@ static int open_all(struct cuda_prefill *p)
     if (rc == 0) rc = prefill_ops_init();
     if (rc == 0) rc = round_init();
     if (rc == 0) rc = prefill_attn_init();
+    if (rc == 0) rc = prefill_expand_init();
     if (rc == 0) rc = states_init();
     if (rc == 0) rc = outputs_init();
     if (rc == 0) rc = make_memory(p);
@@ -161,7 +179,8 @@ static int open_own(struct cuda_prefill *p, const struct cuda_model_spec *spec, 
     p->keep.memory = options->features, p->keep.hidden = spec->hidden;
     p->pages_stride[CUDA_SLIDING] = options->ring_pages;
     p->pages_stride[CUDA_FULL] = (options->context_max + PREFILL_PAGE_TOKENS - 1) / PREFILL_PAGE_TOKENS;
-    p->job_bytes = (rows_max + CUDA_PREFILL_SPANS_MAX) * sizeof(struct prefill_row);
+    if (spec_kv_bytes(spec, 0) == 1 && (p->expand = new (std::nothrow) prefill_expand[2]()) == NULL) return -E_NOMEM;
+    p->job_bytes = (rows_max + CUDA_PREFILL_SPANS_MAX) * sizeof(struct prefill_row) + 2 * CUDA_PREFILL_SPANS_MAX * sizeof(struct prefill_expand_span);
     p->job_bytes += (tiles_max(p, CUDA_SLIDING) + (tiles_max(p, CUDA_FULL) + CUDA_PREFILL_SPANS_MAX) * (segments_max(p) + 1)) * sizeof(struct prefill_tile);
     return open_all(p);
 }
@@ -191,6 +210,7 @@ extern "C" void cuda_prefill_close(struct cuda_prefill *p)
     soft_input_close(&p->soft);
     delete[] p->cut;
     delete[] p->maps;
+    delete[] p->expand;
     if (p->done) cudaEventDestroy(p->done);
     if (p->stream) cudaStreamDestroy(p->stream);
     delete p;
@@ -260,7 +280,7 @@ static int check_spans(const struct cuda_prefill *p, const struct cuda_prefill_s
 /* The last position is what a tile costs: the longest go first, so that the last blocks to be started are short ones. */
 static bool tile_goes_first(const struct prefill_tile &a, const struct prefill_tile &b)
 {
-    return a.first_position + a.rows > b.first_position + b.rows;
+    return a.round != b.round ? a.round < b.round : a.first_position + a.rows > b.first_position + b.rows;
 }
 
 static uint32_t piece_keys(const struct prefill_tile &t)
@@ -275,20 +295,28 @@ static bool piece_goes_first(const struct prefill_tile &a, const struct prefill_
     return a.round != b.round ? a.round < b.round : piece_keys(a) > piece_keys(b);
 }
 
+/* Spans of a run, or the last rows of some. expand NULL: the cache is bf16. of: which spans of the run they are; NULL: all. */
+struct cut { const struct cuda_prefill_span *spans; uint32_t span_count; const struct prefill_expand *expand; const uint32_t *of; };
+
 /* Tiles of spans whose rows stand one after the other. soft: what those rows see ahead; NULL: nothing. What a row sees ends never before what the one
  * before it sees, so a tile's last row sees farthest. */
-static uint32_t cut_tiles(struct prefill_tile *tiles, const struct cuda_prefill_span *spans, uint32_t span_count, uint32_t tile_rows, const struct soft_input *soft)
+static uint32_t cut_tiles(struct prefill_tile *tiles, const struct cut *c, uint32_t tile_rows, const struct soft_input *soft)
 {
+    const struct cuda_prefill_span *spans = c->spans;
     uint32_t n = 0;
 
-    for (uint32_t i = 0; i < span_count; i++)
+    for (uint32_t i = 0; i < c->span_count; i++) {
+        const uint32_t own = c->of ? c->of[i] : i, seq = c->expand ? prefill_expand_shift(c->expand, own) : spans[i].seq;
+        const uint32_t round = c->expand ? c->expand->group_of[own] * PREFILL_GROUP_ROUNDS : 0;
+
         for (uint32_t at = 0; at < spans[i].rows; at += tile_rows) {
             const uint32_t left = spans[i].rows - at, rows = left < tile_rows ? left : tile_rows, last = at + rows - 1;
             const uint32_t end = spans[i].first_position + last + (soft ? soft_input_ahead(soft, spans[i].first_row + last) : 0) + 1;
-            const struct prefill_tile t = { spans[i].first_row + at, rows, spans[i].first_position + at, spans[i].seq, 0, 1, end, 0 };
+            const struct prefill_tile t = { spans[i].first_row + at, rows, spans[i].first_position + at, seq, 0, 1, end, round };
 
             tiles[n++] = t;
         }
+    }
     std::sort(tiles, tiles + n, tile_goes_first);
     return n;
 }
@@ -303,6 +331,7 @@ static void cut_segments(const struct cuda_prefill *p, uint32_t tiles, struct pr
         struct prefill_tile t = p->cut[i];
 
         t.segments = (t.first_position + t.rows + PREFILL_SEGMENT - 1) / PREFILL_SEGMENT;
+        if (t.round > round) slot = 0, round = t.round;            /* the next group's */
         const uint32_t slots = t.segments > 1 ? t.segments : 0;
         if (slots > PREFILL_SLOTS - slot) slot = 0, round++;
         t.slot = slot, t.round = round;
@@ -329,8 +358,8 @@ static void lay_out_rows(struct cuda_prefill *p, const struct cuda_prefill_span 
     p->rows = (uint32_t)(row - (struct prefill_row *)p->job_host);
 }
 
-/* Attention's work for the spans in layers of one type, from byte `at` of the job. Returns where it ends. */
-static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type type, const struct cuda_prefill_span *spans, uint32_t span_count, uint64_t at, const struct soft_input *soft, struct prefill_work *work)
+/* Attention's work for these spans in layers of one type, from byte `at` of the job. Returns where it ends. */
+static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type type, const struct cut *c, uint64_t at, const struct soft_input *soft, struct prefill_work *work)
 {
     const uint32_t tile_rows = prefill_tile_rows(p->spec.head_dim[type]);
     uint8_t *host = p->job_host;
@@ -338,9 +367,9 @@ static uint64_t lay_out_work(const struct cuda_prefill *p, enum cuda_layer_type 
     work->tile_at = work->join_at = at;
     work->join_count = 0;
     if (p->spec.head_dim[type] == 256) {
-        work->tile_count = cut_tiles((struct prefill_tile *)(host + at), spans, span_count, tile_rows, soft);
+        work->tile_count = cut_tiles((struct prefill_tile *)(host + at), c, tile_rows, soft);
     } else {
-        const uint32_t tiles = cut_tiles(p->cut, spans, span_count, tile_rows, NULL);
+        const uint32_t tiles = cut_tiles(p->cut, c, tile_rows, NULL);
 
         work->tile_at += tiles * sizeof(struct prefill_tile);
         cut_segments(p, tiles, (struct prefill_tile *)(host + work->tile_at), (struct prefill_tile *)(host + at), work);
@@ -353,6 +382,7 @@ static uint64_t lay_out_last(struct cuda_prefill *p, const struct cuda_prefill_s
 {
     struct prefill_row *row = (struct prefill_row *)(p->job_host + at);
     struct cuda_prefill_span last[CUDA_PREFILL_SPANS_MAX];
+    uint32_t of[CUDA_PREFILL_SPANS_MAX];
     const enum cuda_layer_type type = (enum cuda_layer_type)p->spec.layer[p->spec.layers - 1].type;
 
     p->last_at = at;
@@ -364,10 +394,22 @@ static uint64_t lay_out_last(struct cuda_prefill *p, const struct cuda_prefill_s
 
         if (!spans[i].leaves_state) continue;
         last[p->last_rows] = s;
+        of[p->last_rows] = i;
         row[p->last_rows++] = r;
     }
     at += p->last_rows * sizeof *row;
-    return p->last_rows ? lay_out_work(p, type, last, p->last_rows, at, NULL, &p->last_work[type]) : at;
+    const struct cut c = { last, p->last_rows, p->expand ? &p->expand[type] : NULL, of };
+
+    return p->last_rows ? lay_out_work(p, type, &c, at, NULL, &p->last_work[type]) : at;
+}
+
+/* The pages that become bf16 for attention. Returns where they end in the job. */
+static uint64_t lay_out_expand(const struct cuda_prefill *p, struct prefill_expand *e, const struct cuda_prefill_span *spans, uint32_t span_count, uint64_t at)
+{
+    prefill_expand_plan(e, spans, span_count);
+    e->spans_at = at;
+    memcpy(p->job_host + at, e->span, span_count * sizeof *e->span);
+    return at + span_count * sizeof *e->span;
 }
 
 /* Returns the job's bytes. */
@@ -376,8 +418,13 @@ static uint64_t lay_out_job(struct cuda_prefill *p, const struct cuda_prefill_sp
     uint64_t at;
 
     lay_out_rows(p, spans, span_count, tokens);
-    at = lay_out_work(p, CUDA_SLIDING, spans, span_count, p->rows * sizeof(struct prefill_row), &p->soft, &p->work[CUDA_SLIDING]);
-    at = lay_out_work(p, CUDA_FULL, spans, span_count, at, p->spec.full_ahead ? &p->soft : NULL, &p->work[CUDA_FULL]);
+    at = p->rows * sizeof(struct prefill_row);
+    for (uint32_t type = 0; type < 2; type++) {
+        const struct cut c = { spans, span_count, p->expand ? &p->expand[type] : NULL, NULL };
+
+        if (p->expand) at = lay_out_expand(p, &p->expand[type], spans, span_count, at);
+        at = lay_out_work(p, (enum cuda_layer_type)type, &c, at, type == CUDA_SLIDING || p->spec.full_ahead ? &p->soft : NULL, &p->work[type]);
+    }
     return lay_out_last(p, spans, span_count, at);
 }
 

@@ -7,6 +7,7 @@
 #include "outputs.h"
 #include "plain.h"
 #include "prefill_attn.h"
+#include "prefill_expand.h"
 #include "soft.h"
 #include "prefill_ops.h"
 #include "states.h"
@@ -38,6 +39,7 @@ struct cuda_prefill {
     uint32_t rows_max;
     uint32_t pages_stride[2];         /* entries of a page table, per layer type */
     struct prefill_attn_maps *maps;   /* host, owned: [layers] */
+    struct prefill_expand *expand;    /* host, owned: [per layer type]; NULL: the cache is bf16 */
     bool whole;                       /* the last layer is computed to its end: somebody reads the residual */
     cudaStream_t stream;
     cudaEvent_t done;                 /* recorded behind each run */
@@ -60,6 +62,7 @@ struct cuda_prefill {
     float *inv_freq;                  /* [turned of both types] */
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
     struct outputs_keep keep;         /* what runs leave for a drafter; generation in the slab */
+    uint8_t *pool[2];                 /* of expand; 0 bytes without */
     uint8_t *job_host;                /* pinned, job_bytes; read by the copy that begins a run */
     uint64_t job_bytes;
     struct prefill_tile *cut;         /* host, owned: [tiles of a run in full layers], to lay out a job */

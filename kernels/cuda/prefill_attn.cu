@@ -86,7 +86,7 @@ __device__ __forceinline__ void fetch(uint32_t to, const CUtensorMap *map, uint6
 {
     using S = shape<D>;
     constexpr uint32_t PAGES = S::KEYS / PREFILL_PAGE_TOKENS;
-    const uint32_t *pages = a.kv.pages + (uint64_t)p.tile.seq * a.kv.ring_pages;
+    const uint32_t *pages = a.kv.pages ? a.kv.pages + (uint64_t)p.tile.seq * a.kv.ring_pages : NULL;
 
     mbar_arrive_expect(bar, S::BLOCK_BYTES);
 #pragma unroll
@@ -94,7 +94,7 @@ __device__ __forceinline__ void fetch(uint32_t to, const CUtensorMap *map, uint6
         const uint32_t own = first + i * PREFILL_PAGE_TOKENS;
         const bool live = own < p.end && own + PREFILL_PAGE_TOKENS > p.low;
         const uint32_t key = live ? own : first + (PAGES - 1 - i) * PREFILL_PAGE_TOKENS;
-        const uint32_t page = __ldg(pages + key / PREFILL_PAGE_TOKENS % a.kv.ring_pages);
+        const uint32_t page = pages ? __ldg(pages + key / PREFILL_PAGE_TOKENS % a.kv.ring_pages) : p.tile.seq + key / PREFILL_PAGE_TOKENS;
 
 #pragma unroll
         for (uint32_t panel = 0; panel < S::PANELS; panel++)

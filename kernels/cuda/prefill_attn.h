@@ -1,6 +1,6 @@
 /* prefill_attn: one layer's attention for the rows of a prefill, flash style: softmax(q k) v over K and V in the pages, the rows' own included.
  *   q    [rows][16 * d] bf16, normed, rotated and scaled
- *   K, V bf16 pages of 32 positions as model/kv.h lays them out
+ *   K, V bf16 pages of 32 positions as model/kv.h lays them out (of E4M3: as prefill_expand.h makes them)
  *   out  [rows][16 * d] bf16, k permuted as prefill_mm.h wants it
  * Full layers of 8 heads of 256 (Gemma 3 12B) have blocks enough without segments: theirs are one each.
  * A tile is up to 64 (d = 256) or 4 (d = 512) consecutive positions of one sequence; one block works on one tile and kv head: 128 rows (64 positions
@@ -26,7 +26,7 @@
 
 /* One block's work: a tile, or in full layers one segment of a tile's keys. */
 struct prefill_tile {
-    uint32_t first_row, rows, first_position, seq;
+    uint32_t first_row, rows, first_position, seq;    /* seq with a cache of E4M3: prefill_expand_shift */
     uint32_t segment, segments;       /* d = 256: 0 and 1 */
     uint32_t slot;                    /* d = 256, with pictures: behind the last position that a row of the tile sees. d = 512: of this segment's partial result; segments == 1: none. In joins: of the first segment's */
     uint32_t round;                   /* tiles of one round stand together */

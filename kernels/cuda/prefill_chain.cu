@@ -48,7 +48,7 @@ struct prefill_kv prefill_kv_of(const struct cuda_prefill *p, uint32_t layer)
 {
     const struct cuda_layer_spec *l = &p->spec.layer[layer];
     const struct prefill_kv kv = { (uint8_t *)p->options.kv_device[l->type], p->spec.page_bytes[l->type], l->k_offset, l->v_offset,
-                                   p->pages[l->type], p->pages_stride[l->type], spec_kv_heads(&p->spec, layer) };
+                                   p->pages[l->type], p->pages_stride[l->type], spec_kv_heads(&p->spec, layer), spec_kv_bytes(&p->spec, layer) == 1 };
 
     return kv;
 }
@@ -101,7 +101,11 @@ static int attention(const struct chain *c, uint32_t layer)
 
     if (!has(c, PREFILL_ATTENTION)) return 0;
     a.window = type == CUDA_SLIDING ? p->spec.window : 0;
-    a.kv = prefill_kv_of(p, layer);
+    const struct prefill_kv cache = prefill_kv_of(p, layer);
+    const struct prefill_expand *expand = p->expand ? &p->expand[type] : NULL;
+    uint32_t expanded = UINT32_MAX;
+
+    a.kv = expand ? prefill_expand_kv(expand) : cache;
     a.q = p->q;
     a.last = (type == CUDA_SLIDING || p->spec.full_ahead) && work == &p->work[type] && p->soft.any_ahead ? p->soft.last : NULL; /* the packed last rows of prompts are text */
     a.part = p->part;
@@ -111,7 +115,11 @@ static int attention(const struct chain *c, uint32_t layer)
         a.joins = (const struct prefill_tile *)(p->job + work->join_at) + j;
         a.tile_count = round_count(tile, work->tile_count, i, tile[i].round);
         a.join_count = round_count(join, work->join_count, j, tile[i].round);
-        rc = prefill_attn_launch(&a, &p->maps[layer], spec_head_dim(&p->spec, layer), p->stream);
+        if (expand && tile[i].round / PREFILL_GROUP_ROUNDS != expanded) {
+            expanded = tile[i].round / PREFILL_GROUP_ROUNDS;
+            rc = prefill_expand_launch(expand, expanded, (const struct prefill_expand_span *)(p->job + expand->spans_at), &cache, p->stream);
+        }
+        if (rc == 0) rc = prefill_attn_launch(&a, expand ? &expand->maps : &p->maps[layer], spec_head_dim(&p->spec, layer), p->stream);
     }
     return rc;
 }

@@ -145,11 +145,15 @@ template <int D> struct rotary_shared {
     float2 rope[D / 2];
 };
 
-/* Where K (or V) of the row's position goes. */
+/* K (or V) of the row's position, to its place. */
 template <int D>
-__device__ __forceinline__ __nv_bfloat16 *kv_place(const prefill_kv &kv, uint32_t page, uint32_t position, uint32_t head, uint64_t offset)
+__device__ __forceinline__ void store_key(const head_vector<D> &v, const prefill_kv &kv, uint32_t page, uint32_t position, uint32_t head, uint64_t offset, uint32_t lane)
 {
-    return (__nv_bfloat16 *)(kv.arena + page * kv.page_bytes + offset) + ((uint64_t)head * PREFILL_PAGE_TOKENS + position % PREFILL_PAGE_TOKENS) * D;
+    const uint64_t at = ((uint64_t)head * PREFILL_PAGE_TOKENS + position % PREFILL_PAGE_TOKENS) * D;
+    uint8_t *to = kv.arena + page * kv.page_bytes + offset;
+
+    if (kv.fp8) head_store_key<D, true>(v, to + at, lane);
+    else head_store_key<D, false>(v, to + 2 * at, lane);
 }
 
 template <int D>
@@ -178,7 +182,7 @@ __global__ void __launch_bounds__(ROTARY_WARPS * 32) rotary_kernel(const __grid_
         if (!value || a.has_v_norm) head_norm<D>(v, value ? NULL : sh.norm[query ? 0 : 1], a.eps, lane, a.bias);
         if (!value) head_rotate<D>(v, sh.rope, a.turned, lane);
         if (query) head_store<D>(v, a.q + (row * PREFILL_HEADS + head) * D, a.scale, lane);
-        else head_store<D>(v, kv_place<D>(a.kv, page, position, kv_head, value ? a.kv.v_offset : a.kv.k_offset), 1.0f, lane);
+        else store_key<D>(v, a.kv, page, position, kv_head, value ? a.kv.v_offset : a.kv.k_offset, lane);
     }
 }
 

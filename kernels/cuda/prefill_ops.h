@@ -24,9 +24,10 @@ struct prefill_row { uint32_t token, position, seq, row; };
 struct prefill_kv {
     uint8_t *arena;                   /* pool of the layer's type */
     uint64_t page_bytes, k_offset, v_offset;
-    const uint32_t *pages;            /* [seqs][ring_pages] */
+    const uint32_t *pages;            /* [seqs][ring_pages]; NULL (attention): a tile's seq is what is added to p / 32 */
     uint32_t ring_pages;              /* entry of position p: (p / 32) % ring_pages */
     uint32_t kv_heads;
+    uint32_t fp8;                     /* 1: E4M3, scale 1 (not for attention: prefill_expand.h); 0: bf16 */
 };
 
 struct prefill_embed_args {

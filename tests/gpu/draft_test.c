@@ -3,13 +3,14 @@
  * One drafter in the head shapes of Gemma 4 12B's (hidden 1024, fewer and narrower layers, a small vocabulary) with weights that FP8 holds exactly, random
  * keys in pages of no order, random states. The round of one launch (cuda_draft.h) must agree up to the rounding of activations, over chained
  * steps, and choose exactly what model/sampler.c chooses from its logits; the steps of plain kernels (cuda_draft_plain.h) must have the CPU's bits.
- * Run from anywhere. Exit 0 pass, 1 fail, 77 no GPU. */
+ * --kv fp8: over a cache of E4M3. Run from anywhere. Exit 0 pass, 1 fail, 77 no GPU. */
 #include "kernels/cuda/cuda_draft.h"
 #include "kernels/cuda/cuda_draft_plain.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_weights.h"
 #include "model/assistant.h"
 #include "model/engine.h"
+#include "model/quantize.h"
 #include "model/sampler.h"
 #include "model/states.h"
 #include "shm/error.h"
@@ -24,6 +25,8 @@
 #define CONTEXT 2304u
 #define STEPS 4u
 #define CLOSE 4e-3                    /* f16 activations: 2^-11 a rounding, a few dozen of them in a row */
+
+static enum kv_dtype cache = KV_BF16;  /* the target's */
 
 /* ---- both models ---- */
 
@@ -130,11 +133,14 @@ static void make_target(struct rig *r)
     r->generation.suppress_count = 2;
     r->generation.suppress_token[0] = 17;
     r->generation.suppress_token[1] = VOCAB - 1;
-    ok(kv_geometry_init(&r->geo, &r->target, KV_BF16, CONTEXT, 16, SEQS * (CONTEXT / 32), SEQS * 40), "geometry");
+    ok(kv_geometry_init(&r->geo, &r->target, cache, CONTEXT, 16, SEQS * (CONTEXT / 32), SEQS * 40), "geometry");
     ok(engine_cuda_spec(&r->spec, &r->target, &r->generation, &r->geo, WEIGHT_FP8, NULL, &err), "spec");
     make_pages(r);
     r->kv = room(r->geo.arena_bytes);
-    for (uint64_t i = 0; i < r->geo.arena_bytes / 2; i++) ((uint16_t *)r->kv)[i] = to_bf16(2 * uniform());
+    for (uint64_t i = 0; i < r->geo.arena_bytes / r->geo.element_bytes; i++) {
+        if (cache == KV_FP8) r->kv[i] = quantize_e4m3(2 * uniform());
+        else ((uint16_t *)r->kv)[i] = to_bf16(2 * uniform());
+    }
     r->kv_device = to_device(r->kv, r->geo.arena_bytes);
     r->states = room(states_bytes(SEQS, BACKBONE));
     for (uint64_t i = 0; i < states_bytes(SEQS, BACKBONE) / 4; i++) r->states[i] = stored_from_bf16(to_bf16(2 * uniform()));
@@ -338,7 +344,7 @@ static void test_plain(struct rig *r, struct assistant *cpu)
     free(embedding), free(hidden), free(cpu_hidden), free(logits), free(cpu_logits);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     static struct rig r;
     struct cuda_device_facts facts;
@@ -350,6 +356,7 @@ int main(void)
                                               {.temperature = 1.3f, .top_k = 64, .top_p = 0.5f, .min_p = 0.02f, .repetition_penalty = 1, .seed = 13}};
     const uint32_t positions[] = {1, 33, 700, 1024, 1025, 2200};
 
+    if (argc > 2 && strcmp(argv[1], "--kv") == 0 && (cache = kv_dtype_named(argv[2])) == 0) return printf("unknown cache %s\n", argv[2]), 1;
     if (cuda_device_open(&facts) != 0) {
         printf("SKIP: %s\n", cuda_backend_error());
         return 77;

@@ -19,13 +19,17 @@ import torch
 import backend as b
 
 
+def as_cached(x):
+    """As an FP8 cache gives it back: E4M3 without a scale, at most 448 in size."""
+    return x.float().clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype)
+
+
 def round_keys(modeling):
-    """Keys and values as an FP8 cache gives them back: E4M3 without a scale, at most 448 in size."""
+    """Attention gets keys and values out of such a cache."""
     plain = modeling.eager_attention_forward
 
     def rounded(module, query, key, value, *args, **kwargs):
-        key, value = (x.float().clamp(-448, 448).to(torch.float8_e4m3fn).to(x.dtype) for x in (key, value))
-        return plain(module, query, key, value, *args, **kwargs)
+        return plain(module, query, as_cached(key), as_cached(value), *args, **kwargs)
 
     modeling.eager_attention_forward = rounded
 

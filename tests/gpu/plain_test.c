@@ -504,7 +504,7 @@ static void run_synthetic(const char *name, const char *json, bool f32, enum kv_
 
     if (only && strncmp(name, only, strlen(only)) != 0) return;
     g = calloc(1, sizeof(*g));
-    snprintf(title, sizeof(title), "%s%s, cache %s", name, f32 ? " (f32)" : "", dtype == KV_F32 ? "f32" : "bf16");
+    snprintf(title, sizeof(title), "%s%s, cache %s", name, f32 ? " (f32)" : "", kv_dtype_name(dtype));
     g->name = title;
     synthetic_checkpoint(&g->files, json, &(struct synthetic_options){ .f32 = f32 });
     load_model(g);
@@ -585,6 +585,8 @@ int main(int argc, char **argv)
     run_golden("gemma3_bf16", false, KV_BF16, 700, 100);
     run_golden("real_heads_bf16", false, KV_BF16, 700, 64);
     run_golden("real_heads_f32", true, KV_BF16, 600, 64);
+    run_golden("real_heads_f32", true, KV_FP8, 600, 64);
+    run_golden("shards", false, KV_FP8, 700, 33);
     run_synthetic("scaled gemma3", GEMMA3_SCALED, false, KV_BF16, 900, 128);
     run_synthetic("sliding gemma4", GEMMA4_SLIDING, true, KV_BF16, 1400, 200);
     run_demo();

@@ -17,15 +17,19 @@ try() {
     [ $rc -ne 0 ] && [ $rc -ne 77 ] && { bad=$((bad + 1)); echo "FAILED ($rc): $*"; }
 }
 for t in build/tests/cuda_*; do try "$t"; done
+[ -x build/tests/cuda_draft_test ] && try build/tests/cuda_draft_test --kv fp8
 [ -x build/bench/cuda_dspark_bench ] && try build/bench/cuda_dspark_bench
 try python3 tests/gpu/sampling.py
 try python3 tests/gpu/many.py
+try python3 tests/gpu/many.py --kv fp8
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 --start 1100
 try python3 tests/gpu/logits.py --layers 6 --format fp8 --prompt 40 --decode 64
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
 try python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048
 try python3 tests/gpu/logits.py --model gemma-3-12b --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
 try python3 tests/gpu/prefill.py --model gemma-3-12b --layers 6 --format bf16 --prompt 2048
+try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1130 --decode 40 --start 1130 --kv fp8
+try python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048 --decode 8 --long 7000 --kv fp8
 try python3 tests/gpu/media.py --only kernels
 try python3 tests/gpu/prefill.py --layers 6 --format fp8 --prompt 5000 --decode 4 --long 7000
 if [ -x build/sluice ]; then

@@ -13,7 +13,7 @@
   drafts   one stream, a text in circles and one of noise, with and without drafts
   blocks   8 greedy streams whose texts go in circles: verify blocks of several sequences in a step; the same tokens as without drafts
 Needs a Hopper GPU and the standard library only; SLUICE_BUILD names a build or a dist tree, FORMAT=fp8|bf16 the weights' type (default fp8),
-SHARING and SHARE the options --gpu-sharing and --prefill-share. Prints figures; fails on wrong bytes and on a server that does not serve.
+KV, SHARING and SHARE the options --kv-cache-dtype, --gpu-sharing and --prefill-share. Prints figures; fails on wrong bytes and on a server that does not serve.
 """
 import asyncio
 import json
@@ -30,7 +30,8 @@ from server import Server, percentile  # noqa: E402
 from wsclient import CLOSE, PING, PONG, WebSocket, gather_limited, http, run  # noqa: E402
 
 FORMAT = os.environ.get("FORMAT", "fp8")
-GPU = ["--device", "cuda"] + [w for name, option in (("SHARING", "--gpu-sharing"), ("SHARE", "--prefill-share")) if os.environ.get(name) for w in (option, os.environ[name])]
+KV = ["--kv-cache-dtype", os.environ["KV"]] if os.environ.get("KV") else []
+GPU = ["--device", "cuda"] + KV + [w for name, option in (("SHARING", "--gpu-sharing"), ("SHARE", "--prefill-share")) if os.environ.get(name) for w in (option, os.environ[name])]
 WORDS = "the red house stands by a river and seven birds sing in an old tree while rain falls on green hills".split()
 
 
@@ -174,7 +175,7 @@ def part_demo():
         with open(os.path.join(ROOT, "model", "train", path), encoding="utf-8") as f:
             asked[name] = [{**request(i), "return_token_ids": True} for i in json.load(f)]
     outcomes = {}
-    for device in (["--device", "cpu"], GPU):
+    for device in (["--device", "cpu", *KV], GPU):
         begin = time.perf_counter()
         with Server(*device) as s:
             ready = time.perf_counter() - begin

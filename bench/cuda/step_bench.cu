@@ -245,19 +245,22 @@ static void trace_rows(struct model *m, const struct settings *o, uint32_t rows)
         CHECK(cudaDeviceSynchronize());
     }
     CHECK(cudaMemcpy(words.data(), device, 8 * words.size(), cudaMemcpyDeviceToHost));
-    printf("trace, %u rows, mean over sliding layers, us after the end of the kernel before: first start, last start, first past wait, last past wait, first end, last end\n", rows);
-    for (uint32_t k = 0; k < per; k++) {
+    for (uint32_t k = 0; k < 2 * per; k++) {
+        const uint32_t type = k < per ? CUDA_SLIDING : CUDA_FULL;
         double sum[6] = { 0 };
         uint32_t n = 0;
 
+        if (k % per == 0)
+            printf("trace, %u rows, mean over %s layers, us after the end of the kernel before: first start, last start, first past wait, last past wait, first end, last end\n", rows,
+                   type == CUDA_FULL ? "full" : "sliding");
         for (uint32_t i = 1; i < m->spec.layers; i++) {
-            if (m->spec.layer[i].type != CUDA_SLIDING || m->spec.layer[i - 1].type != CUDA_SLIDING) continue;
-            const unsigned long long *w = &words[(i * per + k) * 8], base = w[5 - 8];
+            if (m->spec.layer[i].type != type || m->spec.layer[i - 1].type != CUDA_SLIDING) continue;
+            const unsigned long long *w = &words[(i * per + k % per) * 8], base = w[5 - 8];
 
             for (int e = 0; e < 6; e++) sum[e] += (double)(long long)(w[e] - base) / 1e3;
             n++;
         }
-        printf("  %-8s", name[k]);
+        printf("  %-8s", name[k % per]);
         for (int e = 0; e < 6; e++) printf(" %7.2f", n ? sum[e] / n : 0.0);
         printf("\n");
     }

@@ -53,37 +53,86 @@ __device__ __forceinline__ bool find_sliding(item &it, const attn_args &a, uint3
     return true;
 }
 
-/* Rows that one item of a full layer answers: all, when the spans alone fill the grid; fewer, so that blocks without work take some. */
-__device__ __forceinline__ uint32_t full_rows_per_item(const attn_args &a)
+/* ---- full layers: a unit is one row of one span, an item some rows of one span, a block gets a run of units ---- */
+
+#define FULL_LENGTHS 4                /* of spans */
+#define FULL_ROW_COST 2               /* a unit beside its chunks, in chunks: its query is prepared, its result stored */
+
+/* Spans of one length: up to this one of all. */
+__device__ __forceinline__ uint32_t spans_end(uint32_t length) { return length == 0 ? 64 : length == 1 ? 112 : length == 2 ? 160 : UINT32_MAX; }
+__device__ __forceinline__ uint32_t unit_cost(uint32_t length) { return (length == 0 ? 1 : length == 1 ? 4 : length == 2 ? 16 : 32) + FULL_ROW_COST; }
+
+/* A group's spans of one length: [first, end). */
+__device__ __forceinline__ span spans_of(const step_group &g, uint32_t length)
 {
-    const uint32_t groups = a.state->groups;
-    uint32_t spans = 0;
+    const uint32_t first = length ? spans_end(length - 1) : 0, end = min(full_spans(group_tokens(g)), spans_end(length));
 
-    for (uint32_t g = 0; g < groups; g++) spans += full_spans(group_tokens(a.state->group[g]));
-    const uint32_t parts = spans < gridDim.x ? gridDim.x / spans : 1;
-
-    return (a.fresh_rows + parts - 1) / parts;
+    return span{ first, max(first, end) };
 }
 
-/* Item `index` of a full layer, newest spans first: their blocks have the most to do. */
-__device__ __forceinline__ bool find_full(item &it, const attn_args &a, uint32_t rows_per_item, uint32_t index)
+/* The first unit that begins at `cost` or behind; *total: the cost of all units. */
+__device__ __forceinline__ uint32_t unit_at(const attn_args &a, uint32_t cost, uint32_t *total)
+{
+    uint32_t units = 0, found = UINT32_MAX, before = 0;
+
+    for (uint32_t length = 0; length < FULL_LENGTHS; length++)
+        for (uint32_t g = 0; g < a.state->groups; g++) {
+            const step_group group = a.state->group[g];
+            const span s = spans_of(group, length);
+            const uint32_t n = (s.end - s.first) * group.rows, each = unit_cost(length);
+
+            if (found == UINT32_MAX && cost < before + n * each) found = units + (max(cost, before) - before + each - 1) / each;
+            units += n, before += n * each;
+        }
+    *total = before;
+    return min(found, units);
+}
+
+/* What is left for a block: units [at, end). */
+struct full_walk { uint32_t at, end; };
+
+/* Few spans: as many rows of one span as let every block have at most one item, for its K and V come once for all of them. Else runs of equal cost, which may begin or
+ * end amid a span's rows: there nothing is shared but the time that they take. */
+__device__ __forceinline__ full_walk full_begin(const attn_args &a)
 {
     const uint32_t groups = a.state->groups;
+    uint32_t spans = 0, total, ignored;
 
-    for (uint32_t g = 0; g < groups; g++) {
-        it.group = a.state->group[g];
-        const uint32_t spans = full_spans(group_tokens(it.group)), parts = (it.group.rows + rows_per_item - 1) / rows_per_item;
+    for (uint32_t g = 0; g < groups; g++) spans += full_spans(group_tokens(a.state->group[g]));
+    if (groups == 1 && spans * 2 <= gridDim.x) {
+        const uint32_t rows = a.state->group[0].rows, parts = gridDim.x / spans, each = (rows + parts - 1) / parts, taken = (rows + each - 1) / each;
+        const uint32_t at = blockIdx.x / taken * rows + blockIdx.x % taken * each;
 
-        if (index < spans * parts) {
+        return blockIdx.x < spans * taken ? full_walk{ at, min(at + each, (blockIdx.x / taken + 1) * rows) } : full_walk{ 0, 0 };
+    }
+    unit_at(a, 0, &total);
+    return full_walk{ unit_at(a, (uint32_t)((uint64_t)total * blockIdx.x / gridDim.x), &ignored), unit_at(a, (uint32_t)((uint64_t)total * (blockIdx.x + 1) / gridDim.x), &ignored) };
+}
+
+/* The walk's next item. False past the last. */
+__device__ __forceinline__ bool find_full(item &it, const attn_args &a, full_walk &w)
+{
+    uint32_t unit = w.at;
+
+    if (w.at >= w.end) return false;
+    for (uint32_t length = 0; length < FULL_LENGTHS; length++)
+        for (uint32_t g = 0; g < a.state->groups; g++) {
+            it.group = a.state->group[g];
+            const span s = spans_of(it.group, length);
+            const uint32_t n = (s.end - s.first) * it.group.rows;
+
+            if (unit >= n) {
+                unit -= n;
+                continue;
+            }
             it.head = 0;
-            it.slot = spans - 1 - index / parts;
+            it.slot = s.first + unit / it.group.rows;
             it.span = full_span(it.slot);
-            it.row_first = index % parts * rows_per_item;
-            it.row_end = min(it.row_first + rows_per_item, it.group.rows);
+            it.row_first = unit % it.group.rows;
+            it.row_end = min(it.row_first + (w.end - w.at), it.group.rows);
+            w.at += it.row_end - it.row_first;
             return true;
         }
-        index -= spans * parts;
-    }
     return false;
 }
 
@@ -116,37 +165,44 @@ __device__ __forceinline__ void work_sliding(const attn_args &a, const item &it,
     accumulate<256, F8, PLACES_NEWER>(out, f, newest, sh, lane);
 }
 
-/* Full layers: row by row; spans of several chunks are read again for each row, from the L2. */
+/* Full layers: row by row; spans of several chunks are read again for each row, from the L2. K of the next chunk is asked for behind this one's scores, V behind its p v,
+ * so that both are there in time and take no further registers. */
 template <bool F8>
 __device__ __forceinline__ void work_full(const attn_args &a, const item &it, fragments<512, F8> &f, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
 {
     using S = attn_shape<512>;
-    const uint32_t p0 = it.group.first_position, end = p0 + it.row_end;
+    const uint32_t p0 = it.group.first_position, end = min(it.span.end, p0 + it.row_end);
     const bool one_chunk = it.span.end - it.span.first == S::KEYS;
     const int all[2] = { 0, 0 };
+    float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
 
-    for (uint32_t row = it.row_first; row < it.row_end; row++) {
-        float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
+#pragma unroll 1
+    for (uint32_t row = it.row_first, chunk = it.span.first; row < it.row_end;) {
+        const bool fresh = chunk + S::KEYS > p0 && (!one_chunk || row == it.row_first), ends = chunk + S::KEYS >= end, more = !one_chunk && (!ends || row + 1 < it.row_end);
+        const uint32_t next = ends ? it.span.first : chunk + S::KEYS;
+        float s[4] = {}, factor[2];
 
-        if (row != it.row_first) {
-            prepare<512, F8>(a, it, row, false, sh, warp, lane);
-            __syncthreads();
-        }
-        for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += S::KEYS) {
-            float s[4] = {};
-
-            if (!one_chunk) load_k<512, F8>(f, a, it, chunk, 0, p0, warp, lane), load_v<512, F8>(f, a, it, chunk, 0, p0, warp, lane);
-            if (chunk + S::KEYS > p0 && (!one_chunk || row == it.row_first)) patch_k<512, F8>(f, it, chunk, sh, warp, lane), patch_v<512, F8>(f, it, chunk, sh, warp, lane);
-            scores<512, F8>(s, f, sh, warp, lane);
-            softmax_chunk<512, F8>(s, top, sum, factor, it, chunk, row, sh, warp, lane);
-            if (!one_chunk) {
+        if (fresh) patch_k<512, F8>(f, it, chunk, sh, warp, lane);
+        scores<512, F8>(s, f, sh, warp, lane);
+        if (more) load_k<512, F8>(f, a, it, next, 0, p0, warp, lane);
+        softmax_chunk<512, F8>(s, top, sum, factor, it, chunk, row, sh, warp, lane);
+        if (fresh) patch_v<512, F8>(f, it, chunk, sh, warp, lane);
+        if (!one_chunk) {
 #pragma unroll
-                for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
-            }
-            accumulate<512, F8, PLACES_ALL>(out, f, all, sh, lane);
+            for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
         }
+        accumulate<512, F8, PLACES_ALL>(out, f, all, sh, lane);
+        if (more) load_v<512, F8>(f, a, it, next, 0, p0, warp, lane);
+        chunk = next;
+        if (!ends) continue;
         store_partial<512>(a, it, row, out, top, sum, warp, lane);
         __syncthreads();              /* q and p are written again */
+        if (++row == it.row_end) return;
+        prepare<512, F8>(a, it, row, false, sh, warp, lane);
+        __syncthreads();
+#pragma unroll
+        for (int j = 0; j < S::PV_TILES; j++) out[j][0] = out[j][1] = out[j][2] = out[j][3] = 0.0f;
+        top[0] = top[1] = NEVER, sum[0] = sum[1] = 0.0f;
     }
 }
 
@@ -161,9 +217,9 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START);
-    const uint32_t rows_per_item = D == 512 ? full_rows_per_item(a) : 0;
+    full_walk walk = D == 512 ? full_begin(a) : full_walk{ 0, 0 };
 
-    for (uint32_t index = blockIdx.x; D == 256 ? find_sliding(it, a, index) : find_full(it, a, rows_per_item, index); index += gridDim.x) {
+    for (uint32_t index = blockIdx.x; D == 256 ? find_sliding(it, a, index) : find_full(it, a, walk); index += gridDim.x) {
         const uint32_t p0 = it.group.first_position;
         const uint32_t first = a.window && p0 + 1 > a.window ? p0 + 1 - a.window : 0;
         const bool fresh = it.span.end > p0;       /* holds positions of this step */

@@ -92,7 +92,7 @@ __device__ __forceinline__ uint32_t unit_at(const attn_args &a, uint32_t cost, u
 struct full_walk { uint32_t at, end; };
 
 /* Few spans: as many rows of one span as let every block have at most one item, for its K and V come once for all of them. Else runs of equal cost, which may begin or
- * end amid a span's rows: there nothing is shared but the time that they take. */
+ * end amid a span's rows: there nothing is shared but the time that they take. One each, when that is enough. */
 __device__ __forceinline__ full_walk full_begin(const attn_args &a)
 {
     const uint32_t groups = a.state->groups;
@@ -105,7 +105,9 @@ __device__ __forceinline__ full_walk full_begin(const attn_args &a)
 
         return blockIdx.x < spans * taken ? full_walk{ at, min(at + each, (blockIdx.x / taken + 1) * rows) } : full_walk{ 0, 0 };
     }
-    unit_at(a, 0, &total);
+    const uint32_t units = unit_at(a, UINT32_MAX, &total);
+
+    if (units <= gridDim.x) return full_walk{ blockIdx.x, min(blockIdx.x + 1, units) };
     return full_walk{ unit_at(a, (uint32_t)((uint64_t)total * blockIdx.x / gridDim.x), &ignored), unit_at(a, (uint32_t)((uint64_t)total * (blockIdx.x + 1) / gridDim.x), &ignored) };
 }
 

@@ -302,7 +302,7 @@ def main():
             out = args.demo / name
             with contextlib.redirect_stdout(sys.stderr):
                 CASES[name][1](DEMO, out)
-            for file in DEMO.iterdir():
+            for file in filter(pathlib.Path.is_file, DEMO.iterdir()):
                 if not (out / file.name).exists() and file.name != "README.md":
                     shutil.copy(file, out / file.name)
             continue

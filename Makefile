@@ -83,7 +83,7 @@ $B/faulty/draft_forced: $B/obj/stages/draft.o $(call parts,draft) $B/obj/tests/f
 	$(CC) $(LDFLAGS) $(call rpath,../lib) -o $@ $^ $(LDLIBS) $(draft_libs)
 
 # And a CUDA library without a GPU behind it: how GPU stages live and die is tested anywhere.
-$B/faulty/libfake_gpu.so: tests/faults/fake_gpu.c $B/flags
+$B/faulty/libfake_gpu.so: tests/faults/fake_gpu.c $(wildcard kernels/cuda/*.h) $B/flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS) -fPIC -shared -o $@ $<
 

@@ -21,12 +21,16 @@
 #include <string.h>
 #include <sys/random.h>
 
-enum sequence_state { SEQ_NONE = 0, SEQ_WAITING, SEQ_FILLING, SEQ_HANDED };
+#define FOLLOW_GAIN 4u /* of a chunk: so much less to compute is worth waiting for another prompt */
+
+enum sequence_state { SEQ_NONE = 0, SEQ_WAITING, SEQ_FOLLOWING /* waits for another prompt that begins as it does */, SEQ_FILLING, SEQ_HANDED };
 
 struct sequence { /* private view of one slot, rebuilt from the table at start */
     uint32_t generation;
     enum sequence_state state;
     uint64_t order;
+    uint32_t leader, leader_generation, shared; /* FOLLOWING: whom, and for how many pages */
+    bool has_looked; /* for a leader, since the last one was done */
 };
 
 struct prefill {
@@ -147,6 +151,7 @@ static void look(struct prefill *k, uint32_t s)
     if (word_for(&table_verify(&k->table, s)->finish, generation)) return; /* over before we looked */
     q->order = table_gateway(&k->table, s)->order + 1; /* 0 means "before all" in first_in */
     q->state = SEQ_WAITING;
+    q->has_looked = false;
     if (word_for(&table_prefill(&k->table, s)->pages, generation)) { /* a predecessor's work */
         q->state = SEQ_FILLING;
         pages_found(&k->pages, s, generation);
@@ -200,16 +205,68 @@ static void hand_over_unwanted(struct prefill *k)
         if (k->seq[s].state == SEQ_FILLING && slot_is_unwanted(&k->table, s, k->seq[s].generation)) hand_over(k, s);
 }
 
+static bool is_suspect(const struct prefill *k, uint32_t s)
+{
+    return word_for(&table_launcher(&k->table, s)->strikes, k->seq[s].generation) != 0;
+}
+
+static uint32_t filled_of(const struct prefill *k, uint32_t s)
+{
+    return word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation);
+}
+
+/* Many that begin alike come at once: one computes the beginning, the others wait for it. Only for earlier ones that are being filled, so nobody waits in a circle. */
+static bool follow(struct prefill *k, uint32_t s)
+{
+    struct sequence *q = &k->seq[s];
+    uint32_t best = 0, gained, shared;
+
+    if (q->has_looked || is_suspect(k, s)) return false;
+    q->has_looked = true;
+    for (uint32_t l = 0; l < k->table.limits.slot_count; l++) {
+        if (k->seq[l].state != SEQ_FILLING || k->seq[l].order > q->order || is_suspect(k, l)) continue;
+        gained = pages_gained(&k->pages, s, l, &shared);
+        if (gained <= best || gained * KV_PAGE_TOKENS < k->chunk / FOLLOW_GAIN || filled_of(k, l) >= shared * KV_PAGE_TOKENS) continue;
+        best = gained;
+        q->leader = l;
+        q->leader_generation = k->seq[l].generation;
+        q->shared = shared;
+    }
+    if (best) {
+        q->state = SEQ_FOLLOWING;
+        pages_want(&k->pages, q->leader, q->shared);
+    }
+    return best != 0;
+}
+
+/* Those whose leader is there, or gone, take their turn again; the others keep telling theirs where they want to go on. */
+static void look_at_followers(struct prefill *k)
+{
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) {
+        struct sequence *q = &k->seq[s];
+        if (q->state != SEQ_FOLLOWING) continue;
+        const bool leads = k->seq[q->leader].state == SEQ_FILLING && k->seq[q->leader].generation == q->leader_generation && !is_suspect(k, q->leader);
+        if (leads && filled_of(k, q->leader) < q->shared * KV_PAGE_TOKENS && !slot_is_unwanted(&k->table, s, q->generation)) {
+            pages_want(&k->pages, q->leader, q->shared);
+            continue;
+        }
+        q->state = SEQ_WAITING;
+        q->has_looked = false;
+    }
+}
+
 static void admit(struct prefill *k)
 {
     uint32_t s, waiting = 0;
 
     hand_over_unwanted(k);
+    look_at_followers(k);
     while ((s = first_in(k, SEQ_WAITING, 0)) < k->table.limits.slot_count) {
         if (slot_is_unwanted(&k->table, s, k->seq[s].generation)) {
             hand_over(k, s); /* without pages: verify only ends it */
             continue;
         }
+        if (follow(k, s)) continue;
         if (k->held >= k->max_sequences || !take_pages(k, s)) {
             look_at_handed(k); /* verify may have finished one and died before it could say so */
             break;
@@ -217,17 +274,12 @@ static void admit(struct prefill *k)
         k->seq[s].state = SEQ_FILLING;
         if (is_filled(k, s)) hand_over(k, s);
     }
-    for (uint32_t i = 0; i < k->table.limits.slot_count; i++) waiting += k->seq[i].state == SEQ_WAITING;
+    for (uint32_t i = 0; i < k->table.limits.slot_count; i++) waiting += k->seq[i].state == SEQ_WAITING || k->seq[i].state == SEQ_FOLLOWING;
     shm_store_relaxed(&k->stage.status->counters[PREFILL_WAITING], waiting);
     count_pages(k);
 }
 
 /* ---- work ------------------------------------------------------------------------------ */
-
-static uint32_t filled_of(const struct prefill *k, uint32_t s)
-{
-    return word_for(&table_prefill(&k->table, s)->filled, k->seq[s].generation);
-}
 
 /* The picture of slot s that begins at `position`: its tokens, else 0. */
 static uint32_t picture_at(const struct prefill *k, uint32_t s, uint32_t position)
@@ -274,17 +326,12 @@ static void add_pieces(struct prefill *k, const struct engine_span *span)
 static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, uint32_t rows_most, uint32_t index)
 {
     const uint32_t filled = filled_of(k, s), left = table_tokenize(&k->table, s)->prompt_count - filled;
-    const uint32_t count = whole_pictures(k, s, filled, left < rows_most ? left : rows_most);
+    const uint32_t count = whole_pictures(k, s, filled, pages_stop(&k->pages, s, filled, left < rows_most ? left : rows_most));
 
     memcpy(k->tokens + rows_before, table_prompt(&k->table, s) + filled, count * sizeof *k->tokens);
     k->span[index] = (struct engine_span){.slot = s, .first_position = filled, .first_row = rows_before, .rows = count, .leaves_state = count == left};
     add_pieces(k, &k->span[index]);
     return count;
-}
-
-static bool is_suspect(const struct prefill *k, uint32_t s)
-{
-    return word_for(&table_launcher(&k->table, s)->strikes, k->seq[s].generation) != 0;
 }
 
 /* Those behind the first come share half the chunk, so that a long prompt does not keep short ones waiting; the

@@ -307,6 +307,39 @@ int pages_take(struct pages *p, uint32_t slot, uint32_t generation)
     return (int)out->cached_tokens;
 }
 
+/* ---- another prompt of the same beginning is being filled ------------------------------------------------ */
+
+uint32_t pages_gained(struct pages *p, uint32_t slot, uint32_t leader, uint32_t *shared)
+{
+    const uint32_t own = is_caching(p) ? known_pages(p, slot, table_tokenize(p->table, slot)->prompt_count - 1) : 0, its = known_pages(p, leader, p->seq[leader].prompt_count);
+    struct prefix_page a, b;
+    uint32_t usable;
+
+    for (*shared = 0; *shared < own && *shared < its; ++*shared) {
+        describe_page(p, slot, *shared, &a);
+        describe_page(p, leader, *shared, &b);
+        if (memcmp(&a, &b, sizeof a) != 0) break;
+    }
+    while (*shared && pages_cuts_picture(p->table, slot, *shared * KV_PAGE_TOKENS)) --*shared;
+    if (*shared == 0) return 0;
+    find_prefix(p, slot, &usable);
+    return *shared > usable ? *shared - usable : 0;
+}
+
+void pages_want(struct pages *p, uint32_t slot, uint32_t at)
+{
+    struct pages_sequence *q = &p->seq[slot];
+
+    if (q->branch == 0 || at < q->branch) q->branch = at; /* who waits for a later one says so again */
+}
+
+uint32_t pages_stop(const struct pages *p, uint32_t slot, uint32_t filled, uint32_t count)
+{
+    const uint32_t at = p->seq[slot].branch * KV_PAGE_TOKENS;
+
+    return at > filled && at - filled < count ? at - filled : count;
+}
+
 /* ---- it goes on ------------------------------------------------------------------------------------------ */
 
 /* Keeps the window before page `at` of a sequence that has it in its ring, if all of it is there and there is room. */

@@ -59,6 +59,13 @@ void pages_rebuild(struct pages *p);
  * -E_FULL: not enough room now, nothing is changed for anybody but what the cache lost. */
 int pages_take(struct pages *p, uint32_t slot, uint32_t generation);
 
+/* Whole pages at the beginning of both prompts, up to a place where `slot`, which has no pages yet, can go on; less those that it would find now. 0: waiting for `leader` gains nothing. */
+uint32_t pages_gained(struct pages *p, uint32_t slot, uint32_t leader, uint32_t *shared);
+
+/* Somebody waits for this sequence to have filled its first `at` pages: the window there is kept, and pages_stop says how many of `count` rows from `filled` on to compute before. */
+void pages_want(struct pages *p, uint32_t slot, uint32_t at);
+uint32_t pages_stop(const struct pages *p, uint32_t slot, uint32_t filled, uint32_t count);
+
 /* After each growth of `filled`: what is whole may be shared from now on. */
 void pages_filled(struct pages *p, uint32_t slot);
 

@@ -31,7 +31,10 @@ def prompt_tokens(result):
 
 
 def ask(server, bodies, at_once=1):
-    return asyncio.run(gather_limited(at_once, [run(server, b) for b in bodies]))
+    results = asyncio.run(gather_limited(at_once, [run(server, b) for b in bodies]))
+    for r in results:
+        assert r.final["type"] != "response.failed", r.outcome()[:500]
+    return results
 
 
 def questions(count, seed=1):
@@ -196,6 +199,31 @@ def test_eight_streams():
             assert sum(map(cached, got)) > 0
 
 
+def test_many_that_begin_alike_at_once():
+    """One computes the beginning, the others wait for it; also when it is given up half-way."""
+    r = random.Random("alike")
+    start = long_text(r, 700)
+    bodies = [{"input": start + " " + long_text(r, 20 + 15 * i), "max_output_tokens": 10, "ignore_eos": True, "return_token_ids": True, "temperature": i % 2, "seed": i} for i in range(8)]
+    wanted = outcomes(bodies)
+    with Server() as s:
+        got = same(s, bodies, wanted, 8)
+        found, shared = sum(map(cached, got)), max(common_pages(got))
+        print(f"     {sum(map(prompt_tokens, got))} prompt tokens, {shared} shared, {found} found", flush=True)
+        assert found >= 6 * shared, (list(map(cached, got)), common_pages(got))
+        chat = {"messages": [{"role": "user", "content": "Again. " + start}], "max_tokens": 4, "n": 4, "temperature": 1.0, "seed": 3}
+        status, _, data = asyncio.run(http(s, "POST", "/v1/chat/completions", chat))
+        assert status == 200 and metric(s, "prefix_cache_hits_total") - found >= 3 * (shared - PAGE), (status, data[:300], metric(s, "prefix_cache_hits_total"), found)
+    with Server("--grace", "0") as s:
+        async def leave():
+            leader = asyncio.ensure_future(run(s, {**bodies[0], "input": start + " and " + start}))
+            await asyncio.sleep(0.15)
+            others = [asyncio.ensure_future(run(s, b)) for b in bodies]
+            await asyncio.sleep(0.3)
+            leader.cancel()
+            return await asyncio.gather(*others)
+        assert [g.outcome() for g in asyncio.run(leave())] == wanted
+
+
 def kill_all_the_time(s, bodies, wanted, roles, kills):
     async def harm():
         rng = random.Random(7)
@@ -247,4 +275,4 @@ def test_on_a_gpu_path():
 
 if __name__ == "__main__":
     main(test_one_system_prompt_many_questions, test_conversation_that_grows, test_long_beginning_behind_a_short_one, test_long_answers_leave_the_prompt, test_salts_keep_apart,
-         test_pictures, test_eight_streams, test_prefill_dies, test_on_a_gpu_path)
+         test_pictures, test_many_that_begin_alike_at_once, test_eight_streams, test_prefill_dies, test_on_a_gpu_path)

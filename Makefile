@@ -44,7 +44,7 @@ gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
 media_libs   := -ljpeg -lspng -lwebp -lwebpdemux -lsndfile -lsoxr
 vision_libs  := $(media_libs) -lseccomp
 
--include schemas/build.mk kernels/cuda/build.mk
+-include schemas/build.mk stages/fetch/build.mk kernels/cuda/build.mk
 
 .PRECIOUS: $B/obj/%.o
 .SECONDEXPANSION:
@@ -91,9 +91,9 @@ $B/faulty/libfake_gpu.so: tests/faults/fake_gpu.c $(wildcard kernels/cuda/*.h) $
 test_obj := $(filter-out %/main.o,$(launch_obj))
 $B/libtested.a: $(test_obj)
 	@rm -f $@; ar rcs $@ $^
-$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $$(call parts,vision) $$(call parts,draft) $$(call parts,prefill) $B/libtested.a $B/libsluice.a
+$B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $$(call parts,vision) $$(call parts,fetch) $$(call parts,draft) $$(call parts,prefill) $B/libtested.a $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(vision_libs) -lcmocka
+	$(CC) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(gateway_libs) $(vision_libs) $(fetch_libs) -lcmocka
 
 $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 	@mkdir -p $(@D)

@@ -36,6 +36,7 @@
 /* Does this configuration want nobody in the role? */
 static bool is_off(const struct server *v, const struct child *c)
 {
+    if (c->role == ROLE_FETCH && (!options_on(&v->options, OPT_IMAGE_FETCH) || v->table.limits.media_tokens_max == 0)) return true;
     return c->role == ROLE_LAUNCHER || (c->role == ROLE_VISION && v->table.limits.media_tokens_max == 0) || (c->role == ROLE_DRAFT && drafter_is_none(v) && strcmp(c->exe, c->default_exe) == 0);
 }
 
@@ -58,6 +59,8 @@ static bool role_gets(int role, const char *name)
     const bool tensors = strstr(name, ".safetensors") != NULL;
 
     if (strncmp(name, "file.api_keys", 13) == 0 || strncmp(name, "socket.", 7) == 0) return role == ROLE_GATEWAY;
+    if (strncmp(name, "fetch.", 6) == 0) return role == (strcmp(name, "fetch.stage") == 0 ? ROLE_FETCH : ROLE_VISION);
+    if (role == ROLE_FETCH) return false; /* it has the network: there is nothing else that it may know */
     if (strcmp(name, "event.vision") == 0) return role == ROLE_GATEWAY || role == ROLE_VISION;
     if (strncmp(name, "event.", 6) == 0) return role == ROLE_GATEWAY || role == ROLE_TOKENIZE || role == ROLE_DETOKENIZE;
     if (role == ROLE_KEEPER) return true; /* draft.*: see wire() */
@@ -78,7 +81,7 @@ static void wire(const struct server *v, const struct child *c, struct wiring *w
         if (role_gets(c->role, v->base.fd_name[i])) wiring_add_fd(w, v->base.fd_name[i], v->base.fd[i]);
     if (c->role == ROLE_DRAFT || c->role == ROLE_KEEPER) drafter_wire(v->drafter, w);
     for (int role = 0; role < ROLE_COUNT; role++) {
-        if (v->segment_fd[role] < 0) continue;
+        if (v->segment_fd[role] < 0 || (c->role == ROLE_FETCH && role != ROLE_FETCH)) continue;
         snprintf(name, sizeof name, "segment.%s", role_name(role));
         wiring_add_fd(w, name, role == c->role ? v->segment_fd[role] : v->segment_ro_fd[role]);
     }
@@ -299,6 +302,10 @@ int child_swap(struct server *v, struct child *c, const char *exe, int client, c
     }
     if (c->role == ROLE_VISION && v->model_known && v->table.limits.media_tokens_max == 0) {
         snprintf(err, err_bytes, "the model takes text alone: there is no vision stage");
+        return -E_CONFIG;
+    }
+    if (c->role == ROLE_FETCH && is_off(v, c)) {
+        snprintf(err, err_bytes, "this server fetches no pictures: it was started without --allow-image-fetch");
         return -E_CONFIG;
     }
     struct stat st;

@@ -55,6 +55,9 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_MESSAGE_MIB] = {"max-message-mib", NUMBER, 1, 1024, "32", "N", "largest request"},
     [OPT_VISION_WORKERS] = {"vision-workers", NUMBER, 0, 64, "0", "N", "pictures and sounds decoded at once, each in a sandbox of its own; 0: half the cores, at most 2"},
     [OPT_MEDIA_CACHE_MIB] = {"media-cache-mib", NUMBER, 0, 1 << 16, "64", "N", "memory for pictures and sounds that were decoded before; 0: none"},
+    [OPT_JPEG_SCALING] = {"jpeg-scaling", TEXT, 0, 0, "on", "on|off", "large JPEGs are decoded at a half, a quarter or an eighth that is still twice what the model sees; off: in full, pixel for pixel the reference's"},
+    [OPT_IMAGE_FETCH] = {"allow-image-fetch", SWITCH, 0, 0, "", NULL, "pictures may be http(s) URLs: a process of its own fetches them, from public addresses only"},
+    [OPT_IMAGE_FETCH_ALLOW] = {"image-fetch-allow", TEXT, 0, 0, "", "LIST", "addresses that may be fetched from although they are not public, as 10.0.0.7:8080,[fd00::1]:80"},
     [OPT_MEDIA_TOKENS] = {"max-media-tokens", NUMBER, 0, 1 << 20, "0", "N", "soft tokens of all pictures and sounds of a request; 0: 8192, or what the context holds"},
     [OPT_GRACE] = {"grace", NUMBER, 0, 86400, "30", "SECONDS", "how long a response runs on after its connection is lost"},
     [OPT_HANG_TIMEOUT_MS] = {"hang-timeout-ms", NUMBER, 100, 3600000, "10000", "MS", "a stage silent for this long is replaced"},
@@ -214,6 +217,11 @@ static void default_run_dir(char *out, size_t bytes)
     else snprintf(out, bytes, "/tmp/sluice-%u", (unsigned)getuid());
 }
 
+bool options_on(const struct options *o, enum option_id id)
+{
+    return strcmp(o->value[id], "1") == 0 || strcmp(o->value[id], "true") == 0;
+}
+
 static int one_of(const struct options *o, enum option_id id, const char *const *words, char *err, size_t err_bytes)
 {
     char list[128] = "";
@@ -239,6 +247,10 @@ static int check(struct options *o, char *err, size_t err_bytes)
         snprintf(err, err_bytes, "random-weights takes no checkpoint: leave model out");
         return -E_CONFIG;
     }
+    if (o->value[OPT_IMAGE_FETCH_ALLOW][0] && !options_on(o, OPT_IMAGE_FETCH)) {
+        snprintf(err, err_bytes, "image-fetch-allow needs allow-image-fetch");
+        return -E_CONFIG;
+    }
     if (!o->value[OPT_RUN_DIR][0]) default_run_dir(o->value[OPT_RUN_DIR], sizeof o->value[OPT_RUN_DIR]);
     if (!o->value[OPT_SPIN_US][0]) snprintf(o->value[OPT_SPIN_US], 8, "%s", sysconf(_SC_NPROCESSORS_ONLN) >= 8 ? "50" : "0");
     if (options_u64(o, OPT_SLOTS) == 0) snprintf(o->value[OPT_SLOTS], 16, "%llu", 4 * (unsigned long long)options_u64(o, OPT_MAX_SEQUENCES));
@@ -248,7 +260,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
     }
     if (one_of(o, OPT_DRAFT_DTYPE, weights, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
         one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_ACTIVATIONS, activations, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
-        one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes) ||
+        one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_JPEG_SCALING, switches, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes) ||
         one_of(o, OPT_PREFIX_CACHE, switches, err, err_bytes))
         return -E_CONFIG;
     return 0;

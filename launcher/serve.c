@@ -244,6 +244,9 @@ static void set_base_options(struct server *v)
     if (workers == 0) workers = sysconf(_SC_NPROCESSORS_ONLN) >= 4 ? 2 : 1;
     wiring_setf(w, "media.workers", "%llu", (unsigned long long)workers);
     wiring_set(w, "media.cache_mib", o->value[OPT_MEDIA_CACHE_MIB]);
+    wiring_set(w, "media.jpeg_scaling", o->value[OPT_JPEG_SCALING]);
+    wiring_setf(w, "media.fetch", "%d", options_on(o, OPT_IMAGE_FETCH));
+    wiring_set(w, "fetch.allow", o->value[OPT_IMAGE_FETCH_ALLOW]);
     wiring_set(w, "media.tokens_asked", o->value[OPT_MEDIA_TOKENS]);
     wiring_set(w, "gateway.queue_max", o->value[OPT_QUEUE]);
     wiring_setf(w, "gateway.message_bytes_max", "%llu", (unsigned long long)options_u64(o, OPT_MESSAGE_MIB) << 20);
@@ -311,6 +314,7 @@ static void start_pipeline(struct server *v)
     }
     v->model_known = true;
     v->child[ROLE_VISION].enabled = v->table.limits.media_tokens_max > 0; /* nothing to do for a model of text alone */
+    v->child[ROLE_FETCH].enabled = v->table.limits.media_tokens_max > 0 && options_on(&v->options, OPT_IMAGE_FETCH);
     say_where(v);
     gpu_begin(v);
     server_set_phase(v, PIPELINE_STARTING);
@@ -435,6 +439,12 @@ static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_b
     v->vision_event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (v->vision_event_fd < 0) return -E_IO;
     wiring_add_fd(&v->base, "event.vision", v->vision_event_fd);
+    if (options_on(&v->options, OPT_IMAGE_FETCH)) { /* kept open here, so that it outlives both stages */
+        int pair[2];
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0) return -E_IO;
+        wiring_add_fd(&v->base, "fetch.vision", pair[0]);
+        wiring_add_fd(&v->base, "fetch.stage", pair[1]);
+    }
     set_base_options(v);
     return segment_create(v, ROLE_KEEPER, 0, 0, 0, err, err_bytes);
 }

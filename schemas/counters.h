@@ -21,7 +21,7 @@ enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK
                       VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
 enum detokenize_counter { DETOKENIZE_TOKENS = 0, DETOKENIZE_RECORDS, DETOKENIZE_BYTES, DETOKENIZE_WORK_NS, DETOKENIZE_STOPS };
 enum vision_counter { VISION_REQUESTS = 0, VISION_REFUSED, VISION_FILES, VISION_CACHED, VISION_TOKENS, VISION_WORK_NS, VISION_WORKER_DEATHS,
-                      VISION_HELD_BYTES /* data that prefill has not read yet */ };
+                      VISION_HELD_BYTES /* data that prefill has not read yet */, VISION_FETCHED /* pictures asked for by their address */ };
 enum keeper_counter { KEEPER_BYTES_TOTAL = 0, KEEPER_BYTES_DONE, KEEPER_ARENA_BYTES, KEEPER_LOADED /* 1, stored with release: the weights are in place */,
                       KEEPER_LOAD_BEGIN_NS /* CLOCK_MONOTONIC */, KEEPER_LOAD_NS /* how long it took; 0: it still goes on */ };
 

@@ -21,7 +21,8 @@
 #define MEDIA_TOKEN_BYTES 9408u       /* of one soft token in the vision record, at most: Gemma 3's 56 x 56 pixels of three bytes; Gemma 4's blocks and frames of sound take less */
 #define MEDIA_TOKENS_DEFAULT 8192u    /* soft tokens of one request, unless the context is shorter */
 
-enum media_kind { MEDIA_PICTURE = 1, MEDIA_SOUND = 2, MEDIA_FRAME = 3 /* a picture that is a frame of a video */ };
+enum media_kind { MEDIA_PICTURE = 1, MEDIA_SOUND = 2, MEDIA_FRAME = 3 /* a picture that is a frame of a video */,
+                  MEDIA_LINK = 4 /* only in the gateway's record: a picture by its address, the file is its URL */ };
 
 struct media_file_hdr {
     uint32_t kind;                    /* enum media_kind */

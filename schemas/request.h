@@ -28,6 +28,7 @@ struct request_defaults {  /* of the model and the operator */
     uint32_t vocab;        /* token ids are below this */
     uint32_t context_max;
     uint32_t choices_max;  /* choices and prompts of one request together */
+    bool fetch;              /* pictures may be named by http(s) URLs */
     uint32_t picture_budget; /* soft tokens of a picture, at most; 0: the model takes none */
     bool sound;            /* the model takes sound */
     bool video;            /* the model takes pictures as the frames of a video, too */

@@ -10,6 +10,7 @@
 #include "schemas/request.h"
 
 #include "model/picture.h"
+#include "schemas/fetch.h"
 #include "shm/error.h"
 
 #include <stdio.h>
@@ -78,6 +79,24 @@ static int read_detail(const json_t *holder, uint32_t *budget, const char *path,
     return fault_set(f, 400, "invalid_value", path, "Invalid '%s': 'detail' is one of auto, low and high.", path);
 }
 
+/* A picture by its address: the fetch stage gets it. Here only what no URL is. */
+static int take_link(struct request_media *m, uint32_t budget, const char *url, size_t bytes, const char *path, struct fault *f)
+{
+    struct media_file file = {.kind = MEDIA_LINK, .budget = budget, .bytes = bytes};
+
+    if (!m->defaults->fetch)
+        return fault_set(f, 400, "unsupported_content", path, "Invalid '%s': this server does not fetch pictures from the network: send the picture itself as a data: URL.", path);
+    if (bytes > FETCH_URL_BYTES_MAX) return fault_set(f, 400, "invalid_value", path, "Invalid '%s': the URL is longer than %u characters.", path, FETCH_URL_BYTES_MAX);
+    for (size_t i = 0; i < bytes; i++)
+        if ((unsigned char)url[i] <= ' ' || (unsigned char)url[i] >= 127) return fault_set(f, 400, "invalid_value", path, "Invalid '%s': a character of the URL must be written as %%XX.", path);
+    file.data = malloc(bytes);
+    if (!file.data) return fault_set(f, 503, "overloaded", path, "There is no memory for the request now. Try again in a moment.");
+    memcpy(file.data, url, bytes);
+    if (media_list_add(m->list, file) == 0) return 0;
+    free(file.data);
+    return fault_set(f, 400, "too_many_files", path, "Invalid '%s': a request may have at most %u pictures and sounds.", path, MEDIA_ITEMS_MAX);
+}
+
 json_t *request_picture(struct request_media *m, const json_t *part, const char *path, struct fault *f)
 {
     const json_t *url = json_object_get(part, "image_url"), *holder = json_is_object(url) ? url : part;
@@ -90,11 +109,12 @@ json_t *request_picture(struct request_media *m, const json_t *part, const char 
     if (!url && json_object_get(part, "file_id")) return refuse(f, 400, "unsupported_content", path, "this server keeps no files: send the picture as a data: URL in 'image_url'.");
     if (!json_is_string(url)) return refuse(f, 400, "invalid_type", path, "a picture must have its data: URL in 'image_url'.");
     if (read_detail(holder, &budget, path, f) < 0) return NULL;
+    budget = budget < m->defaults->picture_budget ? budget : 0;
     if (strncasecmp(json_string_value(url), "http:", 5) == 0 || strncasecmp(json_string_value(url), "https:", 6) == 0)
-        return refuse(f, 400, "unsupported_content", path, "this server does not fetch pictures from the network: send the picture itself as a data: URL.");
+        return take_link(m, budget, json_string_value(url), json_string_length(url), path, f) < 0 ? NULL : json_pack("{s:s}", "type", "image");
     text = media_data_url(json_string_value(url), json_string_length(url), &bytes);
     if (!text) return refuse(f, 400, "invalid_value", path, "'image_url' must be a URL of the form data:image/png;base64,...");
-    if (take(m, (struct media_file){.kind = MEDIA_PICTURE, .budget = budget < m->defaults->picture_budget ? budget : 0}, text, bytes, path, f) < 0) return NULL;
+    if (take(m, (struct media_file){.kind = MEDIA_PICTURE, .budget = budget}, text, bytes, path, f) < 0) return NULL;
     return json_pack("{s:s}", "type", "image");
 }
 

@@ -9,7 +9,7 @@
 static const char *const role_names[ROLE_COUNT] = {
     [ROLE_LAUNCHER] = "launcher", [ROLE_KEEPER] = "keeper", [ROLE_GATEWAY] = "gateway", [ROLE_TOKENIZE] = "tokenize",
     [ROLE_PREFILL] = "prefill",   [ROLE_DRAFT] = "draft",   [ROLE_VERIFY] = "verify",   [ROLE_DETOKENIZE] = "detokenize",
-    [ROLE_VISION] = "vision",
+    [ROLE_VISION] = "vision",     [ROLE_FETCH] = "fetch",
 };
 
 static const struct ring_edge edges[RING_COUNT] = {

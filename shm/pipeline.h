@@ -29,6 +29,7 @@ enum role {
     ROLE_VERIFY,
     ROLE_DETOKENIZE,
     ROLE_VISION,
+    ROLE_FETCH,
     ROLE_COUNT
 };
 
@@ -50,7 +51,7 @@ enum ring_id {
     RING_COUNT
 };
 
-#define LAYOUT_VERSION 2u
+#define LAYOUT_VERSION 3u
 #define SEGMENT_MAGIC 0x31454349554c53ull /* "SLUICE1" */
 #define RING_SLOTS 1024u                  /* power of two; more than one message per table slot and edge in normal running */
 #define RING_TOKENS_MAX 12u

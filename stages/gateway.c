@@ -134,6 +134,7 @@ static void read_options(struct front *f)
         .vocab = (uint32_t)wiring_u64(w, "model.vocab", 0),
         .context_max = f->table.limits.context_max,
         .choices_max = f->table.limits.slot_count,
+        .fetch = wiring_u64(w, "media.fetch", 0) != 0,
         .picture_budget = (uint32_t)wiring_u64(w, "media.picture_budget", 0),
         .sound = wiring_u64(w, "media.sound_seconds", 0) != 0,
         .video = wiring_u64(w, "media.video", 0) != 0,

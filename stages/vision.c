@@ -2,12 +2,13 @@
  *
  * Reads    gateway slots: the files, as clients sent them (schemas/media.h); prefill and verify slots: when their data is no longer needed
  * Writes   vision slots: blocks of pixels and frames of sound, or why a file is refused
- * Rings    in: gateway-vision; out: vision-tokenize
+ * Rings    in: gateway-vision; out: vision-tokenize; and a socket to stages/fetch.c, where pictures may be named by their address
  * Owns     the workers (stages/vision/desk.h): processes that decode one file each, in a sandbox, and the cache of results
  * Fails    a file that kills its worker is refused, with words for its author; another worker stands ready. A worker killed from outside is replaced and
  *          its file done again. Restarted: what is not committed is done again (a pure function), what is committed is announced again.
  *
- * Options  media.picture_budget, media.picture_positions, media.picture_side, media.sound_seconds (what the model takes), media.workers, media.cache_mib */
+ * Options  media.picture_budget, media.picture_positions, media.picture_side, media.sound_seconds (what the model takes), media.workers, media.cache_mib,
+ *          media.jpeg_scaling */
 #include "schemas/counters.h"
 #include "schemas/table.h"
 #include "shm/clock.h"
@@ -15,6 +16,7 @@
 #include "shm/stage.h"
 #include "stages/vision/cache.h"
 #include "stages/vision/desk.h"
+#include "stages/vision/links.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -35,14 +37,16 @@
 #define DATA_ALIGN 64u
 #define TOKENS_PER_SECOND 25u
 
-enum item_state { ITEM_WAITING = 0, ITEM_RUNNING, ITEM_DONE };
+enum item_state { ITEM_WAITING = 0, ITEM_RUNNING, ITEM_DONE, ITEM_LINK /* to be asked for */, ITEM_FETCHING };
 
 struct work {                          /* a request that is being looked at; rebuilt from the table at start */
     uint32_t generation;               /* 0: none */
     uint64_t order;
-    uint32_t count, done, running;
+    uint32_t count, done, running, fetching; /* fetching: pictures that are not here yet */
     uint8_t state[MEDIA_ITEMS_MAX], tries[MEDIA_ITEMS_MAX]; /* enum item_state; */
     uint64_t at[MEDIA_ITEMS_MAX];      /* of each file's header in the record */
+    uint8_t *fetched[MEDIA_ITEMS_MAX]; /* of a link, once it is here: mapped, until the request is committed */
+    uint64_t fetched_bytes[MEDIA_ITEMS_MAX];
 };
 
 struct job {                           /* what a worker is at */
@@ -63,6 +67,7 @@ struct vision {
     uint32_t working;                  /* requests in work */
     uint32_t *held;                    /* [slot_count]: generation whose data is in memory; 0: none */
     struct cache cache;
+    struct links links;
 };
 
 /* ---- the end of a request -------------------------------------------------------------- */
@@ -72,6 +77,13 @@ static void announce(struct vision *k, uint32_t slot, uint32_t generation)
     const struct ring_msg msg = {.slot = slot, .generation = generation};
 
     ring_publish(&k->stage.ring[RING_VISION_TOKENIZE], &msg);
+}
+
+static void forget(struct work *w)
+{
+    for (uint32_t i = 0; i < w->count && i < MEDIA_ITEMS_MAX; i++)
+        if (w->fetched[i]) munmap(w->fetched[i], w->fetched_bytes[i]);
+    memset(w, 0, sizeof *w);
 }
 
 static void commit(struct vision *k, uint32_t slot, enum media_status status)
@@ -84,7 +96,7 @@ static void commit(struct vision *k, uint32_t slot, enum media_status status)
     shm_store_release(&v->commit, word_pack(generation, status));
     announce(k, slot, generation);
     k->held[slot] = v->bytes ? generation : 0;
-    memset(w, 0, sizeof *w);
+    forget(w);
     k->working--;
     stage_count(&k->stage, VISION_REQUESTS, 1);
     stage_count(&k->stage, VISION_REFUSED, status != MEDIA_READY && status != MEDIA_UNWANTED);
@@ -114,6 +126,7 @@ static const char *name_item(const struct vision *k, uint32_t slot, uint32_t ite
     for (uint32_t i = item + 1; i-- > 0;) {
         uint64_t at = w->at[i];
         if (media_next(table_request(&k->table, slot), k->table.limits.request_bytes_max, &at, &hdr, &data) != 0) break;
+        if (hdr.kind == MEDIA_LINK) hdr.kind = MEDIA_PICTURE;
         if (i == item) kind = hdr.kind;
         number += hdr.kind == kind;
     }
@@ -220,8 +233,11 @@ static bool find_files(struct vision *k, uint32_t slot)
     for (uint32_t i = 0; i < w->count; i++) {
         w->at[i] = at;
         if (media_next(table_request(&k->table, slot), k->table.limits.request_bytes_max, &at, &hdr, &data) != 0) return false;
+        if (hdr.kind != MEDIA_LINK) continue;
+        w->state[i] = ITEM_LINK;
+        w->fetching++;
     }
-    return true;
+    return w->fetching == 0 || k->links.socket >= 0;
 }
 
 static void look(struct vision *k, uint32_t slot)
@@ -236,7 +252,7 @@ static void look(struct vision *k, uint32_t slot)
         return;
     }
     k->working += w->generation == 0;
-    memset(w, 0, sizeof *w);
+    forget(w);
     w->generation = generation;
     w->order = table_gateway(&k->table, slot)->order;
     v->bytes = v->tokens = v->count = 0;
@@ -261,7 +277,7 @@ static uint32_t next_request(const struct vision *k)
 
     for (uint32_t s = 0; s < k->table.limits.slot_count && k->working; s++) {
         const struct work *w = &k->work[s];
-        if (!w->generation || w->done + w->running >= w->count) continue;
+        if (!w->generation || w->done + w->running + w->fetching >= w->count) continue;
         if (best == k->table.limits.slot_count || w->running < k->work[best].running || (w->running == k->work[best].running && w->order < k->work[best].order)) best = s;
     }
     return best;
@@ -289,6 +305,11 @@ static void begin_item(struct vision *k, uint32_t slot, unsigned desk)
         refuse(k, slot, MEDIA_FAILED, "The request record is damaged.");
         stage_idle(&k->stage);
         return;
+    }
+    if (hdr.kind == MEDIA_LINK) {
+        hdr.kind = MEDIA_PICTURE;
+        hdr.bytes = w->fetched_bytes[job.item];
+        data = w->fetched[job.item];
     }
     cache_key(&hdr, data, job.key);
     stage_count(&k->stage, VISION_FILES, 1);
@@ -322,6 +343,52 @@ static void settle_unwanted(struct vision *k)
 {
     for (uint32_t s = 0; s < k->table.limits.slot_count && k->working; s++)
         if (k->work[s].generation && slot_is_unwanted(&k->table, s, k->work[s].generation)) commit(k, s, MEDIA_UNWANTED);
+}
+
+/* ---- pictures by their address ------------------------------------------------------------------ */
+
+static void ask_for(struct vision *k, uint32_t slot)
+{
+    struct work *w = &k->work[slot];
+    struct media_file_hdr hdr;
+    const uint8_t *url;
+
+    for (uint32_t i = 0; i < w->count && w->fetching; i++) {
+        uint64_t at = w->at[i];
+        if (w->state[i] != ITEM_LINK) continue;
+        if (media_next(table_request(&k->table, slot), k->table.limits.request_bytes_max, &at, &hdr, &url) != 0) {
+            refuse(k, slot, MEDIA_FAILED, "The request record is damaged.");
+            return;
+        }
+        if (links_ask(&k->links, slot, w->generation, i, url, hdr.bytes) != 0) return;
+        w->state[i] = ITEM_FETCHING;
+        stage_count(&k->stage, VISION_FETCHED, 1);
+    }
+}
+
+static void take_link(struct vision *k, const struct link_event *e)
+{
+    struct work *w = &k->work[e->slot];
+
+    if (w->generation != e->generation || w->state[e->item] != ITEM_FETCHING) {
+        if (e->data) munmap(e->data, e->bytes);
+    } else if (e->status == MEDIA_READY) {
+        w->fetched[e->item] = e->data;
+        w->fetched_bytes[e->item] = e->bytes;
+        w->state[e->item] = ITEM_WAITING;
+        w->fetching--;
+    } else if (e->status == MEDIA_NONE && ++w->tries[e->item] < TRIES_MAX) w->state[e->item] = ITEM_LINK;
+    else refuse_item(k, e->slot, e->item, e->status == MEDIA_NONE ? MEDIA_FAILED : e->status, e->status == MEDIA_NONE ? "the stage that fetches it died again and again" : e->why);
+}
+
+static void fetch_all(struct vision *k)
+{
+    struct link_event e;
+
+    if (k->links.socket < 0) return;
+    while (links_poll(&k->links, &e) == 1) take_link(k, &e);
+    for (uint32_t s = 0; s < k->table.limits.slot_count && k->working; s++)
+        if (k->work[s].generation && k->work[s].fetching) ask_for(k, s);
 }
 
 /* ---- memory --------------------------------------------------------------------------------------- */
@@ -391,12 +458,13 @@ static void take_messages(struct vision *k)
 static void sleep_until_something(struct vision *k)
 {
     struct ring *const in[] = {&k->stage.ring[RING_GATEWAY_VISION]};
-    struct pollfd p[WORKERS_MAX + 1];
+    struct pollfd p[WORKERS_MAX + 2];
     uint64_t ignored;
 
     p[0] = (struct pollfd){.fd = in[0]->event_fd, .events = POLLIN};
     for (unsigned i = 0; i < k->desk_count; i++) p[i + 1] = (struct pollfd){.fd = k->desk[i].socket, .events = POLLIN};
-    if (!ring_arm(in, 1)) poll(p, k->desk_count + 1, k->working ? POLL_BUSY_MS : POLL_IDLE_MS);
+    p[k->desk_count + 1] = (struct pollfd){.fd = k->links.socket, .events = POLLIN};
+    if (!ring_arm(in, 1)) poll(p, k->desk_count + 2, k->working ? POLL_BUSY_MS : POLL_IDLE_MS);
     ring_disarm(in, 1);
     if (read(p[0].fd, &ignored, sizeof ignored) < 0 && errno != EAGAIN) stage_exit(&k->stage, EXIT_CONFIG, "event.vision cannot be read: %s", strerror(errno));
 }
@@ -409,7 +477,9 @@ static void attach(struct vision *k, int argc, char **argv)
     table_attach(&k->table, &k->stage);
     k->limits = (struct desk_limits){.picture_budget = (uint32_t)wiring_u64(w, "media.picture_budget", 0), .picture_positions = (uint32_t)wiring_u64(w, "media.picture_positions", 0), .picture_side = (uint32_t)wiring_u64(w, "media.picture_side", 0),
                                      .sound_tokens = TOKENS_PER_SECOND * (uint32_t)wiring_u64(w, "media.sound_seconds", 0)};
+    k->limits.exact = strcmp(wiring_text(w, "media.jpeg_scaling", "on"), "off") == 0;
     k->desk_count = (unsigned)wiring_u64(w, "media.workers", 1);
+    links_open(&k->links, stage_fd(&k->stage, "fetch.vision"));
     k->cache.bytes_max = wiring_u64(w, "media.cache_mib", 0) << 20;
     if (k->table.stride[ROLE_VISION] == 0) stage_exit(&k->stage, EXIT_CONFIG, "the model takes text alone: there is nothing for this stage to do");
     if (k->desk_count < 1 || k->desk_count > WORKERS_MAX) stage_exit(&k->stage, EXIT_CONFIG, "media.workers is %u; 1 to %u are possible", k->desk_count, WORKERS_MAX);
@@ -439,6 +509,7 @@ int main(int argc, char **argv)
     while (stage_running(&k.stage)) {
         take_messages(&k);
         watch_desks(&k);
+        fetch_all(&k);
         settle_unwanted(&k);
         begin_all(&k);
         release(&k);

@@ -165,7 +165,7 @@ class Server:
                     name = os.path.basename(f.read().split(b"\0")[0].decode())
             except OSError:
                 continue
-            found[pid] = name if name in ROLES or name == "vision" else "other"  # the vision stage's workers are called as it is
+            found[pid] = name if name in ROLES or name in ("vision", "fetch") else "other"  # the vision stage's workers are called as it is
         return found
 
     def signal(self, role, number):

@@ -222,7 +222,7 @@ def test_bad_options():
     for words in (["--help"], ["serve", "--help"], ["--version"]):
         p = subprocess.run([SLUICE, *words], capture_output=True, text=True, timeout=60, env=clean_environment())
         assert p.returncode == 0 and p.stdout and not p.stderr, (words, p)
-    for role in (*ROLES, "vision"):  # a stage started by hand says what it is
+    for role in (*ROLES, "vision", "fetch"):  # a stage started by hand says what it is
         p = subprocess.run([os.path.join(BUILD, "stages", role)], capture_output=True, text=True, timeout=60, env=clean_environment())
         assert p.returncode == MISSING and role in p.stderr and "sluice serve" in p.stderr, (role, p)
 
@@ -323,9 +323,9 @@ def test_status():
                 assert not result.done(), "the response ended before it was seen"
             return status, await asyncio.to_thread(s.command, "status"), await result
         status, (code, human, err), _ = asyncio.run(go())
-        assert {x["name"] for x in status["stages"]} == {"launcher", "vision", *ROLES}
+        assert {x["name"] for x in status["stages"]} == {"launcher", "vision", "fetch", *ROLES}
         for x in status["stages"]:
-            if x["name"] == "vision" and status["media"] is None:  # a model of text alone
+            if x["name"] == "fetch" or (x["name"] == "vision" and status["media"] is None):  # nobody asked for it; a model of text alone
                 assert x["state"] == "off" and x["pid"] == 0, x
                 continue
             assert x["state"] == "ready" and x["restarts"] == 0 and x["pid"] > 0, x

@@ -6,8 +6,8 @@
   demo     the demo model on the GPU, conversations, system prompts and pictures, stages killed meanwhile: every outcome that of a server without the cache
   exact    the same for a 12B with random weights and prompts of up to 5,000 tokens, eight at once, prefill and verify killed
   ttft     time to the first token: prompts that nobody sent before, with and without the cache; a question behind 2,048 and 8,192 known tokens
-  burst    32 questions behind one system prompt of 2,048 tokens, all at once
-Needs a Hopper GPU and the standard library only. Prints figures; fails on wrong tokens and on beginnings that were not found.
+  burst    32 questions behind one new beginning of 2,048 tokens, and 8 behind one of 8,000, all at once
+OPTIONS: more options of the 12B server, as "--kv-cache-dtype fp8". Needs a Hopper GPU and the standard library only. Prints figures; fails on wrong tokens and on beginnings that were not found.
 """
 import asyncio
 import os
@@ -31,7 +31,8 @@ def text(seed, count):
 
 
 def big(*options):
-    return Server("--random-weights", "gemma-4-12b", "--weights-dtype", FORMAT, "--max-context", 16384, "--max-sequences", 32, "--draft", "none", "--restart-budget", 100000, *GPU, *options)
+    return Server("--random-weights", "gemma-4-12b", "--weights-dtype", FORMAT, "--max-context", 16384, "--max-sequences", 32, "--draft", "none", "--restart-budget", 100000, *GPU,
+                  *os.environ.get("OPTIONS", "").split(), *options)
 
 
 def part_demo():
@@ -94,8 +95,8 @@ def part_ttft():
                 say(f"{' '.join(options) or '--prefix-cache on '}: {name}: {prompt:.0f} tokens, {found:.0f} found, first token after {ms:.2f} ms, prefill {prefill:.2f} ms")
 
 
-async def burst(server, count):
-    system = text("burst", 1120)
+async def burst(server, count, words):
+    system = text(("burst", words), words)
     begin = time.perf_counter()
     got = await asyncio.gather(*(ask(server, system + " " + text(("burst", i), 20), 16, seed=i) for i in range(count)))
     ttft = [g.final["sluice"]["ttft_ms"] for g in got]
@@ -108,7 +109,8 @@ def part_burst():
         with big(*options) as s:
             asyncio.run(ask(s, text("warm", 200), 4))
             say(" ".join(options) or "--prefix-cache on")
-            asyncio.run(burst(s, 32))
+            asyncio.run(burst(s, 32, 1120))
+            asyncio.run(burst(s, 8, 4500))
 
 
 def main():

@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
-"""tests/gpu/draft.py - neural drafters in the whole product at Gemma 4 12B's shapes, random weights, one stream.
+"""tests/gpu/draft.py - neural drafters in the whole product at Gemma 4 12B's shapes, random weights, one stream or many.
 
-    SLUICE_BUILD=build/dist python3 tests/gpu/draft.py [mtp|dspark] [P...]      (default: both, 0.755)
+    SLUICE_BUILD=build/dist python3 tests/gpu/draft.py [mtp|dspark] [P...]           (default: both, 0.755)
+    SLUICE_BUILD=build/dist python3 tests/gpu/draft.py load [mtp|dspark] [P...]      many streams
 
 Random weights agree about nothing, so the acceptance is forced: SLUICE_BUILD/faulty/draft_forced (tests/faults/forced.c) computes every round as
 the real stage does and then replaces its proposals by the tokens that an identical run gave, each with probability P. No arithmetic is touched.
 Prints ms a round, split into the drafter's launch to answer, verify's step and the rest (hand-overs and hosts), and tokens a second; the output must be the
-one without drafts, to the token. Also: a drafter killed in mid-stream. Needs a Hopper GPU, 3 GB in /dev/shm and the standard library.
+one without drafts, to the token. Also: a drafter killed in mid-stream. `load`: tokens a second of 1, 8, 32 and 128 streams (STREAMS) without drafts, with all that are proposed and where they
+pay; adaptive drafting must not be more than 2 % slower than the better of the two. Needs a Hopper GPU, 3 GB in /dev/shm and the standard library.
 """
+import array
 import asyncio
 import os
 import shutil
@@ -78,13 +81,75 @@ async def killed(server, text, wanted):
     say("drafter killed three times in mid-stream: the same output")
 
 
-def one_kind(kind, text, wanted, rates):
+STREAMS = [int(n) for n in os.environ.get("STREAMS", "1,8,32,128").split(",")]
+LOAD_TOKENS = int(os.environ.get("LOAD_TOKENS", "192"))
+TEXTS = "/dev/shm/sluice-forced-texts"
+
+
+def crowded(*options, environment=None):
+    return Server("--random-weights", "gemma-4-12b", "--weights-dtype", FORMAT, "--max-context", 1024, "--draft-context", 512, "--max-sequences", max(STREAMS), "--prefix-cache", "off", *GPU, *options,
+                  environment=environment or {})
+
+
+def load_request(i):
+    return body(f"{i} {words(60, i)}", LOAD_TOKENS, seed=i)
+
+
+async def at_once(server, streams):
+    """Tokens a second of all streams, from the first token of the last to begin to the end of the first to finish: all of them run."""
+    done = await asyncio.gather(*(Stream(load_request(i)).run(server) for i in range(streams)))
+    begin, end = max(s.times[0] for s in done), min(s.times[-1] for s in done)
+    shown = sum(sum(begin <= t <= end for t in s.times) for s in done)
+    per_delta = sum(s.tokens() for s in done) / sum(len(s.times) for s in done)
+    rounds = sum(s.final["sluice"]["rounds"] for s in done)
+    return shown * per_delta / max(end - begin, 1e-9), sum(s.tokens() for s in done) / max(1, rounds)
+
+
+async def learn(server):
+    """What the texts will be, for the forced drafter."""
+    done = await asyncio.gather(*(run(server, {**load_request(i), "return_token_ids": True}) for i in range(max(STREAMS))))
+    with open(TEXTS, "wb") as f:
+        for r in done:
+            prompt, output = r.response["prompt_token_ids"], r.response["token_ids"]
+            f.write(array.array("I", [len(prompt), len(prompt) + len(output), *prompt, *output]).tobytes())
+
+
+async def rates(server):
+    out = {}
+    for streams in STREAMS:
+        await at_once(server, streams)  # the pace settles
+        out[streams] = max([await at_once(server, streams) for _ in range(2)])
+    return out
+
+
+def load(kinds, chances):
+    with crowded("--draft", "none") as s:
+        asyncio.run(learn(s))
+        off = asyncio.run(rates(s))
+    for kind in kinds:
+        write_files, tokens = KINDS[kind]
+        write_files()
+        for p in chances:
+            table = {"off": off}
+            for when, name in (("always", "fixed"), ("paying", "adaptive")):
+                with crowded("--draft", FOLDER, "--draft-tokens", tokens, "--draft-when", when, environment={"SLUICE_FORCED_ACCEPTANCE": p, "SLUICE_FORCED_TEXTS": TEXTS}) as s:
+                    assert s.command("swap", "draft", FORCED)[0] == 0, s.log()[-2000:]
+                    table[name] = asyncio.run(rates(s))
+            for n in STREAMS:
+                better = max(table["off"][n][0], table["fixed"][n][0])
+                say(f"{kind}, P = {p}, {n} streams: " + ", ".join(f"{name} {table[name][n][0]:.0f} tok/s ({table[name][n][1]:.2f} tokens a round)" for name in table)
+                    + f"; adaptive against the better {100 * (table['adaptive'][n][0] / better - 1):+.1f} %")
+        shutil.rmtree(FOLDER)
+    os.remove(TEXTS)
+
+
+def one_kind(kind, text, wanted, chances):
     write_files, tokens = KINDS[kind]
     begin = time.perf_counter()
     write_files()
     say(f"{kind}: random weights in {time.perf_counter() - begin:.1f} s")
     try:
-        for p in rates:
+        for p in chances:
             begin = time.perf_counter()
             with big("--draft", FOLDER, "--draft-tokens", tokens, "--draft-when", "always", environment={"SLUICE_FORCED_ACCEPTANCE": p}) as s:
                 say(f"ready after {time.perf_counter() - begin:.1f} s")
@@ -98,11 +163,14 @@ def one_kind(kind, text, wanted, rates):
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     kinds = [w for w in sys.argv[1:] if w in KINDS] or list(KINDS)
-    rates = [w for w in sys.argv[1:] if w not in KINDS] or ["0.755"]
+    chances = [w for w in sys.argv[1:] if w not in KINDS and w != "load"] or ["0.755"]
+    if "load" in sys.argv[1:]:
+        load(kinds, chances)
+        return
     with big("--draft", "none") as s:
         text, wanted = asyncio.run(without(s))
     for kind in kinds:
-        one_kind(kind, text, wanted, rates)
+        one_kind(kind, text, wanted, chances)
     print("draft: passed")
 
 

@@ -1,7 +1,8 @@
 /* bench/cuda/draft_bench.cu - a round of the MTP assistant at Gemma 4 12B's shapes on random weights: time, bytes, floor, parts, and whether it is right.
  *
- *   cuda_draft_bench [--format fp8|bf16] [--context N] [--rows 1,2,4,8] [--steps 1,6] [--ring N] [--blocks N] [--no-check] [--parts] [--lone]
+ *   cuda_draft_bench [--format fp8|bf16] [--context N] [--rows 1,2,4,8] [--steps 1,6] [--ring N] [--blocks N] [--no-check] [--parts] [--lone] [--cold]
  *
+ * --cold measures rounds as they come in the product: behind some milliseconds of other kernels that read everything once, or behind nothing for as long.
  * --lone launches without the driver's promise that all blocks run at once (cuda_draft.h).
  * floor = bytes that must cross HBM / read bandwidth measured in the same run: all matrices once per step, a row's keys once per round. "round" is launch
  * to flag seen by the host, one after the other, medians. The check follows 3 chained steps with plain kernels that add in f64 on the
@@ -18,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <vector>
 
 extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uint64_t seed);
@@ -27,7 +29,7 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 
 struct settings {
     uint32_t format, context, ring, blocks;
-    bool check, parts, lone;
+    bool check, parts, lone, cold;
     std::vector<uint32_t> rows, steps;
 };
 
@@ -436,6 +438,50 @@ static void bench_parts(struct bench *b, const struct settings *o, uint32_t rows
     printf("\n");
 }
 
+/* What lies between two rounds: nothing; other kernels that read gigabytes, so that neither data nor instructions are left in a cache; an idle GPU. */
+static void bench_cold(struct bench *b, const struct settings *o, bool sampled)
+{
+    static const char *const name[] = { "back to back", "behind 4 ms of reading", "behind 4 ms of nothing", "behind 4 ms of reading, then 1 ms of nothing" };
+    const uint32_t steps = 6, step_marks = 3 + 14 * b->spec.layers + 2 + (sampled ? 2 : 0);
+    const uint64_t bytes = std::min<uint64_t>(b->arena.bytes, 2ull << 30);
+    std::vector<unsigned long long> words(steps * step_marks + 64);
+    struct cuda_draft_question q = question(0, o->context, steps, sampled);
+    struct cuda_draft_answer answer;
+    uint32_t *sink;
+    void *device;
+    int sms;
+
+    CHECK(cudaMalloc(&device, 8 * words.size()));
+    CHECK(cudaMalloc(&sink, 4));
+    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
+    for (int how = 0; how < 4; how++) {
+        std::vector<double> wall, first, later;
+
+        for (int i = 0; i < 25; i++) {
+            cuda_draft_trace(b->draft, i % 2 ? device : NULL);
+            for (int r = 0; r < 10 && how % 2; r++) read_kernel<<<sms * 4, 512>>>((const uint4 *)b->target_weights, bytes / 16, sink);
+            CHECK(cudaDeviceSynchronize());
+            if (how >= 2) usleep(how == 2 ? 4000 : 1000);
+            const auto begin = std::chrono::steady_clock::now();
+            run_round(b, &q, 1, &answer);
+            const auto end = std::chrono::steady_clock::now();
+            if (i < 5) continue;
+            if (i % 2 == 0) {
+                wall.push_back(std::chrono::duration<double, std::micro>(end - begin).count());
+                continue;
+            }
+            CHECK(cudaStreamSynchronize((cudaStream_t)cuda_draft_stream(b->draft)));
+            CHECK(cudaMemcpy(words.data(), device, 8 * words.size(), cudaMemcpyDeviceToHost));
+            first.push_back((double)(words[step_marks - 1] - words[0]) / 1e3);
+            later.push_back((double)(words[steps * step_marks - 1] - words[step_marks - 1]) / 1e3 / (steps - 1));
+        }
+        printf("1 row, 6 steps, %s, %s: %.1f us; its first step from the first mark on %.1f, a later one %.1f\n", sampled ? "sampled" : "greedy", name[how], median(wall), median(first), median(later));
+    }
+    cuda_draft_trace(b->draft, NULL);
+    CHECK(cudaFree(device));
+    CHECK(cudaFree(sink));
+}
+
 /* ---- main ---- */
 
 static std::vector<uint32_t> list(const char *text)
@@ -448,7 +494,7 @@ static std::vector<uint32_t> list(const char *text)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 1100, 0, 0, true, false, false, { 1, 2, 4, 8 }, { 1, 6 } };
+    struct settings o = { WEIGHT_FP8, 1100, 0, 0, true, false, false, false, { 1, 2, 4, 8 }, { 1, 6 } };
     struct bench b;
     int wrong = 0;
 
@@ -456,6 +502,7 @@ int main(int argc, char **argv)
         if (!strcmp(argv[i], "--no-check")) o.check = false;
         else if (!strcmp(argv[i], "--parts")) o.parts = true;
         else if (!strcmp(argv[i], "--lone")) o.lone = true;
+        else if (!strcmp(argv[i], "--cold")) o.cold = true;
         else if (i + 1 >= argc) return fprintf(stderr, "%s: unknown option, or no value\n", argv[i]), 2;
         else if (!strcmp(argv[i], "--format")) o.format = !strcmp(argv[++i], "bf16") ? WEIGHT_BF16 : WEIGHT_FP8;
         else if (!strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
@@ -478,6 +525,7 @@ int main(int argc, char **argv)
             for (int sampled = 0; sampled < 2; sampled++) bench_rows(&b, &o, rows, steps, sampled, gbps);
     for (uint32_t rows : o.rows)
         if (o.parts) bench_parts(&b, &o, rows, false), bench_parts(&b, &o, rows, true);
+    if (o.cold) bench_cold(&b, &o, false), bench_cold(&b, &o, true);
     cuda_draft_close(b.draft);
     return wrong != 0;
 }

@@ -287,18 +287,44 @@ static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_
     return rc ? rc : norm(d, &l->down, 1, l->post_ff_norm, next, (const float *)((const uint8_t *)d->options.weights_device + l->scalar), rows);
 }
 
-static int guess(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t index)
+/* What all sequences have in common. */
+static struct dspark_markov_args markov_args(const struct cuda_dspark *d)
 {
     const struct cuda_dspark_spec *s = &d->spec;
     struct dspark_markov_args a = {};
 
-    a.base = d->logits + (uint64_t)index * s->block * s->vocab, a.hidden = d->x + (uint64_t)index * s->block * s->hidden, a.hidden_size = s->hidden;
+    a.base = d->logits, a.hidden = d->x, a.hidden_size = s->hidden, a.vocab = s->vocab;
     a.w1 = vector(d, d->plan.w1), a.w2 = (const uint8_t *)d->options.weights_device + d->plan.w2;
     a.w2_scale = s->format == WEIGHT_FP8 ? (const float *)((const uint8_t *)d->options.weights_device + d->plan.w2_scale) : NULL;
     a.confidence = s->has_confidence ? vector(d, d->plan.confidence) : NULL, a.confidence_bias = d->confidence_bias;
-    a.vocab = s->vocab, a.guesses = q->guesses, a.token = q->token, a.position = q->position, a.seed = q->seed, a.temperature = q->temperature;
-    a.guess = d->guess + index * GUESS_STRIDE, a.chance = d->chance + index * GUESS_STRIDE, a.scratch = d->markov;
+    a.guess = d->guess, a.chance = d->chance, a.scratch = d->markov;
+    return a;
+}
+
+static int guess_alone(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t index)
+{
+    struct dspark_markov_args a = markov_args(d);
+
+    a.base += (uint64_t)index * d->spec.block * d->spec.vocab, a.hidden += (uint64_t)index * d->spec.block * d->spec.hidden;
+    a.guesses = q->guesses, a.token = q->token, a.position = q->position, a.seed = q->seed, a.temperature = q->temperature;
+    a.guess += index * GUESS_STRIDE, a.chance += index * GUESS_STRIDE;
     return dspark_markov_launch(&a, d->tuning.sm_count, d->stream);
+}
+
+/* In BF16 one sequence after the other. */
+static int guess(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
+{
+    struct dspark_markov_many_args m = {};
+    int rc = 0;
+
+    if (count == 1 || d->spec.format != WEIGHT_FP8) {
+        for (uint32_t i = 0; i < count && rc == 0; i++) rc = guess_alone(d, &q[i], i);
+        return rc;
+    }
+    m.common = markov_args(d), m.count = count, m.block = d->spec.block;
+    for (uint32_t i = 0; i < count; i++)
+        m.seq[i].token = q[i].token, m.seq[i].position = q[i].position, m.seq[i].guesses = q[i].guesses, m.seq[i].temperature = q[i].temperature, m.seq[i].seed = q[i].seed;
+    return dspark_markov_many_launch(&m, d->tuning.sm_count, d->stream);
 }
 
 static int publish(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
@@ -337,7 +363,7 @@ extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark
     rc = dspark_start_launch(&a, count * d->spec.block, d->stream);
     for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count);
     if (rc == 0) rc = product(d, &d->plan.head, d->x, d->logits, count * d->spec.block, ROWMM_LOGITS);
-    for (uint32_t i = 0; i < count && rc == 0; i++) rc = guess(d, &q[i], i);
+    if (rc == 0) rc = guess(d, q, count);
     return rc ? rc : publish(d, q, count);
 }
 

@@ -16,7 +16,7 @@
 #define LOADS 8u                      /* of a lane, for one batch in FP8 */
 #define WAIT_CLOCKS (8ll << 30)       /* some seconds */
 
-struct scratch { unsigned long long best[DSPARK_GUESSES_MAX]; unsigned int arrived; };
+struct scratch { unsigned long long best[DSPARK_GUESSES_MAX * DSPARK_MARKOV_SEQS]; unsigned int arrived; };      /* [guess][sequence] */
 static_assert(sizeof(struct scratch) <= DSPARK_MARKOV_SCRATCH, "scratch");
 
 /* Larger score, larger key; among equals the lower token. */
@@ -100,20 +100,21 @@ __device__ __forceinline__ float bias_of(const batch<FP8> &b, const float *x, ui
     return scatter_sum<FP8 ? LOADS : BATCH>(v, lane);
 }
 
-__device__ __forceinline__ float score_of(const dspark_markov_args &a, float z, uint32_t token, uint64_t position)
+__device__ __forceinline__ float score_of(float temperature, uint64_t seed, float z, uint32_t token, uint64_t position)
 {
-    if (a.temperature == 0.0f) return z;
-    return (float)((double)(z / a.temperature) + sample_gumbel(sample_above(sample_word(sample_philox(a.seed, position, token / 4), token % 4))));
+    if (temperature == 0.0f) return z;
+    return (float)((double)(z / temperature) + sample_gumbel(sample_above(sample_word(sample_philox(seed, position, token / 4), token % 4))));
 }
 
-__device__ void confide(const dspark_markov_args &a, uint32_t guess, uint32_t previous)
+/* hidden: the row of this guess. */
+__device__ void confide(const dspark_markov_args &a, const __nv_bfloat16 *hidden, uint32_t previous, float *chance)
 {
     __shared__ float part[WARPS];
     const uint32_t all = a.hidden_size + DSPARK_RANK;
     float sum = 0;
 
     for (uint32_t i = threadIdx.x; i < all; i += THREADS) {
-        const __nv_bfloat16 x = i < a.hidden_size ? a.hidden[(uint64_t)guess * a.hidden_size + i] : a.w1[(uint64_t)previous * DSPARK_RANK + i - a.hidden_size];
+        const __nv_bfloat16 x = i < a.hidden_size ? hidden[i] : a.w1[(uint64_t)previous * DSPARK_RANK + i - a.hidden_size];
 
         sum = fmaf(__bfloat162float(x), __bfloat162float(a.confidence[i]), sum);
     }
@@ -122,7 +123,7 @@ __device__ void confide(const dspark_markov_args &a, uint32_t guess, uint32_t pr
     __syncthreads();
     if (threadIdx.x == 0) {
         for (uint32_t w = 1; w < WARPS; w++) sum += part[w];
-        a.chance[guess] = 1.0f / (1.0f + expf(-(sum + a.confidence_bias)));
+        *chance = 1.0f / (1.0f + expf(-(sum + a.confidence_bias)));
     }
     __syncthreads();
 }
@@ -161,7 +162,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
 
 #pragma unroll
         for (int i = 0; i < (FP8 ? 16 : 8); i++) x[i] = __bfloat162float(in[i]);
-        if (a.confidence && blockIdx.x == gridDim.x - 1) confide(a, g, previous);
+        if (a.confidence && blockIdx.x == gridDim.x - 1) confide(a, a.hidden + (uint64_t)g * a.hidden_size, previous, a.chance + g);
         for (uint32_t i = 0; i < batches; i++) {
             const batch<FP8> now = next;
             const uint32_t at = g % 2 ? batches - 1 - i : i, row0 = first + at * stride;
@@ -171,7 +172,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
             const float bias = bias_of<FP8>(now, x, lane, &row);
             const uint32_t token = row0 + row;
             const float z = __ldg(a.base + (uint64_t)g * a.vocab + token) + (FP8 ? bias * __ldg(a.w2_scale + token) : bias);
-            const unsigned long long key = key_of(score_of(a, z, token, (uint64_t)a.position + 1 + g), token);
+            const unsigned long long key = key_of(score_of(a.temperature, a.seed, z, token, (uint64_t)a.position + 1 + g), token);
 
             if (key > best) best = key;
         }
@@ -191,6 +192,158 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
         previous = 0xffffffffu - (uint32_t)*(volatile unsigned long long *)&s->best[g];
         if (blockIdx.x == 0 && threadIdx.x == 0) a.guess[g] = previous;
     }
+}
+
+/* ---- several sequences ----
+ *
+ * A batch of 16 rows times the w1 rows of all sequences is a product of 16 x 256 x 8 on the tensor cores. k is permuted so that a lane's operands are 16 consecutive bytes of a row:
+ * of each 64 columns the lanes t of a quad own 16 t .. 16 t + 15, four of them in each of four products. Sequence s is column 2 s of the result if there are up to four, else s: the
+ * noise of a score is most of its work, and so every lane has some. */
+
+#define K_BLOCKS (DSPARK_RANK / 64)
+
+struct many_shared {
+    uint2 in[K_BLOCKS * 4][32];       /* w1's rows as the products take them */
+    unsigned long long best[WARPS][DSPARK_MARKOV_SEQS];
+    uint32_t previous[DSPARK_MARKOV_SEQS];
+};
+
+struct rows16 { uint4 part[2][K_BLOCKS]; };
+
+__device__ __forceinline__ rows16 load_rows(const dspark_markov_args &a, uint32_t row, uint32_t lane)
+{
+    const uint4 *w = (const uint4 *)a.w2 + (uint64_t)(row + lane / 4) * (DSPARK_RANK / 16) + lane % 4;
+    rows16 r;
+
+#pragma unroll
+    for (uint32_t b = 0; b < K_BLOCKS; b++) r.part[0][b] = __ldg(w + b * 4), r.part[1][b] = __ldg(w + 8 * (DSPARK_RANK / 16) + b * 4);
+    return r;
+}
+
+/* The first warp lays out w1's rows of the sequences. */
+__device__ void lay_inputs(const dspark_markov_many_args &m, many_shared *s, uint32_t lane)
+{
+    const uint32_t column = lane / 4, spread = m.count <= DSPARK_MARKOV_SEQS / 2 ? 2 : 1, seq = column / spread;
+    const bool live = column % spread == 0 && seq < m.count;
+
+    for (uint32_t b = 0; b < K_BLOCKS; b++) {
+        const __nv_bfloat16 *in = m.common.w1 + (uint64_t)(live ? s->previous[seq] : 0) * DSPARK_RANK + b * 64 + lane % 4 * 16;
+
+        for (uint32_t j = 0; j < 4; j++) {
+            float x[4];
+
+            for (uint32_t i = 0; i < 4; i++) x[i] = live ? __bfloat162float(in[4 * j + i]) : 0.0f;
+            s->in[b * 4 + j][lane] = make_uint2(pack_f16(x[0], x[1]), pack_f16(x[2], x[3]));
+        }
+    }
+}
+
+__device__ __forceinline__ void multiply(const rows16 &r, const many_shared *s, uint32_t lane, float (&c)[4])
+{
+#pragma unroll
+    for (uint32_t b = 0; b < K_BLOCKS; b++) {
+        const uint32_t low[4] = { r.part[0][b].x, r.part[0][b].y, r.part[0][b].z, r.part[0][b].w }, high[4] = { r.part[1][b].x, r.part[1][b].y, r.part[1][b].z, r.part[1][b].w };
+
+#pragma unroll
+        for (uint32_t j = 0; j < 4; j++) {
+            const uint2 in = s->in[b * 4 + j][lane];
+
+            mma_f16(c, e4m3x2_to_f16x2((uint16_t)low[j]), e4m3x2_to_f16x2((uint16_t)high[j]), e4m3x2_to_f16x2((uint16_t)(low[j] >> 16)), e4m3x2_to_f16x2((uint16_t)(high[j] >> 16)), in.x, in.y);
+        }
+    }
+}
+
+/* Scores of a batch: the lane has rows lane / 4 and 8 more, and two columns. */
+__device__ __forceinline__ void score_batch(const dspark_markov_many_args &m, const float (&c)[4], uint32_t row0, uint32_t g, uint32_t lane, unsigned long long (&best)[2])
+{
+    const uint32_t spread = m.count <= DSPARK_MARKOV_SEQS / 2 ? 2 : 1;
+
+#pragma unroll
+    for (uint32_t e = 0; e < 4; e++) {
+        const uint32_t token = row0 + lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2, seq = column / spread;
+
+        if (column % spread || seq >= m.count || g >= m.seq[seq].guesses) continue;
+        const float z = __ldg(m.common.base + ((uint64_t)seq * m.block + g) * m.common.vocab + token) + c[e] * __ldg(m.common.w2_scale + token);
+        const unsigned long long key = key_of(score_of(m.seq[seq].temperature, m.seq[seq].seed, z, token, (uint64_t)m.seq[seq].position + 1 + g), token);
+
+        if (key > best[e % 2]) best[e % 2] = key;
+    }
+}
+
+/* The block's best of each column goes to memory. */
+__device__ void send_best(many_shared *s, scratch *to, uint32_t g, uint32_t warp, uint32_t lane, unsigned long long (&best)[2])
+{
+#pragma unroll
+    for (uint32_t h = 0; h < 2; h++)
+        for (int d = 16; d >= 4; d /= 2) {
+            const unsigned long long other = __shfl_xor_sync(0xffffffffu, best[h], d);
+
+            if (other > best[h]) best[h] = other;
+        }
+    if (lane < 4) s->best[warp][2 * lane] = best[0], s->best[warp][2 * lane + 1] = best[1];
+    __syncthreads();
+    if (threadIdx.x < DSPARK_MARKOV_SEQS) {
+        unsigned long long top = 0;
+
+        for (uint32_t w = 0; w < WARPS; w++)
+            if (s->best[w][threadIdx.x] > top) top = s->best[w][threadIdx.x];
+        if (top) atomicMax(&to->best[g * DSPARK_MARKOV_SEQS + threadIdx.x], top);
+    }
+}
+
+__global__ void __launch_bounds__(THREADS, 1) markov_many_kernel(const __grid_constant__ dspark_markov_many_args m)
+{
+    __shared__ many_shared s;
+    const dspark_markov_args &a = m.common;
+    struct scratch *memory = (struct scratch *)a.scratch;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, stride = gridDim.x * WARPS * BATCH, first = (blockIdx.x * WARPS + warp) * BATCH;
+    const uint32_t batches = first < a.vocab ? (a.vocab - first + stride - 1) / stride : 0, spread = m.count <= DSPARK_MARKOV_SEQS / 2 ? 2 : 1;
+    const uint32_t confided = gridDim.x - 1 - blockIdx.x;        /* the last blocks each ask for one sequence's confidence */
+    rows16 next;
+
+    if (threadIdx.x < m.count) s.previous[threadIdx.x] = m.seq[threadIdx.x].token;
+    if (batches) next = load_rows(a, first, lane);
+    __syncthreads();
+    for (uint32_t g = 0; g < a.guesses; g++) {
+        unsigned long long best[2] = {};
+
+        if (warp == 0) lay_inputs(m, &s, lane);
+        __syncthreads();
+        if (a.confidence && confided < m.count && g < m.seq[confided].guesses)
+            confide(a, a.hidden + ((uint64_t)confided * m.block + g) * a.hidden_size, s.previous[confided], a.chance + confided * DSPARK_GUESSES_MAX + g);
+        for (uint32_t i = 0; i < batches; i++) {
+            const rows16 now = next;
+            const uint32_t at = g % 2 ? batches - 1 - i : i;
+            float c[4] = {};
+
+            if (i + 1 < batches) next = load_rows(a, first + (g % 2 ? at - 1 : at + 1) * stride, lane);      /* the last one stays: the next guess begins with it */
+            multiply(now, &s, lane, c);
+            score_batch(m, c, first + at * stride, g, lane, best);
+        }
+        send_best(&s, memory, g, warp, lane, best);
+        meet(memory, g + 1);
+        if (threadIdx.x < m.count && g < m.seq[threadIdx.x].guesses) {
+            s.previous[threadIdx.x] = 0xffffffffu - (uint32_t)*(volatile unsigned long long *)&memory->best[g * DSPARK_MARKOV_SEQS + threadIdx.x * spread];
+            if (blockIdx.x == 0) a.guess[threadIdx.x * DSPARK_GUESSES_MAX + g] = s.previous[threadIdx.x];
+        }
+        __syncthreads();
+    }
+}
+
+int dspark_markov_many_launch(const struct dspark_markov_many_args *args, uint32_t sm_count, void *stream)
+{
+    struct dspark_markov_many_args m = *args;
+    void *params[] = { &m };
+
+    if (m.common.vocab % BATCH != 0 || m.common.hidden_size % 8 != 0 || m.common.w2_scale == NULL || m.count == 0 || m.count > DSPARK_MARKOV_SEQS || m.count > sm_count) return -E_RANGE;
+    m.common.guesses = 0;
+    for (uint32_t i = 0; i < m.count; i++) {
+        if (m.seq[i].guesses == 0 || m.seq[i].guesses > DSPARK_GUESSES_MAX || m.seq[i].guesses > m.block || m.seq[i].token >= m.common.vocab || !(m.seq[i].temperature >= 0)) return -E_RANGE;
+        if (m.seq[i].guesses > m.common.guesses) m.common.guesses = m.seq[i].guesses;
+    }
+    const int rc = launch_check(cudaMemsetAsync(m.common.scratch, 0, sizeof(struct scratch), (cudaStream_t)stream), "dspark_markov scratch");
+    if (rc != 0) return rc;
+    return launch_check(cudaLaunchCooperativeKernel((const void *)markov_many_kernel, dim3(sm_count), dim3(THREADS), params, 0, (cudaStream_t)stream), "dspark_markov");
 }
 
 int dspark_markov_launch(const struct dspark_markov_args *args, uint32_t sm_count, void *stream)

@@ -5,6 +5,8 @@
  *   base [guesses][vocab] f32, behind the softcap; w1 [vocab][256] bf16, looked up; w2 [vocab][256] E4M3 with a scale for each row, or bf16, read once for each guess
  * One block per SM, all resident at once: after each guess they meet at a barrier in memory. The sequence of rows turns round with every guess, so that what the L2 still
  * holds of w2 (67 MB in FP8, of them a half and more) is read from there. Sums in f32. top_k, top_p and penalties are not looked at: advice.
+ * dspark_markov_many does it for 2 to 8 sequences at once, each with its own newest token, noise and number of guesses: w2 (E4M3 only) is read once for all of them and
+ * multiplied on the tensor cores, with w1's rows as f16.
  * Needs     rank 256, vocab % 16 == 0, 1 <= guesses <= 16, `scratch` of DSPARK_MARKOV_SCRATCH bytes. A peer that does not come within seconds: trap. Never synchronizes.
  * Checked   bench/cuda/dspark_bench.cu, against a plain kernel on the same inputs, before it measures.
  * Measured  bench/RESULTS_cuda.md. */
@@ -16,7 +18,7 @@
 
 #define DSPARK_RANK 256u
 #define DSPARK_GUESSES_MAX 16u
-#define DSPARK_MARKOV_SCRATCH (8u * DSPARK_GUESSES_MAX + 128)
+#define DSPARK_MARKOV_SCRATCH (8u * 8u * DSPARK_GUESSES_MAX + 128)
 
 struct dspark_markov_args {
     const float *base;
@@ -36,6 +38,14 @@ struct dspark_markov_args {
     void *scratch;                    /* device */
 };
 
+#define DSPARK_MARKOV_SEQS 8u
+struct dspark_markov_many_args {
+    struct dspark_markov_args common; /* token, position, guesses, seed and temperature are not looked at; base [count][block][vocab], hidden [count][block][hidden_size], guess and
+                                         chance [count][DSPARK_GUESSES_MAX] */
+    uint32_t count, block;
+    struct { uint32_t token, position, guesses; float temperature; uint64_t seed; } seq[DSPARK_MARKOV_SEQS];
+};
+
 /* Bytes that must cross HBM when nothing stays in the L2. */
 static inline uint64_t dspark_markov_bytes(uint32_t vocab, uint32_t guesses, int fp8)
 {
@@ -47,5 +57,10 @@ extern "C"
 #endif
 /* 0, -E_RANGE, -E_IO. */
 int dspark_markov_launch(const struct dspark_markov_args *args, uint32_t sm_count, void *stream);
+
+#ifdef __cplusplus
+extern "C"
+#endif
+int dspark_markov_many_launch(const struct dspark_markov_many_args *args, uint32_t sm_count, void *stream);
 
 #endif

@@ -56,6 +56,21 @@ static void test_geometry(void **state)
     assert_false(features_layers_ok(0x1ff, 48));
 }
 
+/* On a GPU: fewer places than slots, a row for just the layers that are wanted, BF16. */
+static void test_places(void **state)
+{
+    struct features f;
+
+    (void)state;
+    features_init_device(&f, 5, 100, 4096, HIDDEN, 3, 2);
+    assert_int_equal(f.rows, 100 + FEATURES_SLACK_ROWS);
+    assert_int_equal(f.row_bytes, (64 + 3 * HIDDEN * 2 + 63) / 64 * 64);
+    assert_int_equal(features_bytes(&f), 5 * f.rows * f.row_bytes);
+    assert_int_equal(features_offset(&f, 7, 3), features_offset(&f, 2, 3));
+    assert_int_equal(features_offset(&f, 4, f.rows + 3), (4ull * f.rows + 3) * f.row_bytes);
+    assert_true(features_whose(2, 1) != features_whose(1, 2));
+}
+
 static void test_rows(void **state)
 {
     struct features f = open_features(8, 1000); /* 40 rows */
@@ -116,7 +131,7 @@ static void test_race(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_geometry), cmocka_unit_test(test_rows), cmocka_unit_test(test_race)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_geometry), cmocka_unit_test(test_places), cmocka_unit_test(test_rows), cmocka_unit_test(test_race)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

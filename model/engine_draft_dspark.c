@@ -22,6 +22,7 @@
 
 #define ABSORB_ROWS 64u               /* positions that go into the cache together; the heart beats in between */
 #define CATCH_UP_ROWS 512u            /* positions absorbed in one round: a long prompt takes several, so that the others' drafts are not late for it */
+#define THREADS_BESIDE_GPU 4u         /* small heads: more threads wait for each other rather than compute */
 #define CONTEXT_MIN 8u                /* a head that sees fewer positions is not asked: it was never trained for that, but for a short prompt */
 
 struct memory {                       /* of one slot */
@@ -89,16 +90,17 @@ static uint32_t take_piece(struct device *v, uint32_t slot, uint32_t generation,
     const uint32_t floats = features_floats(f, v->layers);
     uint32_t n = 0;
 
-    if (v->lib->memory_read(v->copied, from, most * f->row_bytes) != 0) return 0;
+    struct feature_row again[ABSORB_ROWS];
+
+    if (v->lib->memory_read(v->copied, from, f->row_bytes, f->row_bytes, most) != 0) return 0;
     for (; n < most; n++) {
         const struct feature_row *row = (const struct feature_row *)(v->copied + n * f->row_bytes);
         if (row->layers != v->layers || row->of != features_whose(generation, first + n)) break;
         for (uint64_t i = 0; i < floats; i++) out[n * (uint64_t)floats + i] = widened((const uint8_t *)(row + 1), i, f->element_bytes);
     }
-    for (uint32_t i = 0; i < n; i++) { /* F1: as features_take looks again */
-        struct feature_row again;
-        if (v->lib->memory_read(&again, from + i * f->row_bytes, sizeof again) != 0 || again.layers != v->layers || again.of != features_whose(generation, first + i)) return i;
-    }
+    if (n == 0 || v->lib->memory_read(again, from, sizeof *again, f->row_bytes, n) != 0) return 0;
+    for (uint32_t i = 0; i < n; i++) /* F1: as features_take looks again */
+        if (again[i].layers != v->layers || again[i].of != features_whose(generation, first + i)) return i;
     return n;
 }
 
@@ -274,7 +276,8 @@ void engine_draft_open_dspark(struct engine_draft *d, const struct cuda_library 
     load(d, v);
     if (d->rows_max > DSPARK_BLOCKS_MAX) d->rows_max = DSPARK_BLOCKS_MAX;
     map_features(d, v);
-    const struct forward_options options = {.threads = (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1), .rows_max = d->rows_max};
+    const uint32_t threads = (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1);
+    const struct forward_options options = {.threads = lib && threads > THREADS_BESIDE_GPU ? THREADS_BESIDE_GPU : threads, .rows_max = d->rows_max};
     int rc = dspark_open(&v->head, &v->weights, &v->cache, &options);
     if (rc == 0) rc = sampler_open(&v->sampler, d->target.config.vocab, d->target.generation.suppress_token, d->target.generation.suppress_count);
     if (rc != 0) stage_exit(d->stage, EXIT_MISSING, "the drafter cannot be set up: %s", error_text(rc));

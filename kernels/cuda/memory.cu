@@ -167,4 +167,7 @@ extern "C" int cuda_memory_map(int fd, uint64_t bytes, int writable, void **devi
     return rc;
 }
 
-extern "C" int cuda_memory_read(void *to, const void *from_device, uint64_t bytes) { return launch_check(cudaMemcpy(to, from_device, bytes, cudaMemcpyDeviceToHost), "reading device memory"); }
+extern "C" int cuda_memory_read(void *to, const void *from_device, uint64_t bytes, uint64_t stride, uint32_t count)
+{
+    return launch_check(cudaMemcpy2D(to, bytes, from_device, stride, bytes, count, cudaMemcpyDeviceToHost), "reading device memory");
+}

@@ -311,7 +311,12 @@ int cuda_prefill_open(struct cuda_prefill **prefill, const struct cuda_model_spe
 void cuda_prefill_close(struct cuda_prefill *p) { free(p); }
 int cuda_prefill_pages(struct cuda_prefill *p, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count) { return set_pages(&p->h, seq, type, first, pages, count); }
 
-int cuda_memory_read(void *to, const void *from_device, uint64_t bytes) { memcpy(to, from_device, bytes); return 0; }
+int cuda_memory_read(void *to, const void *from_device, uint64_t bytes, uint64_t stride, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) memcpy((char *)to + i * bytes, (const char *)from_device + i * stride, bytes);
+    return 0;
+}
+
 /* It has no layers whose outputs a drafter could want. */
 int cuda_backend_outputs(struct cuda_backend *b, uint64_t layers) { (void)b; return layers ? -E_RANGE : 0; }
 int cuda_backend_generation(struct cuda_backend *b, uint32_t seq, uint32_t generation) { (void)b, (void)seq, (void)generation; return 0; }

@@ -63,6 +63,7 @@ struct engine_device {                /* one of engine_cpu, engine_cuda */
     void (*first)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens);
     void (*wait)(struct engine *e);
     void (*copy)(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count);
+    void (*copy_outputs)(struct engine *e, uint32_t from_slot, uint32_t from_generation, uint32_t slot, uint32_t first, uint32_t count);
     int (*pick)(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out);
     uint32_t (*fill_rows)(const struct engine *e);
     uint32_t steps_by_graph;          /* 1: a step computes the next power of two of rows */
@@ -109,6 +110,13 @@ static inline void engine_fill(struct engine *e, const struct engine_span *spans
 static inline void engine_copy_pages(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
 {
     if (count) e->device->copy(e, type, from, to, count);
+}
+
+/* Prefill: what a drafter wants of positions that a sequence was given with its pages (model/features.h), from another sequence with the same text up to there, as far as it is
+ * still there. Advice for a drafter: nothing else depends on it. */
+static inline void engine_copy_outputs(struct engine *e, uint32_t from_slot, uint32_t from_generation, uint32_t slot, uint32_t first, uint32_t count)
+{
+    e->device->copy_outputs(e, from_slot, from_generation, slot, first, count);
 }
 
 /* Rows that one engine_fill should have now: rows_max, or fewer while sequences run on the same device. */

@@ -135,12 +135,19 @@ static void keep_layer(void *context, uint32_t layers_done, const float *hidden,
     for (uint64_t r = 0; r < row_count; r++) memcpy(c->feature[r] + at, hidden + r * e->config.hidden, e->config.hidden * sizeof *hidden);
 }
 
-static void begin_features(struct engine *e)
+static void look_what_is_wanted(struct engine *e)
 {
     struct cpu *c = e->state;
 
     c->layers = c->wanted_layers ? shm_load_acquire(c->wanted_layers) : 0;
     if (!features_layers_ok(c->layers, e->config.layer_count)) c->layers = 0; /* advice: a wrong one is none */
+}
+
+static void begin_features(struct engine *e)
+{
+    struct cpu *c = e->state;
+
+    look_what_is_wanted(e);
     forward_set_hidden_hook(c->forward, c->layers ? keep_layer : NULL, e);
     for (uint32_t i = 0; i < c->row_count && c->layers; i++) c->feature[i] = features_begin(&c->features, c->spans[c->rows[i].seq].slot, c->rows[i].position);
 }
@@ -246,6 +253,17 @@ static void cpu_copy(struct engine *e, enum layer_type type, const uint32_t *fro
     }
 }
 
+static void cpu_copy_outputs(struct engine *e, uint32_t from_slot, uint32_t from_generation, uint32_t slot, uint32_t first, uint32_t count)
+{
+    const struct cpu *c = e->state;
+
+    look_what_is_wanted(e);
+    for (uint32_t i = 0; i < count && c->layers; i++) {
+        if (i % 64 == 0) stage_beat(e->stage);
+        features_copy(&c->features, from_slot, from_generation, slot, c->seq[slot].generation, first + i, c->layers);
+    }
+}
+
 static int cpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
 {
     struct cpu *c = e->state;
@@ -263,7 +281,7 @@ static uint32_t cpu_fill_rows(const struct engine *e)
     return e->rows_max;
 }
 
-static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_first, cpu_wait, cpu_copy, cpu_pick, cpu_fill_rows, 0};
+static const struct engine_device cpu_device = {cpu_admit, cpu_leave, cpu_fill, cpu_step, cpu_first, cpu_wait, cpu_copy, cpu_copy_outputs, cpu_pick, cpu_fill_rows, 0};
 
 static uint8_t *map_arena(struct engine *e)
 {

@@ -320,6 +320,14 @@ static void gpu_copy(struct engine *e, enum layer_type type, const uint32_t *fro
     await_prefill(e);
 }
 
+static void gpu_copy_outputs(struct engine *e, uint32_t from_slot, uint32_t from_generation, uint32_t slot, uint32_t first, uint32_t count)
+{
+    struct gpu *g = e->state;
+
+    keep_outputs(e);
+    if (g->wanted_layers) check(e, "outputs of layers", g->lib.prefill_outputs_copy(g->prefill, from_slot, from_generation, slot, first, count));
+}
+
 static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out)
 {
     struct gpu *g = e->state;
@@ -338,7 +346,7 @@ static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t r
     return 0;
 }
 
-static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_copy, gpu_pick, gpu_fill_rows, 1};
+static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_copy, gpu_copy_outputs, gpu_pick, gpu_fill_rows, 1};
 
 /* ---- setting up -------------------------------------------------------------------------------- */
 

@@ -67,6 +67,18 @@ static bool is_there(const struct feature_row *row, uint32_t generation, uint32_
     return shm_load_acquire(&row->layers) == layers /* F2 */ && shm_load_relaxed(&row->of) == features_whose(generation, position);
 }
 
+void features_copy(const struct features *f, uint32_t from_slot, uint32_t from_generation, uint32_t slot, uint32_t generation, uint32_t position, uint64_t layers)
+{
+    const struct feature_row *from = row_of(f, from_slot, position);
+
+    if (!is_there(from, from_generation, position, layers)) return;
+    const bool moves = from != row_of(f, slot, position); /* else the slot had that sequence, too: the row changes hands */
+    float *to = features_begin(f, slot, position);
+    if (moves) memcpy(to, from + 1, features_floats(f, layers) * sizeof *to);
+    shm_fence_acquire(); /* F1: verify may go on in the other sequence */
+    if (!moves || is_there(from, from_generation, position, layers)) features_end(f, slot, generation, position, layers);
+}
+
 bool features_take(const struct features *f, uint32_t slot, uint32_t generation, uint32_t position, uint64_t layers, float *out)
 {
     const struct feature_row *row = row_of(f, slot, position);

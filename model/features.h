@@ -67,4 +67,7 @@ void features_end(const struct features *f, uint32_t slot, uint32_t generation, 
 /* Reader: copies the position's floats; false: they are not there. */
 bool features_take(const struct features *f, uint32_t slot, uint32_t generation, uint32_t position, uint64_t layers, float *out);
 
+/* Writer: takes over the row of a position whose output is the same, from another sequence that began with the same text; without it when it is not there. */
+void features_copy(const struct features *f, uint32_t from_slot, uint32_t from_generation, uint32_t slot, uint32_t generation, uint32_t position, uint64_t layers);
+
 #endif

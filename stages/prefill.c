@@ -92,6 +92,16 @@ static void tell_engine(struct prefill *k, uint32_t s)
     engine_admit(&k->engine, s, &seq);
 }
 
+/* What a drafter wants of the positions that were found is where their tokens were computed, or copied to. */
+static void copy_outputs(struct prefill *k, uint32_t s)
+{
+    uint32_t writer = 0, generation = 0, count;
+
+    for (uint32_t i = 0; (count = pages_writer(&k->pages, s, i, &writer, &generation)) > 0; i += count)
+        engine_copy_outputs(&k->engine, writer, generation, s, i * KV_PAGE_TOKENS, count * KV_PAGE_TOKENS);
+    pages_note_writer(&k->pages, s);
+}
+
 static bool take_pages(struct prefill *k, uint32_t s)
 {
     const uint32_t generation = k->seq[s].generation;
@@ -102,6 +112,7 @@ static bool take_pages(struct prefill *k, uint32_t s)
     k->held++;
     stage_count(&k->stage, PREFILL_PROMPT_TOKENS, table_tokenize(&k->table, s)->prompt_count);
     if (known == 0) return true;
+    copy_outputs(k, s);
     shm_store_release(&table_prefill(&k->table, s)->filled, word_pack(generation, (uint32_t)known));
     stage_count(&k->stage, PREFILL_CACHED_TOKENS, (uint64_t)known);
     return true;

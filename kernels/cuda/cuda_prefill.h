@@ -40,6 +40,9 @@ int cuda_prefill_copy(struct cuda_prefill *prefill, enum cuda_layer_type type, c
 
 /* As cuda_backend_outputs and cuda_backend_generation, for calls that begin later; costs nothing. */
 int cuda_prefill_outputs(struct cuda_prefill *prefill, uint64_t layers);
+/* Rows of positions first .. first + count - 1 that another sequence with the same text has, as far as they are there, become rows of `seq`. Launched only: what is launched
+ * later comes behind it. Nothing when nobody wants outputs. 0, -E_RANGE, -E_IO. */
+int cuda_prefill_outputs_copy(struct cuda_prefill *prefill, uint32_t from_seq, uint32_t from_generation, uint32_t seq, uint32_t first, uint32_t count);
 int cuda_prefill_generation(struct cuda_prefill *prefill, uint32_t seq, uint32_t generation);
 
 /* What makes soft tokens of pictures and sound, as struct soft_weights of model/soft.h. Host memory, taken before a call returns. */

@@ -68,6 +68,55 @@ __global__ void __launch_bounds__(THREADS) store_rows_kernel(const __grid_consta
     store(a, own.z, own.y);
 }
 
+struct copy_args {
+    outputs_keep keep;
+    uint32_t from_seq, from_generation, seq, first;
+};
+
+__device__ __forceinline__ uint8_t *row_at(const cuda_features &m, uint32_t seq, uint32_t position)
+{
+    return (uint8_t *)m.device + ((uint64_t)(seq % m.places) * m.rows + position % m.rows) * m.row_bytes;
+}
+
+__device__ __forceinline__ bool is_there(const volatile row_head *head, unsigned long long layers, unsigned long long of) { return head->layers == layers && head->of == of; }
+
+/* A block for each position. The reader of the source row and the writer of its copy: both look as model/features.h says. */
+__global__ void __launch_bounds__(THREADS) copy_kernel(const __grid_constant__ copy_args a)
+{
+    chain_trigger();
+    chain_wait();
+    const cuda_features &m = a.keep.memory;
+    const uint32_t position = a.first + blockIdx.x;
+    const uint8_t *from = row_at(m, a.from_seq, position);
+    uint8_t *to = row_at(m, a.seq, position);
+    const volatile row_head *source = (const volatile row_head *)from;
+    volatile row_head *head = (volatile row_head *)to;
+    const unsigned long long of = (unsigned long long)a.from_generation << 32 | position;
+
+    if (!__syncthreads_and(is_there(source, a.keep.layers, of))) return;
+    if (threadIdx.x == 0) {
+        head->layers = 0;
+        __threadfence();              /* F1 */
+    }
+    __syncthreads();
+    for (uint32_t i = sizeof(row_head) / 16 + threadIdx.x; from != to && i < m.row_bytes / 16; i += THREADS) ((uint4 *)to)[i] = ld_l2((const uint4 *)from + i);
+    __threadfence();                  /* F1: of the source, behind the reads; F2: of the copy */
+    if (!__syncthreads_and(from == to || is_there(source, a.keep.layers, of)) || threadIdx.x != 0) return;      /* from == to: slots of one place, the row changes hands */
+    head->of = (unsigned long long)__ldcg(a.keep.generation + a.seq) << 32 | position;
+    __threadfence();
+    head->layers = a.keep.layers;
+}
+
+int outputs_copy(const struct outputs_keep *keep, uint32_t from_seq, uint32_t from_generation, uint32_t seq, uint32_t first, uint32_t count, void *stream)
+{
+    const uint32_t most = keep->memory.rows, late = count > most ? count - most : 0;
+    copy_args a = { *keep, from_seq, from_generation, seq, first + late };
+    void *params[] = { &a };
+
+    if (keep->layers == 0 || count == 0) return 0;
+    return launch_chained((const void *)copy_kernel, count - late, THREADS, 0, params, stream);
+}
+
 int outputs_fit(const struct cuda_features *memory, uint64_t layers, uint32_t layer_count)
 {
     return (uint32_t)__builtin_popcountll(layers) <= memory->sources_max && (layer_count > 64 || layers >> (layer_count - 1) == 0);
@@ -99,7 +148,8 @@ int outputs_store_rows(const struct outputs_keep *keep, uint32_t layer, const fl
 
 int outputs_init(void)
 {
-    const int rc = launch_prepare((const void *)store_step_kernel, 0);
+    int rc = launch_prepare((const void *)store_step_kernel, 0);
 
+    if (rc == 0) rc = launch_prepare((const void *)copy_kernel, 0);
     return rc ? rc : launch_prepare((const void *)store_rows_kernel, 0);
 }

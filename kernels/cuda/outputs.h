@@ -30,6 +30,10 @@ int outputs_store_step(const struct outputs_keep *keep, uint32_t layer, const fl
  * nobody reads. */
 int outputs_store_rows(const struct outputs_keep *keep, uint32_t layer, const float *residual, const void *rows, bool live, uint32_t count, void *stream);
 
+/* Rows of positions first .. first + count - 1 of one sequence become rows of another, as far as they are there, and those alone that no later one of them overwrites. Whole rows
+ * only: a source that changes meanwhile leaves an invalid one. Nothing while nobody wants any. 0 or -E_IO. */
+int outputs_copy(const struct outputs_keep *keep, uint32_t from_seq, uint32_t from_generation, uint32_t seq, uint32_t first, uint32_t count, void *stream);
+
 int outputs_init(void);
 
 #endif

@@ -113,6 +113,7 @@ int plain_prefill_pages(struct plain_prefill *prefill, uint32_t seq, enum cuda_l
 struct cuda_soft_weights;
 int plain_prefill_soft_weights(struct plain_prefill *prefill, const struct cuda_soft_weights *weights);
 int plain_prefill_outputs(struct plain_prefill *prefill, uint64_t layers);
+int plain_prefill_outputs_copy(struct plain_prefill *prefill, uint32_t from_seq, uint32_t from_generation, uint32_t seq, uint32_t first, uint32_t count);
 int plain_prefill_generation(struct plain_prefill *prefill, uint32_t seq, uint32_t generation);
 int plain_prefill_soft(struct plain_prefill *prefill, const struct cuda_prefill_piece *pieces, uint32_t piece_count);
 int plain_prefill_soft_go(struct plain_prefill *prefill);

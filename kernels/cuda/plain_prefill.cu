@@ -134,6 +134,12 @@ extern "C" int plain_prefill_outputs(struct plain_prefill *p, uint64_t layers)
     return fits ? 0 : -E_RANGE;
 }
 
+extern "C" int plain_prefill_outputs_copy(struct plain_prefill *p, uint32_t from_seq, uint32_t from_generation, uint32_t seq, uint32_t first, uint32_t count)
+{
+    if (from_seq >= p->seqs_max || seq >= p->seqs_max || first > p->context_max || count > p->context_max - first) return -E_RANGE;
+    return outputs_copy(&p->keep, from_seq, from_generation, seq, first, count, p->stream);
+}
+
 extern "C" int plain_prefill_generation(struct plain_prefill *p, uint32_t seq, uint32_t generation)
 {
     if (seq >= p->seqs_max) return -E_RANGE;

@@ -233,6 +233,13 @@ extern "C" int cuda_prefill_outputs(struct cuda_prefill *p, uint64_t layers)
     return fits ? 0 : -E_RANGE;
 }
 
+extern "C" int cuda_prefill_outputs_copy(struct cuda_prefill *p, uint32_t from_seq, uint32_t from_generation, uint32_t seq, uint32_t first, uint32_t count)
+{
+    if (p->plain) return plain_prefill_outputs_copy(p->plain, from_seq, from_generation, seq, first, count);
+    if (from_seq >= p->options.seqs_max || seq >= p->options.seqs_max || first > p->options.context_max || count > p->options.context_max - first) return -E_RANGE;
+    return outputs_copy(&p->keep, from_seq, from_generation, seq, first, count, p->stream);
+}
+
 extern "C" int cuda_prefill_generation(struct cuda_prefill *p, uint32_t seq, uint32_t generation)
 {
     if (p->plain) return plain_prefill_generation(p->plain, seq, generation);

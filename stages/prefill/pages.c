@@ -307,6 +307,30 @@ int pages_take(struct pages *p, uint32_t slot, uint32_t generation)
     return (int)out->cached_tokens;
 }
 
+uint32_t pages_writer(const struct pages *p, uint32_t slot, uint32_t first, uint32_t *writer, uint32_t *generation)
+{
+    const struct pages_sequence *q = &p->seq[slot];
+    uint32_t count = 0;
+
+    for (uint32_t i = first; i < q->node_count; i++, count++) {
+        const struct prefix_node *n = &p->prefix.node[q->node[i]];
+        if (count && (n->writer != *writer || n->writer_generation != *generation)) break;
+        *writer = n->writer;
+        *generation = n->writer_generation;
+    }
+    return count;
+}
+
+void pages_note_writer(struct pages *p, uint32_t slot)
+{
+    const struct pages_sequence *q = &p->seq[slot];
+
+    for (uint32_t i = 0; i < q->node_count; i++) {
+        p->prefix.node[q->node[i]].writer = slot;
+        p->prefix.node[q->node[i]].writer_generation = q->generation;
+    }
+}
+
 /* ---- another prompt of the same beginning is being filled ------------------------------------------------ */
 
 uint32_t pages_gained(struct pages *p, uint32_t slot, uint32_t leader, uint32_t *shared)
@@ -395,7 +419,8 @@ void pages_filled(struct pages *p, uint32_t slot)
             node = prefix_add(&p->prefix, parent, &page, own);
             p->pool[LAYER_FULL].refs[own]++;
         }
-        p->prefix.node[node].donor = slot;
+        p->prefix.node[node].donor = p->prefix.node[node].writer = slot;
+        p->prefix.node[node].writer_generation = q->generation;
         q->node[q->node_count++] = node;
     }
     if (q->branch && filled >= q->branch * KV_PAGE_TOKENS) {

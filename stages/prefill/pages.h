@@ -59,6 +59,10 @@ void pages_rebuild(struct pages *p);
  * -E_FULL: not enough room now, nothing is changed for anybody but what the cache lost. */
 int pages_take(struct pages *p, uint32_t slot, uint32_t generation);
 
+/* Of the pages that pages_take found, from page `first` on: so many in a row were last had by one other sequence. 0: there are no more. Then pages_note_writer: now it is this one. */
+uint32_t pages_writer(const struct pages *p, uint32_t slot, uint32_t first, uint32_t *writer, uint32_t *generation);
+void pages_note_writer(struct pages *p, uint32_t slot);
+
 /* Whole pages at the beginning of both prompts, up to a place where `slot`, which has no pages yet, can go on; less those that it would find now. 0: waiting for `leader` gains nothing. */
 uint32_t pages_gained(struct pages *p, uint32_t slot, uint32_t leader, uint32_t *shared);
 

@@ -31,6 +31,7 @@ struct prefix_node {
     uint32_t children, holders;
     uint32_t full_page, sliding_page; /* PREFIX_NONE: none. full_page is never none while the node is in use */
     uint32_t donor;                   /* the caller's note: a slot whose own ring may still hold the sliding page, or PREFIX_NONE */
+    uint32_t writer, writer_generation; /* the caller's note: the sequence that had these tokens last */
     uint32_t older[LAYER_TYPES], newer[LAYER_TYPES]; /* in the lists below */
 };
 

@@ -320,6 +320,7 @@ int cuda_memory_read(void *to, const void *from_device, uint64_t bytes, uint64_t
 /* It has no layers whose outputs a drafter could want. */
 int cuda_backend_outputs(struct cuda_backend *b, uint64_t layers) { (void)b; return layers ? -E_RANGE : 0; }
 int cuda_backend_generation(struct cuda_backend *b, uint32_t seq, uint32_t generation) { (void)b, (void)seq, (void)generation; return 0; }
+int cuda_prefill_outputs_copy(struct cuda_prefill *p, uint32_t from_seq, uint32_t from_generation, uint32_t seq, uint32_t first, uint32_t count) { (void)p, (void)from_seq, (void)from_generation, (void)seq, (void)first, (void)count; return 0; }
 int cuda_prefill_outputs(struct cuda_prefill *p, uint64_t layers) { (void)p; return layers ? -E_RANGE : 0; }
 int cuda_prefill_generation(struct cuda_prefill *p, uint32_t seq, uint32_t generation) { (void)p, (void)seq, (void)generation; return 0; }
 

@@ -4,6 +4,7 @@
     SLUICE_BUILD=build/dist python3 tests/gpu/prefix.py [PART...]      (default: all parts)
 
   demo     the demo model on the GPU, conversations, system prompts and pictures, stages killed meanwhile: every outcome that of a server without the cache
+  drafts   the demo model with its DSpark head: drafts accepted with and without the cache
   exact    the same for a 12B with random weights and prompts of up to 5,000 tokens, eight at once, prefill and verify killed
   ttft     time to the first token: prompts that nobody sent before, with and without the cache; a question behind 2,048 and 8,192 known tokens
   burst    32 questions behind one new beginning of 2,048 tokens, and 8 behind one of 8,000, all at once
@@ -44,6 +45,16 @@ def part_demo():
         say(f"demo model: {len(got)} outcomes as without the cache, {sum(map(t.cached, got))} of {sum(map(t.prompt_tokens, got))} prompt tokens found")
         assert sum(map(t.cached, got)) > 0
         t.kill_all_the_time(s, bodies, wanted, ("prefill", "verify"), 6)
+
+
+def part_drafts():
+    """A DSpark head reads what prefill leaves of each position: of those that were found, too."""
+    bodies = t.conversation(9, 6, 20) + t.questions(12, 5)
+    for options in (["--prefix-cache", "off"], []):
+        with Server(*GPU, "--draft", "dspark", "--draft-when", "always", *options) as s:
+            got = t.ask(s, bodies)
+            accepted, rounds = (sum(g.response["sluice"][name] for g in got) for name in ("accepted_tokens", "rounds"))
+            say(f"demo model, DSpark, {' '.join(options) or '--prefix-cache on'}: {sum(map(t.cached, got))} tokens found, {accepted} drafts accepted in {rounds} rounds")
 
 
 def long_bodies():
@@ -115,7 +126,7 @@ def part_burst():
 
 def main():
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no server is left behind
-    parts = {"demo": part_demo, "exact": part_exact, "ttft": part_ttft, "burst": part_burst}
+    parts = {"demo": part_demo, "drafts": part_drafts, "exact": part_exact, "ttft": part_ttft, "burst": part_burst}
     for name in sys.argv[1:] or parts:
         parts[name]()
     print("prefix: passed")

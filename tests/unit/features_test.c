@@ -94,6 +94,25 @@ static void test_rows(void **state)
     free(f.base);
 }
 
+static void test_a_row_goes_to_another_sequence(void **state)
+{
+    struct features f = open_features(8, 1000);
+    float out[FLOATS];
+
+    (void)state;
+    put(&f, 1, 7, 3, LAYERS, 100);
+    features_copy(&f, 1, 7, 0, 9, 3, LAYERS);
+    assert_true(features_take(&f, 0, 9, 3, LAYERS, out) && out[FLOATS - 1] == 100 + (float)(FLOATS - 1));
+    assert_true(features_take(&f, 1, 7, 3, LAYERS, out)); /* it is still its own */
+    put(&f, 0, 9, 4, LAYERS, 55);
+    features_copy(&f, 1, 7, 0, 9, 4, LAYERS);             /* not there: what is here stays */
+    assert_true(features_take(&f, 0, 9, 4, LAYERS, out) && out[0] == 55);
+    features_copy(&f, 1, 7, 1, 8, 3, LAYERS);             /* the slot's next sequence */
+    assert_true(features_take(&f, 1, 8, 3, LAYERS, out) && out[0] == 100);
+    assert_false(features_take(&f, 1, 7, 3, LAYERS, out));
+    free(f.base);
+}
+
 struct race { struct features f; uint32_t round; int stop; };
 
 /* One row, later and later positions, as a ring that goes round. */
@@ -131,7 +150,7 @@ static void test_race(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_geometry), cmocka_unit_test(test_places), cmocka_unit_test(test_rows), cmocka_unit_test(test_race)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_geometry), cmocka_unit_test(test_places), cmocka_unit_test(test_rows), cmocka_unit_test(test_a_row_goes_to_another_sequence), cmocka_unit_test(test_race)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -146,13 +146,15 @@ uint32_t engine_rows_computed(const struct engine *e, uint32_t rows);
 /* Only fault tests define it: true makes the kernels of the next call on this slot read where no memory is. */
 extern bool engine_fault_hook(struct stage *s, uint32_t slot) __attribute__((weak));
 
-/* On the host: the CPU, and for now Gemma 3's tower on a GPU. engine_open_soft: NULL where the server takes text alone; exits on failure. engine_soft_rows: makes the rows of all pieces. */
+/* For the CPU. engine_open_soft: NULL where the server takes text alone; exits on failure. engine_soft_rows: makes the rows of all pieces. */
 struct soft_rows *engine_open_soft(struct engine *e);
 void engine_soft_rows(struct engine *e, struct soft_rows *soft, const struct engine_piece *pieces, uint32_t piece_count);
-/* For the GPU. engine_load_soft: the weights, which the caller frees (soft_weights_free); false where the server takes text alone, or has a tower; exits on failure.
- * engine_describe_soft: the same in the words of the CUDA kernels; pointers are borrowed from the weights. */
+/* For the GPU. engine_load_senses: the weights of pictures and sound; false where the server takes text alone; exits on failure.
+ * engine_describe_soft: those of Gemma 4 in the words of the CUDA kernels, pointers borrowed from the weights. */
+struct engine_senses { bool by_tower; struct soft_weights soft; struct siglip_weights tower; };   /* one of the two */
 struct cuda_soft_weights;
-bool engine_load_soft(struct engine *e, struct soft_weights *weights);
+bool engine_load_senses(struct engine *e, struct engine_senses *senses);
+void engine_free_senses(struct engine_senses *senses);
 void engine_describe_soft(struct cuda_soft_weights *out, const struct soft_weights *weights);
 void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max);
 void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max);

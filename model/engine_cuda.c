@@ -53,7 +53,6 @@ struct gpu {
     struct gpu_sequence *seq;         /* [slot_count] */
     struct turns turns;               /* ENGINE_FILL; what a layer of each type costs goes by the slices so far */
     double layer_ns[LAYER_TYPES], layer_rows[LAYER_TYPES];
-    struct soft_rows *soft;           /* ENGINE_FILL, with a tower: soft tokens are made on the host; else NULL */
     struct cuda_prefill_piece *piece; /* [rows_max]; ENGINE_FILL, when the server takes pictures or sound; else NULL */
     const uint64_t *wanted_layers;    /* of the draft role's segment; NULL: nothing is kept */
     uint64_t refused_layers;          /* wanted, and there is no room for them: said once */
@@ -268,13 +267,10 @@ static void make_soft(struct engine *e, const struct engine_piece *pieces, uint3
     struct gpu *g = e->state;
     int more;
 
-    if (g->soft) engine_soft_rows(e, g->soft, pieces, piece_count);
     for (uint32_t i = 0; i < piece_count; i++)
         g->piece[i] = (struct cuda_prefill_piece){.first_row = pieces[i].row, .rows = pieces[i].rows, .sees_ahead = pieces[i].kind != MEDIA_SOUND,
-                                                  .data = pieces[i].data, .columns = pieces[i].kind == MEDIA_SOUND ? 0 : pieces[i].columns,
-                                                  .soft = g->soft ? soft_rows_buffer(g->soft) + (uint64_t)pieces[i].row * e->config.hidden : NULL};
+                                                  .data = pieces[i].data, .columns = pieces[i].kind == MEDIA_SOUND ? 0 : pieces[i].columns};
     check(e, "pictures and sound", g->lib.prefill_soft(g->prefill, g->piece, piece_count));
-    if (g->soft) return;
     do {
         turns_ask(&g->turns, beginners);
         more = g->lib.prefill_soft_go(g->prefill);
@@ -367,16 +363,17 @@ static uint32_t choose_rows(const struct engine *e)
     return rows;
 }
 
-static void open_soft(struct engine *e, struct soft_weights *soft)
+static void open_senses(struct engine *e, struct engine_senses *senses)
 {
     struct gpu *g = e->state;
-    struct cuda_soft_weights w;
+    struct cuda_soft_weights w = {.hidden = e->config.hidden, .tower = &senses->tower};
 
-    engine_describe_soft(&w, soft);
+    if (!senses->by_tower) engine_describe_soft(&w, &senses->soft);
     const int rc = g->lib.prefill_soft_weights(g->prefill, &w);
     if (rc == -E_IO) lost(e, "setting up pictures and sound", rc);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot take pictures and sound (%s): %s", error_text(rc), g->lib.backend_error());
-    soft_weights_free(soft);
+    engine_free_senses(senses);
+    free(senses);
 }
 
 void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
@@ -410,15 +407,14 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     e->block_max = STEP_GROUP_ROWS_MAX;
     e->rows_max = use == ENGINE_STEP ? choose_rows(e) : rows_max;
     options.graph_rows_mask = 2 * e->rows_max - 1;
-    struct soft_weights soft;
-    const bool sees = use == ENGINE_FILL && engine_load_soft(e, &soft);
-    if (use == ENGINE_FILL && !sees) g->soft = engine_open_soft(e); /* Gemma 3's tower, or nothing */
-    options.soft_rows = sees ? CUDA_SOFT_MADE : g->soft ? CUDA_SOFT_GIVEN : CUDA_SOFT_NONE;
-    if (options.soft_rows && !(g->piece = calloc(e->rows_max, sizeof *g->piece))) stage_exit(e->stage, EXIT_MISSING, "out of memory");
+    struct engine_senses *senses = use == ENGINE_FILL ? calloc(1, sizeof *senses) : NULL;
+    const bool sees = senses && engine_load_senses(e, senses);
+    options.soft_rows = sees ? CUDA_SOFT_MADE : CUDA_SOFT_NONE;
+    if (use == ENGINE_FILL && (!senses || !(g->piece = calloc(e->rows_max, sizeof *g->piece)))) stage_exit(e->stage, EXIT_MISSING, "out of memory");
     const int rc = use == ENGINE_STEP ? g->lib.backend_open(&g->backend, &g->spec, &options) : g->lib.prefill_open(&g->prefill, &g->spec, &options, rows_max);
     if (rc == -E_IO) lost(e, "setting up", rc);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot be set up (%s): %s", error_text(rc), g->lib.backend_error());
-    if (sees) open_soft(e, &soft);
+    if (sees) open_senses(e, senses);
     stage_beat(e->stage);
     stage_log(e->stage, LOG_DEBUG, "gpu-open", "context_ms=%.1f memory_ms=%.1f kernels_ms=%.1f", (double)(context_ns - begin_ns) / 1e6, (double)(mapped_ns - context_ns) / 1e6,
               (double)(clock_ns() - mapped_ns) / 1e6);

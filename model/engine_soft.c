@@ -52,15 +52,22 @@ void engine_soft_rows(struct engine *e, struct soft_rows *soft, const struct eng
 
 static struct cuda_soft_matrix describe(const struct stored_matrix *m) { return (struct cuda_soft_matrix){*m, engine_matrix_format(m)}; }
 
-bool engine_load_soft(struct engine *e, struct soft_weights *w)
+bool engine_load_senses(struct engine *e, struct engine_senses *s)
 {
     struct model_error err = {""};
     struct model_media media;
 
-    if (!load_media(e, &media) || media.siglip.image) return false;
-    const int rc = model_media_weights(w, &media, &e->files, &err);
+    if (!load_media(e, &media)) return false;
+    s->by_tower = media.siglip.image != 0;
+    const int rc = s->by_tower ? model_media_tower(&s->tower, &media, &e->files, &err) : model_media_weights(&s->soft, &media, &e->files, &err);
     if (rc != 0) refuse(e, rc, &err);
     return true;
+}
+
+void engine_free_senses(struct engine_senses *s)
+{
+    if (s->by_tower) siglip_weights_free(&s->tower);
+    else soft_weights_free(&s->soft);
 }
 
 void engine_describe_soft(struct cuda_soft_weights *out, const struct soft_weights *w)

@@ -47,8 +47,10 @@ int cuda_prefill_generation(struct cuda_prefill *prefill, uint32_t seq, uint32_t
 
 /* What makes soft tokens of pictures and sound, as struct soft_weights of model/soft.h. Host memory, taken before a call returns. */
 struct cuda_soft_matrix { struct stored_matrix stored; uint32_t format; };   /* enum weight_format */
+struct siglip_weights;
 struct cuda_soft_weights {
     uint32_t hidden;
+    const struct siglip_weights *tower;           /* Gemma 3 (model/siglip.h): what follows is unused then */
     uint32_t picture_dim, picture_positions;      /* 0: no pictures */
     uint32_t audio_frame;             /* 0: no sound */
     float picture_eps, audio_eps;
@@ -64,7 +66,7 @@ struct cuda_prefill_piece {
     uint32_t first_row, rows;
     uint32_t sees_ahead;              /* 1: a picture: in sliding layers (with spec.full_ahead in all) every row of the piece sees all of them. It lies in one span, and no row of it leaves a state */
     const float *soft;                /* CUDA_SOFT_GIVEN: host memory, f32 [rows][hidden], without the embedding's scale; taken before the call returns */
-    const void *data;                 /* CUDA_SOFT_MADE: host memory: a whole picture's blocks, u8 [rows][48 * 48 * 3], or frames of sound, f32 [rows][audio_frame]; the same */
+    const void *data;                 /* CUDA_SOFT_MADE: host memory: a whole picture's blocks, u8 [rows][48 * 48 * 3] (with a tower u8 [image][image][3]), or frames of sound, f32 [rows][audio_frame]; the same */
     uint32_t columns;                 /* with data: blocks in a row of the picture; 0: sound */
 };
 

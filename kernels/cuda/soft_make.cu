@@ -5,6 +5,7 @@
 #include "plain_math.cuh"
 #include "soft_matrix.h"
 #include "soft_norm.cuh"
+#include "tower.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
 #include <new>
@@ -15,6 +16,7 @@
 #define LN_EPS 1e-5f                  /* of LayerNorm, as in model/soft.c */
 
 struct soft_make {
+    struct tower *tower;              /* owned; Gemma 3: it does everything, and the rest is unused */
     uint32_t hidden, dim, positions, frame, rows_max;
     float picture_eps, audio_eps;
     float *ln1[2], *ln2[2], *ln3[2];  /* device, owned, and so is all that follows: weight, bias */
@@ -95,6 +97,7 @@ int soft_make_take(struct soft_make *m, const struct cuda_prefill_piece *pieces,
 {
     int rc = 0;
 
+    if (m->tower) return tower_take(m->tower, pieces, piece_count, stream);
     if (piece_count > m->rows_max) return -E_RANGE;
     for (uint32_t i = 0; i < piece_count; i++)
         if ((rc = check_piece(m, &pieces[i])) != 0) return rc;
@@ -135,6 +138,7 @@ int soft_make_go(struct soft_make *m, float *out, void *stream)
 {
     int rc = 0;
 
+    if (m->tower) return tower_go(m->tower, out, stream);
     if (m->piece_count == 0) return -E_RANGE;
     for (uint32_t i = 0; i < m->piece_count; i++)
         for (uint32_t from = 0; from < m->piece[i].rows && rc == 0; from += BATCH) {
@@ -210,7 +214,7 @@ int soft_make_open(struct soft_make **make, const struct cuda_soft_weights *w, u
     m->picture_eps = w->picture_eps;
     m->audio_eps = w->audio_eps;
     m->rows_max = rows_max;
-    const int rc = open_all(m, w);
+    const int rc = w->tower ? tower_open(&m->tower, w->tower, rows_max) : open_all(m, w);
     if (rc) soft_make_close(m);
     else *make = m;
     return rc;
@@ -219,6 +223,7 @@ int soft_make_open(struct soft_make **make, const struct cuda_soft_weights *w, u
 void soft_make_close(struct soft_make *m)
 {
     if (!m) return;
+    tower_close(m->tower);
     void *const all[] = { m->ln1[0], m->ln1[1], m->ln2[0], m->ln2[1], m->ln3[0], m->ln3[1], m->dense_bias, m->position, m->data, m->wide, m->x };
 
     for (void *memory : all) cudaFree(memory);

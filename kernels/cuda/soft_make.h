@@ -1,4 +1,4 @@
-/* kernels/cuda/soft_make.h - soft tokens of Gemma 4 unified made on the device: model/soft.h's arithmetic in its order, bit for bit.
+/* kernels/cuda/soft_make.h - soft tokens made on the device. Gemma 3's by its tower (tower.h); Gemma 4 unified's by model/soft.h's arithmetic in its order, bit for bit:
  *
  *   picture block  x = LN1(pixels) ; x = LN2(dense x + bias) ; x = LN3(x + pos[column, 0] + pos[row, 1]) ; soft = projection (x / rms(x))
  *   sound frame    soft = projection (x / rms(x))

@@ -1,5 +1,6 @@
 /* launcher/options.c - the option table and its three sources. */
 #include "launcher/options.h"
+#include "model/siglip.h"
 
 #include "shm/error.h"
 #include "shm/pipeline.h"
@@ -59,6 +60,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_IMAGE_FETCH] = {"allow-image-fetch", SWITCH, 0, 0, "", NULL, "pictures may be http(s) URLs: a process of its own fetches them, from public addresses only"},
     [OPT_IMAGE_FETCH_ALLOW] = {"image-fetch-allow", TEXT, 0, 0, "", "LIST", "addresses that may be fetched from although they are not public, as 10.0.0.7:8080,[fd00::1]:80"},
     [OPT_MEDIA_TOKENS] = {"max-media-tokens", NUMBER, 0, 1 << 20, "0", "N", "soft tokens of all pictures and sounds of a request; 0: 8192, or what the context holds"},
+    [OPT_PAN_AND_SCAN] = {"pan-and-scan", NUMBER, 0, SIGLIP_CROPS_MAX, "0", "N", "Gemma 3: long pictures are shown whole and in up to N pieces (its processor's option, there 4 or none); 0: whole only"},
     [OPT_GRACE] = {"grace", NUMBER, 0, 86400, "30", "SECONDS", "how long a response runs on after its connection is lost"},
     [OPT_HANG_TIMEOUT_MS] = {"hang-timeout-ms", NUMBER, 100, 3600000, "10000", "MS", "a stage silent for this long is replaced"},
     [OPT_RESTART_BUDGET] = {"restart-budget", NUMBER, 0, 1000000, "100", "N", "deaths of stages within a minute after which the server gives up (exit code 1)"},

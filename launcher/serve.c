@@ -248,6 +248,7 @@ static void set_base_options(struct server *v)
     wiring_setf(w, "media.fetch", "%d", options_on(o, OPT_IMAGE_FETCH));
     wiring_set(w, "fetch.allow", o->value[OPT_IMAGE_FETCH_ALLOW]);
     wiring_set(w, "media.tokens_asked", o->value[OPT_MEDIA_TOKENS]);
+    wiring_set(w, "media.crops", o->value[OPT_PAN_AND_SCAN]);
     wiring_set(w, "gateway.queue_max", o->value[OPT_QUEUE]);
     wiring_setf(w, "gateway.message_bytes_max", "%llu", (unsigned long long)options_u64(o, OPT_MESSAGE_MIB) << 20);
     wiring_setf(w, "gateway.grace_ms", "%llu", (unsigned long long)options_u64(o, OPT_GRACE) * 1000);

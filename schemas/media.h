@@ -57,7 +57,7 @@ struct media_item {
     uint32_t kind;                    /* enum media_kind */
     uint32_t tokens;                  /* soft tokens */
     uint32_t columns;                 /* picture: blocks in a row */
-    uint32_t pad;
+    uint32_t file;                    /* of the request, from 0 on: a picture that is shown in pieces, too, has several items */
     uint8_t content[32];              /* hash of all that `tokens` and the data follow from; zeros: not known, then prompts with it share no KV cache */
     uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] (Gemma 3: [896][896][3]) or f32 [tokens][640], at a multiple of 64 */
 };

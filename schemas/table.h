@@ -105,7 +105,7 @@ struct gateway_slot {
 struct vision_slot {
     uint64_t commit; /* generation | enum media_status, after everything below; only when the request has media */
     uint8_t pad0[120];
-    uint32_t count;  /* items, in the order of the request */
+    uint32_t count;  /* items, in the order of the request; one to a file, or more (media_item.file) */
     uint32_t tokens; /* soft tokens of all */
     uint64_t bytes;  /* of data */
     uint64_t done_ns;

@@ -26,6 +26,7 @@
 #define TEMPLATE_TOKENS_MAX 16u
 #define VIDEO_TOKEN_BYTES 64u        /* of a token's text between two frames */
 #define VIDEO_FRAME_BYTES (32u + 3u * VIDEO_TOKEN_BYTES)
+#define PIECES_BYTES 96u             /* of the words between a picture and its pieces */
 
 struct tokenize {
     struct stage stage;
@@ -146,15 +147,24 @@ static void put_frames(const struct tokenize *k, uint32_t slot, uint32_t number,
     }
 }
 
-/* Gemma 3: the template writes where a picture begins, and the reference puts the rest there before it makes tokens: newlines join those beside them. */
+/* Gemma 3: the template writes where a picture begins, and the reference puts the rest, pieces included, there before it makes tokens: newlines join those beside them. */
 static void put_picture(const struct tokenize *k, uint32_t slot, uint32_t number, struct text_out *out)
 {
-    (void)slot, (void)number;
-    put(out, "\n\n", 2);
-    put_token(k, out, k->media.picture.begin);
-    put_token(k, out, k->media.picture.place);
-    put_token(k, out, k->media.picture.end);
-    put(out, "\n\n", 2);
+    static const char before[] = "Here is the original image ", behind[] = " and here are some crops to help you see better";
+    const struct vision_slot *v = table_vision(&k->table, slot);
+    uint32_t pieces = 0;
+
+    for (uint32_t i = 0; i < v->count && i < MEDIA_ITEMS_MAX; i++) pieces += v->item[i].file == number - 1;
+    if (pieces > 1) put(out, before, sizeof before - 1);
+    for (uint32_t i = 0; i < pieces || i == 0; i++) {
+        if (i == 1) put(out, behind, sizeof behind - 1);
+        if (i > 0) put(out, " ", 1);
+        put(out, "\n\n", 2);
+        put_token(k, out, k->media.picture.begin);
+        put_token(k, out, k->media.picture.place);
+        put_token(k, out, k->media.picture.end);
+        put(out, "\n\n", 2);
+    }
 }
 
 /* Replaces each `token` that the template wrote (a user who types one has typed text) by what put_one writes for it. False: no memory. */
@@ -162,7 +172,7 @@ static bool expand_places(const struct tokenize *k, uint32_t slot, struct chat_t
 {
     size_t place_bytes, from = 0;
     const char *place = tokenizer_token_text(k->tokenizer, token, &place_bytes);
-    struct text_out out = {malloc(text->bytes + MEDIA_ITEMS_MAX * (size_t)VIDEO_FRAME_BYTES + 1), 0};
+    struct text_out out = {malloc(text->bytes + MEDIA_ITEMS_MAX * (size_t)(VIDEO_FRAME_BYTES + PIECES_BYTES) + 1), 0};
     uint32_t number = 0;
 
     if (!out.at) return false;

@@ -7,7 +7,7 @@
  * Fails    a file that kills its worker is refused, with words for its author; another worker stands ready. A worker killed from outside is replaced and
  *          its file done again. Restarted: what is not committed is done again (a pure function), what is committed is announced again.
  *
- * Options  media.picture_budget, media.picture_positions, media.picture_side, media.sound_seconds (what the model takes), media.workers, media.cache_mib,
+ * Options  media.picture_budget, media.picture_positions, media.picture_side, media.crops, media.sound_seconds (what the model takes), media.workers, media.cache_mib,
  *          media.jpeg_scaling */
 #include "schemas/counters.h"
 #include "schemas/table.h"
@@ -145,6 +145,35 @@ static void refuse_item(struct vision *k, uint32_t slot, uint32_t item, enum med
 
 /* ---- results ------------------------------------------------------------------------------ */
 
+static uint32_t parts_of(const struct vision *k, const struct media_item *item)
+{
+    return k->limits.picture_side && item->kind != MEDIA_SOUND ? item->tokens / k->limits.picture_budget : 1;
+}
+
+/* Items of files become items of pictures: one that is shown in pieces, too, has several. False: they are too many. */
+static bool spread(const struct vision *k, uint32_t slot)
+{
+    struct vision_slot *v = table_vision(&k->table, slot);
+    const uint32_t files = k->work[slot].count;
+    uint32_t to = 0;
+
+    for (uint32_t i = 0; i < files; i++) to += parts_of(k, &v->item[i]);
+    if (to > MEDIA_ITEMS_MAX) return false;
+    v->count = to;
+    for (uint32_t i = files; i-- > 0;) {
+        const struct media_item whole = v->item[i]; /* its place may be taken by one of its pieces */
+        const uint32_t parts = parts_of(k, &whole);
+        for (uint32_t p = parts; p-- > 0;) {
+            struct media_item *item = &v->item[--to];
+            *item = whole;
+            item->file = i;
+            item->tokens = whole.tokens / parts;
+            item->offset += (uint64_t)p * k->limits.picture_side * k->limits.picture_side * 3;
+        }
+    }
+    return true;
+}
+
 /* Into the record, at the next place: the order in which items come in does not matter, their descriptions say where they lie. */
 static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t key[SHA256_BYTES], const struct media_item *result, const uint8_t *data, uint64_t bytes)
 {
@@ -164,7 +193,9 @@ static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t 
     v->bytes = at + bytes;
     v->tokens += result->tokens;
     w->state[item] = ITEM_DONE;
-    if (++w->done == w->count) commit(k, slot, MEDIA_READY);
+    if (++w->done < w->count) return;
+    if (spread(k, slot)) commit(k, slot, MEDIA_READY);
+    else refuse(k, slot, MEDIA_TOO_LARGE, "The pictures of the request are more than %u together with the pieces in which they are shown: send fewer.", MEDIA_ITEMS_MAX);
 }
 
 /* Does the request that this job is for still wait for it? */
@@ -475,7 +506,7 @@ static void attach(struct vision *k, int argc, char **argv)
 
     stage_attach(&k->stage, ROLE_VISION, "turns pictures and sound into soft tokens", argc, argv);
     table_attach(&k->table, &k->stage);
-    k->limits = (struct desk_limits){.picture_budget = (uint32_t)wiring_u64(w, "media.picture_budget", 0), .picture_positions = (uint32_t)wiring_u64(w, "media.picture_positions", 0), .picture_side = (uint32_t)wiring_u64(w, "media.picture_side", 0),
+    k->limits = (struct desk_limits){.picture_budget = (uint32_t)wiring_u64(w, "media.picture_budget", 0), .picture_positions = (uint32_t)wiring_u64(w, "media.picture_positions", 0), .picture_side = (uint32_t)wiring_u64(w, "media.picture_side", 0), .crops_max = (uint32_t)wiring_u64(w, "media.crops", 0),
                                      .sound_tokens = TOKENS_PER_SECOND * (uint32_t)wiring_u64(w, "media.sound_seconds", 0)};
     k->limits.exact = strcmp(wiring_text(w, "media.jpeg_scaling", "on"), "off") == 0;
     k->desk_count = (unsigned)wiring_u64(w, "media.workers", 1);

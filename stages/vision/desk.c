@@ -2,6 +2,7 @@
 #include "stages/vision/desk.h"
 
 #include "model/picture_stream.h"
+#include "model/siglip.h"
 #include "schemas/image.h"
 #include "schemas/sound.h"
 #include "shm/atomic.h"
@@ -25,6 +26,8 @@
 #define READY_LIMIT_MS 10000
 #define WIPE_BYTES_MAX (8u << 20)      /* more is given back to the system instead; a photograph of 12 million pixels and its result are less */
 #define PAGE_BYTES 4096u
+#define PAN_SIDE_MIN 256u             /* of a piece, in pixels, and the least ratio of a picture's sides: as the reference's processor has them */
+#define PAN_RATIO_MIN 1.2
 #define SOUND_TOKEN_BYTES (SOUND_FRAME * sizeof(float))
 
 struct desk_page {
@@ -41,7 +44,7 @@ static uint64_t square_bytes(const struct desk_limits *l) { return (uint64_t)l->
 
 uint64_t desk_out_bytes(const struct desk_limits *l)
 {
-    const uint64_t picture = l->picture_side ? square_bytes(l) : (uint64_t)l->picture_budget * PICTURE_PATCH_BYTES, sound = (uint64_t)l->sound_tokens * SOUND_TOKEN_BYTES;
+    const uint64_t picture = l->picture_side ? (1 + (uint64_t)l->crops_max) * square_bytes(l) : (uint64_t)l->picture_budget * PICTURE_PATCH_BYTES, sound = (uint64_t)l->sound_tokens * SOUND_TOKEN_BYTES;
 
     return picture > sound ? picture : sound;
 }
@@ -99,6 +102,45 @@ static void fit_rows(void *context, const uint8_t *rgb, uint32_t rows)
     picture_stream_rows(&f->stream, rgb, rows);
 }
 
+/* A piece of the picture, as a square. */
+static int fit_piece(const struct image *image, const struct siglip_crop *c, uint8_t *out, uint32_t side)
+{
+    uint8_t *piece = malloc((size_t)c->width * c->height * 3);
+
+    if (!piece) return -E_NOMEM;
+    for (uint32_t y = 0; y < c->height; y++) memcpy(piece + (size_t)y * c->width * 3, image->rgb + ((size_t)(c->y + y) * image->width + c->x) * 3, (size_t)c->width * 3);
+    const int rc = picture_resize(piece, c->width, c->height, out, side, side, PICTURE_BILINEAR);
+    free(piece);
+    return rc;
+}
+
+/* Gemma 3's pan and scan: the picture whole, and if it is long in pieces. */
+static void decode_pieces(const struct desk_limits *l, const struct media_file_hdr *hdr, const struct image_info *info, const uint8_t *file, uint8_t *out, struct desk_result *r)
+{
+    static const struct image_limits limits = {.side_max = IMAGE_SIDE_MAX, .pixels_max = IMAGE_PIXELS_MAX, .scans_max = IMAGE_SCANS_MAX};
+    const struct siglip_pan pan = {.side_min = PAN_SIDE_MIN, .crops_max = l->crops_max, .ratio_min = PAN_RATIO_MIN};
+    struct siglip_crop crop[1 + SIGLIP_CROPS_MAX];
+    char why[IMAGE_ERROR_BYTES] = "";
+    struct image image;
+    int rc = image_decode(file, hdr->bytes, &limits, info, 0, 0, &image, why);
+
+    if (rc != 0) {
+        give_up(r, status_of(rc), "%s", why);
+        return;
+    }
+    const uint32_t pieces = 1 + siglip_crops(&pan, image.width, image.height, crop + 1);
+    crop[0] = (struct siglip_crop){0, 0, image.width, image.height};
+    for (uint32_t i = 0; i < pieces && rc == 0; i++) rc = fit_piece(&image, &crop[i], out + i * square_bytes(l), l->picture_side);
+    free(image.rgb);
+    if (rc != 0) {
+        give_up(r, MEDIA_FAILED, "there is no memory to resize it");
+        return;
+    }
+    r->columns = l->picture_positions;
+    r->tokens = pieces * l->picture_budget;
+    r->status = MEDIA_READY;
+}
+
 static void decode_picture(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)
 {
     static const struct image_limits limits = {.side_max = IMAGE_SIDE_MAX, .pixels_max = IMAGE_PIXELS_MAX, .scans_max = IMAGE_SCANS_MAX};
@@ -112,6 +154,10 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
     int rc = image_probe(file, hdr->bytes, &limits, &info, why);
     if (rc != 0) {
         give_up(r, status_of(rc), "%s", why);
+        return;
+    }
+    if (l->picture_side && l->crops_max) {
+        decode_pieces(l, hdr, &info, file, out, r);
         return;
     }
     const bool turned = info.orientation >= 5;
@@ -274,7 +320,7 @@ static bool is_possible(const struct desk *d, const struct desk_result *r)
 {
     if (r->status != MEDIA_READY) return r->status == MEDIA_BAD || r->status == MEDIA_TOO_LARGE || r->status == MEDIA_FAILED;
     if (d->kind == MEDIA_SOUND) return r->tokens >= 1 && r->tokens <= d->limits.sound_tokens;
-    if (d->limits.picture_side && r->tokens != d->limits.picture_budget) return false;
+    if (d->limits.picture_side) return r->columns == d->limits.picture_positions && r->tokens >= 1 && r->tokens % d->limits.picture_budget == 0 && r->tokens / d->limits.picture_budget <= 1 + d->limits.crops_max;
     return r->tokens >= 1 && r->tokens <= d->limits.picture_budget && r->columns >= 1 && r->columns <= d->limits.picture_positions && r->tokens % r->columns == 0 &&
            r->tokens / r->columns <= d->limits.picture_positions;
 }
@@ -292,7 +338,7 @@ void desk_result(struct desk *d, struct desk_result *r, const uint8_t **data, ui
     }
     if (r->status != MEDIA_READY) return;
     d->good = true;
-    d->out_bytes = *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : d->limits.picture_side ? square_bytes(&d->limits) / r->tokens : PICTURE_PATCH_BYTES);
+    d->out_bytes = *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : d->limits.picture_side ? square_bytes(&d->limits) / d->limits.picture_budget : PICTURE_PATCH_BYTES);
     if (d->kind == MEDIA_SOUND && !samples_are_sane(*data, r->tokens)) {
         give_up(r, MEDIA_BAD, "the sound has samples that are no numbers");
         *data_bytes = 0;

@@ -19,13 +19,14 @@ struct desk_limits {                  /* of the model, the same for every file *
     uint32_t picture_budget;          /* soft tokens; 0: no pictures */
     uint32_t picture_positions;       /* most soft tokens along a side */
     uint32_t picture_side;            /* 0: blocks of 48 x 48 pixels; else every picture becomes a square of so many pixels, and picture_budget soft tokens */
+    uint32_t crops_max;               /* with picture_side: pieces in which a long picture is shown, too; 0: none. Each is a square as the whole one, behind it */
     uint32_t sound_tokens;            /* 0: no sound */
     bool exact;                       /* a large JPEG is decoded at its full size, as the reference does, and not at a fraction of it that is still twice too large */
 };
 
 struct desk_result {
     uint32_t status;                  /* enum media_status */
-    uint32_t tokens, columns;
+    uint32_t tokens, columns;         /* with pieces: of all of them together */
     char why[DESK_WHY_BYTES];
 };
 

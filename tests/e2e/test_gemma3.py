@@ -12,7 +12,7 @@ import tempfile
 
 import seeing_gemma3
 from server import Server, main
-from test_media import GOLDEN, chat_body, chat_part, golden, golden_part, input_body, input_part, post
+from test_media import GOLDEN, chat_body, chat_part, golden, golden_part, input_body, input_part, png, post
 from wsclient import run
 import workload
 
@@ -37,10 +37,17 @@ def cases():
         return json.load(f)
 
 
-def test_answers_equal_transformers():
-    with serve() as s:
+def parts(case):
+    """Files of tests/golden, or "png width height seed"."""
+    return [chat_part(png(*map(int, n.split()[1:]))) if n.startswith("png ") else golden_part(n, chat_part) for n in case["files"]]
+
+
+def check_answers(pieces, *options):
+    with serve(*options) as s:
         for name, case in cases().items():
-            status, answer = post(s, "/v1/chat/completions", chat_body([golden_part(n, chat_part) for n in case["files"]], case["question"], logprobs=True, top_logprobs=10))
+            if name.startswith("pieces") != pieces:
+                continue
+            status, answer = post(s, "/v1/chat/completions", chat_body(parts(case), case["question"], logprobs=True, top_logprobs=10))
             assert status == 200, (name, answer)
             choice = answer["choices"][0]
             assert answer["prompt_token_ids"] == case["prompt"], (name, answer["prompt_token_ids"], case["prompt"])
@@ -49,6 +56,17 @@ def test_answers_equal_transformers():
             print(f"     {name}: {len(case['prompt'])} tokens, log probabilities off by {worst:.2g}")
             assert len(got) == 10 and worst < 5e-5, (name, got, case["logprobs"])  # f32 sums in another order
             assert choice["token_ids"] == case["answer"], (name, choice["token_ids"], case["answer"])
+
+
+def test_answers_equal_transformers():
+    check_answers(False)
+
+
+def test_pan_and_scan_equals_transformers():
+    check_answers(True, "--pan-and-scan", "4")
+    with serve("--pan-and-scan", "4") as s:  # 13 files of 5 pictures each
+        status, answer = post(s, "/v1/chat/completions", chat_body([chat_part(png(1100 + i, 260)) for i in range(13)]))
+        assert status == 413, answer
 
 
 def test_chunks_threads_and_kills_change_nothing():
@@ -84,4 +102,4 @@ def test_what_it_does_not_take():
 
 
 if __name__ == "__main__":
-    main(test_answers_equal_transformers, test_chunks_threads_and_kills_change_nothing, test_what_it_does_not_take)
+    main(test_answers_equal_transformers, test_pan_and_scan_equals_transformers, test_chunks_threads_and_kills_change_nothing, test_what_it_does_not_take)

@@ -1,12 +1,13 @@
 """tests/gpu/media.py - pictures and sound on the GPU: the prefill of Gemma 4 12B's shapes against transformers and bit by bit against itself, and a whole server
 against the CPU's.
 
-    python3 tests/gpu/media.py [--layers 6] [--only kernels|server|first] [--picture FILE]
+    python3 tests/gpu/media.py [--layers 6] [--only kernels|server|gemma3|first] [--picture FILE]
 
 kernels: a text with pictures in it, one of them across the edge of the window, small ones, and rows of sound; their soft rows are random. Residual stream,
 K and V are compared with transformers in f32 given the same embeddings and its own masks for pictures, beside transformers' bf16 error, which is the
 yardstick; then the same in other chunks and beside another sequence: the same bits. server: the checkpoint of tests/e2e/seeing.py answers as
-transformers does, and gives the CPU server's very tokens. first: only when asked for: the time to the first token of Gemma 4 12B with random weights (FP8),
+transformers does, and gives the CPU server's very tokens. gemma3: that of tests/e2e/seeing_gemma3.py; its tower computes in bf16 on a GPU, so log
+probabilities are compared with a bound. first: only when asked for: the time to the first token of Gemma 4 12B with random weights (FP8),
 with one picture (--picture, a JPEG of 1920 x 1080 say) and with as many tokens of text.
 Environment: SLUICE_BUILD as for the end-to-end tests. Exit 0 pass, 1 fail, 77 no GPU."""
 import argparse
@@ -160,6 +161,24 @@ def server():
     return good and same == len(bodies)
 
 
+def gemma3():
+    import test_gemma3 as t
+    good = True
+    with t.serve("--device", "cuda") as s:
+        assert s.status()["device"]["name"] == "cuda", s.log()
+        for name, case in t.cases().items():
+            if name.startswith("pieces"):
+                continue
+            status, answer = t.post(s, "/v1/chat/completions", t.chat_body(t.parts(case), case["question"], logprobs=True, top_logprobs=10))
+            assert status == 200 and answer["prompt_token_ids"] == case["prompt"], (name, answer)
+            choice = answer["choices"][0]
+            got = [x["logprob"] for x in choice["logprobs"]["content"][0]["top_logprobs"]]
+            worst = max(abs(a - b) for a, b in zip(got, case["logprobs"]))
+            good &= worst < (3e-2 if case["files"] else 5e-5)      # soft tokens of bf16 operands
+            print(f"  {name}: log probabilities off by {worst:.2g}, answer {'the same' if choice['token_ids'] == case['answer'] else 'another'}", flush=True)
+    return good
+
+
 def first_token(path):
     import statistics
     import test_media as t
@@ -196,7 +215,7 @@ def first_token(path):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--only", choices=["kernels", "server", "first"])
+    parser.add_argument("--only", choices=["kernels", "server", "gemma3", "first"])
     parser.add_argument("--picture", default="")
     args = parser.parse_args()
     if not torch.cuda.is_available():
@@ -205,10 +224,13 @@ def main():
     began, good = time.time(), True
     if args.only == "first":
         return 0 if first_token(args.picture) else 1
-    if args.only != "server":
+    if args.only in (None, "kernels"):
         print(f"media: {args.layers} layers of Gemma 4 12B's shape, {len(PICTURES)} pictures, {len(SOUNDS)} sounds", flush=True)
         good &= kernels(args.layers)
-    if args.only != "kernels":
+    if args.only in (None, "gemma3"):
+        print("media: Gemma 3's tower in a server on the GPU", flush=True)
+        good &= gemma3()
+    if args.only in (None, "server"):
         print("media: a server on the GPU and one on the CPU", flush=True)
         good &= server()
     print(f"{'ok' if good else 'FAIL'} ({time.time() - began:.0f} s)", flush=True)

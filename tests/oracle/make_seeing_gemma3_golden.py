@@ -4,7 +4,8 @@
 Run:  .venv/bin/python tests/oracle/make_seeing_gemma3_golden.py      (torch, torchvision and Pillow on the CPU, transformers 5.x)
 
 Everything in float32 on the checkpoint's bfloat16 weights; pictures by the reference's image processor, prompts expanded as its processor does it, masks its own
-(a picture's tokens see each other in every layer). Per case: the prompt's tokens, the ten best log probabilities behind it, and the greedy answer's first tokens."""
+(a picture's tokens see each other in every layer); cases with "pieces" by its pan and scan. Per case: the prompt's tokens, the ten best log probabilities behind it, and the greedy answer's first tokens."""
+import io
 import json
 import os
 import sys
@@ -18,23 +19,34 @@ from transformers.models.gemma3.image_processing_gemma3 import Gemma3ImageProces
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 import seeing_gemma3 as seeing  # noqa: E402
+from test_media import png  # noqa: E402
 
 CASES = [
     ("picture", ["image/rgb.png"], "What is this?"),
     ("turned", ["image/turned_6.png"], "Which colour is it?"),
     ("pictures", ["image/rgb_lossless.webp", "image/p.png", "image/rgba.png"], "Compare them, please, and say of each which one you like."),
     ("text", [], "Spell the word river."),
+    ("pieces", ["png 900 300 3"], "What is this?"),  # drawn by test_media.png: width, height, seed
+    ("pieces of some", ["image/rgb.png", "png 300 700 4", "png 310 300 5"], "Compare them."),
 ]
 ANSWER = 8
 
 
-def answer(model, tokenizer, processor, files, question):
+def load(name):
+    data = png(*map(int, name.split()[1:])) if name.startswith("png ") else open(os.path.join(ROOT, "tests", "golden", name), "rb").read()
+    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+
+
+def answer(model, tokenizer, processor, files, question, pieces):
     content = [{"type": "image"} for _ in files] + [{"type": "text", "text": question}]
     text = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
-    text = text.replace("<|image>", "\n\n<|image>" + "<|image|>" * seeing.TOKENS + "<image|>\n\n")
+    seen = processor([load(f) for f in files], return_tensors="pt", do_pan_and_scan=pieces, pan_and_scan_min_crop_size=256, pan_and_scan_max_num_crops=4, pan_and_scan_min_ratio_to_activate=1.2) if files else {"num_crops": []}
+    one, parts = "\n\n<|image>" + "<|image|>" * seeing.TOKENS + "<image|>\n\n", text.split("<|image>")
+    text = parts[0]
+    for crops, behind in zip(seen["num_crops"], parts[1:]):
+        text += (f"Here is the original image {one} and here are some crops to help you see better " + " ".join([one] * int(crops)) if crops else one) + behind
     prompt = tokenizer(text, add_special_tokens=False)["input_ids"]
-    pictures = [ImageOps.exif_transpose(Image.open(os.path.join(ROOT, "tests", "golden", f))).convert("RGB") for f in files]
-    more = {"pixel_values": processor(pictures, return_tensors="pt")["pixel_values"]} if files else {}
+    more = {"pixel_values": seen["pixel_values"]} if files else {}
     ids, out, best = torch.tensor([prompt]), [], None
     for _ in range(ANSWER):
         types = (ids == model.config.image_token_id).long()
@@ -58,7 +70,7 @@ def main():
         model = Gemma3ForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(directory)
         processor = Gemma3ImageProcessor(size={"height": seeing.IMAGE, "width": seeing.IMAGE})
-        cases = {name: answer(model, tokenizer, processor, files, question) for name, files, question in CASES}
+        cases = {name: answer(model, tokenizer, processor, files, question, name.startswith("pieces")) for name, files, question in CASES}
     with open(os.path.join(ROOT, "tests", "golden", "media", "seeing_gemma3.json"), "w", encoding="utf-8") as f:
         json.dump(cases, f, indent=None, separators=(",", ":"))
         f.write("\n")

@@ -174,7 +174,7 @@ static const struct refusal refusals[] = {
     {"-p 80", "-p", "sluice serve --help"},
     {"--draft-dtype int4", "draft-dtype", "auto, bf16, fp8"},
     {"--device tpu", "device", "auto, cpu"},
-    {"--kv-cache-dtype fp4", "kv-cache-dtype", "bf16, f32"},
+    {"--kv-cache-dtype fp4", "kv-cache-dtype", "bf16, fp8, f32"},
     {"--log-level loud", "log-level", "error, warn, info, debug"},
     {"--allow-unauthenticated=maybe", "allow-unauthenticated", "true or false"},
     {"--slots 3 --max-sequences 4", "slots", "at least max-sequences (4)"},

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/corpus/: more than 200 pictures of every codec, colour mode, size and orientation in pictures.bin, and in manifest.txt what the reference
+"""Makes tests/golden/corpus/: sounds (sounds.bin, sounds.txt, below) and more than 200 pictures of every codec, colour mode, size and orientation in pictures.bin, and in manifest.txt what the reference
 makes of each: Pillow's loader, then transformers' image processor of Gemma 4 (unified).
 
-Needs Pillow, numpy, torch, torchvision and transformers >= 5.17. Lines of the manifest:
+Needs Pillow, numpy, soundfile, soxr, torch, torchvision and transformers >= 5.17. Lines of the manifest:
   NAME OFFSET BYTES WIDTH HEIGHT PIXELS BUDGET TOKENS COLUMNS PATCHES
 PIXELS and PATCHES are the first 16 digits of SHA-256 over the upright RGB bytes and over pixel_values * 255 of the real soft tokens, TOKENS 0: the reference
-refuses the picture. 16-bit grey is written down as value / 256, which is what we decode on purpose (Pillow clips it at 255)."""
+refuses the picture. Lines of sounds.txt: NAME OFFSET BYTES FRAMES SAMPLES_OFFSET; there lie FRAMES * 640 samples as 16-bit integers (of 32767), as the reference's
+loader (soundfile, then soxr) hears them. 16-bit grey is written down as value / 256, which is what we decode on purpose (Pillow clips it at 255)."""
 import hashlib
 import io
 import os
@@ -16,6 +17,8 @@ import zlib
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+import soundfile
+import soxr
 from transformers.models.gemma4_unified.image_processing_gemma4_unified import Gemma4UnifiedImageProcessor, get_aspect_ratio_preserving_size
 
 OUT = os.path.join(os.path.dirname(__file__), "..", "golden", "corpus")
@@ -193,8 +196,38 @@ def webps():
     keep("animated_corner.webp", b"RIFF" + struct.pack("<I", len(body)) + body)
 
 
+SOUNDS = [("WAV", sub, rate, channels) for sub in ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM") for rate, channels in ((16000, 1), (44100, 2))]
+SOUNDS += [("WAV", "PCM_16", rate, channels) for rate in (8000, 11025, 22050, 32000, 48000, 96000, 192000) for channels in (1, 3)] + [("WAVEX", "PCM_24", 48000, 6), ("WAV", "FLOAT", 48000, 8)]
+SOUNDS += [("FLAC", sub, rate, channels) for sub in ("PCM_S8", "PCM_16", "PCM_24") for rate, channels in ((16000, 1), (44100, 2), (48000, 6))]
+SOUNDS += [("OGG", "VORBIS", rate, channels) for rate in (8000, 16000, 44100, 48000) for channels in (1, 2)]
+SOUNDS += [("OGG", "OPUS", rate, channels) for rate in (8000, 12000, 16000, 24000, 48000) for channels in (1, 2)]
+SOUNDS += [("MP3", "MPEG_LAYER_III", rate, channels) for rate in (8000, 16000, 22050, 32000, 44100, 48000) for channels in (1, 2)]
+
+
+def sounds():
+    names, data = [], bytearray()
+    for fmt, sub, rate, channels in SOUNDS:
+        t = np.arange(int(rate * 0.035)) / rate
+        tone = np.stack([0.5 * np.sin(2 * np.pi * (300 + 170 * k) * t) + 0.2 * np.sin(2 * np.pi * 1900 * t * t) for k in range(channels)], -1).astype(np.float32)
+        b = io.BytesIO()
+        soundfile.write(b, tone, rate, format=fmt, subtype=sub)
+        x, rate = soundfile.read(io.BytesIO(b.getvalue()), dtype="float32", always_2d=True)
+        y = np.mean(x.T, axis=0) if x.shape[1] > 1 else x[:, 0]
+        y = soxr.resample(y, rate, 16000, quality="soxr_hq") if rate != 16000 else y
+        y = np.pad(y, (0, -len(y) % 640))
+        heard = np.round(np.clip(y, -1, 1) * 32767).astype("<i2").tobytes()
+        names.append(f"{fmt.lower()}_{sub.lower()}_{rate}_{channels} {len(data)} {len(b.getvalue())} {len(y) // 640} {len(data) + len(b.getvalue())}")
+        data += b.getvalue() + heard
+    with open(os.path.join(OUT, "sounds.bin"), "wb") as f:
+        f.write(data)
+    with open(os.path.join(OUT, "sounds.txt"), "w") as f:
+        f.write("\n".join(names) + "\n")
+    print(f"{len(names)} sounds, {len(data)} bytes")
+
+
 def main():
     os.makedirs(OUT, exist_ok=True)
+    sounds()
     jpegs()
     pngs()
     webps()

@@ -1,10 +1,13 @@
-/* tests/unit/corpus_test.c - more than 200 pictures of every codec, mode, size and orientation become the pixels and soft tokens of the reference's processor.
+/* tests/unit/corpus_test.c - more than 200 pictures of every codec, mode, size and orientation, and sounds of every format, become what the reference's
+ * processor makes of them: pictures byte for byte, sounds as near as resampling by another build of one library comes.
  * Golden data: tests/golden/corpus, made by tests/oracle/make_corpus_golden.py. What differs on purpose, and by how much, is asserted at the end. */
 #include "model/picture_stream.h"
 #include "schemas/image.h"
 #include "schemas/sha256.h"
+#include "schemas/sound.h"
 #include "stages/vision/desk.h"
 
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -145,6 +148,41 @@ static void check_scaled(const struct entry *e, const uint8_t *file)
     free(exact);
 }
 
+#define SOUNDS_MIN 60u
+#define SOUND_TOLERANCE 2e-5 /* 1.5e-5 are the 16 bits that the golden samples are kept in */
+
+static void test_sounds(void **state)
+{
+    FILE *list = fopen(GOLDEN "/sounds.txt", "r"), *f = fopen(GOLDEN "/sounds.bin", "rb");
+    uint8_t *data = malloc(BIN_BYTES_MAX);
+    char line[256], name[96], why[SOUND_ERROR_BYTES] = "";
+    unsigned long offset, bytes, samples;
+    unsigned frames, count = 0;
+    double worst = 0;
+
+    (void)state;
+    assert_true(list && f && data && fread(data, 1, BIN_BYTES_MAX, f) > 0);
+    for (; fgets(line, sizeof line, list); count++) {
+        struct sound sound;
+        assert_int_equal(sscanf(line, "%95s %lu %lu %u %lu", name, &offset, &bytes, &frames, &samples), 5);
+        if (sound_decode(data + offset, bytes, 30, &sound, why) != 0) fail_msg("%s: %s", name, why);
+        if (sound.frame_count != frames) fail_msg("%s: %u frames, not %u", name, sound.frame_count, frames);
+        for (size_t i = 0; i < (size_t)frames * SOUND_FRAME; i++) {
+            int16_t kept;
+            memcpy(&kept, data + samples + 2 * i, sizeof kept);
+            const double off = fabs(sound.samples[i] - kept / 32767.0);
+            if (off > worst) worst = off;
+            if (!(off <= SOUND_TOLERANCE)) fail_msg("%s: sample %zu is %g, not %g", name, i, sound.samples[i], kept / 32767.0);
+        }
+        free(sound.samples);
+    }
+    print_message("%u sounds, off by at most %.2g\n", count, worst);
+    assert_true(count >= SOUNDS_MIN);
+    free(data);
+    fclose(list);
+    fclose(f);
+}
+
 static void test_pixels(void **state)
 {
     (void)state;
@@ -166,7 +204,7 @@ static void test_scaled_jpegs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pixels), cmocka_unit_test(test_soft_tokens), cmocka_unit_test(test_scaled_jpegs)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pixels), cmocka_unit_test(test_soft_tokens), cmocka_unit_test(test_scaled_jpegs), cmocka_unit_test(test_sounds)};
 
     return cmocka_run_group_tests(tests, load, unload);
 }

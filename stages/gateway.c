@@ -18,6 +18,7 @@
 #include "shm/error.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -238,10 +239,21 @@ static void say_goodbye(struct front *f)
     } while (open > 0 && clock_ns() < until_ns);
 }
 
+#define LARGE_BYTES (256 << 10) /* of one allocation: a message with a picture in it */
+#define SPARE_BYTES (1 << 20)   /* unused memory that may stay at the end of the heap */
+
+/* Large messages give their memory back: left to itself malloc learns to keep it, and after some thousands of pictures the heap has 10 MiB of holes. */
+static void tame_malloc(void)
+{
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES);
+    mallopt(M_TRIM_THRESHOLD, SPARE_BYTES);
+}
+
 int main(int argc, char **argv)
 {
     static struct front f;
 
+    tame_malloc();
     attach(&f, argc, argv);
     stage_ready(&f.stage);
     drain_rings(&f);

@@ -57,13 +57,22 @@ static void copy_pages(void *context, enum layer_type type, const uint32_t *from
     engine_copy_pages(&k->engine, type, from, to, count);
 }
 
+/* What prompts of the past may hold when nobody says it. A GPU's KV cache is allocated whole; a CPU's takes memory where it is touched: a quarter, but two windows of the sliding layers. */
+static uint64_t usual_cache_bytes(const struct prefill *k)
+{
+    const struct kv_geometry *g = &k->engine.geometry;
+    const uint32_t windows = 2 * (g->window / KV_PAGE_TOKENS + 2);
+
+    if (strcmp(wiring_text(&k->stage.wiring, "device", "cpu"), "cuda") == 0 || windows >= g->sliding_page_count) return UINT64_MAX;
+    return windows > g->sliding_page_count / 4 ? g->arena_bytes / g->sliding_page_count * (windows + 1) : g->arena_bytes / 4;
+}
+
 static void open_pages(struct prefill *k)
 {
     const struct wiring *w = &k->stage.wiring;
-    const bool on_gpu = strcmp(wiring_text(w, "device", "cpu"), "cuda") == 0; /* its cache is allocated whole; a CPU's takes memory where it is touched */
     uint64_t bytes = wiring_u64(w, "prefix.cache_mib", 0) << 20, seed = 0;
 
-    if (bytes == 0) bytes = on_gpu ? UINT64_MAX : k->engine.geometry.arena_bytes / 4;
+    if (bytes == 0) bytes = usual_cache_bytes(k);
     if (strcmp(wiring_text(w, "prefix.cache", "on"), "off") == 0) bytes = 0;
     if (getrandom(&seed, sizeof seed, 0) != sizeof seed) stage_exit(&k->stage, EXIT_MISSING, "no random number can be drawn");
     if (pages_open(&k->pages, &k->table, &k->engine.geometry, bytes, 2 * k->engine.block_max, seed, copy_pages, k) != 0) /* a step that is decided, and one in flight */
@@ -371,7 +380,7 @@ static uint32_t count_beginners(const struct prefill *k)
 {
     uint32_t count = 0;
 
-    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) count += k->seq[s].state == SEQ_FILLING;
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) count += k->seq[s].state == SEQ_FILLING || k->seq[s].state == SEQ_FOLLOWING;
     return count; /* those without pages must wait for others to end */
 }
 

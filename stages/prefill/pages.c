@@ -34,10 +34,11 @@ int pages_open(struct pages *p, const struct table *table, const struct kv_geome
     }
     p->seq = calloc(l->slot_count, sizeof *p->seq);
     p->match = calloc(l->full_pages_max, sizeof *p->match);
+    p->source = calloc(l->sliding_pages_max, sizeof *p->source);
     p->from = calloc(l->sliding_pages_max, sizeof *p->from);
     p->to = calloc(l->sliding_pages_max, sizeof *p->to);
     p->nodes = calloc((size_t)l->slot_count * l->full_pages_max, sizeof *p->nodes);
-    if (!p->seq || !p->match || !p->from || !p->to || !p->nodes) return -E_NOMEM;
+    if (!p->seq || !p->match || !p->source || !p->from || !p->to || !p->nodes) return -E_NOMEM;
     for (uint32_t s = 0; s < l->slot_count; s++) p->seq[s].node = p->nodes + (uint64_t)s * l->full_pages_max;
     return prefix_open(&p->prefix, is_caching(p) ? geometry->full_page_count : 0, seed);
 }
@@ -51,6 +52,7 @@ void pages_close(struct pages *p)
     free(p->seq);
     free(p->nodes);
     free(p->match);
+    free(p->source);
     free(p->from);
     free(p->to);
     prefix_close(&p->prefix);
@@ -227,18 +229,45 @@ static uint32_t find_prefix(struct pages *p, uint32_t slot, uint32_t *usable)
     return count;
 }
 
-/* Fills the page tables: `shared` pages as matched, the rest new ones. false: nothing is taken. */
+/* Would taking this many leave the cached pages alone that are to be used (copies), or at least the sequence with all it needs (else)? */
+static bool has_room(const struct pages *p, uint32_t shared, uint32_t full, uint32_t sliding, bool copies)
+{
+    uint32_t idle = 0, kept = 0;
+
+    for (uint32_t i = 0; i < shared; i++) {
+        idle += p->prefix.node[p->match[i]].holders == 0;
+        kept += copies && i >= window_first(p, shared) && p->prefix.node[p->match[i]].sliding_page != PREFIX_NONE;
+    }
+    return full - shared + idle <= available(p, LAYER_FULL) && sliding + kept <= available(p, LAYER_SLIDING);
+}
+
+/* The window before page `shared`: where its pages are, into p->source. Those of the cache become the newest, or the ring's own if there is no room for copies. */
+static void find_window(struct pages *p, uint32_t slot, uint32_t shared, bool copies)
+{
+    const uint32_t first = window_first(p, shared);
+
+    for (uint32_t i = first; i < shared; i++) {
+        const bool is_cached = p->prefix.node[p->match[i]].sliding_page != PREFIX_NONE;
+        p->source[i - first] = window_source(p, p->match[i], i);
+        if (is_cached && copies) prefix_use_sliding(&p->prefix, p->match[i]);
+        if (is_cached && !copies) table_sliding_pages(p->table, slot)[i % ring_pages(p)] = prefix_take_sliding(&p->prefix, p->match[i]);
+    }
+}
+
+/* Fills the page tables: `shared` pages as matched, the window's own (is_own), new ones. false: nothing is taken. */
 static bool assign(struct pages *p, uint32_t slot, uint32_t shared, uint32_t full, uint32_t sliding)
 {
     uint32_t *full_pages = table_full_pages(p->table, slot), *sliding_pages = table_sliding_pages(p->table, slot);
-    uint32_t full_count = 0, sliding_count = 0, page = 0;
+    uint32_t full_count = 0, page = 0;
 
     for (uint32_t i = 0; i < shared; i++) prefix_hold(&p->prefix, p->match[i]);
     while (full_count < full - shared && (page = get(p, LAYER_FULL)) != PREFIX_NONE) full_pages[shared + full_count++] = page;
-    while (sliding_count < sliding && page != PREFIX_NONE && (page = get(p, LAYER_SLIDING)) != PREFIX_NONE) sliding_pages[sliding_count++] = page;
+    for (uint32_t i = 0; i < sliding && page != PREFIX_NONE; i++)
+        if (sliding_pages[i] == PREFIX_NONE) page = sliding_pages[i] = get(p, LAYER_SLIDING);
     if (page == PREFIX_NONE) {
         while (full_count > 0) drop(p, LAYER_FULL, full_pages[shared + --full_count]);
-        while (sliding_count > 0) drop(p, LAYER_SLIDING, sliding_pages[--sliding_count]);
+        for (uint32_t i = 0; i < sliding; i++)
+            if (sliding_pages[i] != PREFIX_NONE) drop(p, LAYER_SLIDING, sliding_pages[i]);
         for (uint32_t i = shared; i-- > 0;) prefix_let_go(&p->prefix, p->match[i]);
         return false;
     }
@@ -249,33 +278,22 @@ static bool assign(struct pages *p, uint32_t slot, uint32_t shared, uint32_t ful
     return true;
 }
 
-/* The window before page `shared`, into the new ring. false: a donor wrote over it meanwhile. */
+/* The window before page `shared`, into the new ring, as far as it is not there. false: a donor wrote over it meanwhile. */
 static bool copy_window_in(struct pages *p, uint32_t slot, uint32_t shared)
 {
     const uint32_t first = window_first(p, shared);
-    bool whole = true;
+    uint32_t count = 0;
 
     for (uint32_t i = first; i < shared; i++) {
-        p->from[i - first] = window_source(p, p->match[i], i);
-        p->to[i - first] = ring_page(p, slot, i);
-        if (p->from[i - first] == PREFIX_NONE) return false;
+        if (p->source[i - first] == ring_page(p, slot, i)) continue;
+        p->from[count] = p->source[i - first];
+        p->to[count++] = ring_page(p, slot, i);
     }
-    p->copy(p->copy_context, LAYER_SLIDING, p->from, p->to, shared - first);
-    for (uint32_t i = first; i < shared; i++) whole = whole && window_source(p, p->match[i], i) == p->from[i - first];
-    for (uint32_t i = first; i < shared && whole; i++) p->prefix.node[p->match[i]].donor = slot;
-    return whole;
-}
-
-/* Would taking this many leave the cached pages alone that are to be used? */
-static bool has_room(const struct pages *p, uint32_t shared, uint32_t full, uint32_t sliding)
-{
-    uint32_t idle = 0, kept = 0;
-
-    for (uint32_t i = 0; i < shared; i++) {
-        idle += p->prefix.node[p->match[i]].holders == 0;
-        kept += i >= window_first(p, shared) && p->prefix.node[p->match[i]].sliding_page != PREFIX_NONE;
-    }
-    return full - shared + idle <= available(p, LAYER_FULL) && sliding + kept <= available(p, LAYER_SLIDING);
+    p->copy(p->copy_context, LAYER_SLIDING, p->from, p->to, count);
+    for (uint32_t i = first; i < shared; i++)
+        if (p->source[i - first] != ring_page(p, slot, i) && window_source(p, p->match[i], i) != p->source[i - first]) return false;
+    for (uint32_t i = first; i < shared; i++) p->prefix.node[p->match[i]].donor = slot;
+    return true;
 }
 
 int pages_take(struct pages *p, uint32_t slot, uint32_t generation)
@@ -287,10 +305,10 @@ int pages_take(struct pages *p, uint32_t slot, uint32_t generation)
     uint32_t usable, matched = find_prefix(p, slot, &usable);
 
     must(q->generation == 0);
-    if (usable && !has_room(p, usable, full, sliding)) matched = usable = 0; /* alone it may have room: what it does not use may go */
-    if (!has_room(p, usable, full, sliding)) return -E_FULL;
-    for (uint32_t i = window_first(p, usable); i < usable; i++)
-        if (p->prefix.node[p->match[i]].sliding_page != PREFIX_NONE) prefix_use_sliding(&p->prefix, p->match[i]);
+    if (usable && !has_room(p, usable, full, sliding, false)) matched = usable = 0; /* alone it may have room: what it does not use may go */
+    if (!has_room(p, usable, full, sliding, false)) return -E_FULL;
+    for (uint32_t i = 0; i < sliding; i++) table_sliding_pages(p->table, slot)[i] = PREFIX_NONE;
+    find_window(p, slot, usable, has_room(p, usable, full, sliding, true));
     if (!assign(p, slot, usable, full, sliding)) return -E_FULL;
     *q = (struct pages_sequence){.generation = generation, .prompt_count = t->prompt_count, .max_output = t->max_output, .node = q->node, .node_count = usable,
                                  .ring_first = window_first(p, usable), .branch = matched > usable && !pages_cuts_picture(p->table, slot, matched * KV_PAGE_TOKENS) ? matched : 0};

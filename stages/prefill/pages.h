@@ -2,7 +2,7 @@
  *
  * A sequence gets all its pages at once, so that one that runs can always finish. Pages of the full layers that hold a whole prompt page are shared, read-only: by all
  * sequences that begin with the same tokens, and by the cache. Pages of the sliding layers are a ring that is written over, so each sequence has its own; what a
- * prompt needs of a beginning that it did not compute, the window before the place where it goes on, is copied. Copies come from pages that the cache was left by
+ * prompt needs of a beginning that it did not compute, the window before the place where it goes on, is copied (where room is short, it takes the cache's own pages). Copies come from pages that the cache was left by
  * sequences that ended, from copies made while it could still be done, or from the ring of a sequence that runs and has not come round yet.
  *
  * Only what prefill wrote is ever used again, never what verify wrote: on a GPU a step has other arithmetic than a prompt, and outputs are to depend on the request alone.
@@ -42,7 +42,8 @@ struct pages {
     uint32_t ahead;                   /* positions that verify may have written behind the committed ones */
     struct pages_sequence *seq;       /* [slot_count] */
     uint32_t *nodes;                  /* of all sequences */
-    uint32_t *match, *from, *to;      /* [full_pages_max], [sliding_pages_max] twice: of the call in hand */
+    uint32_t *match;                  /* [full_pages_max]: nodes, of the call in hand */
+    uint32_t *source, *from, *to;     /* [sliding_pages_max]: pages, of the call in hand */
     pages_copy_fn *copy;
     void *copy_context;
 };

@@ -156,13 +156,19 @@ void prefix_use_sliding(struct prefix *x, uint32_t node)
     list_add(x, LAYER_SLIDING, node);
 }
 
+uint32_t prefix_take_sliding(struct prefix *x, uint32_t node)
+{
+    const uint32_t page = x->node[node].sliding_page;
+
+    must(page != PREFIX_NONE);
+    list_remove(x, LAYER_SLIDING, node);
+    x->node[node].sliding_page = PREFIX_NONE;
+    return page;
+}
+
 uint32_t prefix_evict_sliding(struct prefix *x)
 {
     const uint32_t node = x->list[LAYER_SLIDING].oldest;
 
-    if (node == PREFIX_NONE) return PREFIX_NONE;
-    const uint32_t page = x->node[node].sliding_page;
-    list_remove(x, LAYER_SLIDING, node);
-    x->node[node].sliding_page = PREFIX_NONE;
-    return page;
+    return node == PREFIX_NONE ? PREFIX_NONE : prefix_take_sliding(x, node);
 }

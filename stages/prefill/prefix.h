@@ -62,9 +62,10 @@ void prefix_let_go(struct prefix *x, uint32_t node);
 /* The longest unused node goes; its pages are the caller's again (sliding: maybe PREFIX_NONE). false: every node is held. */
 bool prefix_evict(struct prefix *x, uint32_t *full_page, uint32_t *sliding_page);
 
-/* A page of the sliding layers: given to a node that has none, used, and the longest unused one taken back (PREFIX_NONE: there is none). */
+/* A page of the sliding layers: given to a node that has none, used, taken back, and the longest unused one taken back (PREFIX_NONE: there is none). */
 void prefix_give_sliding(struct prefix *x, uint32_t node, uint32_t page);
 void prefix_use_sliding(struct prefix *x, uint32_t node);
+uint32_t prefix_take_sliding(struct prefix *x, uint32_t node);
 uint32_t prefix_evict_sliding(struct prefix *x);
 
 #endif

@@ -483,6 +483,25 @@ static void test_what_is_kept_has_a_limit(void **state)
     world_close(&w);
 }
 
+static void test_room_for_one_alone(void **state)
+{
+    static struct world w;
+
+    (void)state;
+    world_open(&w, true, RING_WIDE);
+    w.geometry.full_page_count = CONTEXT / PAGE; /* a server for one sequence */
+    w.geometry.sliding_page_count = RING_WIDE;
+    crash(&w, true);
+    for (uint32_t turn = 0; turn < 4; turn++) { /* its window is what the next turn gets, there is no room for a copy */
+        ask(&w, turn, 1, 100 + 64 * turn, 30, 0, 0);
+        run_whole(&w, turn, 8);
+        assert_int_equal(found(&w, turn), turn ? (100 + 64 * (turn - 1)) / PAGE * PAGE : 0);
+        finish(&w, turn, false);
+        check_counts(&w);
+    }
+    world_close(&w);
+}
+
 static void test_after_a_restart_running_prompts_are_known(void **state)
 {
     static struct world w;
@@ -514,6 +533,7 @@ int main(void)
         cmocka_unit_test(test_salts_and_pictures_are_no_tokens),
         cmocka_unit_test(test_the_cache_gives_way),
         cmocka_unit_test(test_what_is_kept_has_a_limit),
+        cmocka_unit_test(test_room_for_one_alone),
         cmocka_unit_test(test_after_a_restart_running_prompts_are_known),
         cmocka_unit_test(test_nobody_reads_what_is_not_its_own_text),
         cmocka_unit_test(test_switched_off_nothing_is_kept),

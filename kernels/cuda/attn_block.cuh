@@ -92,6 +92,11 @@ __device__ __forceinline__ void load_k(fragments<D, F8> &f, const attn_args &a, 
     const bool live = key >= first && key < end;
     const uint8_t *from = live ? key_address<D, F8>(a, it, key, a.k_offset) + (warp / attn_shape<D>::KEY_TILES * 256 + lane % 4 * 8) * kv_bytes<F8> : NULL;
 
+    if (!RING && chunk + attn_shape<D>::KEYS <= end) {         /* nothing to ask for each load */
+#pragma unroll
+        for (int i = 0; i < 8; i++) load_eight(f.k[i], from + i * 32 * kv_bytes<F8>);
+        return;
+    }
 #pragma unroll
     for (int i = 0; i < 8; i++) {
         f.k[i] = {};
@@ -99,11 +104,38 @@ __device__ __forceinline__ void load_k(fragments<D, F8> &f, const attn_args &a, 
     }
 }
 
+template <int WORDS>
+__device__ __forceinline__ void load_words(uint32_t *to, const uint8_t *from)
+{
+    if (WORDS == 1) {
+        to[0] = ld_l2((const uint32_t *)from);
+    } else if (WORDS == 2) {
+        const uint2 x = __ldcg((const uint2 *)from);
+
+        to[0] = x.x, to[1] = x.y;
+    } else {
+        const uint4 x = ld_l2((const uint4 *)from);
+
+        to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
+    }
+}
+
 template <int D, bool F8, bool RING = D == 256>
 __device__ __forceinline__ void load_v(fragments<D, F8> &f, const attn_args &a, const item &it, uint32_t chunk, uint32_t first, uint32_t end, uint32_t warp, uint32_t lane)
 {
     constexpr int WORDS = fragments<D, F8>::WORDS;
+    const uint32_t column = warp * attn_shape<D>::PV_DIMS * kv_bytes<F8> + lane / 4 * (4 * WORDS);
 
+    if (!RING && chunk + attn_shape<D>::KEYS <= end) {         /* one address for each page */
+#pragma unroll
+        for (int page = 0; page < attn_shape<D>::KEYS / ATTN_PAGE_TOKENS; page++) {
+            const uint8_t *from = key_address<D, F8>(a, it, chunk + page * ATTN_PAGE_TOKENS + lane % 4 * 4, a.v_offset) + column;
+
+#pragma unroll
+            for (int i = 0; i < ATTN_PAGE_TOKENS / 4; i++) load_words<WORDS>(f.v + (page * (ATTN_PAGE_TOKENS / 4) + i) * WORDS, from + (i / 4 * 16 + i % 4) * D * kv_bytes<F8>);
+        }
+        return;
+    }
 #pragma unroll
     for (int s = 0; s < attn_shape<D>::PV_STEPS; s++)
 #pragma unroll
@@ -111,17 +143,10 @@ __device__ __forceinline__ void load_v(fragments<D, F8> &f, const attn_args &a, 
             const uint32_t key = key_at<RING>(chunk, s * 16 + lane % 4 * 4 + e, end);
             const bool live = key >= first && key < end;
             uint32_t *to = f.v + (s * 4 + e) * WORDS;
-            const uint8_t *from = live ? key_address<D, F8>(a, it, key, a.v_offset) + warp * attn_shape<D>::PV_DIMS * kv_bytes<F8> + lane / 4 * (4 * WORDS) : NULL;
 
-            if (WORDS == 1) {
-                to[0] = live ? ld_l2((const uint32_t *)from) : 0;
-            } else if (WORDS == 2) {
-                const uint2 x = live ? __ldcg((const uint2 *)from) : make_uint2(0, 0);
-                to[0] = x.x, to[1] = x.y;
-            } else {
-                const uint4 x = live ? ld_l2((const uint4 *)from) : make_uint4(0, 0, 0, 0);
-                to[0] = x.x, to[1] = x.y, to[2] = x.z, to[3] = x.w;
-            }
+#pragma unroll
+            for (int i = 0; i < WORDS; i++) to[i] = 0;
+            if (live) load_words<WORDS>(to, key_address<D, F8>(a, it, key, a.v_offset) + column);
         }
 }
 

@@ -80,11 +80,9 @@ __device__ __forceinline__ uint8_t *row_at(const cuda_features &m, uint32_t seq,
 
 __device__ __forceinline__ bool is_there(const volatile row_head *head, unsigned long long layers, unsigned long long of) { return head->layers == layers && head->of == of; }
 
-/* A block for each position. The reader of the source row and the writer of its copy: both look as model/features.h says. */
+/* A block for each position; no link of a chain. The reader of the source row and the writer of its copy: both look as model/features.h says. */
 __global__ void __launch_bounds__(THREADS) copy_kernel(const __grid_constant__ copy_args a)
 {
-    chain_trigger();
-    chain_wait();
     const cuda_features &m = a.keep.memory;
     const uint32_t position = a.first + blockIdx.x;
     const uint8_t *from = row_at(m, a.from_seq, position);
@@ -114,7 +112,7 @@ int outputs_copy(const struct outputs_keep *keep, uint32_t from_seq, uint32_t fr
     void *params[] = { &a };
 
     if (keep->layers == 0 || count == 0) return 0;
-    return launch_chained((const void *)copy_kernel, count - late, THREADS, 0, params, stream);
+    return launch_first((const void *)copy_kernel, count - late, THREADS, 0, params, stream);
 }
 
 int outputs_fit(const struct cuda_features *memory, uint64_t layers, uint32_t layer_count)

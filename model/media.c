@@ -114,8 +114,9 @@ int model_media_tower(struct siglip_weights *weights, const struct model_media *
 {
     struct quantization quantization;
     struct safetensors index;
-    int rc = open_tensors(&quantization, &index, files, err);
 
+    if (m->random) return siglip_weights_random(weights, &m->siglip);
+    int rc = open_tensors(&quantization, &index, files, err);
     if (rc == 0) rc = siglip_weights_load(weights, &m->siglip, &quantization, &index, err);
     safetensors_free(&index);
     return rc;

@@ -22,6 +22,8 @@ static const char gemma4_12b_generation[] =
 static const char gemma3_12b_config[] =
     "{\"architectures\":[\"Gemma3ForConditionalGeneration\"],\"model_type\":\"gemma3\",\"dtype\":\"bfloat16\",\"tie_word_embeddings\":true,\n"
     " \"eos_token_id\":[1,106],\"image_token_index\":262144,\"boi_token_index\":255999,\"eoi_token_index\":256000,\"mm_tokens_per_image\":256,\n"
+    " \"vision_config\":{\"model_type\":\"siglip_vision_model\",\"hidden_size\":1152,\"intermediate_size\":4304,\"num_hidden_layers\":27,\"num_attention_heads\":16,\"image_size\":896,\"patch_size\":14,\n"
+    "  \"hidden_act\":\"gelu_pytorch_tanh\",\"layer_norm_eps\":1e-06,\"vision_use_head\":false},\n"
     " \"text_config\":{\"model_type\":\"gemma3_text\",\"vocab_size\":262208,\"hidden_size\":3840,\"intermediate_size\":15360,\"num_hidden_layers\":48,\n"
     "  \"sliding_window_pattern\":6,\"num_attention_heads\":16,\"num_key_value_heads\":8,\"head_dim\":256,\"query_pre_attn_scalar\":256,\"sliding_window\":1024,\n"
     "  \"max_position_embeddings\":131072,\"hidden_activation\":\"gelu_pytorch_tanh\",\"rms_norm_eps\":1e-06,\"rope_theta\":1000000.0,\"rope_local_base_freq\":10000.0,\n"

@@ -204,6 +204,64 @@ int siglip_weights_load(struct siglip_weights *w, const struct siglip_config *s,
     return rc;
 }
 
+/* A number in [-1, 1) from the next place (splitmix64). */
+static float noise(uint64_t *seed)
+{
+    uint64_t at = *seed += 0x9e3779b97f4a7c15ull;
+
+    at = (at ^ at >> 30) * 0xbf58476d1ce4e5b9ull;
+    at = (at ^ at >> 27) * 0x94d049bb133111ebull;
+    return (float)((int64_t)((at ^ at >> 31) >> 40) - (1 << 23)) * 0x1p-23f;
+}
+
+static const float *draw(float **room, uint64_t count, float base, float amplitude, uint64_t *seed)
+{
+    const float *begin = *room;
+
+    for (uint64_t i = 0; i < count; i++) *(*room)++ = base + amplitude * noise(seed);
+    return begin;
+}
+
+static struct stored_matrix draw_matrix(float **room, uint32_t rows, uint32_t k, uint64_t *seed)
+{
+    return (struct stored_matrix){.element = STORED_F32, .rows = rows, .k = k, .data = draw(room, (uint64_t)rows * k, 0, 1.7f / sqrtf((float)k), seed)};
+}
+
+static void draw_layer(struct siglip_layer *l, const struct siglip_config *s, float **room, uint64_t *seed)
+{
+    const float **const biases[] = {&l->q_bias, &l->k_bias, &l->v_bias, &l->out_bias, &l->fc2_bias, &l->ln1_bias, &l->ln2_bias};
+    struct stored_matrix *const squares[] = {&l->q, &l->k, &l->v, &l->out};
+
+    for (size_t i = 0; i < sizeof biases / sizeof *biases; i++) *biases[i] = draw(room, s->hidden, 0, 0.1f, seed);
+    l->ln1_weight = draw(room, s->hidden, 1, 0.1f, seed);
+    l->ln2_weight = draw(room, s->hidden, 1, 0.1f, seed);
+    l->fc1_bias = draw(room, s->inner, 0, 0.1f, seed);
+    for (size_t i = 0; i < sizeof squares / sizeof *squares; i++) *squares[i] = draw_matrix(room, s->hidden, s->hidden, seed);
+    l->fc1 = draw_matrix(room, s->inner, s->hidden, seed);
+    l->fc2 = draw_matrix(room, s->hidden, s->inner, seed);
+}
+
+int siglip_weights_random(struct siglip_weights *w, const struct siglip_config *s)
+{
+    const uint64_t hidden = s->hidden, layer = 9 * hidden + s->inner + 4 * hidden * hidden + 2 * hidden * s->inner;
+    uint64_t seed = 1;
+
+    memset(w, 0, sizeof *w);
+    w->config = *s;
+    float *room = w->owned = malloc((hidden * patch_room(s) + 4 * hidden + (uint64_t)s->side * s->side * hidden + hidden * s->text_hidden + layer) * sizeof *w->owned);
+    if (!room) return -E_NOMEM;
+    w->patch = draw(&room, hidden * patch_room(s), 0, 1.7f / sqrtf((float)patch_values(s)), &seed); /* what stands behind a patch's values meets zeros */
+    w->patch_bias = draw(&room, hidden, 0, 0.1f, &seed);
+    w->position = draw(&room, (uint64_t)s->side * s->side * hidden, 0, 0.5f, &seed);
+    w->post_weight = draw(&room, hidden, 1, 0.1f, &seed);
+    w->post_bias = draw(&room, hidden, 0, 0.1f, &seed);
+    w->norm = draw(&room, hidden, 1, 0.1f, &seed);
+    w->projection = draw(&room, hidden * s->text_hidden, 0, 1.7f / sqrtf((float)hidden), &seed);
+    draw_layer(&w->layer[0], s, &room, &seed);
+    for (uint32_t i = 1; i < s->layers; i++) w->layer[i] = w->layer[0];
+    return 0;
+}
+
 void siglip_weights_free(struct siglip_weights *w)
 {
     free(w->owned);

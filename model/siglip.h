@@ -53,6 +53,8 @@ int siglip_config_parse(struct siglip_config *siglip, const struct model_config 
 
 /* Finds and checks the tensors. 0, -E_NOT_FOUND, -E_FORMAT, -E_UNSUPPORTED, -E_NOMEM; err names the tensor. */
 int siglip_weights_load(struct siglip_weights *weights, const struct siglip_config *siglip, const struct quantization *quantization, struct safetensors *index, struct model_error *err);
+/* The same without a checkpoint: every number follows from its place. All layers share one layer's matrices: for measuring. -E_NOMEM. */
+int siglip_weights_random(struct siglip_weights *weights, const struct siglip_config *siglip);
 void siglip_weights_free(struct siglip_weights *weights);
 
 struct siglip;                        /* weights, kernels and pool are borrowed until siglip_close */

@@ -61,7 +61,8 @@ __device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t
 
 /* ---- the kernels ---- */
 
-/* All chunks of the span that a row may see, the first of them in the registers. */
+/* All chunks of the span that a row may see, the first of them in the registers. The next one's keys are asked for as soon as the scores are taken, its values
+ * behind p v: into the same registers, so that something is always on its way. */
 template <bool F8>
 __device__ __forceinline__ void work(const attn_args &a, const item &it, fragments<D, F8> &f, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
@@ -70,23 +71,26 @@ __device__ __forceinline__ void work(const attn_args &a, const item &it, fragmen
     float out[attn_shape<D>::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
 
     for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += CHUNK) {
+        const uint32_t next = chunk + CHUNK;
+        const bool more = next < it.span.end && next < end;
         float s[4] = {};
 
-        if (chunk != it.span.first) load_k<D, F8, false>(f, a, it, chunk, 0, p0, warp, lane), load_v<D, F8, false>(f, a, it, chunk, 0, p0, warp, lane);
         if (chunk + CHUNK > p0) patch_k<D, F8>(f, it, chunk, sh, warp, lane), patch_v<D, F8>(f, it, chunk, sh, warp, lane);
         scores<D, F8>(s, f, sh, warp, lane);
+        if (more) load_k<D, F8, false>(f, a, it, next, 0, p0, warp, lane);
         softmax_chunk<D, F8, false>(s, top, sum, factor, it, chunk, 0, sh, warp, lane);
         if (chunk != it.span.first) {
 #pragma unroll
             for (int j = 0; j < attn_shape<D>::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
         }
         accumulate<D, F8, PLACES_ALL>(out, f, all, sh, lane);
+        if (more) load_v<D, F8, false>(f, a, it, next, 0, p0, warp, lane);
     }
     store_partial<D>(a, it, 0, out, top, sum, warp, lane);
 }
 
 template <bool F8>
-__global__ void __maxnreg__(112) attn_long_kernel(const __grid_constant__ attn_args a)
+__global__ void __maxnreg__(128) attn_long_kernel(const __grid_constant__ attn_args a)
 {
     extern __shared__ __align__(16) uint8_t shared_bytes[];
     attn_shared<D> &sh = *(attn_shared<D> *)shared_bytes;

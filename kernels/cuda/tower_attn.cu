@@ -32,6 +32,14 @@ __device__ __forceinline__ void fetch(uint32_t to, const __nv_bfloat16 *from, ui
     }
 }
 
+__device__ __forceinline__ float exp2_fast(float x)
+{
+    float y;
+
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 /* Scores of the warp's 16 queries with a piece's keys. */
 template <int ROOM>
 __device__ __forceinline__ void score(float (&s)[KEYS / 8][4], const uint32_t (&q)[ROOM / 16][4], uint32_t k, uint32_t lane)
@@ -65,13 +73,13 @@ __device__ __forceinline__ void weigh(float (&s)[KEYS / 8][4], float (&out)[ROOM
             }
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 1));
         best = fmaxf(best, __shfl_xor_sync(0xffffffffu, best, 2));
-        const float factor = exp2f(top[h] - best);
+        const float factor = exp2_fast(top[h] - best);
 
         top[h] = best;
 #pragma unroll
         for (int t = 0; t < KEYS / 8; t++)
 #pragma unroll
-            for (int e = 0; e < 2; e++) part += s[t][h * 2 + e] = exp2f(s[t][h * 2 + e] - best);
+            for (int e = 0; e < 2; e++) part += s[t][h * 2 + e] = exp2_fast(s[t][h * 2 + e] - best);
         sum[h] = sum[h] * factor + part;
 #pragma unroll
         for (int t = 0; t < ROOM / 8; t++) out[t][h * 2] *= factor, out[t][h * 2 + 1] *= factor;
@@ -120,7 +128,7 @@ __device__ __forceinline__ void store(const tower_attn &p, const float (&out)[RO
 }
 
 template <int ROOM>
-__global__ void __launch_bounds__(THREADS) tower_attn_kernel(const __grid_constant__ tower_attn p)
+__global__ void __launch_bounds__(THREADS, ROOM <= 80 ? 2 : 1) tower_attn_kernel(const __grid_constant__ tower_attn p)
 {
     using S = shape<ROOM>;
     extern __shared__ __align__(128) uint8_t shared_bytes[];

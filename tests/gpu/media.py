@@ -1,13 +1,13 @@
 """tests/gpu/media.py - pictures and sound on the GPU: the prefill of Gemma 4 12B's shapes against transformers and bit by bit against itself, and a whole server
 against the CPU's.
 
-    python3 tests/gpu/media.py [--layers 6] [--only kernels|server|gemma3|first] [--picture FILE]
+    python3 tests/gpu/media.py [--layers 6] [--only kernels|server|gemma3|first] [--picture FILE] [--model gemma-3-12b]
 
 kernels: a text with pictures in it, one of them across the edge of the window, small ones, and rows of sound; their soft rows are random. Residual stream,
 K and V are compared with transformers in f32 given the same embeddings and its own masks for pictures, beside transformers' bf16 error, which is the
 yardstick; then the same in other chunks and beside another sequence: the same bits. server: the checkpoint of tests/e2e/seeing.py answers as
 transformers does, and gives the CPU server's very tokens. gemma3: that of tests/e2e/seeing_gemma3.py; its tower computes in bf16 on a GPU, so log
-probabilities are compared with a bound. first: only when asked for: the time to the first token of Gemma 4 12B with random weights (FP8),
+probabilities are compared with a bound. first: only when asked for: the time to the first token of Gemma 4 12B (or --model) with random weights (FP8),
 with one picture (--picture, a JPEG of 1920 x 1080 say) and with as many tokens of text.
 Environment: SLUICE_BUILD as for the end-to-end tests. Exit 0 pass, 1 fail, 77 no GPU."""
 import argparse
@@ -80,7 +80,10 @@ def cuts(sizes):
 
 def reference_of(model, tokens, soft):
     """transformers' residual stream, K and V, given the same embeddings and its own masks for pictures."""
-    from transformers.models.gemma4_unified.modeling_gemma4_unified import create_masks_for_vision_model
+    if "Gemma3" in type(model).__name__:
+        from transformers.models.gemma3.modeling_gemma3 import create_masks_for_vision_model
+    else:
+        from transformers.models.gemma4_unified.modeling_gemma4_unified import create_masks_for_vision_model
     kept_rows = []
     hook = model.model.layers[-1].register_forward_hook(lambda m, i, o: kept_rows.append((o[0] if isinstance(o, tuple) else o).detach().float()))
     ids = torch.full((1, TEXT), -1, device="cuda")
@@ -97,13 +100,14 @@ def reference_of(model, tokens, soft):
     return kept_rows[0].view(TEXT, -1)
 
 
-def kernels(layers):
+def kernels(layers, shape):
     torch.manual_seed(21)
     tokens = [int(x) for x in torch.randint(0, 262144, (TEXT,))]
     soft = torch.randn(TEXT, 3840).to(torch.bfloat16).float()
-    reference = l.make_reference(layers)
-    reference.config.use_bidirectional_attention = "vision"
-    model = b.Model(layers, b.BF16, seqs=8, context=2048, ring_pages=p.RING_PAGES)
+    reference = l.make_reference(layers, shape=shape)
+    if shape == "gemma-4-12b":
+        reference.config.use_bidirectional_attention = "vision"
+    model = b.Model(layers, b.BF16, seqs=8, context=2048, ring_pages=p.RING_PAGES, shape=shape)
     l.hand_over(reference, model)
     eyes = SeeingPrefill(model, soft)
     want = eyes.text(1, tokens, [p.ROWS_MAX])
@@ -179,7 +183,7 @@ def gemma3():
     return good
 
 
-def first_token(path):
+def first_token(path, shape):
     import statistics
     import test_media as t
     from server import Server
@@ -195,7 +199,7 @@ def first_token(path):
     def body(i, parts, text):
         return t.chat_body(parts, f"{i} {text}", max_tokens=2, ignore_eos=True)
 
-    with Server("--device", "cuda", "--random-weights", "gemma-4-12b", "--weights-dtype", "fp8", "--max-context", "8192", "--media-cache-mib", "64") as s:
+    with Server("--device", "cuda", "--random-weights", shape, "--weights-dtype", "fp8", "--max-context", "8192", "--media-cache-mib", "64") as s:
         whole = asyncio.run(ask(s, body(0, [t.chat_part(picture)], "What is this?")))[0]
         count = whole["usage"]["prompt_tokens"]
         text = " ".join(["the"] * 40)
@@ -217,16 +221,17 @@ def main():
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--only", choices=["kernels", "server", "gemma3", "first"])
     parser.add_argument("--picture", default="")
+    parser.add_argument("--model", choices=list(b.SHAPES), default="gemma-4-12b")
     args = parser.parse_args()
     if not torch.cuda.is_available():
         print("skip: no GPU")
         return 77
     began, good = time.time(), True
     if args.only == "first":
-        return 0 if first_token(args.picture) else 1
+        return 0 if first_token(args.picture, args.model) else 1
     if args.only in (None, "kernels"):
-        print(f"media: {args.layers} layers of Gemma 4 12B's shape, {len(PICTURES)} pictures, {len(SOUNDS)} sounds", flush=True)
-        good &= kernels(args.layers)
+        print(f"media: {args.layers} layers of {args.model}'s shape, {len(PICTURES)} pictures, {len(SOUNDS)} sounds", flush=True)
+        good &= kernels(args.layers, args.model)
     if args.only in (None, "gemma3"):
         print("media: Gemma 3's tower in a server on the GPU", flush=True)
         good &= gemma3()

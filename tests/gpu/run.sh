@@ -31,6 +31,7 @@ try python3 tests/gpu/prefill.py --model gemma-3-12b --layers 6 --format bf16 --
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1130 --decode 40 --start 1130 --kv fp8
 try python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048 --decode 8 --long 7000 --kv fp8
 try python3 tests/gpu/media.py --only kernels
+try python3 tests/gpu/media.py --only kernels --model gemma-3-12b
 try python3 tests/gpu/prefill.py --layers 6 --format fp8 --prompt 5000 --decode 4 --long 7000
 if [ -x build/sluice ]; then
     try python3 tests/gpu/serve.py demo

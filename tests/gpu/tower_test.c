@@ -2,7 +2,8 @@
  *
  * Small towers of odd sizes, Gemma 3's sizes with two layers, and its 27 layers for the time. The device rounds operands to bf16, the CPU computes in f32:
  * the relative error of a soft token stays below a bound that grows with the layers. Twice the same picture, alone and beside another: the same bits.
- * Run from the top of the repository. Exit 0 pass, 1 fail, 77 no GPU. */
+ * Run from the top of the repository. Exit 0 pass, 1 fail, 77 no GPU.
+ *   cuda_tower_test [NAME]      NAME: only the case of that name */
 #include "kernels/cuda/tower.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/pool.h"
@@ -136,9 +137,12 @@ static double worst_error(const float *want, const float *got, uint32_t tokens, 
     return worst;
 }
 
+static const char *only;              /* NULL: all cases */
+
 /* bound 0: only the time. */
 static int run_case(const char *name, struct siglip_config config, double bound)
 {
+    if (only && strcmp(only, name) != 0) return 0;
     struct siglip_weights *w = make_weights(config);
     const struct siglip_config *c = &w->config;
     struct rig g = {.tokens = c->tokens_side * c->tokens_side, .hidden = c->text_hidden};
@@ -182,12 +186,13 @@ static int run_case(const char *name, struct siglip_config config, double bound)
     return bad;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     const struct siglip_config real = {.image = 896, .patch = 14, .hidden = 1152, .inner = 4304, .heads = 16, .layers = 27, .tokens_side = 16, .text_hidden = 3840, .eps = 1e-6f};
     struct siglip_config c;
     int count = 0, bad = 0;
 
+    only = argc > 1 ? argv[1] : NULL;
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) {
         printf("skip: no GPU\n");
         return 77;

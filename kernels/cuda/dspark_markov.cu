@@ -14,6 +14,7 @@
 #define WARPS (THREADS / 32)
 #define BATCH 16u                     /* rows of a warp */
 #define LOADS 8u                      /* of a lane, for one batch in FP8 */
+#define NOISE_MOST 23.0f              /* more than any Gumbel noise of a 32-bit word: log of 2^33 is 22.9 */
 #define WAIT_CLOCKS (8ll << 30)       /* some seconds */
 
 struct scratch { unsigned long long best[DSPARK_GUESSES_MAX * DSPARK_MARKOV_SEQS]; unsigned int arrived; };      /* [guess][sequence] */
@@ -100,6 +101,15 @@ __device__ __forceinline__ float bias_of(const batch<FP8> &b, const float *x, ui
     return scatter_sum<FP8 ? LOADS : BATCH>(v, lane);
 }
 
+/* The score of a key; below everything for none. */
+__device__ __forceinline__ float score_in(uint32_t ordered)
+{
+    return ordered == 0 ? -INFINITY : __uint_as_float(ordered & 0x80000000u ? ordered & 0x7fffffffu : ~ordered);
+}
+
+/* Can no noise make this logit the best? Most of a vocabulary lies far below: its noise, which takes longer than the product, is not computed. */
+__device__ __forceinline__ bool is_hopeless(float temperature, float z, float top) { return temperature != 0.0f && z / temperature + NOISE_MOST < top; }
+
 __device__ __forceinline__ float score_of(float temperature, uint64_t seed, float z, uint32_t token, uint64_t position)
 {
     if (temperature == 0.0f) return z;
@@ -158,7 +168,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
     for (uint32_t g = 0; g < a.guesses; g++) {
         const __nv_bfloat16 *in = a.w1 + (uint64_t)previous * DSPARK_RANK + (FP8 ? lane % 16 * 16 : lane * 8);
         unsigned long long best = 0;
-        float x[FP8 ? 16 : 8];
+        float x[FP8 ? 16 : 8], top = -INFINITY;
 
 #pragma unroll
         for (int i = 0; i < (FP8 ? 16 : 8); i++) x[i] = __bfloat162float(in[i]);
@@ -172,9 +182,12 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
             const float bias = bias_of<FP8>(now, x, lane, &row);
             const uint32_t token = row0 + row;
             const float z = __ldg(a.base + (uint64_t)g * a.vocab + token) + (FP8 ? bias * __ldg(a.w2_scale + token) : bias);
-            const unsigned long long key = key_of(score_of(a.temperature, a.seed, z, token, (uint64_t)a.position + 1 + g), token);
+            if (!is_hopeless(a.temperature, z, top)) {
+                const unsigned long long key = key_of(score_of(a.temperature, a.seed, z, token, (uint64_t)a.position + 1 + g), token);
 
-            if (key > best) best = key;
+                if (key > best) best = key;
+            }
+            top = score_in(__reduce_max_sync(0xffffffffu, (uint32_t)(best >> 32)));
         }
         for (int d = 16; d; d /= 2) {
             const unsigned long long other = __shfl_xor_sync(0xffffffffu, best, d);
@@ -253,8 +266,8 @@ __device__ __forceinline__ void multiply(const rows16 &r, const many_shared *s, 
     }
 }
 
-/* Scores of a batch: the lane has rows lane / 4 and 8 more, and two columns. */
-__device__ __forceinline__ void score_batch(const dspark_markov_many_args &m, const float (&c)[4], uint32_t row0, uint32_t g, uint32_t lane, unsigned long long (&best)[2])
+/* Scores of a batch: the lane has rows lane / 4 and 8 more, and two columns. top: the best of the columns' scores so far, in this warp. */
+__device__ __forceinline__ void score_batch(const dspark_markov_many_args &m, const float (&c)[4], uint32_t row0, uint32_t g, uint32_t lane, unsigned long long (&best)[2], float (&top)[2])
 {
     const uint32_t spread = m.count <= DSPARK_MARKOV_SEQS / 2 ? 2 : 1;
 
@@ -264,9 +277,17 @@ __device__ __forceinline__ void score_batch(const dspark_markov_many_args &m, co
 
         if (column % spread || seq >= m.count || g >= m.seq[seq].guesses) continue;
         const float z = __ldg(m.common.base + ((uint64_t)seq * m.block + g) * m.common.vocab + token) + c[e] * __ldg(m.common.w2_scale + token);
+        if (is_hopeless(m.seq[seq].temperature, z, top[e % 2])) continue;
         const unsigned long long key = key_of(score_of(m.seq[seq].temperature, m.seq[seq].seed, z, token, (uint64_t)m.seq[seq].position + 1 + g), token);
 
         if (key > best[e % 2]) best[e % 2] = key;
+    }
+#pragma unroll
+    for (uint32_t h = 0; h < 2; h++) {
+        uint32_t ordered = (uint32_t)(best[h] >> 32);
+
+        for (int d = 16; d >= 4; d /= 2) ordered = max(ordered, __shfl_xor_sync(0xffffffffu, ordered, d));
+        top[h] = score_in(ordered);
     }
 }
 
@@ -306,6 +327,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_many_kernel(const __grid_co
     __syncthreads();
     for (uint32_t g = 0; g < a.guesses; g++) {
         unsigned long long best[2] = {};
+        float top[2] = { -INFINITY, -INFINITY };
 
         if (warp == 0) lay_inputs(m, &s, lane);
         __syncthreads();
@@ -318,7 +340,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_many_kernel(const __grid_co
 
             if (i + 1 < batches) next = load_rows(a, first + (g % 2 ? at - 1 : at + 1) * stride, lane);      /* the last one stays: the next guess begins with it */
             multiply(now, &s, lane, c);
-            score_batch(m, c, first + at * stride, g, lane, best);
+            score_batch(m, c, first + at * stride, g, lane, best, top);
         }
         send_best(&s, memory, g, warp, lane, best);
         meet(memory, g + 1);

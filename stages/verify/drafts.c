@@ -18,6 +18,9 @@
 #define PEEK_SHARE 0.005         /* ... and for at most this share of the time */
 #define EXPLORE_ROUNDS 192u      /* so many rounds of one kind, then one of the other (none is drafted for, or one sequence): what a row costs shows only where their number differs */
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
+#define WAIT_ANSWER 5 / 4        /* or for so many times what the answers to as many questions took, ... */
+#define WAIT_ANSWER_MOST 8       /* ... which is believed up to so many times what the drafter says */
+#define ANSWER_SHARE 8u          /* weight of a shorter one in what they take: 1 / this */
 #define MILLION 1000000u
 #define GUESS_NS_MAX 1000000000ull /* a drafter's figure is advice, too */
 
@@ -41,6 +44,24 @@ void drafts_judge(struct verify *k, uint32_t slot)
     if (missed) q->judged = UINT32_MAX;
 }
 
+/* The number of answers to as many questions, by powers of two. */
+static uint32_t size_of(uint32_t questions)
+{
+    uint32_t size = 0;
+
+    while (size + 1 < ANSWER_SIZES && 1u << size < questions) size++;
+    return size;
+}
+
+/* A drafter's time grows with the questions of a round: how long the last answers took, late ones too, says how long is worth waiting. */
+static void note_time(struct verify *k, const struct ring_msg *msg)
+{
+    if (k->timed.asked_ns == 0 || msg->slot != k->timed.slot || msg->base != k->timed.base) return;
+    uint64_t *answer = &k->answer_ns[k->timed.size], took = clock_ns() - k->timed.asked_ns;
+    *answer = took > *answer ? took : *answer - (*answer - took) / ANSWER_SHARE;
+    k->timed.asked_ns = 0;
+}
+
 static void take_proposal(struct verify *k, const struct ring_msg *msg)
 {
     struct sequence *q;
@@ -50,6 +71,7 @@ static void take_proposal(struct verify *k, const struct ring_msg *msg)
     if (q->generation == 0 || msg->generation != q->generation || msg->base > q->known) return;
     for (uint32_t i = 0; i < msg->count; i++)
         if (msg->tokens[i] >= k->engine.config.vocab) return;
+    note_time(k, msg);
     q->draft_base = msg->base;
     q->draft_count = msg->count;
     q->judged = 0;
@@ -183,6 +205,8 @@ void drafts_peek(struct verify *k, uint32_t slot)
 
 static void ask_all(struct verify *k)
 {
+    uint32_t last = NOT_ASKED, asked = 0;
+
     for (uint32_t i = 0; i < k->active_count; i++) {
         struct sequence *q = &k->seq[k->active[i]];
         if (!q->wants || q->draft_base == q->committed || q->asked == q->committed) continue;
@@ -190,15 +214,25 @@ static void ask_all(struct verify *k)
         q->asked = q->committed;
         if (q->most > k->longest_asked) k->longest_asked = q->most;
         ask(k, k->active[i], q->most, q->least);
+        last = k->active[i];
+        asked++;
     }
+    if (last == NOT_ASKED) return;
+    k->timed.asked_ns = clock_ns();
+    k->timed.slot = last;
+    k->timed.base = k->seq[last].committed;
+    k->timed.size = size_of(asked);
 }
 
-static bool all_answered(const struct verify *k)
+static uint32_t open_questions(const struct verify *k)
 {
-    for (uint32_t i = 0; i < k->active_count; i++)
-        if (k->seq[k->active[i]].asked != NOT_ASKED) return false;
-    return true;
+    uint32_t open = 0;
+
+    for (uint32_t i = 0; i < k->active_count; i++) open += k->seq[k->active[i]].asked != NOT_ASKED;
+    return open;
 }
+
+static bool all_answered(const struct verify *k) { return open_questions(k) == 0; }
 
 /* What the drafter's own work of this round should take. */
 static double guesses_us(const struct verify *k)
@@ -209,8 +243,10 @@ static double guesses_us(const struct verify *k)
 static uint64_t wait_limit_ns(const struct verify *k)
 {
     const uint64_t share = (uint64_t)(pace_step_us(&k->pace, k->active_count) * 1000) / WAIT_STEP_SHARE;
+    const uint64_t own = (uint64_t)(guesses_us(k) * 1000), seen = k->answer_ns[size_of(open_questions(k))], most = own * WAIT_ANSWER_MOST;
+    const uint64_t answer = (seen < most ? seen : most) * WAIT_ANSWER, said = own * WAIT_GUESSES;
 
-    return (share && share < WAIT_NS ? share : WAIT_NS) + (uint64_t)(guesses_us(k) * 1000) * WAIT_GUESSES;
+    return (share && share < WAIT_NS ? share : WAIT_NS) + (answer > said ? answer : said);
 }
 
 /* A live drafter answers every question, with nothing if it has nothing; a late one is waited for ever more rarely. */

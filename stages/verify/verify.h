@@ -27,6 +27,8 @@ struct sequence { /* private view of one slot, rebuilt from the table at start *
 };
 #define NOT_ASKED UINT32_MAX
 
+#define ANSWER_SIZES 8u
+
 struct verify {
     struct stage stage;
     struct table table;
@@ -43,6 +45,8 @@ struct verify {
     bool drafted;         /* what was decided for the round before, exploring apart */
     uint32_t unexplored;  /* rounds of this kind in a row */
     uint32_t late, skip_waits;
+    struct { uint64_t asked_ns; uint32_t slot, base, size; } timed; /* a question whose answer is timed; asked_ns 0: none */
+    uint64_t answer_ns[ANSWER_SIZES]; /* how long answers took lately, by how many were asked for: 1, 2, 3 to 4, 5 to 8 ... */
     struct pace_asker *asker; /* [slot_count]; scratch of drafts_decide */
     uint32_t longest_asked; /* drafts that the longest question of this round asks for */
     uint32_t block_count, row_count; /* of the step in hand */

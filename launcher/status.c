@@ -99,11 +99,13 @@ static json_t *rates_json(const struct server *v)
 
 static json_t *kv_json(const struct server *v)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "full_pages_used", (json_int_t)counter(v, ROLE_PREFILL, PREFILL_FULL_PAGES_USED), "full_pages",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "full_pages_used", (json_int_t)counter(v, ROLE_PREFILL, PREFILL_FULL_PAGES_USED), "full_pages",
                      (json_int_t)counter(v, ROLE_PREFILL, PREFILL_FULL_PAGES_TOTAL), "sliding_pages_used",
                      (json_int_t)counter(v, ROLE_PREFILL, PREFILL_SLIDING_PAGES_USED), "sliding_pages",
                      (json_int_t)counter(v, ROLE_PREFILL, PREFILL_SLIDING_PAGES_TOTAL), "sequences_waiting",
-                     (json_int_t)counter(v, ROLE_PREFILL, PREFILL_WAITING));
+                     (json_int_t)counter(v, ROLE_PREFILL, PREFILL_WAITING), "full_pages_kept", (json_int_t)counter(v, ROLE_PREFILL, PREFILL_FULL_PAGES_KEPT), "sliding_pages_kept",
+                     (json_int_t)counter(v, ROLE_PREFILL, PREFILL_SLIDING_PAGES_KEPT), "prompt_tokens", (json_int_t)counter(v, ROLE_PREFILL, PREFILL_PROMPT_TOKENS),
+                     "prompt_tokens_found", (json_int_t)counter(v, ROLE_PREFILL, PREFILL_CACHED_TOKENS));
 }
 
 static json_t *device_json(const struct server *v)
@@ -197,6 +199,8 @@ void status_print(const char *json)
            number_at(k, "sequences_waiting"));
     printf("KV cache   full pages %.0f of %.0f, sliding pages %.0f of %.0f\n", number_at(k, "full_pages_used"), number_at(k, "full_pages"),
            number_at(k, "sliding_pages_used"), number_at(k, "sliding_pages"));
+    printf("prefixes   %.0f of %.0f prompt tokens found; kept until their room is wanted: full pages %.0f, sliding pages %.0f\n", number_at(k, "prompt_tokens_found"), number_at(k, "prompt_tokens"),
+           number_at(k, "full_pages_kept"), number_at(k, "sliding_pages_kept"));
     const json_t *m = json_object_get(o, "media");
     if (json_is_object(m))
         printf("media      %.0f files in %.0f requests, %.0f of them known already; %.0f requests refused, %.0f decoders died\n", number_at(m, "files"), number_at(m, "requests"), number_at(m, "cached"),

@@ -1,15 +1,12 @@
 /* stages/prefill/pages.c - giving pages, sharing them, keeping them, taking them back (contract in pages.h). */
 #include "stages/prefill/pages.h"
 
-#include "schemas/sha256.h"
 #include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/must.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-_Static_assert(SHA256_BYTES == PREFIX_MARK_WORDS * sizeof(uint64_t), "a mark is a hash");
 
 static bool is_caching(const struct pages *p) { return p->kept_max[LAYER_FULL] > 0 && p->kept_max[LAYER_SLIDING] > 0; }
 
@@ -57,62 +54,6 @@ void pages_close(struct pages *p)
     free(p->to);
     prefix_close(&p->prefix);
     memset(p, 0, sizeof *p);
-}
-
-/* ---- what a prompt page is --------------------------------------------------------------- */
-
-static bool is_picture(const struct media_item *item) { return item->kind != MEDIA_SOUND; }
-
-bool pages_cuts_picture(const struct table *table, uint32_t slot, uint32_t position)
-{
-    const struct tokenize_slot *t = table_tokenize(table, slot);
-
-    for (uint32_t i = 0; i < t->media_count; i++) {
-        const struct media_item *item = &table_vision(table, slot)->item[i];
-        if (is_picture(item) && t->media_first[i] < position && position - t->media_first[i] < item->tokens) return true;
-    }
-    return false;
-}
-
-/* The content of an item is known by the hash of its file; a vision stage that gives none (zeros) keeps its pictures to itself. */
-static bool is_identified(const struct media_item *item)
-{
-    static const uint8_t none[sizeof item->content];
-
-    return memcmp(item->content, none, sizeof none) != 0;
-}
-
-/* Whole pages of the first `tokens` of the prompt whose content is known. */
-static uint32_t known_pages(const struct pages *p, uint32_t slot, uint32_t tokens)
-{
-    const struct tokenize_slot *t = table_tokenize(p->table, slot);
-
-    for (uint32_t i = 0; i < t->media_count; i++)
-        if (t->media_first[i] < tokens && !is_identified(&table_vision(p->table, slot)->item[i])) tokens = t->media_first[i];
-    return tokens / KV_PAGE_TOKENS;
-}
-
-static void describe_page(const struct pages *p, uint32_t slot, uint32_t index, struct prefix_page *page)
-{
-    const struct tokenize_slot *t = table_tokenize(p->table, slot);
-    const struct request_params *params = &table_gateway(p->table, slot)->params;
-    const uint32_t first = index * KV_PAGE_TOKENS, end = first + KV_PAGE_TOKENS;
-    struct sha256 hash;
-    bool marked = index == 0 && params->is_salted;
-
-    sha256_begin(&hash);
-    if (marked) sha256_add(&hash, params->cache_salt, sizeof params->cache_salt);
-    for (uint32_t i = 0; i < t->media_count; i++) {
-        const struct media_item *item = &table_vision(p->table, slot)->item[i];
-        const uint32_t place[] = {item->kind, item->tokens, item->columns, first - t->media_first[i]};
-        if (t->media_first[i] >= end || t->media_first[i] + item->tokens <= first) continue;
-        sha256_add(&hash, place, sizeof place);
-        sha256_add(&hash, item->content, sizeof item->content);
-        marked = true;
-    }
-    memset(page->mark, 0, sizeof page->mark);
-    if (marked) sha256_end(&hash, (uint8_t *)page->mark);
-    memcpy(page->token, table_prompt(p->table, slot) + first, sizeof page->token);
 }
 
 /* ---- free pages -------------------------------------------------------------------------------- */
@@ -213,18 +154,18 @@ static uint32_t window_source(const struct pages *p, uint32_t node, uint32_t ind
 /* Pages of the prompt that are known, into p->match; *usable: those of them with which the prompt can go on. The last token is always computed: its state is wanted. */
 static uint32_t find_prefix(struct pages *p, uint32_t slot, uint32_t *usable)
 {
-    const uint32_t most = is_caching(p) ? known_pages(p, slot, table_tokenize(p->table, slot)->prompt_count - 1) : 0;
+    const uint32_t most = is_caching(p) ? prompt_known_pages(p->table, slot, table_tokenize(p->table, slot)->prompt_count - 1) : 0;
     uint32_t count = 0, run = 0, parent = PREFIX_NONE;
     struct prefix_page page;
 
     *usable = 0;
     while (count < most) {
-        describe_page(p, slot, count, &page);
+        prompt_page(p->table, slot, count, &page);
         const uint32_t node = prefix_find(&p->prefix, parent, &page);
         if (node == PREFIX_NONE) break;
         run = window_source(p, node, count) != PREFIX_NONE ? run + 1 : 0;
         p->match[count++] = parent = node;
-        if (run >= count - window_first(p, count) && !pages_cuts_picture(p->table, slot, count * KV_PAGE_TOKENS)) *usable = count;
+        if (run >= count - window_first(p, count) && !prompt_cuts_picture(p->table, slot, count * KV_PAGE_TOKENS)) *usable = count;
     }
     return count;
 }
@@ -311,7 +252,7 @@ int pages_take(struct pages *p, uint32_t slot, uint32_t generation)
     find_window(p, slot, usable, has_room(p, usable, full, sliding, true));
     if (!assign(p, slot, usable, full, sliding)) return -E_FULL;
     *q = (struct pages_sequence){.generation = generation, .prompt_count = t->prompt_count, .max_output = t->max_output, .node = q->node, .node_count = usable,
-                                 .ring_first = window_first(p, usable), .branch = matched > usable && !pages_cuts_picture(p->table, slot, matched * KV_PAGE_TOKENS) ? matched : 0};
+                                 .ring_first = window_first(p, usable), .branch = matched > usable && !prompt_cuts_picture(p->table, slot, matched * KV_PAGE_TOKENS) ? matched : 0};
     memcpy(q->node, p->match, usable * sizeof *q->node);
     out->full_page_count = full;
     out->sliding_page_count = sliding;
@@ -353,16 +294,16 @@ void pages_note_writer(struct pages *p, uint32_t slot)
 
 uint32_t pages_gained(struct pages *p, uint32_t slot, uint32_t leader, uint32_t *shared)
 {
-    const uint32_t own = is_caching(p) ? known_pages(p, slot, table_tokenize(p->table, slot)->prompt_count - 1) : 0, its = known_pages(p, leader, p->seq[leader].prompt_count);
+    const uint32_t own = is_caching(p) ? prompt_known_pages(p->table, slot, table_tokenize(p->table, slot)->prompt_count - 1) : 0, its = prompt_known_pages(p->table, leader, p->seq[leader].prompt_count);
     struct prefix_page a, b;
     uint32_t usable;
 
     for (*shared = 0; *shared < own && *shared < its; ++*shared) {
-        describe_page(p, slot, *shared, &a);
-        describe_page(p, leader, *shared, &b);
+        prompt_page(p->table, slot, *shared, &a);
+        prompt_page(p->table, leader, *shared, &b);
         if (memcmp(&a, &b, sizeof a) != 0) break;
     }
-    while (*shared && pages_cuts_picture(p->table, slot, *shared * KV_PAGE_TOKENS)) --*shared;
+    while (*shared && prompt_cuts_picture(p->table, slot, *shared * KV_PAGE_TOKENS)) --*shared;
     if (*shared == 0) return 0;
     find_prefix(p, slot, &usable);
     return *shared > usable ? *shared - usable : 0;
@@ -424,12 +365,12 @@ static bool is_still_there(const struct pages *p, uint32_t slot)
 void pages_filled(struct pages *p, uint32_t slot)
 {
     struct pages_sequence *q = &p->seq[slot];
-    const uint32_t filled = filled_of(p, slot), whole = is_caching(p) ? known_pages(p, slot, filled) : 0;
+    const uint32_t filled = filled_of(p, slot), whole = is_caching(p) ? prompt_known_pages(p->table, slot, filled) : 0;
     struct prefix_page page;
 
     while (q->node_count < whole) {
         const uint32_t parent = q->node_count ? q->node[q->node_count - 1] : PREFIX_NONE, own = table_full_pages(p->table, slot)[q->node_count];
-        describe_page(p, slot, q->node_count, &page);
+        prompt_page(p->table, slot, q->node_count, &page);
         if (!is_still_there(p, slot)) return;
         uint32_t node = prefix_find(&p->prefix, parent, &page);
         if (node != PREFIX_NONE) prefix_hold(&p->prefix, node); /* two wrote the same at the same time: ours stays ours alone */
@@ -446,7 +387,7 @@ void pages_filled(struct pages *p, uint32_t slot)
         q->branch = 0;
     }
     q->end = q->node_count;
-    while (q->end && pages_cuts_picture(p->table, slot, q->end * KV_PAGE_TOKENS)) q->end--;
+    while (q->end && prompt_cuts_picture(p->table, slot, q->end * KV_PAGE_TOKENS)) q->end--;
     if (!is_still_there(p, slot)) q->end = 0;
 }
 

@@ -12,7 +12,7 @@
 #define SLUICE_PREFILL_PAGES_H
 
 #include "schemas/table.h"
-#include "stages/prefill/prefix.h"
+#include "stages/prefill/prompt.h"
 
 struct pages_pool {
     uint32_t *free;                   /* [total]; last freed first used: the hot ones */
@@ -82,8 +82,5 @@ void pages_give_back(struct pages *p, uint32_t slot);
 
 /* Pages that sequences have. */
 uint32_t pages_used(const struct pages *p, enum layer_type type);
-
-/* Does a picture lie across this position of the prompt? Its rows see each other: a prompt never goes on in the middle of one. */
-bool pages_cuts_picture(const struct table *table, uint32_t slot, uint32_t position);
 
 #endif

@@ -219,7 +219,7 @@ static bool begin(struct world *w, uint32_t s)
     if (known == -E_FULL) return false;
     assert_true(known >= 0 && (uint32_t)known < q->prompt_count && known % PAGE == 0);
     assert_int_equal(table_prefill(&w->table, s)->cached_tokens, known);
-    assert_false(pages_cuts_picture(&w->table, s, (uint32_t)known));
+    assert_false(prompt_cuts_picture(&w->table, s, (uint32_t)known));
     q->state = FILLING;
     w->taken++;
     if (w->dies_in_copy) return true;

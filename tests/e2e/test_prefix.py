@@ -139,6 +139,23 @@ def test_long_answers_leave_the_prompt():
     assert found[1] > 0, (found, shared)
 
 
+def test_a_stored_response_goes_on():
+    """previous_response_id: the server's own record of the conversation leads to the same beginning."""
+    def talk(s):
+        out, previous = [], {}
+        for turn in range(3):
+            b = {"input": f"Turn {turn}. " + long_text(random.Random(turn), 60), "max_output_tokens": 20, "temperature": 0, "return_token_ids": True, "store": True, **previous}
+            out.append(ask(s, [b])[0])
+            previous = {"previous_response_id": out[-1].response["id"]}
+        return out
+    with Server("--prefix-cache", "off") as s:
+        wanted = [g.outcome() for g in talk(s)]
+    with Server() as s:
+        got = talk(s)
+    assert [g.outcome() for g in got] == wanted
+    assert [cached(g) for g in got] == common_pages(got) and cached(got[2]) > cached(got[1]) > 0, [cached(g) for g in got]
+
+
 # ---- salts
 
 
@@ -275,5 +292,5 @@ def test_on_a_gpu_path():
 
 
 if __name__ == "__main__":
-    main(test_one_system_prompt_many_questions, test_conversation_that_grows, test_long_beginning_behind_a_short_one, test_long_answers_leave_the_prompt, test_salts_keep_apart,
+    main(test_one_system_prompt_many_questions, test_conversation_that_grows, test_long_beginning_behind_a_short_one, test_long_answers_leave_the_prompt, test_a_stored_response_goes_on, test_salts_keep_apart,
          test_pictures, test_many_that_begin_alike_at_once, test_eight_streams, test_prefill_dies, test_on_a_gpu_path)

@@ -101,7 +101,9 @@ static void test_the_body_says_the_same(void **state)
     assert_string_equal(text_of(message, "reasoning_content"), "hm ");
     assert_int_equal(json_array_size(json_object_get(message, "tool_calls")), 1);
     assert_string_equal(text_of(choice, "finish_reason"), "tool_calls");
-    assert_int_equal(json_integer_value(json_object_get(json_object_get(body, "usage"), "total_tokens")), 14);
+    const json_t *usage = json_object_get(body, "usage");
+    assert_int_equal(json_integer_value(json_object_get(usage, "total_tokens")), 14);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(usage, "prompt_tokens_details"), "cached_tokens")), 0); /* prefill says nothing of this one */
     json_decref(body);
     wire_free(&out);
     view_close(&v);

@@ -45,6 +45,8 @@ static void test_faults_name_what_is_wrong(void **state)
         {API_RESPONSES, "{\"input\":[{\"type\":\"function_call_output\",\"output\":\"x\"}]}", "missing_required_parameter", "input[0]"},
         {API_RESPONSES, "{\"input\":\"a\",\"reasoning\":{\"effort\":\"huge\"}}", "invalid_value", "reasoning.effort"},
         {API_RESPONSES, "{\"input\":\"a\",\"stop\":[\"\"]}", "out_of_range", "stop"},
+        {API_RESPONSES, "{\"input\":\"a\",\"cache_salt\":\"\"}", "out_of_range", "cache_salt"},
+        {API_COMPLETIONS, "{\"prompt\":\"a\",\"cache_salt\":7}", "invalid_type", "cache_salt"},
         {API_RESPONSES, "{\"input\":\"a\",\"stop_token_ids\":[1000]}", "out_of_range", "stop_token_ids"},
         {API_RESPONSES, "{\"input\":\"a\",\"logit_bias\":{\"x\":1}}", "out_of_range", "logit_bias"},
         {API_CHAT, "{\"messages\":[]}", "missing_required_parameter", "messages"},
@@ -173,6 +175,19 @@ static void test_parameters_reach_the_record(void **state)
 }
 
 /* What previous_response_id brings: the messages, the answer, without the old instructions. */
+static void test_a_salt_is_kept_as_its_hash(void **state)
+{
+    struct request r[3];
+    struct fault f;
+    static const char *const texts[] = {"{\"prompt\":\"a\",\"cache_salt\":\"x\"}", "{\"prompt\":\"a\",\"cache_salt\":\"y\"}", "{\"prompt\":\"a\",\"cache_salt\":null}"};
+
+    (void)state;
+    for (int i = 0; i < 3; i++) assert_int_equal(read_text(&r[i], API_COMPLETIONS, false, texts[i], &f), 0);
+    assert_true(r[0].params.is_salted && r[1].params.is_salted && !r[2].params.is_salted);
+    assert_memory_not_equal(r[0].params.cache_salt, r[1].params.cache_salt, sizeof r[0].params.cache_salt);
+    for (int i = 0; i < 3; i++) request_free(&r[i]);
+}
+
 static void test_a_conversation_goes_on_from_the_log(void **state)
 {
     static const char meta[] = "{\"api\":0,\"model\":\"m\",\"store\":true,\"choice\":0,\"instructions\":1}";
@@ -230,7 +245,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_faults_name_what_is_wrong), cmocka_unit_test(test_deep_json_is_refused), cmocka_unit_test(test_json_of_very_many_values_is_refused),
         cmocka_unit_test(test_items_become_messages),
-        cmocka_unit_test(test_parameters_reach_the_record), cmocka_unit_test(test_a_conversation_goes_on_from_the_log), cmocka_unit_test(test_a_record_reads_back),
+        cmocka_unit_test(test_parameters_reach_the_record), cmocka_unit_test(test_a_salt_is_kept_as_its_hash),
+        cmocka_unit_test(test_a_conversation_goes_on_from_the_log), cmocka_unit_test(test_a_record_reads_back),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

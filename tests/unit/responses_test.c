@@ -87,6 +87,8 @@ static void test_a_whole_stream_has_every_event_in_order(void **state)
     fake_open(&k);
     fake_request(&k, "resp_0123456789abcdef0123456789abcdef", meta, chat);
     fake_prompt(&k, 4);
+    table_prefill(&k.table, 0)->cached_tokens = 3;
+    table_prefill(&k.table, 0)->pages = word_pack(GENERATION, 1);
     whole_log(&k);
     assert_int_equal(view_open(&v, &k.table, 0, GENERATION), 0);
     gather(&v, &fold, &e);
@@ -95,6 +97,7 @@ static void test_a_whole_stream_has_every_event_in_order(void **state)
     assert_int_equal(json_array_size(json_object_get(r, "output")), 4);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(r, "usage"), "input_tokens")), 4);
     assert_int_equal(json_integer_value(json_object_get(json_object_get(r, "usage"), "output_tokens")), 17);
+    assert_int_equal(json_integer_value(json_object_get(json_object_get(json_object_get(r, "usage"), "input_tokens_details"), "cached_tokens")), 3);
     const json_t *call = json_array_get(json_object_get(r, "output"), 2);
     assert_string_equal(json_string_value(json_object_get(call, "arguments")), "{\"a\":1}");
     assert_string_equal(json_string_value(json_object_get(json_array_get(json_object_get(json_array_get(json_object_get(r, "output"), 1), "content"), 0), "text")), "Sch\xc3\xb6n");

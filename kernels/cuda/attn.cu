@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ at
     }
     const float inv = 1.0f / sum;
 
-    *(uint32_t *)(a.out + ((uint64_t)row * ATTN_HEADS + head) * 512 + threadIdx.x * 2) = pack_bf16(out.x * inv, out.y * inv);
+    *(uint32_t *)(a.out + ((uint64_t)row * ATTN_HEADS + head) * 512 + partial_dim<512>(threadIdx.x * 2)) = pack_bf16(out.x * inv, out.y * inv);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 
@@ -336,7 +336,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 #pragma unroll
         for (int s = 0; s < CHUNKS / 2; s++)
             if (s < CHUNKS / 2 / step) x[s].x += x[s + CHUNKS / 2 / step].x, x[s].y += x[s + CHUNKS / 2 / step].y;
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * 256 + threadIdx.x * 2) = pack_bf16(x[0].x * inv, x[0].y * inv);
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * 256 + partial_dim<256>(threadIdx.x * 2)) = pack_bf16(x[0].x * inv, x[0].y * inv);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 

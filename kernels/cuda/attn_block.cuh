@@ -402,6 +402,16 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
     }
 }
 
+/* Partial results lie in an order in which the four lanes of a quad write 64 bytes at once: which d stands at place p. Pairs stay pairs. */
+template <int D>
+__device__ __forceinline__ uint32_t partial_dim(uint32_t p)
+{
+    using S = attn_shape<D>;
+    const uint32_t run = p % S::PV_DIMS / 16, j = run % (S::PV_TILES / 4) * 4 + p % 4, n = p / 4 % 4 * 2 + run / (S::PV_TILES / 4);
+
+    return p / S::PV_DIMS * S::PV_DIMS + n * S::PV_TILES + j;
+}
+
 template <int D>
 __device__ __forceinline__ void store_partial(const attn_args &a, const item &it, uint32_t row, const float (&out)[attn_shape<D>::PV_TILES][4],
                                               const float (&top)[2], const float (&sum)[2], uint32_t warp, uint32_t lane)
@@ -414,14 +424,14 @@ __device__ __forceinline__ void store_partial(const attn_args &a, const item &it
 
         if (r >= it.group.rows) continue;
         const uint64_t at = ((uint64_t)(it.group.first_row + r) * ATTN_HEADS + m_head<D>(m, it.head)) * a.spans_max + it.slot;
-        float *to = a.part + at * D + warp * S::PV_DIMS + lane % 4 * (2 * S::PV_TILES);
+        float *to = a.part + at * D + warp * S::PV_DIMS + lane % 4 * 4;
 
-        /* Column n of tile j is d = tiles * n + j: lane t holds n = 2t and 2t + 1, so 2 * tiles consecutive elements. */
+        /* Column n of tile j is d = tiles * n + j: lane t holds n = 2t and 2t + 1. */
 #pragma unroll
         for (int e = 0; e < 2; e++)
 #pragma unroll
             for (int j = 0; j < S::PV_TILES; j += 4)
-                *(float4 *)(to + e * S::PV_TILES + j) = make_float4(out[j][h * 2 + e], out[j + 1][h * 2 + e], out[j + 2][h * 2 + e], out[j + 3][h * 2 + e]);
+                *(float4 *)(to + (e * S::PV_TILES + j) * 4) = make_float4(out[j][h * 2 + e], out[j + 1][h * 2 + e], out[j + 2][h * 2 + e], out[j + 3][h * 2 + e]);
         if (warp == 0 && lane % 4 == 0) a.part_ml[at] = make_float2(top[h], sum[h]);
     }
 }

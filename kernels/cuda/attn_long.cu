@@ -160,7 +160,7 @@ __global__ void __launch_bounds__(D / 2) long_combine_kernel(const __grid_consta
     }
     const float inv = 1.0f / sum;
 
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * D + threadIdx.x * 2) = pack_bf16(out.x * inv, out.y * inv);
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * D + partial_dim<D>(threadIdx.x * 2)) = pack_bf16(out.x * inv, out.y * inv);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 

@@ -267,7 +267,7 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
     }
     const float inv = 1.0f / sum;
 
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * FULL_D + threadIdx.x * 2) = pack_bf16(out.x * inv, out.y * inv);
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * FULL_D + partial_dim<FULL_D>(threadIdx.x * 2)) = pack_bf16(out.x * inv, out.y * inv);
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
 }
 

@@ -102,9 +102,10 @@ static void fit_rows(void *context, const uint8_t *rgb, uint32_t rows)
     picture_stream_rows(&f->stream, rgb, rows);
 }
 
-/* A piece of the picture, as a square. */
+/* The picture, or a piece of it, as a square. */
 static int fit_piece(const struct image *image, const struct siglip_crop *c, uint8_t *out, uint32_t side)
 {
+    if (c->width == image->width && c->height == image->height) return picture_resize(image->rgb, c->width, c->height, out, side, side, PICTURE_BILINEAR);
     uint8_t *piece = malloc((size_t)c->width * c->height * 3);
 
     if (!piece) return -E_NOMEM;

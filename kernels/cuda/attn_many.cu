@@ -1,9 +1,12 @@
 /* kernels/cuda/attn_many.cu - sliding attention for many sequences (contract in attn_many.h).
  *
  * One row and kv head need 2 query heads only, so keys are the 16-row operand of the tensor cores and queries the 8-column one: scores come out as
- * [key][head], p v as [d][head]. F8: E4M3 in shared memory, f16 at the tensor cores. Products and their order are those of attn.cu: which operand is which changes no bit. */
+ * [key][head], p v as [d][head]. The 4 warps of a block work on one chunk of 64 keys after the other: each has 16 of its keys for the scores and 64 of the 256 columns of V, which
+ * it asks for itself, one chunk ahead; they meet once a chunk, when its scores are there. A cluster of blocks shares the chunks of a row when there are few rows.
+ * F8: E4M3 in shared memory, f16 at the tensor cores. Products and their order are those of attn.cu: which operand is which changes no bit. */
 #include "attn_many.h"
-#include "attn_many_prepare.cuh"
+#include "attn_many_copy.cuh"
+#include "cluster.cuh"
 #include "kv_element.cuh"
 #include "launch.h"
 #include "shm/error.h"
@@ -15,29 +18,34 @@
 #define NEVER (-3.0e38f)              /* as in attn.cu: below every score, and finite */
 
 #define WARPS 4
-#define PIECE_KEYS 8                  /* keys that are waited for together */
-#define K_PIECES (CHUNK_KEYS / PIECE_KEYS)
-#define STEP_KEYS 16                  /* of one mma in p v: two pieces */
-#define RING 4                        /* pieces of a warp in flight or in use */
-#define PIECE_BYTES (PIECE_KEYS * (2 * D + 64))
+#define THREADS (WARPS * 32)
+#define STEP_KEYS 16                  /* of one mma in p v; and a warp's keys in q k */
+#define COLUMNS (D / WARPS)           /* of V, a warp's */
+#define HALF_KEYS 32                  /* of a chunk, in one page */
 #define PAGES_MAX (WINDOW / ATTN_PAGE_TOKENS + 1)
 
-/* Rows of K 64 bytes apart modulo the banks (F8: 32), rows of V 16: neither 16-byte loads (F8: 8-byte) nor ldmatrix collide. A piece has room for either. */
+static_assert(HALF_KEYS == ATTN_PAGE_TOKENS && CHUNK_KEYS == WARPS * STEP_KEYS, "a chunk");
+
+/* A warp's place for keys: rows 64 bytes apart modulo the banks (F8: 32), so that 16-byte loads (F8: 8-byte) do not collide; and for values: 16, for ldmatrix. */
 template <bool F8> struct row_of {
-    static constexpr uint32_t BYTES = F8 ? D : 2 * D;
-    static constexpr uint32_t K_STRIDE = F8 ? BYTES + 32 : BYTES + 64, V_STRIDE = BYTES + 16;
+    static constexpr uint32_t BYTES = D * kv_bytes<F8>, PART = COLUMNS * kv_bytes<F8>;
+    static constexpr uint32_t K_STRIDE = BYTES + (F8 ? 32 : 64), V_STRIDE = PART + 16;
 };
 
 struct many_shared {
-    uint8_t ring[WARPS][RING][PIECE_BYTES];
+    alignas(128) uint8_t k[WARPS][STEP_KEYS * (2 * D + 64)];
+    alignas(128) uint8_t v[WARPS][CHUNK_KEYS * (2 * COLUMNS + 16)];
     float out[CHUNKS][2][D];          /* p v of each chunk, not yet divided */
     float2 ml[CHUNKS][2];             /* (largest score, sum of weights) */
-    float score[WARPS][2][CHUNK_KEYS];
-    __nv_bfloat16 p[WARPS][2][CHUNK_KEYS];
+    float score[2][2][CHUNK_KEYS];    /* of this chunk and the one before */
+    alignas(16) __nv_bfloat16 p[WARPS][2][CHUNK_KEYS];
     uint32_t page[PAGES_MAX];         /* of the window's pages, oldest first */
+    alignas(16) __nv_bfloat16 q[2][D];        /* F8: f16 */
+    alignas(16) __nv_bfloat16 norm[2][D];     /* weights of q and k norm */
+    alignas(16) float2 rope[D / 2];   /* of the row's position */
 };
 
-/* ---- keys on their way ---- */
+/* ---- which key ---- */
 
 /* What a block answers, and what every warp knows of it. */
 struct many_row {
@@ -55,11 +63,14 @@ __device__ __forceinline__ int key_of(const many_row &r, uint32_t chunk, uint32_
     return key <= (int)r.position ? key : key - WINDOW;
 }
 
-/* The chunks of a warp in the order in which it works: those that hold keys of this step come last. */
-__device__ __forceinline__ uint32_t chunk_of(const many_row &r, uint32_t warp, uint32_t turn) { return (r.position / CHUNK_KEYS + 1 + warp + turn * WARPS) % CHUNKS; }
+/* Chunks in the order in which they are worked on, oldest first: those that hold keys of this step come last. */
+__device__ __forceinline__ uint32_t chunk_of(const many_row &r, uint32_t turn) { return (r.position / CHUNK_KEYS + 1 + turn) % CHUNKS; }
 
-/* Does the row see any key of this chunk? */
-__device__ __forceinline__ bool sees_chunk(const many_row &r, uint32_t chunk) { return r.position >= WINDOW || chunk * CHUNK_KEYS <= r.position; }
+/* The first turn whose chunk the row sees any key of. */
+__device__ __forceinline__ uint32_t first_turn(const many_row &r) { return r.position >= WINDOW ? 0 : CHUNKS - 1 - r.position / CHUNK_KEYS; }
+
+/* Does a turn's chunk hold keys of this step? */
+__device__ __forceinline__ bool is_fresh(const many_row &r, uint32_t turn) { return turn + r.position / CHUNK_KEYS - r.first_fresh / CHUNK_KEYS >= CHUNKS - 1; }
 
 /* Places below it show their newer key (this text's end lies in the chunk), the others the one of 1024 before. */
 __device__ __forceinline__ uint32_t newer_places(const many_row &r, uint32_t chunk) { return r.position / CHUNK_KEYS % CHUNKS == chunk ? r.position % CHUNK_KEYS + 1 : CHUNK_KEYS; }
@@ -69,87 +80,99 @@ __device__ __forceinline__ uint32_t newer_places(const many_row &r, uint32_t chu
 __device__ __forceinline__ uint32_t value_steps(uint32_t newer) { return CHUNK_KEYS / STEP_KEYS + (newer % STEP_KEYS != 0); }
 __device__ __forceinline__ uint32_t value_place(uint32_t newer, uint32_t step) { return (newer / STEP_KEYS + step) % (CHUNK_KEYS / STEP_KEYS) * STEP_KEYS; }
 
-/* Where a warp's stream stands. */
-struct stream { uint32_t turn, piece; };
+/* ---- keys on their way ---- */
 
-struct piece { uint32_t chunk, place; bool value; };
-
-__device__ __forceinline__ piece piece_of(const many_row &r, uint32_t warp, const stream &s)
+/* COUNT places of a chunk from `place` on, PART bytes of each key, one instruction for as many keys as have 512 bytes; zeros for keys that the row does not see.
+ * base: of the head's part in a page, this lane's 16 bytes included. Nearly always all are neighbours in one page. */
+template <uint32_t COUNT, uint32_t PART, uint32_t ROW>
+__device__ __forceinline__ void ask_places(const many_row &r, const many_shared &sh, const uint8_t *base, uint64_t page_bytes, uint32_t chunk, uint32_t place, uint32_t to, uint32_t stride, uint32_t lane)
 {
-    const uint32_t chunk = chunk_of(r, warp, s.turn), value = s.piece - K_PIECES;
+    constexpr uint32_t AT_ONCE = 512 / PART;
+    const int key = key_of(r, chunk, place), last = key_of(r, chunk, place + COUNT - 1);
+    const uint32_t own = lane * 16 / PART;
 
-    if (s.piece < K_PIECES) return piece{ chunk, s.piece * PIECE_KEYS, false };
-    return piece{ chunk, value_place(newer_places(r, chunk), value / 2) + value % 2 * PIECE_KEYS, true };
-}
+    to += own * stride + lane * 16 % PART;
+    if (key >= 0 && last == key + (int)COUNT - 1) {
+        const uint8_t *from = base + sh.page[key / ATTN_PAGE_TOKENS - r.first_page] * page_bytes + (key % ATTN_PAGE_TOKENS + own) * ROW;
 
-__device__ __forceinline__ void skip_unseen(const many_row &r, uint32_t warp, stream &s)
-{
-    while (s.turn < CHUNKS / WARPS && !sees_chunk(r, chunk_of(r, warp, s.turn))) s.turn++;
-}
-
-__device__ __forceinline__ bool holds_fresh(const many_row &r, uint32_t warp, const stream &s)
-{
-    bool fresh = false;
-
-    if (s.turn == CHUNKS / WARPS) return false;
-    const piece p = piece_of(r, warp, s);
 #pragma unroll
-    for (uint32_t i = 0; i < PIECE_KEYS; i++) fresh |= key_of(r, p.chunk, p.place + i) >= (int)r.first_fresh;
-    return fresh;
+        for (uint32_t i = 0; i < COUNT; i += AT_ONCE) copy_async(to + i * stride, from + i * ROW, 16);
+        return;
+    }
+    if (key < 0 && last < 0) {
+#pragma unroll
+        for (uint32_t i = 0; i < COUNT; i += AT_ONCE) copy_async(to + i * stride, base, 0);
+        return;
+    }
+#pragma unroll 1
+    for (uint32_t i = 0; i < COUNT; i += AT_ONCE) {
+        const int k = key_of(r, chunk, place + i + own);
+        const uint8_t *from = base;
+
+        if (k >= 0) from += sh.page[k / ATTN_PAGE_TOKENS - r.first_page] * page_bytes + k % ATTN_PAGE_TOKENS * ROW;
+        copy_async(to + i * stride, from, k >= 0 ? 16 : 0);
+    }
 }
 
-/* Asks for the stream's next piece: one key per instruction (F8: two), zeros for a key that the row does not see. Always commits a group, so that waiting can count. */
+/* The warp's 16 keys of a turn's chunk. Always commits a group, so that waiting can count. */
 template <bool F8>
-__device__ __forceinline__ void ask(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane, stream &s, uint32_t &slot)
+__device__ __forceinline__ void ask_k(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t turn, uint32_t warp, uint32_t lane)
 {
-    if (s.turn < CHUNKS / WARPS) {
-        const piece p = piece_of(r, warp, s);
-        constexpr uint32_t ROW = row_of<F8>::BYTES, AT_ONCE = 32 * 16 / ROW;
-        const uint32_t stride = p.value ? row_of<F8>::V_STRIDE : row_of<F8>::K_STRIDE, own = lane * 16 / ROW;
-        const uint32_t to = smem_address(sh.ring[warp][slot]) + own * stride + lane * 16 % ROW;
-        const uint8_t *base = a.arena + (p.value ? a.v_offset : a.k_offset) + (uint64_t)r.head * ATTN_PAGE_TOKENS * ROW + lane * 16 % ROW;
+    using R = row_of<F8>;
+
+    if (turn < CHUNKS)
+        ask_places<STEP_KEYS, R::BYTES, R::BYTES>(r, sh, a.arena + a.k_offset + (uint64_t)r.head * ATTN_PAGE_TOKENS * R::BYTES + lane * 16 % R::BYTES, a.page_bytes, chunk_of(r, turn),
+                                                  warp * STEP_KEYS, smem_address(sh.k[warp]), R::K_STRIDE, lane);
+    copies_commit();
+}
+
+/* The warp's columns of all values of a turn's chunk. */
+template <bool F8>
+__device__ __forceinline__ void ask_v(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t turn, uint32_t warp, uint32_t lane)
+{
+    using R = row_of<F8>;
+
+    if (turn < CHUNKS) {
+        const uint8_t *base = a.arena + a.v_offset + (uint64_t)r.head * ATTN_PAGE_TOKENS * R::BYTES + warp * R::PART + lane * 16 % R::PART;
 
 #pragma unroll
-        for (uint32_t i = 0; i < PIECE_KEYS; i += AT_ONCE) {
-            const int key = key_of(r, p.chunk, p.place + i + own);
-            const uint8_t *from = base;
-
-            if (key >= 0) from += sh.page[key / ATTN_PAGE_TOKENS - r.first_page] * a.page_bytes + key % ATTN_PAGE_TOKENS * ROW;
-            copy_async(to + i * stride, from, key >= 0 ? 16 : 0);
-        }
-        if (++slot == RING) slot = 0;
-        if (++s.piece == K_PIECES + 2 * value_steps(newer_places(r, p.chunk))) s.piece = 0, s.turn++, skip_unseen(r, warp, s);
+        for (uint32_t place = 0; place < CHUNK_KEYS; place += HALF_KEYS)
+            ask_places<HALF_KEYS, R::PART, R::BYTES>(r, sh, base, a.page_bytes, chunk_of(r, turn), place, smem_address(sh.v[warp]) + place * R::V_STRIDE, R::V_STRIDE, lane);
     }
     copies_commit();
 }
 
-/* ---- one chunk by one warp ---- */
+/* ---- one chunk ---- */
 
-/* Scores of 16 keys in two pieces: column pair 0 of each quad's first lane holds both heads. */
+/* Scores of the warp's 16 keys: column pair 0 of each quad's first lane holds both heads. */
 template <bool F8>
-__device__ __forceinline__ void score_keys(float (&s)[4], const uint8_t *low, const uint8_t *high, const uint4 (&q)[8], uint32_t lane)
+__device__ __forceinline__ void score_keys(const many_shared &sh, float (&score)[2][CHUNK_KEYS], const uint4 (&q)[8], uint32_t warp, uint32_t lane)
 {
     using words = typename kv_eight<F8>::words;
-    const uint32_t at = lane / 4 * row_of<F8>::K_STRIDE + lane % 4 * sizeof(words);
-    float other[4] = {};
+    const uint8_t *low = sh.k[warp] + lane / 4 * row_of<F8>::K_STRIDE + lane % 4 * sizeof(words), *high = low + 8 * row_of<F8>::K_STRIDE;
+    float s[4] = {}, other[4] = {};
 
 #pragma unroll
     for (int i = 0; i < 8; i++) {
-        const uint4 x = widen8(*(const words *)(low + at + i * 4 * sizeof(words))), y = widen8(*(const words *)(high + at + i * 4 * sizeof(words)));
+        const uint4 x = widen8(*(const words *)(low + i * 4 * sizeof(words))), y = widen8(*(const words *)(high + i * 4 * sizeof(words)));
 
         mma_kv<F8>(s, x.x, y.x, x.y, y.y, q[i].x, q[i].y);
         mma_kv<F8>(other, x.z, y.z, x.w, y.w, q[i].z, q[i].w);
     }
 #pragma unroll
     for (int i = 0; i < 4; i++) s[i] += other[i];
+    if (lane % 4) return;
+    const uint32_t key = warp * STEP_KEYS + lane / 4;
+
+    score[0][key] = s[0], score[1][key] = s[1], score[0][key + 8] = s[2], score[1][key + 8] = s[3];
 }
 
-/* Lane 16 h + i holds keys 4 i .. 4 i + 3 of head h: weights into p, largest score and sum into ml. */
+/* Lane 16 h + i holds keys 4 i .. 4 i + 3 of head h. Every warp does it for itself: weights into its p; the first one leaves the largest score and the sum. */
 template <bool F8>
-__device__ __forceinline__ void weigh_chunk(const many_row &r, many_shared &sh, uint32_t chunk, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void weigh_chunk(const many_row &r, many_shared &sh, const float (&score)[2][CHUNK_KEYS], uint32_t chunk, uint32_t warp, uint32_t lane)
 {
     const uint32_t h = lane / 16, i = lane % 16;
-    const float4 x = *(const float4 *)&sh.score[warp][h][i * 4];
+    const float4 x = *(const float4 *)&score[h][i * 4];
     float s[4] = { x.x, x.y, x.z, x.w }, top = NEVER, part, sum = 0.0f;
 
 #pragma unroll
@@ -161,11 +184,12 @@ __device__ __forceinline__ void weigh_chunk(const many_row &r, many_shared &sh, 
     for (int d = 8; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
 #pragma unroll
     for (int e = 0; e < 4; e++) s[e] = s[e] == NEVER ? 0.0f : __expf(s[e] - top);
+    *(uint2 *)&sh.p[warp][h][i * 4] = make_uint2(pack_weights<F8>(s[0], s[1]), pack_weights<F8>(s[2], s[3]));
+    if (warp) return;
     part = (s[0] + s[1]) + (s[2] + s[3]);
     part += __shfl_xor_sync(0xffffffffu, part, 1);      /* of 8 keys */
 #pragma unroll
     for (int t = 0; t < CHUNK_KEYS / 8; t++) sum += __shfl_sync(0xffffffffu, part, h * 16 + t * 2);
-    *(uint2 *)&sh.p[warp][h][i * 4] = make_uint2(pack_weights<F8>(s[0], s[1]), pack_weights<F8>(s[2], s[3]));
     if (i == 0) sh.ml[chunk][h] = make_float2(top, sum);
 }
 
@@ -175,83 +199,52 @@ __device__ __forceinline__ uint32_t keep_places(uint32_t pair, int place, int fi
     return pair & ((place >= first && place < end ? 0xffffu : 0) | (place + 1 >= first && place + 1 < end ? 0xffff0000u : 0));
 }
 
-/* acc += V of 16 keys, in two pieces, times their weights. k runs over keys 4 t, 4 t + 1, then 4 t + 2, 4 t + 3 of the quads, as in attn.cu. */
+/* acc += V of the 16 keys at v times their weights. k runs over keys 4 t, 4 t + 1, then 4 t + 2, 4 t + 3 of the quads, as in attn.cu. */
 template <bool F8>
-__device__ __forceinline__ void add_values(float (&acc)[D / 16][4], const uint8_t *low, const uint8_t *high, uint2 p, uint32_t lane)
+__device__ __forceinline__ void add_values(float (&acc)[COLUMNS / 16][4], uint32_t v, uint2 p, uint32_t lane)
 {
     /* ldmatrix: lanes 8 m .. 8 m + 7 give the rows of matrix m. 0: the first keys, d 0..7 (F8: 0..15); 1: the same, d 8..15 (16..31); 2 and 3: the second keys. */
-    const uint32_t m = lane / 8, key = lane % 8 / 2 * 4 + lane % 2 + m / 2 * 2;
-    const uint32_t from = smem_address((key < PIECE_KEYS ? low : high) + key % PIECE_KEYS * row_of<F8>::V_STRIDE) + m % 2 * 16;
+    const uint32_t m = lane / 8, key = lane % 8 / 2 * 4 + lane % 2 + m / 2 * 2, from = v + key * row_of<F8>::V_STRIDE + m % 2 * 16;
 
 #pragma unroll
-    for (int j = 0; j < D / 16; j += F8 ? 2 : 1) {
-        uint32_t v[4];
+    for (int j = 0; j < COLUMNS / 16; j += F8 ? 2 : 1) {
+        uint32_t x[4];
 
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(v[0]), "=r"(v[1]), "=r"(v[2]), "=r"(v[3]) : "r"(from + j * (row_of<F8>::BYTES / 16)) : "memory");
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from + j * (row_of<F8>::BYTES / 16)) : "memory");
         if constexpr (F8) {           /* an element of a matrix is two neighbours of d, which become rows g and g + 8 */
 #pragma unroll
             for (int h = 0; h < 2; h++) {      /* d 0..15, d 16..31 */
-                const uint32_t x = __byte_perm(v[h], 0, 0x3120), y = __byte_perm(v[h + 2], 0, 0x3120);
+                const uint32_t y = __byte_perm(x[h], 0, 0x3120), z = __byte_perm(x[h + 2], 0, 0x3120);
 
-                mma_f16(acc[j + h], e4m3x2_to_f16x2((uint16_t)x), e4m3x2_to_f16x2((uint16_t)(x >> 16)), e4m3x2_to_f16x2((uint16_t)y), e4m3x2_to_f16x2((uint16_t)(y >> 16)), p.x, p.y);
+                mma_f16(acc[j + h], e4m3x2_to_f16x2((uint16_t)y), e4m3x2_to_f16x2((uint16_t)(y >> 16)), e4m3x2_to_f16x2((uint16_t)z), e4m3x2_to_f16x2((uint16_t)(z >> 16)), p.x, p.y);
             }
         } else {
-            mma_bf16(acc[j], v[0], v[1], v[2], v[3], p.x, p.y);
+            mma_bf16(acc[j], x[0], x[1], x[2], x[3], p.x, p.y);
         }
     }
 }
 
-/* The warp's place in its ring. */
-struct ring_place { stream asked; uint32_t ask_slot, use_slot; };
-
-/* Waits for the two oldest pieces, hands them to `use`, asks for the next two in their place. */
-template <bool F8, typename USE>
-__device__ __forceinline__ void use_two(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane, ring_place &at, USE use)
-{
-    copies_wait<RING - 2>();
-    __syncwarp();                     /* everybody's copies are there */
-    use(sh.ring[warp][at.use_slot], sh.ring[warp][at.use_slot + 1]);
-    at.use_slot = (at.use_slot + 2) % RING;
-    __syncwarp();                     /* and everybody has read them */
-    ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
-    ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
-}
-
+/* The warp's columns of one chunk. */
 template <bool F8>
-__device__ __forceinline__ void work_chunk(const attn_args &a, const many_row &r, many_shared &sh, const uint4 (&q)[8], uint32_t chunk, uint32_t warp, uint32_t lane, ring_place &at)
+__device__ __forceinline__ void multiply_values(const many_row &r, many_shared &sh, uint32_t chunk, uint32_t warp, uint32_t lane)
 {
     const uint32_t newer = newer_places(r, chunk), steps = value_steps(newer);
-    float acc[D / 16][4] = {};
+    const bool both = steps > CHUNK_KEYS / STEP_KEYS;
+    float acc[COLUMNS / 16][4] = {};
 
-#pragma unroll 1
-    for (uint32_t step = 0; step < CHUNK_KEYS / STEP_KEYS; step++) {
-        float s[4] = {};
-
-        use_two<F8>(a, r, sh, warp, lane, at, [&](const uint8_t *low, const uint8_t *high) { score_keys<F8>(s, low, high, q, lane); });
-        if (lane % 4 == 0) {
-            const uint32_t key = step * STEP_KEYS + lane / 4;
-
-            sh.score[warp][0][key] = s[0], sh.score[warp][1][key] = s[1];
-            sh.score[warp][0][key + 8] = s[2], sh.score[warp][1][key + 8] = s[3];
-        }
-    }
-    __syncwarp();
-    weigh_chunk<F8>(r, sh, chunk, warp, lane);
-    __syncwarp();
 #pragma unroll 1
     for (uint32_t step = 0; step < steps; step++) {
-        const uint32_t place = value_place(newer, step) + lane % 4 * 4;
-        const int first = steps > CHUNK_KEYS / STEP_KEYS && step == 0 ? (int)newer : 0;
-        const int end = steps > CHUNK_KEYS / STEP_KEYS && step == steps - 1 ? (int)newer : CHUNK_KEYS;
+        const uint32_t from = value_place(newer, step), place = from + lane % 4 * 4;
+        const int first = both && step == 0 ? (int)newer : 0, end = both && step == steps - 1 ? (int)newer : CHUNK_KEYS;
         uint2 p = lane / 4 < 2 ? *(const uint2 *)&sh.p[warp][lane / 4][place] : make_uint2(0, 0);
 
-        p.x = keep_places(p.x, place, first, end), p.y = keep_places(p.y, place + 2, first, end);
-        use_two<F8>(a, r, sh, warp, lane, at, [&](const uint8_t *low, const uint8_t *high) { add_values<F8>(acc, low, high, p, lane); });
+        if (both) p.x = keep_places(p.x, place, first, end), p.y = keep_places(p.y, place + 2, first, end);
+        add_values<F8>(acc, smem_address(sh.v[warp]) + from * row_of<F8>::V_STRIDE, p, lane);
     }
     if (lane % 4) return;
 #pragma unroll
-    for (int j = 0; j < D / 16; j++) {
-        const uint32_t d = j * 16 + (F8 ? lane / 4 * 2 : lane / 4), next = F8 ? d + 1 : d + 8;
+    for (int j = 0; j < COLUMNS / 16; j++) {
+        const uint32_t d = warp * COLUMNS + j * 16 + (F8 ? lane / 4 * 2 : lane / 4), next = F8 ? d + 1 : d + 8;
 
         sh.out[chunk][0][d] = acc[j][0], sh.out[chunk][1][d] = acc[j][1];
         sh.out[chunk][0][next] = acc[j][2], sh.out[chunk][1][next] = acc[j][3];
@@ -271,30 +264,96 @@ __device__ __forceinline__ float chunk_sum(float (&x)[CHUNKS])
     return x[0];
 }
 
-/* Thread t adds 4 elements of one head over the chunks. */
-__device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &r, const many_shared &sh)
+/* A word of another block's shared memory. */
+__device__ __forceinline__ float peer_float(uint32_t address)
 {
-    const uint32_t h = threadIdx.x / (D / 4), d = threadIdx.x % (D / 4) * 4;
-    float top = NEVER, weight[CHUNKS], x[CHUNKS], y[4];
+    float x;
+
+    asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(address) : "memory");
+    return x;
+}
+
+/* Each thread adds some elements of one head over the chunks; chunk c lies in the block that has worked on it. */
+template <int SPLIT>
+__device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t rank)
+{
+    constexpr int OWN = 2 * D / SPLIT / THREADS;
+    const uint32_t at = (rank * THREADS + threadIdx.x) * OWN, h = at / D, d = at % D, shift = 2 * CHUNKS - 1 - r.position / CHUNK_KEYS % CHUNKS;
+    float top = NEVER, weight[CHUNKS], x[CHUNKS], sum[CHUNKS], y[OWN];
 
 #pragma unroll
-    for (int c = 0; c < CHUNKS; c++) top = fmaxf(top, sh.ml[c][h].x);
+    for (uint32_t c = 0; c < CHUNKS; c++) {
+        const uint32_t from = SPLIT == 1 ? 0 : peer_address(&sh.ml[c][h], (c + shift) % CHUNKS % SPLIT);      /* the inverse of chunk_of */
+        const float2 ml = SPLIT == 1 ? sh.ml[c][h] : make_float2(peer_float(from), peer_float(from + 4));
+
+        x[c] = ml.x, sum[c] = ml.y;
+        top = fmaxf(top, ml.x);
+    }
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        const float2 ml = sh.ml[c][h];
-
-        weight[c] = ml.x == NEVER ? 0.0f : __expf(ml.x - top);
-        x[c] = __fmul_rn(weight[c], ml.y);
+        weight[c] = x[c] == NEVER ? 0.0f : __expf(x[c] - top);
+        x[c] = __fmul_rn(weight[c], sum[c]);
     }
     const float inv = 1.0f / chunk_sum(x);
 
 #pragma unroll
-    for (int e = 0; e < 4; e++) {
+    for (int e = 0; e < OWN; e++) {
 #pragma unroll
-        for (int c = 0; c < CHUNKS; c++) x[c] = weight[c] == 0.0f ? 0.0f : __fmul_rn(weight[c], sh.out[c][h][d + e]);
+        for (uint32_t c = 0; c < CHUNKS; c++) {
+            const float *from = &sh.out[c][h][d + e];
+
+            x[c] = weight[c] == 0.0f ? 0.0f : __fmul_rn(weight[c], SPLIT == 1 ? *from : peer_float(peer_address(from, (c + shift) % CHUNKS % SPLIT)));
+        }
         y[e] = chunk_sum(x) * inv;
     }
-    *(uint2 *)(a.out + ((uint64_t)r.row * ATTN_HEADS + r.head * 2 + h) * D + d) = make_uint2(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
+    __nv_bfloat16 *to = a.out + ((uint64_t)r.row * ATTN_HEADS + r.head * 2 + h) * D + d;
+    if constexpr (OWN == 4) *(uint2 *)to = make_uint2(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
+    else if constexpr (OWN == 2) *(uint32_t *)to = pack_bf16(y[0], y[1]);
+    else *to = __float2bfloat16_rn(y[0]);
+}
+
+/* ---- the row's own q, k and v ---- */
+
+/* What does not depend on the qkv product. */
+__device__ __forceinline__ void load_constants(const attn_args &a, const many_row &r, many_shared &sh)
+{
+    for (uint32_t i = threadIdx.x; i < PAGES_MAX; i += THREADS) sh.page[i] = __ldg(page_entry(a, r.seq, (r.first_page + i) * ATTN_PAGE_TOKENS));
+    for (uint32_t i = threadIdx.x; i < D / 4; i += THREADS) ((uint4 *)sh.norm)[i] = __ldg((const uint4 *)(i < D / 8 ? a.q_norm : a.k_norm) + i % (D / 8));
+    for (uint32_t i = threadIdx.x; i < a.turned / 2; i += THREADS) ((uint4 *)sh.rope)[i] = ld_l2((const uint4 *)(a.rope + (uint64_t)r.row * a.rope_stride) + i);
+    if (threadIdx.x < 2 * CHUNKS) sh.ml[threadIdx.x / 2][threadIdx.x % 2] = make_float2(NEVER, 0.0f);
+}
+
+/* K or V of a row of this sequence into its page. */
+template <bool F8>
+__device__ __forceinline__ void prepare_key(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t row, uint32_t position, bool value, const float2 *rope, uint32_t lane)
+{
+    head_vector<D> v;
+
+    head_load<D>(v, a.qkv + (uint64_t)row * a.qkv_stride + (ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + r.head) * D, lane);
+    if (!value || a.has_v_norm) head_norm<D>(v, value ? NULL : sh.norm[1], a.eps, lane, a.norm_bias);
+    if (!value) head_rotate<D>(v, rope, a.turned, lane);
+    uint8_t *to = a.arena + sh.page[position / ATTN_PAGE_TOKENS - r.first_page] * a.page_bytes + (value ? a.v_offset : a.k_offset);
+    head_store_key<D, F8>(v, to + (r.head * ATTN_PAGE_TOKENS + position % ATTN_PAGE_TOKENS) * row_of<F8>::BYTES, lane);
+}
+
+/* One warp each: the two query heads into shared memory, K and V of this position into their page. Rows of the same sequence in front of this one are
+ * prepared here, too: the blocks that answer them write the same bytes, but nobody waits for them. */
+template <bool F8>
+__device__ __forceinline__ void prepare_row(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane)
+{
+    if (warp < 2) {
+        head_vector<D> v;
+
+        head_load<D>(v, a.qkv + (uint64_t)r.row * a.qkv_stride + (r.head * 2 + warp) * D, lane);
+        head_norm<D>(v, sh.norm[0], a.eps, lane, a.norm_bias);
+        head_rotate<D>(v, sh.rope, a.turned, lane);
+        head_store_query<D, F8>(v, sh.q[warp], a.scale, lane);
+    } else {
+        prepare_key<F8>(a, r, sh, r.row, r.position, warp == 3, sh.rope, lane);
+    }
+#pragma unroll 1
+    for (uint32_t i = warp; i < 2 * (r.position - r.first_fresh); i += WARPS)
+        prepare_key<F8>(a, r, sh, r.row - 1 - i / 2, r.position - 1 - i / 2, i % 2, a.rope + (uint64_t)(r.row - 1 - i / 2) * a.rope_stride, lane);
 }
 
 __device__ __forceinline__ many_row load_row(const attn_args &a, uint32_t row, uint32_t head)
@@ -306,64 +365,86 @@ __device__ __forceinline__ many_row load_row(const attn_args &a, uint32_t row, u
     return many_row{ row, head, group.seq, own.position, group.first_position, oldest / ATTN_PAGE_TOKENS };
 }
 
-template <bool F8>
-__global__ void __launch_bounds__(WARPS * 32) many_kernel(const __grid_constant__ attn_args a)
+/* A block's turns are those with turn % SPLIT == its rank. */
+template <bool F8, int SPLIT>
+__global__ void __launch_bounds__(THREADS) many_kernel(const __grid_constant__ attn_args a)
 {
-    extern __shared__ __align__(16) uint8_t shared_bytes[];
+    extern __shared__ __align__(128) uint8_t shared_bytes[];
     many_shared &sh = *(many_shared *)shared_bytes;
-    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32, row = blockIdx.x / a.kv_heads;
+    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32, task = blockIdx.x / SPLIT, row = task / a.kv_heads;
+    const uint32_t rank = SPLIT == 1 ? 0 : cluster_rank();
     unsigned long long *trace = a.trace ? a.trace + TRACE_WORDS : NULL;
 
     chain_trigger();
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_START);
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START), trace_mark(trace, TRACE_START);
     if (row >= a.state->rows) {
         chain_wait();
         return;
     }
-    const many_row r = load_row(a, row, blockIdx.x % a.kv_heads);
-    ring_place at = { { 0, 0 }, 0, 0 };
-    uint32_t asked = 0;
+    const many_row r = load_row(a, row, task % a.kv_heads);
+    const uint32_t first = (first_turn(r) + SPLIT - 1 - rank) / SPLIT * SPLIT + rank;
     uint4 q[8];
 
-    for (uint32_t i = threadIdx.x; i < PAGES_MAX; i += WARPS * 32) sh.page[i] = __ldg(page_entry(a, r.seq, (r.first_page + i) * ATTN_PAGE_TOKENS));
-    if (threadIdx.x < 2 * CHUNKS) sh.ml[threadIdx.x / 2][threadIdx.x % 2] = make_float2(NEVER, 0.0f);
+    load_constants(a, r, sh);
     __syncthreads();
-    skip_unseen(r, warp, at.asked);
-    for (; asked < RING && !holds_fresh(r, warp, at.asked); asked++) ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
+    const bool early = !is_fresh(r, first);      /* keys of earlier steps do not wait for this one's */
+    if (early) ask_k<F8>(a, r, sh, first, warp, lane), ask_v<F8>(a, r, sh, first, warp, lane);
     chain_wait();
-    if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
-    for (; asked < RING; asked++) ask<F8>(a, r, sh, warp, lane, at.asked, at.ask_slot);
-    const uint4 *from = (const uint4 *)((const __nv_bfloat16 *)a.part + ((uint64_t)row * ATTN_HEADS + r.head * 2 + lane / 4 % 2) * D) + lane % 4;
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
+    prepare_row<F8>(a, r, sh, warp, lane);
+    __syncthreads();
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END), trace_mark(trace, TRACE_PAST_WAIT);
+    if (!early) ask_k<F8>(a, r, sh, first, warp, lane), ask_v<F8>(a, r, sh, first, warp, lane);
 #pragma unroll
-    for (int i = 0; i < 8; i++) q[i] = lane / 4 < 2 ? ld_l2(from + i * 4) : make_uint4(0, 0, 0, 0);      /* columns of the other 6 heads are nobody's */
+    for (int i = 0; i < 8; i++) q[i] = lane / 4 < 2 ? *(const uint4 *)&sh.q[lane / 4][i * 32 + lane % 4 * 8] : make_uint4(0, 0, 0, 0);      /* columns of the other 6 heads are nobody's */
 
-    for (uint32_t turn = 0; turn < CHUNKS / WARPS; turn++) {
-        const uint32_t chunk = chunk_of(r, warp, turn);
-
-        if (sees_chunk(r, chunk)) work_chunk<F8>(a, r, sh, q, chunk, warp, lane, at);
+    for (uint32_t turn = first, buffer = 0; turn < CHUNKS; turn += SPLIT, buffer ^= 1) {
+        copies_wait<1>();             /* K; V may be on its way */
+        __syncwarp();
+        score_keys<F8>(sh, sh.score[buffer], q, warp, lane);
+        __syncwarp();                 /* everybody has read the keys */
+        ask_k<F8>(a, r, sh, turn + SPLIT, warp, lane);
+        __syncthreads();              /* everybody's scores are there */
+        weigh_chunk<F8>(r, sh, sh.score[buffer], chunk_of(r, turn), warp, lane);
+        copies_wait<1>();             /* V */
+        __syncwarp();
+        multiply_values<F8>(r, sh, chunk_of(r, turn), warp, lane);
+        __syncwarp();
+        ask_v<F8>(a, r, sh, turn + SPLIT, warp, lane);
     }
     __syncthreads();
-    join_chunks(a, r, sh);
+    if (SPLIT > 1) cluster_arrive(), cluster_wait();
+    join_chunks<SPLIT>(a, r, sh, rank);
+    if (SPLIT > 1) cluster_arrive(), cluster_wait();      /* nobody leaves while a peer still reads here */
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
+}
+
+/* ---- launching ---- */
+
+/* Blocks for a row and head, so that few rows have blocks for all SMs. */
+static uint32_t split_of(uint32_t rows) { return rows <= 4 ? 4 : rows <= 8 ? 2 : 1; }
+
+static const void *kernel_of(bool f8, uint32_t split)
+{
+    if (f8) return split == 4 ? (const void *)many_kernel<true, 4> : split == 2 ? (const void *)many_kernel<true, 2> : (const void *)many_kernel<true, 1>;
+    return split == 4 ? (const void *)many_kernel<false, 4> : split == 2 ? (const void *)many_kernel<false, 2> : (const void *)many_kernel<false, 1>;
 }
 
 int attn_many_init(void)
 {
-    int rc = launch_prepare((const void *)many_prepare_kernel<D, false>, 0);
+    int rc = 0;
 
-    if (rc == 0) rc = launch_prepare((const void *)many_prepare_kernel<D, true>, 0);
-    if (rc == 0) rc = launch_prepare((const void *)many_kernel<false>, (uint32_t)sizeof(struct many_shared));
-    return rc ? rc : launch_prepare((const void *)many_kernel<true>, (uint32_t)sizeof(struct many_shared));
+    for (uint32_t i = 0; i < 6 && rc == 0; i++) rc = launch_prepare(kernel_of(i % 2, 1u << i / 2), (uint32_t)sizeof(struct many_shared));
+    return rc;
 }
 
 int attn_many_launch(const struct attn_args *args, uint32_t rows, void *stream)
 {
+    const uint32_t split = split_of(rows);
     attn_args a = *args;
     void *params[] = { &a };
 
     if (a.kv_heads != 8 || a.window != WINDOW) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > D / 2 || a.turned % 4) return -E_RANGE;
-    const int rc = launch_chained(a.kv_fp8 ? (const void *)many_prepare_kernel<D, true> : (const void *)many_prepare_kernel<D, false>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
-
-    return rc ? rc : launch_chained(a.kv_fp8 ? (const void *)many_kernel<true> : (const void *)many_kernel<false>, rows * a.kv_heads, WARPS * 32, (uint32_t)sizeof(struct many_shared), params, stream);
+    return launch_clusters(kernel_of(a.kv_fp8, split), rows * a.kv_heads * split, split, THREADS, (uint32_t)sizeof(struct many_shared), params, stream);
 }

@@ -1,13 +1,12 @@
 /* attn_many: attention for many rows of many sequences, with the very bits that attn.h gives each row.
  *   qkv, KV pages, out, part, part_ml as in attn.h
- * A first kernel norms and rotates: one warp per head of q, k and v of each row; new K and V go to their pages, queries to scratch memory.
- * Sliding layers: the second kernel answers one row and kv head per block: its 4 warps take the 16 chunks of keys (by residue, attn.h) by turns, each streaming keys
- * through a ring of its own in shared memory, so that no warp waits for another until the chunks are added in attn.h's tree. Keys of
- * earlier steps are fetched before the qkv product has ended.
- * Full layers: a block's 8 warps work on a chunk of 32 keys together while the next chunk of any row is on its way; a third kernel adds the spans.
+ * Sliding layers, one kernel: a block of 4 warps answers one row and kv head, chunk by chunk (by residue, attn.h); with up to 8 rows a cluster of 2 or 4 blocks
+ * shares the chunks. It norms and rotates the row's queries, key and value itself, and adds the chunks in attn.h's tree. Keys of earlier steps are fetched before the qkv product has ended.
+ * Full layers: a cluster of 4 blocks answers a row of few keys (attn_many_short.cu: up to 2,048, with more than 16 rows up to 1,024) in one kernel. What is longer is left to two more
+ * (attn_many_full.cu): a block's 8 warps work on a chunk of 32 keys together while the next chunk of any row is on its way, then the spans are added.
  * Rows of one sequence (verify blocks) read its keys once each, from the L2: for few rows attn.h is better.
  * Needs     d = 256, 16 query heads on 8 kv heads and window 1024, or d = 512 and 1 kv head; ring >= window + 8 tokens. Never synchronizes.
- * Checked   tests/gpu/many.py: bits of the logits of 32 and 64 rows against single rows.
+ * Checked   tests/gpu/attn_many_test.cu: bit by bit against attn.h, caches of bf16 and E4M3; tests/gpu/many.py: bits of the logits of 32 and 64 rows against single rows.
  * Measured  bench/RESULTS_cuda.md. */
 #ifndef SLUICE_CUDA_ATTN_MANY_H
 #define SLUICE_CUDA_ATTN_MANY_H

@@ -1,9 +1,11 @@
 /* kernels/cuda/attn_many_full.cu - full attention for many sequences (contract in attn_many.h).
  *
+ * Rows with few keys have been answered by attn_many_short.cu, which has prepared the others: they are left.
  * The block's work on a chunk of 32 keys is that of attn.cu, but rows are single, their q, K and V are ready, and K, V and q of the block's next
  * chunk are on their way into shared memory meanwhile. F8: keys and values of E4M3, in half of their places. A third kernel adds the spans of a row. */
 #include "attn_many.h"
-#include "attn_many_prepare.cuh"
+#include "attn_many_copy.cuh"
+#include "attn_many_short.cuh"
 #include "attn_block.cuh"
 #include "launch.h"
 #include "shm/error.h"
@@ -51,12 +53,12 @@ __device__ __forceinline__ uint32_t many_spans(uint32_t tokens)
     return 160 + (tokens - 32768 + 1023) / 1024;
 }
 
-/* Spans of a row: those of its group, for that is what is added up. */
-__device__ __forceinline__ uint32_t row_spans(const attn_args &a, uint32_t row)
+/* Spans of a row that is left: those of its group, for that is what is added up. 0: it is answered. */
+__device__ __forceinline__ uint32_t row_spans(const attn_args &a, uint32_t row, uint32_t short_keys)
 {
     const step_group g = a.state->group[a.state->row[row].group];
 
-    return many_spans(g.first_position + g.rows);
+    return g.first_position + g.rows > short_keys ? many_spans(g.first_position + g.rows) : 0;
 }
 
 /* ---- which chunk ---- */
@@ -64,7 +66,7 @@ __device__ __forceinline__ uint32_t row_spans(const attn_args &a, uint32_t row)
 struct chunk { uint32_t index; item it; uint32_t key; bool last; };      /* last: of its item */
 
 /* All rows at once: one after the other they would cost a load's latency each. */
-__device__ __forceinline__ void list_rows(const attn_args &a, full_shared &sh)
+__device__ __forceinline__ void list_rows(const attn_args &a, full_shared &sh, uint32_t short_keys)
 {
     const uint32_t row = threadIdx.x;
 
@@ -76,7 +78,7 @@ __device__ __forceinline__ void list_rows(const attn_args &a, full_shared &sh)
             const step_group group = a.state->group[own.group];
 
             sh.position[row] = own.position, sh.seq[row] = group.seq, sh.fresh[row] = group.first_position;
-            spans = many_spans(group.first_position + group.rows);
+            if (group.first_position + group.rows > short_keys) spans = many_spans(group.first_position + group.rows);
         }
         sh.first[row + 1] = spans;
     }
@@ -172,7 +174,7 @@ __device__ __forceinline__ void load_fragments(fragments<FULL_D, F8> &f, const f
 }
 
 template <bool F8>
-__global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_constant__ attn_args a)
+__global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_constant__ attn_args a, uint32_t short_keys)
 {
     using S = attn_shape<FULL_D>;
     extern __shared__ __align__(16) uint8_t shared_bytes[];
@@ -184,7 +186,7 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
     uint32_t turn = 0;
 
     chain_trigger();
-    list_rows(a, sh);
+    list_rows(a, sh, short_keys);
     bool more = find_chunk(asked, a, sh, blockIdx.x);
     const bool some = more;
 
@@ -229,7 +231,7 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
 }
 
 /* One block per (row, head): the spans in ascending order, operation by operation as attn.cu's combine. */
-__global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_constant__ attn_args a)
+__global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_constant__ attn_args a, uint32_t short_keys)
 {
     const uint32_t row = blockIdx.x / ATTN_HEADS, lane = threadIdx.x % 32;
     const float2 *ml = a.part_ml + (uint64_t)blockIdx.x * a.spans_max;
@@ -240,11 +242,10 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(trace, TRACE_START);
-    const bool live = row < a.state->rows;
-    const uint32_t spans = live ? row_spans(a, row) : 0;
+    const uint32_t spans = row < a.state->rows ? row_spans(a, row, short_keys) : 0;
 
     chain_wait();
-    if (!live) return;
+    if (spans == 0) return;
     if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
     for (uint32_t s = lane; s < spans; s += 32) top = fmaxf(top, __ldcg(&ml[s].x));
 #pragma unroll
@@ -273,9 +274,8 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
 
 int attn_many_full_init(void)
 {
-    int rc = launch_prepare((const void *)many_prepare_kernel<FULL_D, false>, 0);
+    int rc = attn_many_short_init();
 
-    if (rc == 0) rc = launch_prepare((const void *)many_prepare_kernel<FULL_D, true>, 0);
     if (rc == 0) rc = launch_prepare((const void *)many_full_kernel<false>, (uint32_t)sizeof(struct full_shared));
     if (rc == 0) rc = launch_prepare((const void *)many_full_kernel<true>, (uint32_t)sizeof(struct full_shared));
     return rc ? rc : launch_prepare((const void *)many_combine_kernel, 0);
@@ -284,11 +284,12 @@ int attn_many_full_init(void)
 int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, void *stream)
 {
     attn_args a = *args;
-    void *params[] = { &a };
+    uint32_t short_keys = attn_many_short_keys(rows);
+    void *params[] = { &a, &short_keys };
 
     if (a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > FULL_D / 2 || a.turned % 4) return -E_RANGE;
-    int rc = launch_chained(a.kv_fp8 ? (const void *)many_prepare_kernel<FULL_D, true> : (const void *)many_prepare_kernel<FULL_D, false>, many_prepare_blocks(a, rows), PREPARE_WARPS * 32, 0, params, stream);
+    int rc = attn_many_short_launch(&a, rows, stream);
 
     if (rc == 0) rc = launch_chained(a.kv_fp8 ? (const void *)many_full_kernel<true> : (const void *)many_full_kernel<false>, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
     return rc ? rc : launch_chained((const void *)many_combine_kernel, rows * ATTN_HEADS, FULL_D / 2, 0, params, stream);

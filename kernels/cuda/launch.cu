@@ -37,28 +37,41 @@ int launch_prepare(const void *fn, uint32_t shared_bytes)
     return rc;
 }
 
-static int launch(const void *fn, uint32_t blocks, uint32_t threads, uint32_t shared_bytes, void **params, void *stream, uint32_t attributes)
+/* cluster: blocks of one, 1: none. chained: with the programmatic attribute. */
+static int launch(const void *fn, uint32_t blocks, uint32_t cluster, uint32_t threads, uint32_t shared_bytes, void **params, void *stream, bool chained)
 {
-    cudaLaunchAttribute attribute[1];
+    cudaLaunchAttribute attribute[2];
     cudaLaunchConfig_t config = {};
 
-    attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    attribute[0].val.programmaticStreamSerializationAllowed = 1;
     config.gridDim = dim3(blocks);
     config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared_bytes;
     config.stream = (cudaStream_t)stream;
     config.attrs = attribute;
-    config.numAttrs = attributes;
+    if (chained) {
+        attribute[config.numAttrs].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attribute[config.numAttrs++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attribute[config.numAttrs].id = cudaLaunchAttributeClusterDimension;
+        attribute[config.numAttrs].val.clusterDim.x = cluster;
+        attribute[config.numAttrs].val.clusterDim.y = attribute[config.numAttrs].val.clusterDim.z = 1;
+        config.numAttrs++;
+    }
     return launch_check(cudaLaunchKernelExC(&config, fn, params), "kernel launch");
 }
 
 int launch_chained(const void *fn, uint32_t blocks, uint32_t threads, uint32_t shared_bytes, void **params, void *stream)
 {
-    return launch(fn, blocks, threads, shared_bytes, params, stream, 1);
+    return launch(fn, blocks, 1, threads, shared_bytes, params, stream, true);
+}
+
+int launch_clusters(const void *fn, uint32_t blocks, uint32_t cluster, uint32_t threads, uint32_t shared_bytes, void **params, void *stream)
+{
+    return launch(fn, blocks, cluster, threads, shared_bytes, params, stream, true);
 }
 
 int launch_first(const void *fn, uint32_t blocks, uint32_t threads, uint32_t shared_bytes, void **params, void *stream)
 {
-    return launch(fn, blocks, threads, shared_bytes, params, stream, 0);
+    return launch(fn, blocks, 1, threads, shared_bytes, params, stream, false);
 }

@@ -13,6 +13,9 @@ int launch_prepare(const void *fn, uint32_t shared_bytes);
 /* Launches on a capturing or running stream; may start before its predecessor in the stream has ended. 0 or -E_IO. */
 int launch_chained(const void *fn, uint32_t blocks, uint32_t threads, uint32_t shared_bytes, void **params, void *stream);
 
+/* The same for clusters of so many blocks; `blocks` is a multiple of it. */
+int launch_clusters(const void *fn, uint32_t blocks, uint32_t cluster, uint32_t threads, uint32_t shared_bytes, void **params, void *stream);
+
 /* The same for the first kernel of a chain: starts when everything before it in the stream is complete. */
 int launch_first(const void *fn, uint32_t blocks, uint32_t threads, uint32_t shared_bytes, void **params, void *stream);
 

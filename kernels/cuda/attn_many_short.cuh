@@ -1,0 +1,13 @@
+/* kernels/cuda/attn_many_short.cuh - the first kernel of full layers for many sequences, used by attn_many_full.cu. */
+#ifndef SLUICE_CUDA_ATTN_MANY_SHORT_CUH
+#define SLUICE_CUDA_ATTN_MANY_SHORT_CUH
+
+#include "attn.h"
+
+/* Rows of groups that reach beyond so many keys are not answered: their q is left in `out`, their K and V in their pages. */
+uint32_t attn_many_short_keys(uint32_t rows);
+
+int attn_many_short_init(void);
+int attn_many_short_launch(const struct attn_args *args, uint32_t rows, void *stream);
+
+#endif

@@ -180,7 +180,8 @@ static void show_oddities(const struct inspect *in)
     odd(&count, "a quantization_config, but no quantized tensor", !quantized && in->quantization.method != QUANTIZATION_NONE, 0);
     odd(&count, "static activation scales: values beyond 448 times the scale are cut off; --activations bf16 leaves activations alone", in->quantization.fp8_activation == STORED_STATIC && count_names(in, "input_scale", &ignored) && !in->quantization.fp4_activations, 0);
     odd(&count, "no tokenizer.json: it can be inspected, but not served", model_files_find(&in->files, "tokenizer.json", &file, &ignored) != 0, 0);
-    odd(&count, "no chat_template.jinja: only plain completions, unless tokenizer_config.json has a template", model_files_find(&in->files, "chat_template.jinja", &file, &ignored) != 0, 0);
+    odd(&count, "no chat_template.jinja or .json: only plain completions, unless tokenizer_config.json has a template",
+        model_files_find(&in->files, "chat_template.jinja", &file, &ignored) != 0 && model_files_find(&in->files, "chat_template.json", &file, &ignored) != 0, 0);
 }
 
 /* Is it a drafter's? Then it is shown, and whether it loads. */

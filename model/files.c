@@ -16,7 +16,7 @@
 #define FILES_SINGLE "model.safetensors"
 
 static const char *const files_small[] = {
-    "generation_config.json", "hf_quant_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
+    "generation_config.json", "hf_quant_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json",
     "processor_config.json", "preprocessor_config.json",
 };
 

@@ -64,9 +64,11 @@ static void open_template(struct tokenize *k)
     const uint8_t *bytes = NULL;
     uint64_t byte_count = 0;
     char err[512] = "";
-    const char *inside = json_string_value(json_object_get(k->token_config, "chat_template")); /* where older checkpoints keep it */
+    json_t *own = NULL; /* where older checkpoints keep it: in a file of its own, or in the tokenizer's configuration */
 
     if (model_files_find(&k->engine.files, "chat_template.jinja", &bytes, &byte_count) != 0) {
+        if (model_files_find(&k->engine.files, "chat_template.json", &bytes, &byte_count) == 0) own = json_loadb((const char *)bytes, byte_count, 0, NULL);
+        const char *inside = json_string_value(json_object_get(own ? own : k->token_config, "chat_template"));
         bytes = (const uint8_t *)inside;
         byte_count = inside ? strlen(inside) : 0;
     }
@@ -76,6 +78,7 @@ static void open_template(struct tokenize *k)
     }
     if (chat_template_open(&k->template, (const char *)bytes, byte_count, err, sizeof err) != 0)
         stage_exit(&k->stage, EXIT_CONFIG, "the chat template cannot be used: %s", err);
+    json_decref(own);
 }
 
 /* ---- work ------------------------------------------------------------------------ */

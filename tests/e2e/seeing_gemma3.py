@@ -85,8 +85,8 @@ def make(directory):
     own = config(demo)
     with open(os.path.join(directory, "config.json"), "w", encoding="utf-8") as f:
         json.dump(own, f, indent=2)
-    with open(os.path.join(directory, "chat_template.jinja"), "w", encoding="utf-8") as f:
-        f.write(TEMPLATE)
+    with open(os.path.join(directory, "chat_template.json"), "w", encoding="utf-8") as f:  # as the exports of Gemma 3 have it
+        json.dump({"chat_template": TEMPLATE}, f)
     for name in ("generation_config.json", "tokenizer.json", "tokenizer_config.json"):
         os.symlink(os.path.join(DEMO, name), os.path.join(directory, name))
     header, data = {}, bytearray()

@@ -69,6 +69,7 @@ def main():
         seeing.make(directory)
         model = Gemma3ForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
         tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer.chat_template = seeing.TEMPLATE
         processor = Gemma3ImageProcessor(size={"height": seeing.IMAGE, "width": seeing.IMAGE})
         cases = {name: answer(model, tokenizer, processor, files, question, name.startswith("pieces")) for name, files, question in CASES}
     with open(os.path.join(ROOT, "tests", "golden", "media", "seeing_gemma3.json"), "w", encoding="utf-8") as f:

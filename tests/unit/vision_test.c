@@ -1,4 +1,6 @@
 /* tests/unit/vision_test.c - the vision stage's parts: workers give what the same work gives outside of a sandbox, die alone, and can do nothing else; the cache. */
+#include "schemas/image.h"
+#include "model/picture.h"
 #include "schemas/sound.h"
 #include "shm/error.h"
 #include "stages/vision/cache.h"
@@ -84,6 +86,40 @@ static void test_workers_give_what_the_work_gives(void **state)
     }
     desk_stop(&d);
     free(out);
+}
+
+/* Gemma 3: every picture a square, whatever its proportions; what a worker that was taken over may not leave. */
+static void test_squares(void **state)
+{
+    const struct desk_limits square = {.picture_budget = 16, .picture_positions = 4, .picture_side = 56, .crops_max = 0}, pieces = {.picture_budget = 16, .picture_positions = 4, .picture_side = 56, .crops_max = 4};
+    static const char *const files[] = {"tests/golden/image/rgb.png", "tests/golden/image/turned_6.png", "tests/golden/image/rgba_lossless.webp"};
+    uint8_t *out = malloc(desk_out_bytes(&pieces)), *again = malloc(desk_out_bytes(&pieces)), *want = malloc(56 * 56 * 3);
+
+    (void)state;
+    assert_int_equal(desk_out_bytes(&square), 56 * 56 * 3);
+    assert_int_equal(desk_out_bytes(&pieces), 5 * 56 * 56 * 3);
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        static const struct image_limits all = {.side_max = 4096, .pixels_max = 1 << 22, .scans_max = 100};
+        struct media_file_hdr hdr = {.kind = MEDIA_PICTURE, .budget = 70};
+        uint8_t *file = load(files[i], &hdr);
+        char why[IMAGE_ERROR_BYTES];
+        struct desk_result r;
+        struct image_info info;
+        struct image image;
+
+        assert_int_equal(image_probe(file, hdr.bytes, &all, &info, why), 0);
+        assert_int_equal(image_decode(file, hdr.bytes, &all, &info, 0, 0, &image, why), 0);
+        assert_int_equal(picture_resize(image.rgb, image.width, image.height, want, 56, 56, PICTURE_BILINEAR), 0);
+        desk_decode(&square, &hdr, file, out, &r);
+        assert_true(r.status == MEDIA_READY && r.tokens == 16 && r.columns == 4);
+        assert_memory_equal(out, want, 56 * 56 * 3);
+        desk_decode(&pieces, &hdr, file, again, &r);     /* too small to be shown in pieces */
+        assert_true(r.status == MEDIA_READY && r.tokens == 16 && r.columns == 4);
+        assert_memory_equal(again, want, 56 * 56 * 3);
+        free(image.rgb);
+        free(file);
+    }
+    free(out), free(again), free(want);
 }
 
 static void test_a_dead_worker_is_known(void **state)
@@ -202,7 +238,8 @@ static void test_the_cache_keeps_the_newest(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_workers_give_what_the_work_gives), cmocka_unit_test(test_a_dead_worker_is_known), cmocka_unit_test(test_a_worker_can_do_nothing_else),
+        cmocka_unit_test(test_workers_give_what_the_work_gives), cmocka_unit_test(test_squares),
+        cmocka_unit_test(test_a_dead_worker_is_known), cmocka_unit_test(test_a_worker_can_do_nothing_else),
         cmocka_unit_test(test_the_cache_keeps_the_newest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,8 +20,7 @@ int prefix_open(struct prefix *x, uint32_t node_max, uint64_t seed)
         return -E_NOMEM;
     }
     memset(x->bucket, 0xff, buckets * sizeof *x->bucket);
-    for (uint32_t i = 0; i < node_max; i++) x->node[i].next = i + 1 < node_max ? i + 1 : PREFIX_NONE;
-    x->free_first = node_max ? 0 : PREFIX_NONE;
+    x->free_first = PREFIX_NONE;
     x->node_max = node_max;
     x->bucket_mask = buckets - 1;
     x->seed = seed;
@@ -90,11 +89,12 @@ uint32_t prefix_find(const struct prefix *x, uint32_t parent, const struct prefi
 uint32_t prefix_add(struct prefix *x, uint32_t parent, const struct prefix_page *page, uint32_t full_page)
 {
     const uint64_t hash = hash_of(x, parent, page);
-    const uint32_t node = x->free_first;
+    const uint32_t node = x->free_first != PREFIX_NONE ? x->free_first : x->fresh;
 
-    must(node != PREFIX_NONE && full_page != PREFIX_NONE); /* a node for every page there is */
+    must(node < x->node_max && full_page != PREFIX_NONE); /* a node for every page there is */
     must(parent == PREFIX_NONE || x->node[parent].holders > 0);
-    x->free_first = x->node[node].next;
+    if (node == x->fresh) x->fresh++;
+    else x->free_first = x->node[node].next;
     x->node_count++;
     x->node[node] = (struct prefix_node){.page = *page, .hash = hash, .parent = parent, .next = x->bucket[hash & x->bucket_mask], .holders = 1,
                                          .full_page = full_page, .sliding_page = PREFIX_NONE, .donor = PREFIX_NONE};

@@ -40,7 +40,8 @@ struct prefix_list { uint32_t oldest, newest, count; };
 struct prefix {
     struct prefix_node *node;         /* [node_max]; owned */
     uint32_t *bucket;                 /* [bucket_mask + 1]; owned */
-    uint32_t node_max, node_count, bucket_mask, free_first;
+    uint32_t node_max, node_count, bucket_mask;
+    uint32_t free_first, fresh;       /* nodes that were given back; the first that never was used: nothing behind it has been touched */
     uint64_t seed;                    /* of the hash: nobody outside can choose prompts that share a bucket */
     struct prefix_list list[LAYER_TYPES]; /* LAYER_FULL: nodes that nobody holds; LAYER_SLIDING: nodes with a sliding page */
 };

@@ -6,6 +6,7 @@ at once, a cache far too small, prefill killed all the time. Usage must say what
 """
 import asyncio
 import base64
+import json
 import os
 import random
 import signal
@@ -156,6 +157,21 @@ def test_a_stored_response_goes_on():
     assert [cached(g) for g in got] == common_pages(got) and cached(got[2]) > cached(got[1]) > 0, [cached(g) for g in got]
 
 
+def test_warming_up():
+    """`generate: false` computes a beginning before anybody asks; one token more or less is another prompt, the last one is always computed."""
+    start = long_text(random.Random("warm"), 120)
+    with Server() as s:
+        ask(s, [{"input": start, "generate": False}])
+        got = ask(s, [{"input": start, "max_output_tokens": 5, "return_token_ids": True, "temperature": 0}])[0]
+        assert cached(got) == (prompt_tokens(got) - 1) // PAGE * PAGE > 0, (cached(got), prompt_tokens(got))
+        one = asyncio.run(http(s, "POST", "/v1/completions", {"prompt": [5], "max_tokens": 3, "temperature": 0}))  # a prompt of one token, twice
+        two = asyncio.run(http(s, "POST", "/v1/completions", {"prompt": [5], "max_tokens": 3, "temperature": 0}))
+        assert one[0] == two[0] == 200 and json.loads(one[2])["choices"][0]["text"] == json.loads(two[2])["choices"][0]["text"]
+        page = {"prompt": list(range(300, 300 + 2 * PAGE)), "max_tokens": 3, "temperature": 0}
+        whole = [json.loads(asyncio.run(http(s, "POST", "/v1/completions", page))[2]) for _ in range(2)]
+        assert whole[0]["choices"][0]["text"] == whole[1]["choices"][0]["text"] and whole[1]["usage"]["prompt_tokens_details"]["cached_tokens"] == PAGE, whole
+
+
 # ---- salts
 
 
@@ -292,5 +308,5 @@ def test_on_a_gpu_path():
 
 
 if __name__ == "__main__":
-    main(test_one_system_prompt_many_questions, test_conversation_that_grows, test_long_beginning_behind_a_short_one, test_long_answers_leave_the_prompt, test_a_stored_response_goes_on, test_salts_keep_apart,
+    main(test_one_system_prompt_many_questions, test_conversation_that_grows, test_long_beginning_behind_a_short_one, test_long_answers_leave_the_prompt, test_a_stored_response_goes_on, test_warming_up, test_salts_keep_apart,
          test_pictures, test_many_that_begin_alike_at_once, test_eight_streams, test_prefill_dies, test_on_a_gpu_path)

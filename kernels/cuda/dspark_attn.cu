@@ -20,10 +20,14 @@
 
 static_assert(M_TILES <= ATTEND_WARPS && DSPARK_DIM == ATTEND_WARPS * 64, "tiles of the warps");
 
-struct attend_shared {
-    __nv_bfloat16 q[DSPARK_QUERIES][ROW_STRIDE], k[DSPARK_SPAN][ROW_STRIDE], v[DSPARK_SPAN][ROW_STRIDE], p[DSPARK_QUERIES][P_STRIDE];
+/* Tiles of queries of a block: all, or, while spans are fewer than multiprocessors, a part: several blocks then read a span's keys. The bits are the same. */
+#define TILES_FEW 2u
+#define BLOCKS_FEW 264u               /* of TILES_FEW tiles, two fit on a multiprocessor */
+
+template <uint32_t TILES> struct attend_shared {
+    __nv_bfloat16 q[TILES * 16][ROW_STRIDE], k[DSPARK_SPAN][ROW_STRIDE], v[DSPARK_SPAN][ROW_STRIDE], p[TILES * 16][P_STRIDE];
 };
-static_assert(sizeof(struct attend_shared) <= LAUNCH_SHARED_MAX, "shared memory");
+static_assert(sizeof(attend_shared<M_TILES>) <= LAUNCH_SHARED_MAX && 2 * sizeof(attend_shared<TILES_FEW>) <= LAUNCH_SHARED_MAX, "shared memory");
 
 /* ---- heads: 128 threads for one head of one row; thread t has elements t, t + 128, t + 256, t + 384 ---- */
 
@@ -114,7 +118,8 @@ __device__ __forceinline__ void multiply_add(float c[4], const uint32_t a[4], ui
 }
 
 /* Queries, and the span's keys and values; what is not there is zero. */
-__device__ void load_span(const dspark_attn_args &a, const dspark_attn_seq &seq, const __nv_bfloat16 *q, attend_shared *s, uint32_t first, uint32_t begin, uint32_t end)
+template <uint32_t TILES>
+__device__ void load_span(const dspark_attn_args &a, const dspark_attn_seq &seq, const __nv_bfloat16 *q, attend_shared<TILES> *s, uint32_t query0, uint32_t first, uint32_t begin, uint32_t end)
 {
     const uint4 none = make_uint4(0, 0, 0, 0);
 
@@ -129,17 +134,18 @@ __device__ void load_span(const dspark_attn_args &a, const dspark_attn_seq &seq,
         *(uint4 *)&s->v[key - first][at] = there ? __ldcg((const uint4 *)(seq.v + from)) : none;
     }
 #pragma unroll 14
-    for (uint32_t n = 0; n < DSPARK_QUERIES * DSPARK_DIM / 8 / ATTEND_THREADS; n++) {
+    for (uint32_t n = 0; n < TILES * 16 * DSPARK_DIM / 8 / ATTEND_THREADS; n++) {
         const uint32_t i = threadIdx.x + n * ATTEND_THREADS;
         const uint32_t query = i / (DSPARK_DIM / 8), at = i % (DSPARK_DIM / 8) * 8;
 
-        *(uint4 *)&s->q[query][at] = query < a.rows * DSPARK_HEADS ? __ldcg((const uint4 *)(q + (uint64_t)query * DSPARK_DIM + at)) : none;
+        *(uint4 *)&s->q[query][at] = query0 + query < a.rows * DSPARK_HEADS ? __ldcg((const uint4 *)(q + (uint64_t)(query0 + query) * DSPARK_DIM + at)) : none;
     }
     __syncthreads();
 }
 
 /* Scores of 16 queries with all keys of the span, their exponentials into p, maximum and sum into part_ml. */
-__device__ void score(float2 *ml, attend_shared *s, uint32_t tile, uint32_t lane, uint32_t first, uint32_t begin, uint32_t end)
+template <uint32_t TILES>
+__device__ void score(float2 *ml, attend_shared<TILES> *s, uint32_t tile, uint32_t lane, uint32_t first, uint32_t begin, uint32_t end)
 {
     float c[DSPARK_SPAN / 8][4] = {};
 
@@ -184,10 +190,11 @@ __device__ void score(float2 *ml, attend_shared *s, uint32_t tile, uint32_t lane
     }
 }
 
-__global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_attn_args a)
+template <uint32_t TILES>
+__global__ void __launch_bounds__(ATTEND_THREADS, TILES == M_TILES ? 1 : 2) attend_kernel(const dspark_attn_args a)
 {
     extern __shared__ __align__(16) uint8_t memory[];
-    attend_shared *s = (attend_shared *)memory;
+    attend_shared<TILES> *s = (attend_shared<TILES> *)memory;
     const dspark_attn_seq &seq = a.seq[blockIdx.y];
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, span = blockIdx.x, first = (seq.low / DSPARK_SPAN + span) * DSPARK_SPAN, end = seq.position + a.rows;
 
@@ -195,17 +202,18 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_
     chain_wait();
     if (first >= end) return;
     const uint32_t begin = seq.low_device ? max(seq.low, min(ld_l2(seq.low_device), seq.position)) : seq.low;
-    const uint64_t at = (uint64_t)blockIdx.y * a.spans_max + span;
+    const uint32_t query0 = blockIdx.z * TILES * 16, tiles = M_TILES - blockIdx.z * TILES < TILES ? M_TILES - blockIdx.z * TILES : TILES;
+    const uint64_t at = ((uint64_t)blockIdx.y * a.spans_max + span) * DSPARK_QUERIES + query0;
 
-    load_span(a, seq, a.q + (uint64_t)blockIdx.y * DSPARK_QUERIES * DSPARK_DIM, s, first, begin, end);
-    if (warp < M_TILES) score(a.part_ml + at * DSPARK_QUERIES, s, warp, lane, first, begin, end);
+    load_span(a, seq, a.q + (uint64_t)blockIdx.y * DSPARK_QUERIES * DSPARK_DIM, s, query0, first, begin, end);
+    if (warp < tiles) score(a.part_ml + at, s, warp, lane, first, begin, end);
     __syncthreads();
     for (uint32_t n = 0; n < 64; n += 8) {
         const uint32_t column = warp * 64 + n;
         uint32_t v[4];
 
         load_turned(v, &s->v[lane][column]);
-        for (uint32_t tile = 0; tile < M_TILES; tile++) {
+        for (uint32_t tile = 0; tile < tiles; tile++) {
             float c[4] = {};
             uint32_t p[4];
 
@@ -213,7 +221,7 @@ __global__ void __launch_bounds__(ATTEND_THREADS, 1) attend_kernel(const dspark_
             multiply_add(c, p, v[0], v[1]);
             load_matrices(p, &s->p[tile * 16 + lane % 16][16 + lane / 16 * 8]);
             multiply_add(c, p, v[2], v[3]);
-            float *to = a.part + (at * DSPARK_QUERIES + tile * 16 + lane / 4) * DSPARK_DIM + column + lane % 4 * 2;
+            float *to = a.part + (at + tile * 16 + lane / 4) * DSPARK_DIM + column + lane % 4 * 2;
             *(float2 *)to = make_float2(c[0], c[1]);
             *(float2 *)(to + 8 * DSPARK_DIM) = make_float2(c[2], c[3]);
         }
@@ -264,14 +272,14 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
     for (uint32_t i = 0; i < HEAD_EACH; i++) a.out[((uint64_t)blockIdx.y * a.rows * DSPARK_HEADS + query) * DSPARK_DIM + threadIdx.x * HEAD_EACH + i] = __float2bfloat16(out[i] / sum);
 }
 
-static int launch_grid(const void *fn, uint32_t x, uint32_t y, uint32_t threads, uint32_t shared_bytes, void **params, void *stream)
+static int launch_grid(const void *fn, uint32_t x, uint32_t y, uint32_t z, uint32_t threads, uint32_t shared_bytes, void **params, void *stream)
 {
     cudaLaunchAttribute attribute[1];
     cudaLaunchConfig_t config = {};
 
     attribute[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
     attribute[0].val.programmaticStreamSerializationAllowed = 1;
-    config.gridDim = dim3(x, y), config.blockDim = dim3(threads), config.dynamicSmemBytes = shared_bytes, config.stream = (cudaStream_t)stream;
+    config.gridDim = dim3(x, y, z), config.blockDim = dim3(threads), config.dynamicSmemBytes = shared_bytes, config.stream = (cudaStream_t)stream;
     config.attrs = attribute, config.numAttrs = 1;
     return launch_check(cudaLaunchKernelExC(&config, fn, params), "dspark attention");
 }
@@ -279,6 +287,7 @@ static int launch_grid(const void *fn, uint32_t x, uint32_t y, uint32_t threads,
 int dspark_attn_launch(const struct dspark_attn_args *args, void *stream)
 {
     struct dspark_attn_args a = *args;
+    const uint32_t parts = (M_TILES + TILES_FEW - 1) / TILES_FEW;
     uint32_t spans = 0;
     void *params[] = { &a };
 
@@ -291,9 +300,10 @@ int dspark_attn_launch(const struct dspark_attn_args *args, void *stream)
         if (own > a.spans_max) return -E_RANGE;
         if (own > spans) spans = own;
     }
-    int rc = launch_grid((const void *)heads_kernel, a.rows * (DSPARK_HEADS + 1), a.count, HEAD_THREADS, 0, params, stream);
-    if (rc == 0) rc = launch_grid((const void *)attend_kernel, spans, a.count, ATTEND_THREADS, sizeof(struct attend_shared), params, stream);
-    if (rc == 0) rc = launch_grid((const void *)combine_kernel, a.rows * DSPARK_HEADS, a.count, HEAD_THREADS, 0, params, stream);
+    int rc = launch_grid((const void *)heads_kernel, a.rows * (DSPARK_HEADS + 1), a.count, 1, HEAD_THREADS, 0, params, stream);
+    if (rc == 0) rc = parts * spans * a.count <= BLOCKS_FEW ? launch_grid((const void *)attend_kernel<TILES_FEW>, spans, a.count, parts, ATTEND_THREADS, sizeof(attend_shared<TILES_FEW>), params, stream)
+                                                        : launch_grid((const void *)attend_kernel<M_TILES>, spans, a.count, 1, ATTEND_THREADS, sizeof(attend_shared<M_TILES>), params, stream);
+    if (rc == 0) rc = launch_grid((const void *)combine_kernel, a.rows * DSPARK_HEADS, a.count, 1, HEAD_THREADS, 0, params, stream);
     return rc;
 }
 
@@ -311,7 +321,8 @@ int dspark_attn_init(void)
     int rc = launch_prepare((const void *)heads_kernel, 0);
 
     if (rc == 0) rc = launch_prepare((const void *)keys_kernel, 0);
-    if (rc == 0) rc = launch_prepare((const void *)attend_kernel, sizeof(struct attend_shared));
+    if (rc == 0) rc = launch_prepare((const void *)attend_kernel<M_TILES>, sizeof(attend_shared<M_TILES>));
+    if (rc == 0) rc = launch_prepare((const void *)attend_kernel<TILES_FEW>, sizeof(attend_shared<TILES_FEW>));
     if (rc == 0) rc = launch_prepare((const void *)combine_kernel, 0);
     return rc;
 }

@@ -5,7 +5,7 @@
  * the same words before and after its copy has a whole row. Rows whose position is overwritten by a later row of the same call are left out. Links of a chain, one block
  * for each row.
  * Needs     hidden % 4 == 0, element_bytes 2 or 4. Never synchronize.
- * Checked   tests/gpu/dspark_test.c; in the product by tests/gpu/serve.py dspark. */
+ * Checked   tests/gpu/outputs_test.cu; in the product by tests/gpu/drafters.py. */
 #ifndef SLUICE_CUDA_OUTPUTS_H
 #define SLUICE_CUDA_OUTPUTS_H
 

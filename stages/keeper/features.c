@@ -19,7 +19,7 @@ static void layout(const struct keeper *k, struct features *f, uint32_t places)
     else features_init_device(f, places, context, k->config.max_position, k->config.hidden, k->feature_sources, k->feature_element_bytes);
 }
 
-/* The drafter that the server begins with, if it is one that reads outputs of layers. Its files' bytes are an upper bound of what it needs for weights. */
+/* The drafter that the server begins with, if it is one that reads outputs of layers, and the bytes of its files. */
 static bool find_head(const struct keeper *k, struct dspark_config *head, uint64_t *bytes)
 {
     const struct wiring *w = &k->stage.wiring;
@@ -54,8 +54,10 @@ uint64_t features_plan(struct keeper *k)
         return 0;
     }
     k->feature_sources = head.source_count;
-    engine_draft_dspark_spec(&spec, &head, WEIGHT_FP8);
-    k->feature_element_bytes = k->lib.dspark_weights_bytes(&spec) ? 2 : 4; /* what its kernels take, else what the CPU computes with */
+    engine_draft_dspark_spec(&spec, &head, strcmp(wiring_text(&k->stage.wiring, "draft.dtype", "auto"), "bf16") == 0 ? WEIGHT_BF16 : WEIGHT_FP8);
+    const uint64_t weights = k->lib.dspark_weights_bytes(&spec);
+    k->feature_element_bytes = weights ? 2 : 4; /* what its kernels take, else what the CPU computes with */
+    if (weights > k->drafter_bytes) k->drafter_bytes = weights; /* an output matrix that its files lack is held by it all the same, rounded */
     layout(k, &f, 1);
     for (uint32_t i = 0; i < head.layers.layer_count; i++) ring_bytes += 2ull * sizeof(uint16_t) * model_kv_dim(&head.layers, i) * (context + head.block);
     const uint64_t places = k->facts.memory_free / SHARE / (features_bytes(&f) + ring_bytes);

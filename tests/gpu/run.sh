@@ -40,6 +40,7 @@ if [ -x build/sluice ]; then
     try python3 tests/gpu/media.py --only server
     try python3 tests/gpu/media.py --only gemma3
     try env MODEL=demo KILLS=4 python3 tests/gpu/faults.py
+    try env PROMPTS=24 BLOWS=12 python3 tests/gpu/drafters.py
     [ "$mode" = full ] && try python3 tests/gpu/faults.py
     [ "$mode" = full ] && try env KILLS=1 python3 tests/gpu/faults.py apart
     [ "$mode" = full ] && try python3 tests/gpu/coldstart.py

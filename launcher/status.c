@@ -99,7 +99,7 @@ static json_t *rates_json(const struct server *v)
 
 static json_t *kv_json(const struct server *v)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "full_pages_used", (json_int_t)counter(v, ROLE_PREFILL, PREFILL_FULL_PAGES_USED), "full_pages",
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "dtype", wiring_text(&v->base, "kv.cache_dtype", ""), "full_pages_used", (json_int_t)counter(v, ROLE_PREFILL, PREFILL_FULL_PAGES_USED), "full_pages",
                      (json_int_t)counter(v, ROLE_PREFILL, PREFILL_FULL_PAGES_TOTAL), "sliding_pages_used",
                      (json_int_t)counter(v, ROLE_PREFILL, PREFILL_SLIDING_PAGES_USED), "sliding_pages",
                      (json_int_t)counter(v, ROLE_PREFILL, PREFILL_SLIDING_PAGES_TOTAL), "sequences_waiting",
@@ -197,7 +197,7 @@ void status_print(const char *json)
     const json_t *s = json_object_get(o, "sequences"), *r = json_object_get(o, "rates"), *k = json_object_get(o, "kv_cache");
     printf("\nsequences  %.0f live, %.0f kept, of %.0f slots; %.0f wait for KV pages\n", number_at(s, "live"), number_at(s, "kept"), number_at(s, "slots"),
            number_at(k, "sequences_waiting"));
-    printf("KV cache   full pages %.0f of %.0f, sliding pages %.0f of %.0f\n", number_at(k, "full_pages_used"), number_at(k, "full_pages"),
+    printf("KV cache   %s; full pages %.0f of %.0f, sliding pages %.0f of %.0f\n", text_at(k, "dtype"), number_at(k, "full_pages_used"), number_at(k, "full_pages"),
            number_at(k, "sliding_pages_used"), number_at(k, "sliding_pages"));
     printf("prefixes   %.0f of %.0f prompt tokens found; kept until their room is wanted: full pages %.0f, sliding pages %.0f\n", number_at(k, "prompt_tokens_found"), number_at(k, "prompt_tokens"),
            number_at(k, "full_pages_kept"), number_at(k, "sliding_pages_kept"));

@@ -53,6 +53,27 @@ def test_quantized_checkpoints_are_served():
     ask(DEMO, "--kv-cache-dtype", "fp8")
 
 
+def cache_of(folder, *options):
+    with Server("--device", "cpu", *options, model=folder) as s:
+        return s.status()["kv_cache"]["dtype"]
+
+
+def test_the_cache_is_what_the_checkpoint_asks_for():
+    with tempfile.TemporaryDirectory(prefix="sluice-formats-") as out:
+        folder = os.path.join(out, "block128")
+        sluice("quantize", DEMO, folder, "--format", "fp8-block128")
+        assert cache_of(folder) == "bf16"
+        path = os.path.join(folder, "hf_quant_config.json")
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+        config["quantization"]["kv_cache_quant_algo"] = "FP8"
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(config, f)
+        assert "asks for an FP8 KV cache" in sluice("inspect", folder)
+        assert cache_of(folder) == "fp8" and cache_of(folder, "--kv-cache-dtype", "bf16") == "bf16"
+    assert cache_of(DEMO) == "bf16" and cache_of(DEMO, "--kv-cache-dtype", "f32") == "f32"
+
+
 def test_a_broken_quantized_checkpoint_is_named_before_it_serves():
     with tempfile.TemporaryDirectory(prefix="sluice-formats-") as out:
         folder = os.path.join(out, "fp8-row")
@@ -69,4 +90,4 @@ def test_a_broken_quantized_checkpoint_is_named_before_it_serves():
 
 
 if __name__ == "__main__":
-    main(test_quantized_checkpoints_are_served, test_a_broken_quantized_checkpoint_is_named_before_it_serves)
+    main(test_quantized_checkpoints_are_served, test_the_cache_is_what_the_checkpoint_asks_for, test_a_broken_quantized_checkpoint_is_named_before_it_serves)

@@ -135,6 +135,8 @@ json_t *request_video(struct request_media *m, const json_t *part, const char *p
     size_t i, bytes;
 
     if (!m || !m->defaults->video) return refuse(f, 400, "unsupported_content", path, "this model takes no video.");
+    if (!frames && (json_object_get(part, "video_url") || json_object_get(part, "data") || json_object_get(part, "file_id")))
+        return refuse(f, 400, "unsupported_content", path, "video files are not taken: send some of its frames as pictures, in 'frames', and how many a second they are, in 'fps'.");
     if (!json_is_array(frames) || json_array_size(frames) == 0 || json_array_size(frames) > MEDIA_FRAMES_MAX) {
         fault_set(f, 400, "invalid_value", path, "Invalid '%s': a video is an array 'frames' of 1 to %u pictures, as data: URLs.", path, MEDIA_FRAMES_MAX);
         return NULL;

@@ -145,6 +145,36 @@ static void test_requests_bring_files(void **state)
     request_free(&r);
 }
 
+static void test_links(void **state)
+{
+    static const char link[] = "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\",\"image_url\":{\"url\":\"%s\",\"detail\":\"low\"}}]}]}";
+    static const char *const bad[] = {"https://a/b c", "https://a/\\u00e9", "https://a/\\n"};
+    struct request_defaults fetching = seeing;
+    char text[4096], url[2600] = "http://a/";
+    struct request r;
+    struct fault f;
+
+    (void)state;
+    fetching.fetch = true;
+    snprintf(text, sizeof text, link, "HTTPS://example.org/a.png?b#c");
+    assert_int_equal(read_body(&r, API_CHAT, text, &fetching, &f), 0);
+    assert_int_equal(r.media.count, 1);
+    assert_int_equal(r.media.file[0].kind, MEDIA_LINK);
+    assert_int_equal(r.media.file[0].budget, 70);
+    assert_int_equal(r.media.file[0].bytes, strlen("HTTPS://example.org/a.png?b#c"));
+    assert_memory_equal(r.media.file[0].data, "HTTPS://example.org/a.png?b#c", r.media.file[0].bytes);
+    request_free(&r);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(text, sizeof text, link, bad[i]);
+        assert_int_equal(read_body(&r, API_CHAT, text, &fetching, &f), -E_FORMAT);
+        assert_string_equal(f.code, "invalid_value");
+    }
+    memset(url + 9, 'x', 2500);
+    snprintf(text, sizeof text, link, url);
+    assert_int_equal(read_body(&r, API_CHAT, text, &fetching, &f), -E_FORMAT);
+    assert_string_equal(f.code, "invalid_value");
+}
+
 static void test_refusals_name_the_part(void **state)
 {
     static const struct { const char *part, *code; int status; } cases[] = {
@@ -158,6 +188,7 @@ static void test_refusals_name_the_part(void **state)
         {"{\"type\":\"image_url\",\"image_url\":{\"url\":\"data:;base64,AAAA\",\"detail\":3}}", "invalid_value", 400},
         {"{\"type\":\"input_audio\",\"input_audio\":\"x\"}", "invalid_type", 400},
         {"{\"type\":\"video\"}", "unsupported_content", 400},
+        {"{\"type\":\"video\",\"video_url\":{\"url\":\"data:video/mp4;base64,AAAA\"}}", "unsupported_content", 400},
         {"{\"type\":\"hologram\"}", "unsupported_content", 400},
     };
     const struct request_defaults blind = {.model = "m", .temperature = 1, .top_p = 1, .vocab = 1000, .context_max = 512, .choices_max = 8};
@@ -211,6 +242,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_base64), cmocka_unit_test(test_data_urls), cmocka_unit_test(test_record_and_back), cmocka_unit_test(test_a_list_is_full), cmocka_unit_test(test_requests_bring_files),
+        cmocka_unit_test(test_links),
         cmocka_unit_test(test_refusals_name_the_part), cmocka_unit_test(test_sha256),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

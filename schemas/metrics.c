@@ -172,6 +172,7 @@ static void media(struct front *f, struct wire *out)
     single(out, "media_refused_total", "counter", "Of them, refused for a file.", counter(f, ROLE_VISION, VISION_REFUSED));
     single(out, "media_files_total", "counter", "Pictures and sounds.", counter(f, ROLE_VISION, VISION_FILES));
     single(out, "media_files_cached_total", "counter", "Of them, known from before.", counter(f, ROLE_VISION, VISION_CACHED));
+    single(out, "media_files_fetched_total", "counter", "Pictures that were asked for by their address.", counter(f, ROLE_VISION, VISION_FETCHED));
     single(out, "media_soft_tokens_total", "counter", "Soft tokens made.", counter(f, ROLE_VISION, VISION_TOKENS));
     single(out, "media_worker_deaths_total", "counter", "Decoders that died at work.", counter(f, ROLE_VISION, VISION_WORKER_DEATHS));
     single(out, "media_held_bytes", "gauge", "Pixels and samples that prefill has not read yet.", counter(f, ROLE_VISION, VISION_HELD_BYTES));

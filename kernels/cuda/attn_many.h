@@ -2,7 +2,7 @@
  *   qkv, KV pages, out, part, part_ml as in attn.h
  * Sliding layers, one kernel: a block of 4 warps answers one row and kv head, chunk by chunk (by residue, attn.h); with up to 8 rows a cluster of 2 or 4 blocks
  * shares the chunks. It norms and rotates the row's queries, key and value itself, and adds the chunks in attn.h's tree. Keys of earlier steps are fetched before the qkv product has ended.
- * Full layers: a cluster of 4 blocks answers a row of few keys (attn_many_short.cu: up to 2,048, with more than 16 rows up to 1,024) in one kernel. What is longer is left to two more
+ * Full layers: a cluster of 4 blocks answers a row of few keys (attn_many_short.cu: up to 1,024, in launches of more than 16 rows) in one kernel. What is longer is left to two more
  * (attn_many_full.cu): a block's 8 warps work on a chunk of 32 keys together while the next chunk of any row is on its way, then the spans are added.
  * Rows of one sequence (verify blocks) read its keys once each, from the L2: for few rows attn.h is better.
  * Needs     d = 256, 16 query heads on 8 kv heads and window 1024, or d = 512 and 1 kv head; ring >= window + 8 tokens. Never synchronizes.
@@ -17,8 +17,12 @@
 int attn_many_launch(const struct attn_args *args, uint32_t rows, void *stream);
 int attn_many_init(void);
 
-/* The same for full layers. */
-int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, void *stream);
+/* The same for full layers. all_short: no row's sequence reaches beyond attn_many_short_keys(rows) in this step. */
+int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, bool all_short, void *stream);
+
+/* Keys of a text that the kernel for short ones has room for, in launches of so many rows; 0: such launches have none. */
+uint32_t attn_many_short_keys(uint32_t rows);
+
 int attn_many_full_init(void);
 
 #endif

@@ -281,7 +281,7 @@ int attn_many_full_init(void)
     return rc ? rc : launch_prepare((const void *)many_combine_kernel, 0);
 }
 
-int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, void *stream)
+int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, bool all_short, void *stream)
 {
     attn_args a = *args;
     uint32_t short_keys = attn_many_short_keys(rows);
@@ -289,7 +289,10 @@ int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t 
 
     if (a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > FULL_D / 2 || a.turned % 4) return -E_RANGE;
+    if (all_short && short_keys == 0) return -E_RANGE;
     int rc = attn_many_short_launch(&a, rows, stream);
+
+    if (all_short) return rc;
 
     if (rc == 0) rc = launch_chained(a.kv_fp8 ? (const void *)many_full_kernel<true> : (const void *)many_full_kernel<false>, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
     return rc ? rc : launch_chained((const void *)many_combine_kernel, rows * ATTN_HEADS, FULL_D / 2, 0, params, stream);

@@ -4,9 +4,7 @@
 
 #include "attn.h"
 
-/* Rows of groups that reach beyond so many keys are not answered: their q is left in `out`, their K and V in their pages. */
-uint32_t attn_many_short_keys(uint32_t rows);
-
+/* Rows of groups that reach beyond attn_many_short_keys() are not answered: their q is left in `out`, their K and V in their pages. */
 int attn_many_short_init(void);
 int attn_many_short_launch(const struct attn_args *args, uint32_t rows, void *stream);
 

@@ -129,10 +129,17 @@ static int check_device(struct cuda_backend *b)
 /* All graphs of the handle; those that are there go first. */
 static void drop_graphs(struct cuda_backend *b)
 {
-    for (int i = 0; i < 2 * GRAPHS; i++) {
-        if (b->graph[i % 2][i / 2]) cudaGraphExecDestroy(b->graph[i % 2][i / 2]);
-        b->graph[i % 2][i / 2] = NULL;
+    for (int i = 0; i < GRAPH_KINDS * GRAPHS; i++) {
+        if (b->graph[i % GRAPH_KINDS][i / GRAPH_KINDS]) cudaGraphExecDestroy(b->graph[i % GRAPH_KINDS][i / GRAPH_KINDS]);
+        b->graph[i % GRAPH_KINDS][i / GRAPH_KINDS] = NULL;
     }
+}
+
+/* Is a kind of graph any use for so many rows? */
+static bool has_graph(const struct cuda_backend *b, enum graph_kind kind, uint32_t rows)
+{
+    if (kind == GRAPH_BLOCKS) return b->is_plain || rows <= ROWMM_ROWS_MAX;
+    return !b->is_plain && rows >= MANY_GROUPS && (kind == GRAPH_MANY || attn_many_short_keys(rows) > 0);
 }
 
 static int make_graphs(struct cuda_backend *b)
@@ -140,12 +147,11 @@ static int make_graphs(struct cuda_backend *b)
     const uint32_t mask = b->options.graph_rows_mask ? b->options.graph_rows_mask : GRAPHS_DEFAULT;
     int rc = 0;
 
-    for (uint32_t i = 0; i < 2 * GRAPHS && rc == 0; i++) {
-        const uint32_t rows = 1u << i / 2;
+    for (uint32_t i = 0; i < GRAPH_KINDS * GRAPHS && rc == 0; i++) {
+        const uint32_t rows = 1u << i / GRAPH_KINDS;
 
-        b->many = i % 2;
-        if (b->many ? b->is_plain || rows < MANY_GROUPS : !b->is_plain && rows > ROWMM_ROWS_MAX) continue;
-        if (mask & rows) rc = chain_graph(b, rows, CHAIN_ALL, &b->graph[b->many][i / 2]);
+        b->kind = (enum graph_kind)(i % GRAPH_KINDS);
+        if (mask & rows && has_graph(b, b->kind, rows)) rc = chain_graph(b, rows, CHAIN_ALL, &b->graph[b->kind][i / GRAPH_KINDS]);
     }
     return rc;
 }
@@ -313,10 +319,15 @@ static uint32_t general_rows(const struct step_state *s)
     return rows;
 }
 
-/* Are the rows rather single ones of several sequences than blocks of a few? */
-static bool is_many(const struct cuda_backend *b, const struct step_state *s)
+/* Are the rows rather single ones of several sequences than blocks of a few? And are all texts short? */
+static enum graph_kind kind_of(const struct cuda_backend *b, const struct step_state *s)
 {
-    return !b->is_plain && (s->rows > ROWMM_ROWS_MAX || (s->groups >= MANY_GROUPS && 2 * s->groups > s->rows));
+    uint32_t keys = 0;
+
+    if (b->is_plain || (s->rows <= ROWMM_ROWS_MAX && (s->groups < MANY_GROUPS || 2 * s->groups <= s->rows))) return GRAPH_BLOCKS;
+    for (uint32_t g = 0; g < s->groups; g++)
+        if (s->group[g].first_position + s->group[g].rows > keys) keys = s->group[g].first_position + s->group[g].rows;
+    return keys <= attn_many_short_keys(s->rows) ? GRAPH_MANY_SHORT : GRAPH_MANY;
 }
 
 /* The smallest graph of a kind that holds the rows, or NULL. */
@@ -330,8 +341,11 @@ static cudaGraphExec_t smallest(const cudaGraphExec_t (&graph)[GRAPHS], uint32_t
 static cudaGraphExec_t pick_graph(const struct cuda_backend *b, const struct step_state *s)
 {
     if (s->from_states) return smallest(b->first, s->rows);
-    cudaGraphExec_t graph = smallest(b->graph[is_many(b, s)], s->rows);
-    return graph ? graph : smallest(b->graph[!is_many(b, s)], s->rows);
+    const enum graph_kind kind = kind_of(b, s);
+    cudaGraphExec_t graph = smallest(b->graph[kind], s->rows);
+
+    if (graph == NULL && kind != GRAPH_MANY) graph = smallest(b->graph[GRAPH_MANY], s->rows);
+    return graph ? graph : smallest(b->graph[GRAPH_BLOCKS], s->rows);
 }
 
 /* Only what is set: most of a result is room for log probabilities. */
@@ -347,7 +361,7 @@ extern "C" int cuda_backend_put_state(struct cuda_backend *b, const struct step_
     const int rc = check_state(b, state);
 
     if (rc) return rc;
-    b->many = is_many(b, state);
+    b->kind = kind_of(b, state);
     return launch_check(cudaMemcpyAsync(b->state, state, sizeof *state, cudaMemcpyHostToDevice, b->stream), "state copy");
 }
 

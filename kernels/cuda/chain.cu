@@ -144,7 +144,8 @@ static int attention(struct chain *c, uint32_t layer)
     a.out = b->attn_out;
     a.trace = trace_words(c, 2);
     if (type == CUDA_FULL && d == 256) return attn_long_launch(&a, c->rows, b->tuning.sm_count, b->stream);
-    if (b->many) return type == CUDA_SLIDING ? attn_many_launch(&a, c->rows, b->stream) : attn_many_full_launch(&a, c->rows, b->tuning.sm_count, b->stream);
+    if (b->kind != GRAPH_BLOCKS && type == CUDA_SLIDING) return attn_many_launch(&a, c->rows, b->stream);
+    if (b->kind != GRAPH_BLOCKS) return attn_many_full_launch(&a, c->rows, b->tuning.sm_count, b->kind == GRAPH_MANY_SHORT, b->stream);
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
 }
 

@@ -18,6 +18,13 @@
 #define GRAPHS 7                      /* 1, 2, 4, 8, 16, 32, 64 rows */
 #define STATE_SLOTS 2
 
+enum graph_kind {
+    GRAPH_BLOCKS,                     /* blocks of rows of a few sequences */
+    GRAPH_MANY,                       /* single rows of many sequences (attn_many.h) */
+    GRAPH_MANY_SHORT,                 /* none of whose texts is long */
+    GRAPH_KINDS
+};
+
 struct cuda_backend {
     struct cuda_model_spec spec;
     struct cuda_options options;      /* pointers in it are borrowed from the caller */
@@ -27,9 +34,9 @@ struct cuda_backend {
     struct rowmm_tuning tuning;
     struct rowmm_next tuning_l2;      /* how much of gate_up goes to the L2, and how; no weights yet; pace 0: the measured best */
     cudaStream_t stream;
-    cudaGraphExec_t graph[2][GRAPHS]; /* [1]: for single rows of many sequences; the same bits */
+    cudaGraphExec_t graph[GRAPH_KINDS][GRAPHS];      /* all kinds give the same bits */
     cudaGraphExec_t first[GRAPHS];    /* for rows whose states are there already; all NULL without states */
-    bool many;                        /* kind of the graphs that are made now */
+    enum graph_kind kind;             /* of the graphs that are made now */
     uint64_t launched;                /* step number of the last launch */
     uint32_t rows_max;                /* of the largest graph: rows in the scratch buffers, written [rows] below */
     uint32_t spans_max[2];            /* partial attention results per row and head, per layer type */

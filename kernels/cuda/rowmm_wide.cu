@@ -505,6 +505,8 @@ int rowmm_wide_launch(const struct packed_matrix *w, struct rowmm_args args, con
     if (args.window_slots == 0) args.window_slots = 1;
     while (args.ring_slots * v->stage_bytes + v->fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > STAGES_MAX) args.ring_slots--;
     if (args.ring_slots < SETS) return -E_RANGE;      /* a stage of each */
+    if (args.window_slots > args.ring_slots) args.window_slots = args.ring_slots;      /* waiting for copies a whole ring back would wait for others */
+    if (args.wait_slots > args.window_slots) args.wait_slots = args.window_slots;
     void *params[] = { &args };
     return launch_cluster(v, clusters, args.ring_slots * v->stage_bytes + v->fixed_bytes, params, stream, false, NULL);
 }

@@ -127,10 +127,18 @@ static struct step_state make_state(const std::vector<uint32_t> &first, const st
     return s;
 }
 
-static int launch(const struct bench *b, const struct attn_args *a, bool many, uint32_t rows)
+static uint32_t longest(const struct step_state *s)
+{
+    uint32_t keys = 0;
+
+    for (uint32_t g = 0; g < s->groups; g++) keys = s->group[g].first_position + s->group[g].rows > keys ? s->group[g].first_position + s->group[g].rows : keys;
+    return keys;
+}
+
+static int launch(const struct bench *b, const struct attn_args *a, bool many, uint32_t rows, uint32_t keys)
 {
     if (!many) return attn_launch(a, b->kind->d, rows, b->sms, b->stream);
-    return b->kind->d == 256 ? attn_many_launch(a, rows, b->stream) : attn_many_full_launch(a, rows, b->sms, b->stream);
+    return b->kind->d == 256 ? attn_many_launch(a, rows, b->stream) : attn_many_full_launch(a, rows, b->sms, keys <= attn_many_short_keys(rows), b->stream);
 }
 
 /* Fills what earlier steps have written, poisons the rest of what the rings hold. */
@@ -155,7 +163,7 @@ static std::vector<uint8_t> result(const struct bench *b, const struct step_stat
 
     fill(b, s, 1);
     CHECK(cudaMemset(b->args.out, 0xff, 2 * b->out_count));
-    OK(launch(b, &b->args, many, rows));
+    OK(launch(b, &b->args, many, rows, longest(s)));
     CHECK(cudaStreamSynchronize(b->stream));
     CHECK(cudaMemcpy(bytes.data(), b->args.out, row_bytes * s->rows, cudaMemcpyDeviceToHost));
     for (uint32_t i = 0; i < 2 * s->groups; i++, to += b->layer_bytes) {
@@ -195,6 +203,8 @@ static int check(const struct bench *b)
     bad += compare(b, "single rows", make_state(single, std::vector<uint32_t>(32, 1)), 32);
     bad += compare(b, "single rows", make_state(twice, std::vector<uint32_t>(64, 1)), 64);
     bad += compare(b, "fewer than there is room for", make_state(std::vector<uint32_t>(single.begin() + 8, single.begin() + 27), std::vector<uint32_t>(19, 1)), 32);
+    bad += compare(b, "short texts", make_state(std::vector<uint32_t>(single.begin(), single.begin() + 16), std::vector<uint32_t>(16, 1)), 32);
+    bad += compare(b, "short texts, blocks of rows", make_state({ 1, 31, 60, 500, 1016, 64, 990, 33 }, { 8, 7, 8, 6, 8, 5, 8, 3 }), 64);
     for (uint32_t i = 0; i < 15; i++) places.push_back(single[(i * 5 + 3) % 32]), blocks_of.push_back(1 + i % 8);
     bad += compare(b, "blocks of rows", make_state(places, blocks_of), 64);
     bad += compare(b, "a few", make_state({ 1100, 3, 2048, 1023 }, { 1, 1, 1, 1 }), 4);
@@ -203,7 +213,7 @@ static int check(const struct bench *b)
 }
 
 /* Microseconds a layer in a chain of 40. */
-static double layer_us(const struct bench *b, bool many, uint32_t rows)
+static double layer_us(const struct bench *b, bool many, uint32_t rows, uint32_t keys)
 {
     cudaGraph_t graph;
     cudaGraphExec_t exec;
@@ -215,7 +225,7 @@ static double layer_us(const struct bench *b, bool many, uint32_t rows)
         struct attn_args a = b->args;
 
         a.k_offset += i % LAYERS * b->layer_bytes, a.v_offset += i % LAYERS * b->layer_bytes;
-        OK(launch(b, &a, many, rows));
+        OK(launch(b, &a, many, rows, keys));
     }
     CHECK(cudaStreamEndCapture(b->stream, &graph));
     CHECK(cudaGraphInstantiate(&exec, graph, 0));
@@ -246,7 +256,7 @@ static void time_all(const struct bench *b, const char *list)
         const uint32_t seen = b->kind->window && context > b->kind->window ? b->kind->window : context;
 
         fill(b, &s, LAYERS);
-        const double few = layer_us(b, false, rows), many = layer_us(b, true, rows);
+        const double few = layer_us(b, false, rows, context), many = layer_us(b, true, rows, context);
         printf("d %u%s, %2u rows, %4u keys: attn %.1f, attn_many %.1f us a layer, %.1f MB\n",
                b->kind->d, b->args.kv_fp8 ? " e4m3" : "", rows, context, few, many, (b->args.kv_fp8 ? 2e-6 : 4e-6) * rows * seen * b->kind->kv_heads * b->kind->d);
     }

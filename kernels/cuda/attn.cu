@@ -239,15 +239,16 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
         waited = true;
         prepare<D, F8>(a, it, it.row_first, fresh, sh, warp, lane);
         __syncthreads();
-        if (fresh) store_fresh<D, F8>(a, it, page, sh, warp, lane);
         if constexpr (D == 256) {
             float out[4][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
 
             work_sliding<F8>(a, it, fresh, f, out, top, sum, sh, warp, lane);
             store_partial<256>(a, it, 0, out, top, sum, warp, lane);
+            if (fresh) store_fresh<D, F8>(a, it, page, sh, warp, lane);   /* last: these blocks are what everybody waits for */
             __syncthreads();          /* q and p are written again */
         } else {
             work_full<F8>(a, it, f, sh, warp, lane);
+            if (fresh) store_fresh<D, F8>(a, it, page, sh, warp, lane);
         }
     }
     if (!waited) chain_wait();

@@ -216,7 +216,7 @@ __device__ __forceinline__ void add_values(float (&acc)[COLUMNS / 16][4], uint32
             for (int h = 0; h < 2; h++) {      /* d 0..15, d 16..31 */
                 const uint32_t y = __byte_perm(x[h], 0, 0x3120), z = __byte_perm(x[h + 2], 0, 0x3120);
 
-                mma_f16(acc[j + h], e4m3x2_to_f16x2((uint16_t)y), e4m3x2_to_f16x2((uint16_t)(y >> 16)), e4m3x2_to_f16x2((uint16_t)z), e4m3x2_to_f16x2((uint16_t)(z >> 16)), p.x, p.y);
+                mma_f16(acc[j + h], e4m3x2_to_f16x2((uint16_t)y), e4m3x2_high_to_f16x2(y), e4m3x2_to_f16x2((uint16_t)z), e4m3x2_high_to_f16x2(z), p.x, p.y);
             }
         } else {
             mma_bf16(acc[j], x[0], x[1], x[2], x[3], p.x, p.y);

@@ -153,6 +153,15 @@ __device__ __forceinline__ uint32_t pack_e4m3(float low, float high)
     return out;
 }
 
+/* The same of the high half of a word. A move and no shift: ptxas makes the half an operand (.H1). */
+__device__ __forceinline__ uint32_t e4m3x2_high_to_f16x2(uint32_t word)
+{
+    uint32_t out;
+
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\ncvt.rn.f16x2.e4m3x2 %0, high;\n}" : "=r"(out) : "r"(word));
+    return out;
+}
+
 /* ---- tracing (bench only): first and last time at which the blocks of a kernel started, were past their wait, ended ---- */
 
 enum trace_event { TRACE_START = 0, TRACE_PAST_WAIT = 1, TRACE_END = 2 };

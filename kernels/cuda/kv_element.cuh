@@ -15,7 +15,7 @@ template <bool F8> constexpr uint32_t kv_bytes = F8 ? 1 : 2;
 __device__ __forceinline__ uint4 widen8(const uint4 &x) { return x; }
 __device__ __forceinline__ uint4 widen8(const uint2 &x)
 {
-    return make_uint4(e4m3x2_to_f16x2((uint16_t)x.x), e4m3x2_to_f16x2((uint16_t)(x.x >> 16)), e4m3x2_to_f16x2((uint16_t)x.y), e4m3x2_to_f16x2((uint16_t)(x.y >> 16)));
+    return make_uint4(e4m3x2_to_f16x2((uint16_t)x.x), e4m3x2_high_to_f16x2(x.x), e4m3x2_to_f16x2((uint16_t)x.y), e4m3x2_high_to_f16x2(x.y));
 }
 
 __device__ __forceinline__ void load_eight(uint4 &to, const void *from) { to = ld_l2((const uint4 *)from); }
@@ -37,7 +37,7 @@ __device__ __forceinline__ uint32_t value_pair(const uint32_t *x, const uint32_t
     if constexpr (!F8) return __byte_perm(x[j / 2], y[j / 2], j % 2 ? 0x7632 : 0x5410);      /* the upper or lower bf16 of both */
     const uint32_t pairs = __byte_perm(x[j / 4], y[j / 4], j % 4 / 2 ? 0x7362 : 0x5140);    /* of this element and its neighbour */
 
-    return e4m3x2_to_f16x2((uint16_t)(j % 2 ? pairs >> 16 : pairs));
+    return j % 2 ? e4m3x2_high_to_f16x2(pairs) : e4m3x2_to_f16x2((uint16_t)pairs);
 }
 
 #endif

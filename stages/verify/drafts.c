@@ -20,6 +20,7 @@
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
 #define WAIT_ANSWER 5 / 4        /* or for so many times what the answers to as many questions took, ... */
 #define WAIT_ANSWER_MOST 8       /* ... which is believed up to so many times what the drafter says */
+#define TIMED_NS 1000000000ull   /* a question that got no answer for so long gets none */
 #define ANSWER_SHARE 8u          /* weight of a shorter one in what they take: 1 / this */
 #define MILLION 1000000u
 #define GUESS_NS_MAX 1000000000ull /* a drafter's figure is advice, too */
@@ -56,7 +57,7 @@ static uint32_t size_of(uint32_t questions)
 /* A drafter's time grows with the questions of a round: how long the last answers took, late ones too, says how long is worth waiting. */
 static void note_time(struct verify *k, const struct ring_msg *msg)
 {
-    if (k->timed.asked_ns == 0 || msg->slot != k->timed.slot || msg->base != k->timed.base) return;
+    if (k->timed.asked_ns == 0 || msg->slot != k->timed.slot || msg->base < k->timed.base) return; /* a newer question of a slot takes the older one's place */
     uint64_t *answer = &k->answer_ns[k->timed.size], took = clock_ns() - k->timed.asked_ns;
     *answer = took > *answer ? took : *answer - (*answer - took) / ANSWER_SHARE;
     k->timed.asked_ns = 0;
@@ -217,8 +218,9 @@ static void ask_all(struct verify *k)
         last = k->active[i];
         asked++;
     }
-    if (last == NOT_ASKED) return;
-    k->timed.asked_ns = clock_ns();
+    const uint64_t now = clock_ns();
+    if (last == NOT_ASKED || (k->timed.asked_ns && now - k->timed.asked_ns < TIMED_NS)) return; /* one that is late is still awaited */
+    k->timed.asked_ns = now;
     k->timed.slot = last;
     k->timed.base = k->seq[last].committed;
     k->timed.size = size_of(asked);

@@ -6,7 +6,7 @@
   text    PROMPTS (default 100) requests, greedy and at temperature 1, alone and 8 at once, with n-gram, MTP and DSpark against none; tokens a round of each, beside
           those of the CPU: its drafters, its arithmetic
   blows   SIGKILL of the draft stage and `sluice swap draft` in mid-stream, BLOWS (default 60) of them under 8 streams
-Needs a Hopper GPU and the standard library only.
+WAYS names some of the drafters. Needs a Hopper GPU and the standard library only.
 """
 import asyncio
 import os
@@ -23,6 +23,7 @@ from wsclient import gather_limited, run  # noqa: E402
 DEMO = os.path.join(ROOT, "model", "demo")
 WAYS = ["ngram"] + [w for w, folder in (("mtp", "assistant"), ("dspark", "dspark")) if os.path.exists(os.path.join(DEMO, folder, "config.json"))]
 DEVICE = os.environ.get("DEVICE", "cuda")
+WAYS = os.environ.get("WAYS", " ".join(WAYS)).split()
 PROMPTS = int(os.environ.get("PROMPTS", "100"))
 BLOWS = int(os.environ.get("BLOWS", "60"))
 

@@ -169,7 +169,7 @@ static struct lt_product lt_fastest(struct contest *c, int who, uint32_t m, uint
 
 static void print_widths(struct contest *c, int who, uint32_t m, uint32_t launches)
 {
-    const uint32_t widest = who == BOTH ? 160 : who == BLOCK ? 128 : 256;
+    const uint32_t widest = who == BOTH || who == BLOCK ? 160 : 256;
 
     printf("      %-5s", who_name[who]);
     for (const uint32_t *n = prefill_mm_columns; *n && *n <= widest; n++)

@@ -1,7 +1,7 @@
 /* kernels/cuda/chain.cu - one step as a chain of kernels, and as a graph.
  *
  *   embed, then per layer: qkv, attn + combine, o, norm, gate_up, down, norm, then head, sample
- *   where the checkpoint wants its activations in FP8, each product has a kernel in front of it that rounds them (round.h)
+ *   where the checkpoint wants its activations in FP8, norms round what they make; o and down have a kernel in front of them that does (round.h)
  *
  * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it. One
  * exception: layer 0's qkv lets attention start only when embed is complete, so that rotation tables may be read before a wait. */
@@ -16,6 +16,7 @@ struct chain {
     struct cuda_backend *b;
     uint32_t rows, parts;
     bool first;                       /* the next product is the first kernel behind embed */
+    bool rounded;                     /* what the next product takes was rounded by the norm in front of it */
     uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
 };
@@ -43,7 +44,7 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
     return words;
 }
 
-/* out = w x; x is rounded in place where the matrix says so. next: the matrix that the L2 may take a part of. */
+/* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
                    uint32_t ring_slots, const struct arena_matrix *next)
 {
@@ -53,13 +54,14 @@ static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 
     struct rowmm_args a = {};
 
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
-    if (m->activation != STORED_AS_IS) {
+    if (m->activation != STORED_AS_IS && !c->rounded) {
         const struct round_args round = { x, x, b->x_scale, m->k, m->input_scale };
         const int rc = round_launch(&round, ROUND_VALUES, c->rows, b->stream);
 
         if (rc) return rc;
-        a.x_scale = b->x_scale;
     }
+    if (m->activation != STORED_AS_IS) a.x_scale = b->x_scale;
+    c->rounded = false;
     a.x = x;
     a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
     a.late_trigger = c->first;
@@ -149,11 +151,13 @@ static int attention(struct chain *c, uint32_t layer)
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
 }
 
-static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar)
+/* next: what takes its result; NULL: the LM head. */
+static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar, const struct arena_matrix *next)
 {
     struct norm_args n = norms(c, from, w_post, w_next, scalar);
 
     if (!has(c, CUDA_PART_NORM)) return 0;
+    if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = c->b->x_scale, n.y_fixed = next->input_scale;
     n.trace = trace_words(c, 1);
     return norm_launch(&n, c->rows, c->b->stream);
 }
@@ -172,10 +176,10 @@ static int layer_launch(struct chain *c, uint32_t i)
     if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, b->qkv, l->qkv.rows, ROWMM_PARTIAL, qkv_slots, NULL);
     if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
     if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, b->part, b->spec.hidden, ROWMM_PARTIAL, 10, &l->gate_up);
-    if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL);
+    if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL, &l->gate_up);
     if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, b->act, b->spec.intermediate, ROWMM_GEGLU, 11, NULL);
     if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, b->part, b->spec.hidden, ROWMM_PARTIAL, 11, NULL);
-    if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar);
+    if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar, i + 1 == b->spec.layers ? NULL : &l[1].qkv);
     if (rc == 0 && outputs_wanted(&b->keep, i)) rc = outputs_store_step(&b->keep, i, b->residual[c->flip], b->state, c->rows, b->stream);
     return rc;
 }
@@ -214,7 +218,7 @@ static int plain_chain(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
     if (b->is_plain) return plain_chain(b, rows, parts);
-    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, 0, 0 };
+    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0 };
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
@@ -231,7 +235,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 
 int chain_launch_first(struct cuda_backend *b, uint32_t rows)
 {
-    struct chain c = { b, rows, CHAIN_ALL, false, 0, 0 };
+    struct chain c = { b, rows, CHAIN_ALL, false, false, 0, 0 };
     struct sample_args s = chain_sample_args(b);
     const struct states_args from = states_of(b);
     const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };

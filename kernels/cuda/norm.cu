@@ -1,6 +1,6 @@
 /* kernels/cuda/norm.cu - the norms between the blocks of a layer (contract in norm.h). */
 #include "norm.h"
-#include "device.cuh"
+#include "round.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -35,6 +35,27 @@ __device__ __forceinline__ float block_sum(float (&own)[PER_WARP], float *sums, 
     if (lane == 0) sums[warp] = total;
     __syncthreads();
     return warp_sum(lane < WARPS ? sums[lane] : 0.0f);
+}
+
+/* The activation rule of the next product. tops: of the first sum, which every thread has read since. */
+__device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WARP], float *tops, uint32_t warp, uint32_t lane)
+{
+    float top = 0.0f;
+
+    if (a.y_fixed == 0.0f) {
+#pragma unroll
+        for (int j = 0; j < PER_WARP; j++)
+            if ((warp + WARPS * j) * 128 < a.hidden) top = fmaxf(top, fmaxf(pair_top(y[j].x), pair_top(y[j].y)));
+        top = warp_top(top);
+        if (lane == 0) tops[warp] = top;
+        __syncthreads();
+        top = warp_top(lane < WARPS ? tops[lane] : 0.0f);
+    }
+    const round_by by = a.y_fixed == 0.0f ? round_by_largest(top) : round_by_fixed(a.y_fixed);
+
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) y[j] = make_uint2(pair_values(round_pair(y[j].x, by)), pair_values(round_pair(y[j].y, by)));
+    if (threadIdx.x == 0) a.y_scale[blockIdx.x] = by.scale;
 }
 
 template <int SPLIT>
@@ -79,14 +100,22 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
     }
     const float inv_h = rsqrtf(block_sum(sum, sh.sum[1], warp, lane) * inv_n + a.eps);
 
+    uint2 y[PER_WARP];
+
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) {
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
         const uint2 w = sh.next[i / 4];
 
-        if (i < a.hidden)
-            *(uint2 *)(a.y + row + i) = make_uint2(pack_bf16(h[j].x * inv_h * (bf16_low(w.x) + a.bias), h[j].y * inv_h * (bf16_high(w.x) + a.bias)),
-                                                   pack_bf16(h[j].z * inv_h * (bf16_low(w.y) + a.bias), h[j].w * inv_h * (bf16_high(w.y) + a.bias)));
+        y[j] = make_uint2(pack_bf16(h[j].x * inv_h * (bf16_low(w.x) + a.bias), h[j].y * inv_h * (bf16_high(w.x) + a.bias)),
+                          pack_bf16(h[j].z * inv_h * (bf16_low(w.y) + a.bias), h[j].w * inv_h * (bf16_high(w.y) + a.bias)));
+    }
+    if (a.y_scale) round_row(a, y, sh.sum[0], warp, lane);
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) {
+        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
+
+        if (i < a.hidden) *(uint2 *)(a.y + row + i) = y[j];
     }
 }
 

@@ -1,10 +1,11 @@
 /* norm: the two norms between the blocks of a layer.
- *   a = sum of the split-K partial results;  h = (r + a * w_post / rms(a)) * scalar;  y = bf16(h * w_next / rms(h)), with `bias` added to both weights
+ *   a = sum of the split-K partial results;  h = (r + a * w_post / rms(a)) * scalar;  y = bf16(h * w_next / rms(h)), with `bias` added to both weights;
+ *   where the next product wants its activations in FP8, y is rounded on (y_scale)
  *   r, h [rows, hidden] f32; partials [split][rows_max][hidden] f32; y [rows, hidden] bf16; sums in f32 in a fixed tree
  * One block of 480 threads per row, a link of a chain. It stands on the critical path of every layer twice, so: weights are in shared memory before
  * the wait, all loads are in flight at once, 56 registers fit beside a rowmm block that is already prefetching.
  * Needs     hidden % 128 == 0, hidden <= 3840, split in {1, 2, 4}. Never synchronizes.
- * Checked   tests/gpu/logits.py in the whole step. */
+ * Checked   tests/gpu/norm_test.cu; tests/gpu/logits.py in the whole step. */
 #ifndef SLUICE_CUDA_NORM_H
 #define SLUICE_CUDA_NORM_H
 
@@ -24,6 +25,8 @@ struct norm_args {
     const float *scalar;              /* layer_scalar, or NULL: 1 */
     float eps, bias;                  /* bias: 1 where a model stores w - 1, else 0 */
     __nv_bfloat16 *y;                 /* [rows][hidden] */
+    float *y_scale;                   /* [rows]: y is rounded as round.h says (ROUND_VALUES), its scale goes there; NULL: y as it is */
+    float y_fixed;                    /* the rule's one scale; 0: each row's own */
     unsigned long long *trace;        /* device.cuh; NULL outside benches */
 };
 

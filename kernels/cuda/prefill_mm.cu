@@ -253,8 +253,7 @@ template <uint32_t FORMAT> static struct prefill_mm_variant pick_columns(int i)
     case 3: return variant<FORMAT, 128>();
     default: break;
     }
-    if constexpr (FORMAT == WEIGHT_FP8_BLOCK) return none;     /* twice the sums: no registers */
-    else if constexpr (FORMAT == FP8_BOTH) return i == 4 ? variant<FORMAT, BOTH_N_MAX>() : none;
+    if constexpr (FORMAT == WEIGHT_FP8_BLOCK || FORMAT == FP8_BOTH) return i == 4 ? variant<FORMAT, TWICE_N_MAX>() : none;
     else return i == 4 ? variant<FORMAT, 160>() : variant<FORMAT, 256>();
 }
 

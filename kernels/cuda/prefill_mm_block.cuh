@@ -12,7 +12,7 @@
 #define RUN_BYTES 512                                          /* what one load of a warp takes: 32 or 16 elements of k of a tile */
 #define FP8_BOTH WEIGHT_FORMATS                                /* in place of a weight format: FP8 weights with a factor for each row, times FP8 activations */
 #define STAGES_MAX 22
-#define BOTH_N_MAX 160                                         /* of FP8_BOTH: its sums are in registers twice */
+#define TWICE_N_MAX 160                                        /* of FP8_BOTH and FP8_BLOCK: their sums are in registers twice */
 #define RUNS_MAX 256                                           /* of a unit: 4096 x 16 bf16 */
 #define PRODUCERS 4                                            /* warps; one could not issue fast enough */
 #define SUM_PITCH (BLOCK_TILES * TILE_ROWS + 4)                /* floats between columns of the sums of a block: no bank conflicts */
@@ -32,7 +32,7 @@ struct prefill_mm_args {
 struct prefill_mm_shared {
     uint64_t full[STAGES_MAX], empty[STAGES_MAX];
     uint16_t run[RUNS_MAX];                                    /* which run of a unit is the next in the order of k */
-    float x_scale[CONSUMERS][BOTH_N_MAX];                      /* FP8_BOTH: of a tile's columns */
+    float x_scale[CONSUMERS][TWICE_N_MAX];                      /* FP8_BOTH: of a tile's columns */
 };
 
 /* Elements of k of a stage: what fills one row of the swizzle, 128 bytes of activations. */

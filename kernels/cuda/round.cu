@@ -2,40 +2,13 @@
  *
  * A thread keeps its elements in registers between looking for the largest and rounding: x is read once. */
 #include "round.h"
-#include "device.cuh"
 #include "launch.h"
-#include "kernels/stored.h"
+#include "round.cuh"
 #include "shm/error.h"
 
 #define THREADS_MAX 512
 #define PIECE 16                      /* elements: 32 bytes of x, 16 of codes */
 #define PIECES 2                      /* of a thread */
-#define SCALE_MIN (1.0f / (448.0f * 512.0f))                   /* KERNELS_E4M3_SCALE_MIN: zeros stay zeros */
-
-/* low in the lower byte. */
-__device__ __forceinline__ uint32_t e4m3_pair(float low, float high)
-{
-    uint16_t pair;
-
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
-    return pair;
-}
-
-/* Two bf16 to two codes. Dividing or multiplying as the rule says: their last bits differ. */
-__device__ __forceinline__ uint32_t round_pair(uint32_t x, float scale, float inverse)
-{
-    if (inverse == 0.0f) return e4m3_pair(__fdiv_rn(bf16_low(x), scale), __fdiv_rn(bf16_high(x), scale));
-    return e4m3_pair(__fmul_rn(bf16_low(x), inverse), __fmul_rn(bf16_high(x), inverse));
-}
-
-/* Two codes as bf16. */
-__device__ __forceinline__ uint32_t pair_values(uint32_t pair)
-{
-    const uint32_t f16 = e4m3x2_to_f16x2((uint16_t)pair);
-    const float2 v = __half22float2(*(const __half2 *)&f16);
-
-    return pack_bf16(v.x, v.y);
-}
 
 /* The largest of |x| of the block's elements; a NaN counts as nothing, as on the CPU. */
 __device__ __forceinline__ float block_top(const uint4 (&x)[PIECES][2], float *tops)
@@ -46,9 +19,9 @@ __device__ __forceinline__ float block_top(const uint4 (&x)[PIECES][2], float *t
     for (int i = 0; i < PIECES * 2; i++) {
         const uint4 v = x[i / 2][i % 2];
 
-        for (uint32_t pair : { v.x, v.y, v.z, v.w }) top = fmaxf(top, fmaxf(fabsf(bf16_low(pair)), fabsf(bf16_high(pair))));
+        for (uint32_t pair : { v.x, v.y, v.z, v.w }) top = fmaxf(top, pair_top(pair));
     }
-    for (int d = 16; d >= 1; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    top = warp_top(top);
     if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
     __syncthreads();
     for (uint32_t i = 0; i < blockDim.x / 32; i++) top = fmaxf(top, tops[i]);
@@ -61,7 +34,6 @@ __global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constan
     __shared__ float tops[THREADS_MAX / 32];
     const __nv_bfloat16 *row = a.x + (uint64_t)blockIdx.x * a.k;
     uint4 x[PIECES][2];
-    float scale = a.fixed;
 
     chain_trigger();
     chain_wait();
@@ -72,8 +44,7 @@ __global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constan
 #pragma unroll
         for (int j = 0; j < 2; j++) x[i][j] = at < a.k ? ld_l2((const uint4 *)(row + at) + j) : make_uint4(0, 0, 0, 0);
     }
-    if (a.fixed == 0.0f) scale = fmaxf(__fdiv_rn(block_top(x, tops), STORED_E4M3_MAX), SCALE_MIN);
-    const float inverse = a.fixed == 0.0f ? 0.0f : __fdiv_rn(1.0f, a.fixed);
+    const round_by by = a.fixed == 0.0f ? round_by_largest(block_top(x, tops)) : round_by_fixed(a.fixed);
 
 #pragma unroll
     for (int i = 0; i < PIECES; i++) {
@@ -83,7 +54,7 @@ __global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constan
 
         if (at >= a.k) continue;
 #pragma unroll
-        for (int j = 0; j < 8; j++) out[j] = round_pair(in[j], scale, inverse);
+        for (int j = 0; j < 8; j++) out[j] = round_pair(in[j], by);
         if (OUT == ROUND_VALUES) {
             for (int j = 0; j < 2; j++)
                 ((uint4 *)((__nv_bfloat16 *)a.out + (uint64_t)blockIdx.x * a.k + at))[j] = make_uint4(pair_values(out[4 * j]), pair_values(out[4 * j + 1]), pair_values(out[4 * j + 2]), pair_values(out[4 * j + 3]));
@@ -91,7 +62,7 @@ __global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constan
             *(uint4 *)((uint8_t *)a.out + (uint64_t)blockIdx.x * a.k + at) = make_uint4(out[0] | out[4] << 16, out[1] | out[5] << 16, out[2] | out[6] << 16, out[3] | out[7] << 16);
         }
     }
-    if (threadIdx.x == 0) a.scale[blockIdx.x] = scale;
+    if (threadIdx.x == 0) a.scale[blockIdx.x] = by.scale;
 }
 
 int round_init(void)

@@ -48,9 +48,9 @@ __device__ __forceinline__ float scale_to_f16(uint32_t (&x)[BLOCKS][4])
 __device__ __forceinline__ void fp8_fragments(uint32_t (&f)[2][4], uint4 w)
 {
     f[0][0] = e4m3x2_to_f16x2((uint16_t)w.x), f[0][1] = e4m3x2_to_f16x2((uint16_t)w.y);
-    f[0][2] = e4m3x2_to_f16x2((uint16_t)(w.x >> 16)), f[0][3] = e4m3x2_to_f16x2((uint16_t)(w.y >> 16));
+    f[0][2] = e4m3x2_high_to_f16x2(w.x), f[0][3] = e4m3x2_high_to_f16x2(w.y);
     f[1][0] = e4m3x2_to_f16x2((uint16_t)w.z), f[1][1] = e4m3x2_to_f16x2((uint16_t)w.w);
-    f[1][2] = e4m3x2_to_f16x2((uint16_t)(w.z >> 16)), f[1][3] = e4m3x2_to_f16x2((uint16_t)(w.w >> 16));
+    f[1][2] = e4m3x2_high_to_f16x2(w.z), f[1][3] = e4m3x2_high_to_f16x2(w.w);
 }
 
 __device__ __forceinline__ uint32_t f16x2_times(uint32_t a, uint32_t b)
@@ -58,6 +58,23 @@ __device__ __forceinline__ uint32_t f16x2_times(uint32_t a, uint32_t b)
     uint32_t out;
 
     asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
+    return out;
+}
+
+/* Two f16 as (low, low) and (high, high). Moves and no permutation: ptxas makes them operands of the products (.H0_H0), which cost nothing. */
+__device__ __forceinline__ uint32_t f16x2_low(uint32_t pair)
+{
+    uint32_t out;
+
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {low, low};\n}" : "=r"(out) : "r"(pair));
+    return out;
+}
+
+__device__ __forceinline__ uint32_t f16x2_high(uint32_t pair)
+{
+    uint32_t out;
+
+    asm("{\n.reg .b16 low, high;\nmov.b32 {low, high}, %1;\nmov.b32 %0, {high, high};\n}" : "=r"(out) : "r"(pair));
     return out;
 }
 
@@ -83,10 +100,10 @@ __device__ __forceinline__ void multiply(float (&acc)[TILES][2][4], uint4 w, con
 
 #pragma unroll
         for (int j = 0; j < 4; j++) {
-            const uint32_t pair = e4m3x2_to_f16x2((uint16_t)(j < 2 ? scales : scales >> 16));
+            const uint32_t pair = j < 2 ? e4m3x2_to_f16x2((uint16_t)scales) : e4m3x2_high_to_f16x2(scales);
             uint32_t f[4];
 
-            fp4_fragment(f, word[j], __byte_perm(pair, 0, 0x1010), __byte_perm(pair, 0, 0x3232));
+            fp4_fragment(f, word[j], f16x2_low(pair), f16x2_high(pair));
 #pragma unroll
             for (int n = 0; n < TILES; n++)
                 mma_f16(acc[n][j % 2], f[0], f[1], f[2], f[3], x[n][2 * load + j / 2][j % 2 * 2], x[n][2 * load + j / 2][j % 2 * 2 + 1]);

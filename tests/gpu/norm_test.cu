@@ -1,8 +1,10 @@
 /* tests/gpu/norm_test.cu - the norms between the blocks of a layer; exit 0 pass, 1 fail, 77 no GPU.
  *
- * The norm kernel agrees with f64 for 1, 2 and 4 partial results, and a row's bits are the same alone and among 16 rows, again and again. */
+ * The norm kernel agrees with f64 for 1, 2 and 4 partial results, and a row's bits are the same alone and among 16 rows, again and again. With an activation rule
+ * it leaves what round.h makes of what it leaves without. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
+#include "kernels/cuda/round.h"
 #include <cuda_runtime.h>
 #include <math.h>
 #include <random>
@@ -141,17 +143,42 @@ static int test_company_changes_no_bit(const struct data *d, uint32_t split)
     return different != 0;
 }
 
+static int test_rounds_as_the_rule_says(const struct data *d, uint32_t split, float fixed)
+{
+    struct norm_args n = arguments(d, split);
+    float *scale;
+
+    CHECK(cudaMalloc(&scale, 4 * ROWS));
+    const struct round_args round = { d->y, d->y, scale, HIDDEN, fixed };
+    OK(norm_launch(&n, ROWS, NULL));
+    OK(round_launch(&round, ROUND_VALUES, ROWS, NULL));
+    const std::vector<float> want_scale = fetch(scale, ROWS);
+    const std::vector<uint16_t> want = fetch((const uint16_t *)d->y, ROWS * HIDDEN);
+
+    n.y_scale = scale, n.y_fixed = fixed;
+    CHECK(cudaMemset(scale, 0xff, 4 * ROWS));
+    CHECK(cudaMemset(d->y, 0xff, 2ull * ROWS * HIDDEN));
+    OK(norm_launch(&n, ROWS, NULL));
+    const int bad = fetch(scale, ROWS) != want_scale || fetch((const uint16_t *)d->y, ROWS * HIDDEN) != want;
+
+    CHECK(cudaFree(scale));
+    printf("%-4s norm kernel, %u partial results, %s: as rounded behind it\n", bad ? "FAIL" : "ok", split, fixed == 0.0f ? "each row by its own scale" : "one scale");
+    return bad;
+}
+
 int main()
 {
     int count = 0, bad = 0;
 
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
     OK(norm_init());
+    OK(round_init());
     const struct data d = make_data();
 
     for (uint32_t split : { 1u, 2u, 4u }) {
         bad += test_kernel_agrees_with_f64(&d, split);
         bad += test_company_changes_no_bit(&d, split);
+        for (float fixed : { 0.0f, 0.0123f }) bad += test_rounds_as_the_rule_says(&d, split, fixed);
     }
     return bad ? 1 : 0;
 }

@@ -1,0 +1,51 @@
+/* kernels/cuda/round.cuh - the arithmetic of the activation rules (round.h): one text for the kernel that only rounds and for those that round what they make. */
+#ifndef SLUICE_CUDA_ROUND_CUH
+#define SLUICE_CUDA_ROUND_CUH
+
+#include "device.cuh"
+#include "kernels/stored.h"
+
+#define ROUND_SCALE_MIN (1.0f / (448.0f * 512.0f))             /* KERNELS_E4M3_SCALE_MIN: zeros stay zeros */
+
+/* How a row is rounded. inverse 0: elements are divided by the scale, else multiplied by it: as the formats' own kernels do in each case. */
+struct round_by { float scale, inverse; };
+
+__device__ __forceinline__ round_by round_by_largest(float top) { return { fmaxf(__fdiv_rn(top, STORED_E4M3_MAX), ROUND_SCALE_MIN), 0.0f }; }
+__device__ __forceinline__ round_by round_by_fixed(float scale) { return { scale, __fdiv_rn(1.0f, scale) }; }
+
+/* low in the lower byte. */
+__device__ __forceinline__ uint32_t e4m3_pair(float low, float high)
+{
+    uint16_t pair;
+
+    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(pair) : "f"(high), "f"(low));
+    return pair;
+}
+
+/* Two bf16 to two codes. Dividing or multiplying as the rule says: their last bits differ. */
+__device__ __forceinline__ uint32_t round_pair(uint32_t x, round_by by)
+{
+    if (by.inverse == 0.0f) return e4m3_pair(__fdiv_rn(bf16_low(x), by.scale), __fdiv_rn(bf16_high(x), by.scale));
+    return e4m3_pair(__fmul_rn(bf16_low(x), by.inverse), __fmul_rn(bf16_high(x), by.inverse));
+}
+
+/* Two codes as bf16. */
+__device__ __forceinline__ uint32_t pair_values(uint32_t pair)
+{
+    const uint32_t f16 = e4m3x2_to_f16x2((uint16_t)pair);
+    const float2 v = __half22float2(*(const __half2 *)&f16);
+
+    return pack_bf16(v.x, v.y);
+}
+
+/* The larger of the two absolute values. A NaN counts as nothing. */
+__device__ __forceinline__ float pair_top(uint32_t x) { return fmaxf(fabsf(bf16_low(x)), fabsf(bf16_high(x))); }
+
+__device__ __forceinline__ float warp_top(float top)
+{
+#pragma unroll
+    for (int d = 16; d >= 1; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    return top;
+}
+
+#endif

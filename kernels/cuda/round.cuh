@@ -7,11 +7,17 @@
 
 #define ROUND_SCALE_MIN (1.0f / (448.0f * 512.0f))             /* KERNELS_E4M3_SCALE_MIN: zeros stay zeros */
 
-/* How a row is rounded. inverse 0: elements are divided by the scale, else multiplied by it: as the formats' own kernels do in each case. */
-struct round_by { float scale, inverse; };
+/* How a row is rounded: elements are divided by the scale when it is the row's own, multiplied by its inverse when it is fixed: as the formats' own kernels do in each case. */
+struct round_by { float scale, inverse; bool divides; };
 
-__device__ __forceinline__ round_by round_by_largest(float top) { return { fmaxf(__fdiv_rn(top, STORED_E4M3_MAX), ROUND_SCALE_MIN), 0.0f }; }
-__device__ __forceinline__ round_by round_by_fixed(float scale) { return { scale, __fdiv_rn(1.0f, scale) }; }
+__device__ __forceinline__ round_by round_by_largest(float top)
+{
+    const float scale = fmaxf(__fdiv_rn(top, STORED_E4M3_MAX), ROUND_SCALE_MIN);
+
+    return { scale, __frcp_rn(scale), true };
+}
+
+__device__ __forceinline__ round_by round_by_fixed(float scale) { return { scale, __fdiv_rn(1.0f, scale), false }; }
 
 /* low in the lower byte. */
 __device__ __forceinline__ uint32_t e4m3_pair(float low, float high)
@@ -22,11 +28,18 @@ __device__ __forceinline__ uint32_t e4m3_pair(float low, float high)
     return pair;
 }
 
-/* Two bf16 to two codes. Dividing or multiplying as the rule says: their last bits differ. */
+/* x over the scale to the nearest f32, with the correctly rounded inverse at hand: the remainder of the first guess corrects it. (A quotient too small for this is one that becomes 0.) */
+__device__ __forceinline__ float round_quotient(float x, round_by by)
+{
+    const float guess = __fmul_rn(x, by.inverse);
+
+    return by.divides ? __fmaf_rn(__fmaf_rn(-guess, by.scale, x), by.inverse, guess) : guess;
+}
+
+/* Two bf16 to two codes. */
 __device__ __forceinline__ uint32_t round_pair(uint32_t x, round_by by)
 {
-    if (by.inverse == 0.0f) return e4m3_pair(__fdiv_rn(bf16_low(x), by.scale), __fdiv_rn(bf16_high(x), by.scale));
-    return e4m3_pair(__fmul_rn(bf16_low(x), by.inverse), __fmul_rn(bf16_high(x), by.inverse));
+    return e4m3_pair(round_quotient(bf16_low(x), by), round_quotient(bf16_high(x), by));
 }
 
 /* Two codes as bf16. */

@@ -232,7 +232,7 @@ def main():
         return 77
     torch.manual_seed(12)
     began = time.time()
-    tokens = [int(x) for x in torch.randint(0, 262144, (max(args.prompt + args.decode, args.long),))]
+    tokens = [int(x) for x in torch.randint(0, 262144, (max(args.prompt + args.decode, args.long, 1101),))]
     print(f"prefill: {args.model}, {args.layers} layers, {args.format}, KV {args.kv}, rule {args.rule}, {args.prompt} prompt + {args.decode} decode, bits of {args.long}", flush=True)
     reference = l.make_reference(args.layers, args.kv, shape=args.model)
     model, scales = l.make_ours(reference, args, tokens[:args.prompt], seqs=8 if args.kv == "bf16" else 24,

@@ -20,7 +20,7 @@
 
 #define ROWS_MAX 300
 #define ROWS_PER_WARP 10
-#define BOTH_LIMIT 1e-3
+#define BOTH_LIMIT 5e-4
 #define BOTH ((uint32_t)WEIGHT_FORMATS)          /* in place of a format: FP8 times FP8 */
 
 enum codes { CODES_ALL, CODES_SMALL };

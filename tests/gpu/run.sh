@@ -24,6 +24,9 @@ try python3 tests/gpu/many.py
 try python3 tests/gpu/many.py --kv fp8
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 1100 --decode 64 --start 1100
 try python3 tests/gpu/logits.py --layers 6 --format fp8 --prompt 40 --decode 64
+for rule in token static; do try python3 tests/gpu/logits.py --layers 6 --format fp8 --rule $rule --prompt 40 --decode 24; done
+for format in block fp4 fp4-mlp; do try python3 tests/gpu/logits.py --layers 6 --format $format --prompt 40 --decode 24 --no-invariance; done
+try python3 tests/gpu/prefill.py --layers 6 --format fp8 --rule token --prompt 600 --decode 4 --long 1200
 try python3 tests/gpu/logits.py --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600
 try python3 tests/gpu/prefill.py --layers 6 --format bf16 --prompt 2048
 try python3 tests/gpu/logits.py --model gemma-3-12b --layers 6 --format bf16 --prompt 2600 --decode 16 --start 2600

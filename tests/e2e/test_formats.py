@@ -74,6 +74,19 @@ def test_the_cache_is_what_the_checkpoint_asks_for():
     assert cache_of(DEMO) == "bf16" and cache_of(DEMO, "--kv-cache-dtype", "f32") == "f32"
 
 
+def test_drafts_and_found_prefixes_over_an_fp8_cache_change_nothing():
+    with open(os.path.join(TRAIN, "heldout.json"), encoding="utf-8") as f:
+        requests = [{**request(i), "return_token_ids": True} for i in json.load(f)[:max(8, int(16 * SCALE))]]
+    said = {}
+    for draft in ("none", "ngram", "mtp"):
+        with Server("--device", "cpu", "--kv-cache-dtype", "fp8", "--draft", draft) as s:
+            for turn in ("first", "again"):         # the second time the prompts are found
+                said[draft, turn] = [r.outcome() for r in asyncio.run(gather_limited(AT_ONCE, [run(s, r) for r in requests]))]
+            assert s.status()["kv_cache"]["prompt_tokens_found"] > 0
+    for how, outcomes in said.items():
+        assert outcomes == said["none", "first"], f"{how}: other answers than without drafts"
+
+
 def test_a_broken_quantized_checkpoint_is_named_before_it_serves():
     with tempfile.TemporaryDirectory(prefix="sluice-formats-") as out:
         folder = os.path.join(out, "fp8-row")
@@ -90,4 +103,5 @@ def test_a_broken_quantized_checkpoint_is_named_before_it_serves():
 
 
 if __name__ == "__main__":
-    main(test_quantized_checkpoints_are_served, test_the_cache_is_what_the_checkpoint_asks_for, test_a_broken_quantized_checkpoint_is_named_before_it_serves)
+    main(test_quantized_checkpoints_are_served, test_the_cache_is_what_the_checkpoint_asks_for, test_drafts_and_found_prefixes_over_an_fp8_cache_change_nothing,
+         test_a_broken_quantized_checkpoint_is_named_before_it_serves)

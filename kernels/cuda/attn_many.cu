@@ -85,7 +85,8 @@ __device__ __forceinline__ uint32_t value_place(uint32_t newer, uint32_t step) {
 /* COUNT places of a chunk from `place` on, PART bytes of each key, one instruction for as many keys as have 512 bytes; zeros for keys that the row does not see.
  * base: of the head's part in a page, this lane's 16 bytes included. Nearly always all are neighbours in one page. */
 template <uint32_t COUNT, uint32_t PART, uint32_t ROW>
-__device__ __forceinline__ void ask_places(const many_row &r, const many_shared &sh, const uint8_t *base, uint64_t page_bytes, uint32_t chunk, uint32_t place, uint32_t to, uint32_t stride, uint32_t lane)
+__device__ __forceinline__ void ask_places(const many_row &r, const many_shared &sh, const uint8_t *base, uint64_t page_bytes, uint32_t chunk, uint32_t place, uint32_t to,
+                                           uint32_t stride, uint32_t lane)
 {
     constexpr uint32_t AT_ONCE = 512 / PART;
     const int key = key_of(r, chunk, place), last = key_of(r, chunk, place + COUNT - 1);
@@ -210,7 +211,8 @@ __device__ __forceinline__ void add_values(float (&acc)[COLUMNS / 16][4], uint32
     for (int j = 0; j < COLUMNS / 16; j += F8 ? 2 : 1) {
         uint32_t x[4];
 
-        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from + j * (row_of<F8>::BYTES / 16)) : "memory");
+        asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from + j * (row_of<F8>::BYTES / 16)) : "memory");
         if constexpr (F8) {           /* an element of a matrix is two neighbours of d, which become rows g and g + 8 */
 #pragma unroll
             for (int h = 0; h < 2; h++) {      /* d 0..15, d 16..31 */

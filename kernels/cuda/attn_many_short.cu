@@ -270,6 +270,7 @@ __global__ void __launch_bounds__(THREADS, 2) many_short_kernel(const __grid_con
     extern __shared__ __align__(16) uint8_t shared_bytes[];
     short_shared<F8> &sh = *(short_shared<F8> *)shared_bytes;
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32, row = blockIdx.x / SPLIT, rank = cluster_rank();
+    unsigned long long *trace = a.trace ? a.trace + TRACE_WORDS : NULL;      /* of what would be the second kernel */
     uint32_t asked = 0;
 
     chain_trigger();
@@ -316,8 +317,9 @@ __global__ void __launch_bounds__(THREADS, 2) many_short_kernel(const __grid_con
     cluster_wait();
     weigh_all(sh, r.spans, warp, lane);
     __syncthreads();
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END), trace_mark(trace, TRACE_START), trace_mark(trace, TRACE_PAST_WAIT);
     add_values(a, r, sh, rank, warp, lane);
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
+    if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
 }
 
 /* ---- launching ---- */

@@ -105,7 +105,8 @@ static struct bench make_bench(const struct kind *k, bool kv_fp8, uint32_t sms)
     CHECK(cudaMalloc(&a->part_ml, sizeof(float2) * ROWS * ATTN_HEADS * SPANS_MAX));
     CHECK(cudaMalloc(&a->out, 2 * b.out_count));
     CHECK(cudaMemset(a->arena, 0xff, pages.size() * LAYERS * b.layer_bytes));
-    a->state = b.state, a->qkv = to_device(normals((size_t)ROWS * k->qkv, 1.5f, 1)), a->qkv_stride = k->qkv, a->kv_heads = k->kv_heads, a->has_v = k->d == 256, a->window = k->window, a->kv_fp8 = kv_fp8, a->has_v_norm = 1;
+    a->state = b.state, a->qkv = to_device(normals((size_t)ROWS * k->qkv, 1.5f, 1)), a->qkv_stride = k->qkv;
+    a->kv_heads = k->kv_heads, a->has_v = k->d == 256, a->window = k->window, a->kv_fp8 = kv_fp8, a->has_v_norm = 1;
     a->page_bytes = LAYERS * b.layer_bytes, a->v_offset = b.layer_bytes / 2, b.pages = pages, a->pages = to_device(pages), a->pages_stride = a->ring_pages = k->ring_pages;
     a->q_norm = to_device(to_bf16(normals(k->d, 0.2f, 2), 1.0f)), a->k_norm = to_device(to_bf16(normals(k->d, 0.2f, 3), 1.0f));
     a->rope = to_device(rope), a->rope_stride = ROPE_STRIDE, a->turned = k->turned, a->eps = 1e-6f, a->scale = k->d == 256 ? 0.15f : 0.1f, a->spans_max = SPANS_MAX;
@@ -188,14 +189,15 @@ static int compare(const struct bench *b, const char *what, struct step_state st
         for (uint64_t i = 0; i < out_bytes; i += 2) nan += ((got[i + 1] & 0x7f) == 0x7f && (got[i] & 0x80));
     }
     const bool bad = wrong_out || wrong_pages || nan;
-    printf("%-4s d %u%s, %s: %u rows of %u, bytes of the output that differ: %llu, of the pages: %llu, NaN: %llu\n", bad ? "FAIL" : "ok", b->kind->d, b->args.kv_fp8 ? " e4m3" : "", what, s->rows, rows,
-           (unsigned long long)wrong_out, (unsigned long long)wrong_pages, (unsigned long long)nan);
+    printf("%-4s d %u%s, %s: %u rows of %u, bytes of the output that differ: %llu, of the pages: %llu, NaN: %llu\n", bad ? "FAIL" : "ok", b->kind->d, b->args.kv_fp8 ? " e4m3" : "", what,
+           s->rows, rows, (unsigned long long)wrong_out, (unsigned long long)wrong_pages, (unsigned long long)nan);
     return bad;
 }
 
 static int check(const struct bench *b)
 {
-    const std::vector<uint32_t> single = { 0, 1, 5, 31, 32, 33, 63, 64, 65, 127, 500, 501, 959, 960, 1022, 1023, 1024, 1025, 1039, 1087, 1088, 1100, 1130, 1151, 1500, 2047, 2048, 2049, 2100, 2175, 2590, 3000 };
+    const std::vector<uint32_t> single = { 0, 1, 5, 31, 32, 33, 63, 64, 65, 127, 500, 501, 959, 960, 1022, 1023, 1024, 1025, 1039, 1087, 1088, 1100,
+                                           1130, 1151, 1500, 2047, 2048, 2049, 2100, 2175, 2590, 3000 };
     std::vector<uint32_t> blocks_of, twice = single, places;
     int bad = 0;
 
@@ -266,6 +268,7 @@ int main(int argc, char **argv)
 {
     int count = 0, sms = 0, bad = 0;
 
+    if (argc != 1 && (argc != 3 || strcmp(argv[1], "--time"))) return fprintf(stderr, "usage: cuda_attn_many_test [--time ROWS:CONTEXT,...]\n"), 2;
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
     OK(attn_init());
@@ -275,8 +278,9 @@ int main(int argc, char **argv)
         const struct bench b = make_bench(&kinds[i % 2], i > 1, (uint32_t)sms);
 
         bad += check(&b);
-        if (argc == 3 && !strcmp(argv[1], "--time")) time_all(&b, argv[2]);
-        for (const void *p : { (const void *)b.state, (const void *)b.args.arena, (const void *)b.args.part, (const void *)b.args.part_ml, (const void *)b.args.out }) CHECK(cudaFree((void *)p));
+        if (argc == 3) time_all(&b, argv[2]);
+        for (const void *p : { (const void *)b.state, (const void *)b.args.arena, (const void *)b.args.part, (const void *)b.args.part_ml, (const void *)b.args.out })
+            CHECK(cudaFree((void *)p));
     }
     return bad ? 1 : 0;
 }

@@ -38,6 +38,7 @@ try python3 tests/gpu/media.py --only kernels --model gemma-3-12b
 try python3 tests/gpu/prefill.py --layers 6 --format fp8 --prompt 5000 --decode 4 --long 7000
 if [ -x build/sluice ]; then
     try python3 tests/gpu/serve.py demo
+    try env KV=fp8 python3 tests/gpu/serve.py demo
     try python3 tests/gpu/formats.py
     try python3 tests/gpu/prefix.py demo exact
     try python3 tests/gpu/media.py --only server

@@ -1,7 +1,7 @@
 /* kernels/cuda/terms.cuh - bf16 activations as two E4M3 terms, and the FP8 tensor-core instruction (sm_90a only).
  *
- * A bf16 has 8 significant bits, an E4M3 4: x * 2^s = t1 + t2 * 2^-TERM_SHIFT with t1 the nearest E4M3 and t2 the rest. s is such that the largest element of a
- * row's range comes to [2^7, 2^8). That is exact for elements within 2^-14 of the largest; below, the error is under 2^-22 of the largest.
+ * A bf16 has 8 significant bits, an E4M3 4: x * 2^s = t1 + t2 * 2^-TERM_SHIFT with t1 the first 4 bits and t2 the other 4. s is such that the largest element of a
+ * row's range comes to [2^7, 2^8). That is exact for elements down to 2^-13 of the largest one's binade; below, the error is under 2^-20 of the largest.
  *
  * The tensor cores keep about 14 bits while they add, so no sum of theirs is longer than a chunk. The sums of one row and slice, for every kernel:
  *   chunk  5 (slice 3840) or 4 (slice 4096) steps of 32 of k, beginning at zero: t1 and t2 apart
@@ -13,45 +13,90 @@
 
 #include "device.cuh"
 
-#define TERM_SHIFT 5
+#define TERM_SHIFT 4
 #define TERM_RANGES 4                 /* of a slice, each with its own power of two */
 
-__device__ __forceinline__ uint16_t f16x2_to_e4m3x2(uint32_t pair)
+/* The larger magnitudes of two pairs; a NaN is larger than all. */
+__device__ __forceinline__ uint32_t larger_pair(uint32_t magnitudes, uint32_t pair)
 {
-    uint16_t out;
+    const __nv_bfloat162 out = __hmax2_nan(*(const __nv_bfloat162 *)&magnitudes, __habs2(*(const __nv_bfloat162 *)&pair));
 
-    asm("cvt.rn.satfinite.e4m3x2.f16x2 %0, %1;" : "=h"(out) : "r"(pair));
+    return *(const uint32_t *)&out;
+}
+
+/* The larger one of a pair of magnitudes, as the bits of an f32: they compare as integers do. */
+__device__ __forceinline__ uint32_t larger_of_pair(uint32_t magnitudes) { return max(magnitudes << 16, magnitudes & 0xffff0000u); }
+
+/* The power of two for a range whose largest magnitude has the bits `top`, twice as bf16; *inverse: what its sums are multiplied with. Both are normal
+ * numbers; but *inverse is NaN where an element is not finite. */
+__device__ __forceinline__ uint32_t terms_scale(uint32_t top, float *inverse)
+{
+    const int e = (int)(top >> 23 & 255) - 127, shift = top == 0 ? 0 : min(max(7 - e, -100), 100);
+
+    *inverse = __uint_as_float(e == 128 ? 0x7fffffffu : (uint32_t)(127 - shift) << 23);
+    return (uint32_t)(127 + shift) * 0x00800080u;
+}
+
+__device__ __forceinline__ uint32_t bf16x2_times(uint32_t a, uint32_t b)
+{
+    uint32_t out;
+
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(out) : "r"(a), "r"(b));
     return out;
 }
 
-/* The power of two for a range whose largest magnitude is `top`; *inverse: what its sums are multiplied with. Both are normal numbers. */
-__device__ __forceinline__ float terms_scale(float top, float *inverse)
+__device__ __forceinline__ uint32_t bf16x2_fma(uint32_t a, uint32_t b, uint32_t c)
 {
-    const int e = (int)(__float_as_uint(top) >> 23 & 255) - 127, shift = top == 0.0f ? 0 : min(max(7 - e, -100), 100);
+    uint32_t out;
 
-    *inverse = __uint_as_float((uint32_t)(127 - shift) << 23);
-    return __uint_as_float((uint32_t)(127 + shift) << 23);
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(out) : "r"(a), "r"(b), "r"(c));
+    return out;
 }
 
-/* Two elements to two terms each. */
-__device__ __forceinline__ void split_pair(uint32_t bf16x2, float scale, uint16_t *t1, uint16_t *t2)
+/* The four codes of two pairs whose bf16 have exponents 0 to 15: the sign, then bits 10..4. */
+__device__ __forceinline__ uint32_t e4m3_of_small(uint32_t a, uint32_t b)
 {
-    const uint32_t h = pack_f16(bf16_low(bf16x2) * scale, bf16_high(bf16x2) * scale);
-
-    *t1 = f16x2_to_e4m3x2(h);
-    const uint32_t back = e4m3x2_to_f16x2(*t1);
-    const __half2 rest = __hmul2(__hsub2(*(const __half2 *)&h, *(const __half2 *)&back), __float2half2_rn((float)(1 << TERM_SHIFT)));
-    *t2 = f16x2_to_e4m3x2(*(const uint32_t *)&rest);
+    return __byte_perm(a >> 4, b >> 4, 0x6420) | (__byte_perm(a, b, 0x7531) & 0x80808080u);
 }
 
-__device__ __forceinline__ void split_four(uint32_t low, uint32_t high, float scale, uint32_t *t1, uint32_t *t2)
+/* Two terms each of four elements, scale twice as bf16. Times 2^-120 an E4M3 is a bf16 whose exponent needs 4 bits (and below its normal numbers one of bf16's below
+ * normal): cutting it off after 3 bits of fraction converts it. The instructions for E4M3 do an eighth of the work per clock. */
+__device__ __forceinline__ void split_four(uint32_t low, uint32_t high, uint32_t scale, uint32_t *t1, uint32_t *t2)
 {
-    uint16_t a[2], b[2];
+    const uint32_t down = 0x03800380u, down_shifted = down + (TERM_SHIFT << 7) * 0x10001u, minus_shift = 0xc1800000u | 0xc180u, keep = 0xfff0fff0u;  /* 2^-120, 2^-116, -16 */
+    const uint32_t x[2] = { bf16x2_times(low, scale), bf16x2_times(high, scale) };
+    uint32_t first[2], rest[2];
 
-    split_pair(low, scale, &a[0], &b[0]);
-    split_pair(high, scale, &a[1], &b[1]);
-    *t1 = a[0] | (uint32_t)a[1] << 16;
-    *t2 = b[0] | (uint32_t)b[1] << 16;
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+        first[i] = bf16x2_times(x[i], down) & keep;
+        rest[i] = bf16x2_fma(first[i], minus_shift, bf16x2_times(x[i], down_shifted)) & keep;
+    }
+    *t1 = e4m3_of_small(first[0], first[1]);
+    *t2 = e4m3_of_small(rest[0], rest[1]);
+}
+
+/* ---- the image: the terms of a slice of up to `rows` rows (1, 2, 4, 8 or 16) as the products want them in shared memory ----
+ * [steps of a range][k 0..15, 16..31 of the step][column / 8][column % 8][16 bytes], column = (range * rows + row) * 2 + term; then the inverse scales
+ * f32 [range][row]. Lane t of a quad owns 8 elements of a step (layout.h): 0..3 are bytes 4t..4t+3 of the first half, 4..7 of the second. */
+
+#define TERMS_FN static __host__ __device__ constexpr
+
+TERMS_FN uint32_t terms_rows(uint32_t m) { return m > 8 ? 16 : m > 4 ? 8 : m > 2 ? 4 : m; }
+
+/* Few rows are padded: no two lanes of a store in one bank. */
+TERMS_FN uint32_t terms_step_bytes(uint32_t rows) { return rows * 256 + (rows == 1 ? 32 : rows == 2 ? 64 : 0); }
+
+/* Offset of the inverse scales; the image's size. The ring behind stays aligned: bulk copies to other addresses are slow. */
+TERMS_FN uint32_t terms_bytes(uint32_t slice_k, uint32_t rows) { return (slice_k / (32 * TERM_RANGES) * terms_step_bytes(rows) + 127) / 128 * 128; }
+TERMS_FN uint32_t terms_image_bytes(uint32_t slice_k, uint32_t rows) { return terms_bytes(slice_k, rows) + (rows * TERM_RANGES * 4 + 127) / 128 * 128; }
+
+/* Offset of the word of the first terms of elements i..i+3 of a range (i % 4 == 0); the second terms are 16 bytes behind. */
+TERMS_FN uint32_t terms_word(uint32_t slice_k, uint32_t rows, uint32_t range, uint32_t row, uint32_t i)
+{
+    const uint32_t half = slice_k / 8, loads = slice_k == 3840 ? 5 : 4, block = i % half / 32, column = (range * rows + row) * 2;
+
+    return ((block / loads * 2 + i / half) * loads + block % loads) * terms_step_bytes(rows) + i / 4 % 2 * (rows * 128) + column / 8 * 128 + column % 8 * 16 + i % 32 / 8 * 4;
 }
 
 /* ---- warpgroup products ---- */

@@ -163,7 +163,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t terms, uint32_t 
 
     b.w.rows = s->rows, b.w.k = s->k, b.w.slice_k = packed_slice_k(s->k), b.w.format = format;
     b.slices = s->k / b.w.slice_k, b.columns = s->kind == ROWMM_GEGLU ? s->rows / 2 : s->rows;
-    b.out_bytes = 4ull * 16 * b.columns * b.slices, b.tuning = { 10, 3, 1, sms, terms, 0 };
+    b.out_bytes = 4ull * 16 * b.columns * b.slices, b.tuning.ring_slots = 10, b.tuning.window_slots = 3, b.tuning.wait_slots = 1, b.tuning.sm_count = sms, b.tuning.terms = terms;
     CHECK(cudaMalloc((void **)&b.w.data, packed_bytes(format, s->rows, s->k)));
     CHECK(cudaMalloc(&source, 2 * n));
     CHECK(cudaMalloc(&codes, n));

@@ -16,7 +16,7 @@ extern "C" {
 #include "model/siglip.h"
 }
 
-#define PIECE_K 32                    /* tower_mm.h: k is a multiple of it */
+#define PIECE_K 64                    /* tower_mm.h: k is a multiple of it */
 #define GO_LAYERS 4                   /* launched at a time: some milliseconds */
 #define NORM_THREADS 128
 #define HIDDEN_MAX 8192u              /* of pool_kernel's shared memory */

@@ -4,9 +4,9 @@
  *   TOWER_GELU      out bf16 [m][stride]: gelu_tanh
  *   TOWER_RESIDUAL  out f32 [m][stride]: added to what stands there
  *   TOWER_F32       out f32 [m][stride]
- * For the vision tower of Gemma 3 (tower.h), whose sizes (1152, 4304) the packed products of prefill_mm.h do not have. Tiles of 128 x 128, k in pieces of 32, four on
+ * For the vision tower of Gemma 3 (tower.h), whose sizes (1152, 4304) the packed products of prefill_mm.h do not have. Tiles of 128 x 128 or 128 x 64, k in pieces of 64, three on
  * the way. A row's bits depend on that row and w alone.
- * Needs     k % 32 == 0, a and w 16-byte aligned. Never synchronizes.
+ * Needs     k % 64 == 0, a and w 16-byte aligned. Never synchronizes.
  * Checked   tests/gpu/tower_test.c. Measured: bench/RESULTS_cuda.md. */
 #ifndef SLUICE_CUDA_TOWER_MM_H
 #define SLUICE_CUDA_TOWER_MM_H

@@ -59,6 +59,7 @@ static void note_time(struct verify *k, const struct ring_msg *msg)
 {
     if (k->timed.asked_ns == 0 || msg->slot != k->timed.slot || msg->base < k->timed.base) return; /* a newer question of a slot takes the older one's place */
     uint64_t *answer = &k->answer_ns[k->timed.size], took = clock_ns() - k->timed.asked_ns;
+    if (took > *answer) k->late = k->skip_waits = 0; /* now it is known how long they take: worth waiting again */
     *answer = took > *answer ? took : *answer - (*answer - took) / ANSWER_SHARE;
     k->timed.asked_ns = 0;
 }

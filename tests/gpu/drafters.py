@@ -123,7 +123,8 @@ def blows():
         code, _, err = s.command("swap", "draft", "--default")
         assert code == 0, err
         s.settle()
-        got, length = asyncio.run(answers(s, bodies, 8))
+        for _ in range(2):  # the drafter that came is timed first
+            got, length = asyncio.run(answers(s, bodies, 8))
         same("afterwards", got, wanted)
         say(f"{done['kill']} kills and {done['swap']} swaps of the draft stage, {ended} responses, no byte differs; afterwards {length:.2f} tokens a round")
         assert length > 1.8, "the drafter that is back drafts as before"

@@ -9,7 +9,7 @@
 #define BLOCKS_PER_SM 2
 #define COMBINE_BATCH 16              /* spans whose loads are in flight together */
 
-static_assert(attn_shape<D>::KEYS == CHUNK && CHUNK == 2 * ATTN_PAGE_TOKENS, "a span is whole chunks, a chunk two pages");
+static_assert(attn_shape<D>::KEYS == CHUNK, "a span is whole chunks");
 
 /* ---- the fixed cut of the key axis ---- */
 
@@ -59,66 +59,9 @@ __device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t
     return false;
 }
 
-/* ---- keys and values of a chunk: two pages, looked up once. Both loaders of attn_block.cuh find a page for every key, which costs more than the loads ---- */
-
-struct chunk_pages { uint32_t page[2]; };
-
-/* A page behind the text is never read from, nor its entry. */
-__device__ __forceinline__ chunk_pages find_pages(const attn_args &a, const item &it, uint32_t chunk, uint32_t end)
-{
-    const uint32_t *pages = a.pages + (uint64_t)it.group.seq * a.pages_stride + chunk / ATTN_PAGE_TOKENS;
-    chunk_pages p;
-
-    p.page[0] = __ldg(pages);
-    p.page[1] = chunk + ATTN_PAGE_TOKENS < end ? __ldg(pages + 1) : p.page[0];
-    return p;
-}
-
-/* This lane's part of the chunk's keys below `end`; the others become zeros: their bytes may be anything. */
-template <bool F8>
-__device__ __forceinline__ void load_keys(fragments<D, F8> &f, const attn_args &a, const item &it, const chunk_pages &p, uint32_t chunk, uint32_t end, uint32_t warp, uint32_t lane)
-{
-    constexpr uint32_t ROW = D * kv_bytes<F8>;
-    const uint32_t place = warp * 8 + lane / 4;
-    const uint8_t *from = a.arena + (warp < 4 ? p.page[0] : p.page[1]) * a.page_bytes + a.k_offset + (it.head * ATTN_PAGE_TOKENS + place % ATTN_PAGE_TOKENS) * ROW + lane % 4 * 8 * kv_bytes<F8>;
-    const bool live = chunk + place < end;
-
-#pragma unroll
-    for (int i = 0; i < 8; i++) {
-        f.k[i] = {};
-        if (live) load_eight(f.k[i], from + i * 32 * kv_bytes<F8>);
-    }
-}
-
-template <bool F8>
-__device__ __forceinline__ void load_values(fragments<D, F8> &f, const attn_args &a, const item &it, const chunk_pages &p, uint32_t chunk, uint32_t end, uint32_t warp, uint32_t lane)
-{
-    constexpr uint32_t ROW = D * kv_bytes<F8>, WORDS = fragments<D, F8>::WORDS;
-    const uint64_t own = a.v_offset + (it.head * ATTN_PAGE_TOKENS + lane % 4 * 4) * ROW + warp * attn_shape<D>::PV_DIMS * kv_bytes<F8> + lane / 4 * (4 * WORDS);
-
-#pragma unroll
-    for (int s = 0; s < attn_shape<D>::PV_STEPS; s++) {
-        const uint8_t *from = a.arena + p.page[s / 2] * a.page_bytes + own + s % 2 * 16 * ROW;
-
-#pragma unroll
-        for (int e = 0; e < 4; e++) {
-            const bool live = chunk + s * 16 + lane % 4 * 4 + e < end;
-            uint32_t *to = f.v + (s * 4 + e) * WORDS;
-
-            if (WORDS == 1) {
-                to[0] = live ? ld_l2((const uint32_t *)(from + e * ROW)) : 0;
-            } else {
-                const uint2 x = live ? __ldcg((const uint2 *)(from + e * ROW)) : make_uint2(0, 0);
-                to[0] = x.x, to[1] = x.y;
-            }
-        }
-    }
-}
-
 /* ---- the kernels ---- */
 
-/* All chunks of the span that a row may see, the first of them in the registers. The next one's keys are asked for as soon as the scores are taken, its values
- * behind p v: into the same registers, so that something is always on its way. */
+/* All chunks of the span that a row may see, the first of them in the registers. */
 template <bool F8>
 __device__ __forceinline__ void work(const attn_args &a, const item &it, fragments<D, F8> &f, attn_shared<D> &sh, uint32_t warp, uint32_t lane)
 {
@@ -127,27 +70,23 @@ __device__ __forceinline__ void work(const attn_args &a, const item &it, fragmen
     float out[attn_shape<D>::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f }, factor[2];
 
     for (uint32_t chunk = it.span.first; chunk < it.span.end && chunk < end; chunk += CHUNK) {
-        const uint32_t next = chunk + CHUNK;
-        const bool more = next < it.span.end && next < end;
-        const chunk_pages pages = find_pages(a, it, more ? next : chunk, end);      /* asked for before the scores */
         float s[4] = {};
 
+        if (chunk != it.span.first) load_k<D, F8, false>(f, a, it, chunk, 0, p0, warp, lane), load_v<D, F8, false>(f, a, it, chunk, 0, p0, warp, lane);
         if (chunk + CHUNK > p0) patch_k<D, F8>(f, it, chunk, sh, warp, lane), patch_v<D, F8>(f, it, chunk, sh, warp, lane);
         scores<D, F8>(s, f, sh, warp, lane);
-        if (more) load_keys<F8>(f, a, it, pages, next, p0, warp, lane);
         softmax_chunk<D, F8, false>(s, top, sum, factor, it, chunk, 0, sh, warp, lane);
         if (chunk != it.span.first) {
 #pragma unroll
             for (int j = 0; j < attn_shape<D>::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
         }
         accumulate<D, F8, PLACES_ALL>(out, f, all, sh, lane);
-        if (more) load_values<F8>(f, a, it, pages, next, p0, warp, lane);
     }
     store_partial<D>(a, it, 0, out, top, sum, warp, lane);
 }
 
 template <bool F8>
-__global__ void __maxnreg__(128) attn_long_kernel(const __grid_constant__ attn_args a)
+__global__ void __maxnreg__(112) attn_long_kernel(const __grid_constant__ attn_args a)
 {
     extern __shared__ __align__(16) uint8_t shared_bytes[];
     attn_shared<D> &sh = *(attn_shared<D> *)shared_bytes;
@@ -165,10 +104,8 @@ __global__ void __maxnreg__(128) attn_long_kernel(const __grid_constant__ attn_a
         load_constants<D>(a, it, sh);
         clear_dead_rows<D>(it, sh);
         __syncthreads();
-        const chunk_pages pages = find_pages(a, it, it.span.first, p0 + it.group.rows);
-
-        load_keys<F8>(f, a, it, pages, it.span.first, p0, warp, lane);
-        load_values<F8>(f, a, it, pages, it.span.first, p0, warp, lane);
+        load_k<D, F8, false>(f, a, it, it.span.first, 0, p0, warp, lane);
+        load_v<D, F8, false>(f, a, it, it.span.first, 0, p0, warp, lane);
         const uint32_t page = fresh ? fresh_page(a, it, warp) : 0;
 
         if (!waited) chain_wait();

@@ -1,6 +1,6 @@
 /* bench/cuda/dspark_bench.cu - a round of the DSpark drafter of Gemma 4 12B on random weights, put together from the parts that exist on the GPU, and its floor.
  *
- *   cuda_dspark_bench [--format fp8|bf16] [--context N] [--absorb N] [--terms]   (--terms: products by the FP8 tensor cores)
+ *   cuda_dspark_bench [--format fp8|bf16] [--context N] [--absorb N]
  *
  *   absorb   fc [3840 x 19200] of N feature rows (default 5: four drafts accepted), its norm, the keys of the five layers [2560 x 3840] into their rings
  *   layers   seven rows through five layers: rowmm and norm as in the target's step, dspark_attn.h over the rings
@@ -175,7 +175,7 @@ struct layer {
 };
 
 struct bench {
-    uint32_t format, context, absorb, ring_rows, terms;
+    uint32_t format, context, absorb, ring_rows;
     int sms;
     cudaStream_t stream;
     struct layer layer[LAYERS];
@@ -288,7 +288,6 @@ static void product(const struct bench *b, const struct packed_matrix *w, const 
     struct rowmm_args a = {};
 
     tuning.ring_slots = 10, tuning.window_slots = 3, tuning.wait_slots = 2, tuning.sm_count = (uint32_t)b->sms;
-    tuning.terms = b->terms && rows <= ROWMM_ROWS_MAX;
     a.x = x, a.out = out, a.out_stride = kind == ROWMM_GEGLU ? w->rows / 2 : w->rows, a.out_slice_stride = (uint64_t)ROWS * a.out_stride, a.m = rows, a.out_kind = kind;
     if (kind == ROWMM_LOGITS) a.softcap = 30.0f, a.tile_top = b->tile_top;
     OK(rowmm_launch(w, a, &tuning, b->stream));
@@ -496,7 +495,6 @@ int main(int argc, char **argv)
         if (i + 1 < argc && !strcmp(argv[i], "--format")) b.format = !strcmp(argv[++i], "bf16") ? WEIGHT_BF16 : WEIGHT_FP8;
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) b.context = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--absorb")) b.absorb = (uint32_t)atoi(argv[++i]);
-        else if (!strcmp(argv[i], "--terms")) b.terms = 1;
         else { fprintf(stderr, "unknown option %s\n", argv[i]); return 2; }
     }
     if (b.absorb == 0 || b.absorb > ROWS || b.context < ROWS) { fprintf(stderr, "--absorb: 1 to 8; --context: at least 8\n"); return 2; }

@@ -1,6 +1,6 @@
 /* bench/cuda/step_bench.cu - the decode step of Gemma 4 12B (or Gemma 3 12B) on random weights: each part alone, the whole step, and the floor.
  *
- *   cuda_step_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|fp8-token|fp8-static|bf16|block|fp4|fp4-mlp] [--kv bf16|fp8] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--terms 0|1] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
+ *   cuda_step_bench [--model gemma-4-12b|gemma-3-12b] [--format fp8|fp8-token|fp8-static|bf16|block|fp4|fp4-mlp] [--kv bf16|fp8] [--layers N] [--context N] [--rows 1,2,4,8,16] [--window N] [--ring N] [--no-parts] [--wait N] [--l2 slots] [--stride N] [--pace ns] [--trace] [--sweep window:wait:ring:l2:stride:pace,...]
  *
  * Fills 12B weights and KV on the device (no checkpoint needed), measures the read bandwidth in the same run, and prints a table.
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
@@ -36,7 +36,7 @@ static const struct format *find_format(const char *name)
 struct settings {
     const struct format *format;
     uint32_t kv_bytes;                /* of an element of the KV cache: 2 (bf16) or 1 (E4M3) */
-    uint32_t layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns, terms;
+    uint32_t layers, context, window_slots, ring_slots, wait_slots, l2_slots, l2_stride, l2_pace_ns;
     bool parts, trace;
     std::vector<uint32_t> rows;
     const char *model = "gemma-4-12b";
@@ -132,7 +132,6 @@ static struct cuda_backend *open_backend(const struct model *m, const struct set
     options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
     options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.wait_slots = o->wait_slots;
     for (uint32_t rows : o->rows) options.graph_rows_mask |= rows > 32 ? 64 + 31 : rows > 16 ? 32 + 31 : 31;
-    options.product_terms = o->terms;
     options.l2_slots = o->l2_slots, options.l2_stride = o->l2_stride, options.l2_pace_ns = o->l2_pace_ns;
     OK(cuda_backend_open(&backend, &m->spec, &options));
     for (uint32_t s = 0; s < seqs; s++)
@@ -324,7 +323,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { &formats[0], 2, 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, 0, true, false, {} };
+    struct settings o = { &formats[0], 2, 48, 1100, 0, 0, 0, CUDA_L2_DEFAULT, 0, 0, true, false, {} };
     struct model m;
     char *tunings = NULL;
 
@@ -334,7 +333,6 @@ int main(int argc, char **argv)
         else if (i + 1 < argc && !strcmp(argv[i], "--model")) o.model = argv[++i];
         else if (i + 1 < argc && !strcmp(argv[i], "--format")) o.format = find_format(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--kv")) o.kv_bytes = strcmp(argv[++i], "fp8") ? 2 : 1;
-        else if (i + 1 < argc && !strcmp(argv[i], "--terms")) o.terms = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--layers")) o.layers = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--window")) o.window_slots = (uint32_t)atoi(argv[++i]);

@@ -41,7 +41,6 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->part, 4ull * NORM_SPLIT_MAX * rows * s->hidden },
         { (void **)&b->qkv, 4ull * rows * qkv_rows },
         { (void **)&b->x, 2ull * rows * s->hidden },
-        { (void **)&b->terms, terms_image_bytes(s->hidden, ROWMM_ROWS_MAX) },
         { (void **)&b->attn_out, 2ull * rows * q_rows },
         { (void **)&b->act, 2ull * rows * s->intermediate },
         { (void **)&b->x_scale, 4ull * rows },
@@ -194,7 +193,6 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
     b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
     b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
-    b->tuning.terms = options->product_terms;
     b->tuning_l2.count = options->l2_slots == CUDA_L2_DEFAULT ? L2_SLOTS_DEFAULT : options->l2_slots;
     b->tuning_l2.stride = options->l2_stride ? options->l2_stride : L2_STRIDE_DEFAULT;
     b->tuning_l2.pace_ns = options->l2_pace_ns;

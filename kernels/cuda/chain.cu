@@ -19,7 +19,6 @@ struct chain {
     bool rounded;                     /* what the next product takes was rounded by the norm in front of it */
     uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
-    bool normed;                      /* the kernel before the next product was a norm, which has written terms if that product takes them */
 };
 
 static bool has(const struct chain *c, enum cuda_part part) { return c->parts >> part & 1; }
@@ -45,12 +44,6 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
     return words;
 }
 
-/* Do the norms write the terms of matrix m's input? */
-static bool takes_terms(const struct chain *c, const struct arena_matrix *m)
-{
-    return c->b->tuning.terms && c->rows <= ROWMM_ROWS_MAX && m->format == WEIGHT_FP8 && m->activation == STORED_AS_IS && m->k == 3840 && m->slice_k == 3840;
-}
-
 /* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
                    uint32_t ring_slots, const struct arena_matrix *next)
@@ -70,7 +63,6 @@ static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 
     if (m->activation != STORED_AS_IS) a.x_scale = b->x_scale;
     c->rounded = false;
     a.x = x;
-    if (c->normed && x == c->b->x && takes_terms(c, m)) a.terms = b->terms;
     a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
     a.late_trigger = c->first;
     c->first = false;
@@ -164,11 +156,9 @@ static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_pos
 {
     struct norm_args n = norms(c, from, w_post, w_next, scalar);
 
-    c->normed = true;
     if (!has(c, CUDA_PART_NORM)) return 0;
     if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = c->b->x_scale, n.y_fixed = next->input_scale;
     n.trace = trace_words(c, 1);
-    if (next && takes_terms(c, next)) n.terms = c->b->terms, n.terms_rows = terms_rows(c->rows);
     return norm_launch(&n, c->rows, c->b->stream);
 }
 
@@ -228,7 +218,7 @@ static int plain_chain(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
     if (b->is_plain) return plain_chain(b, rows, parts);
-    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0, false };
+    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0 };
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
@@ -245,7 +235,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 
 int chain_launch_first(struct cuda_backend *b, uint32_t rows)
 {
-    struct chain c = { b, rows, CHAIN_ALL, false, false, 0, 0, false };
+    struct chain c = { b, rows, CHAIN_ALL, false, false, 0, 0 };
     struct sample_args s = chain_sample_args(b);
     const struct states_args from = states_of(b);
     const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };

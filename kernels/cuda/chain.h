@@ -13,7 +13,6 @@
 #include "rowmm_wide.h"
 #include "sample.h"
 #include "states.h"
-#include "terms.cuh"
 #include <cuda_runtime.h>
 
 #define GRAPHS 7                      /* 1, 2, 4, 8, 16, 32, 64 rows */
@@ -48,7 +47,6 @@ struct cuda_backend {
     float *part;                      /* [NORM_SPLIT_MAX][rows][hidden] of o and down */
     float *qkv;                       /* [rows][largest qkv rows] */
     __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head */
-    uint8_t *terms;                   /* x as the FP8 tensor cores take it (terms.cuh), up to 16 rows */
     __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
     __nv_bfloat16 *act;               /* [rows][intermediate] */
     float *x_scale;                   /* [rows] of what was rounded for the next product */

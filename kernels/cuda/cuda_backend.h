@@ -78,7 +78,6 @@ struct cuda_options {
     uint32_t ring_pages;              /* pages of a sliding ring: position p is in entry (p / 32) % ring_pages */
     uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows, up to 64; 0 means all of 1, 2, 4, 8, 16. The largest one sizes the scratch memory */
     uint32_t ring_slots, window_slots, wait_slots;   /* tuning of rowmm; 0: the measured best */
-    uint32_t product_terms;           /* 1: FP8 products of up to 16 rows by the FP8 tensor cores (rowmm_terms.h) */
     uint32_t l2_slots;                /* of gate_up and each block, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
     uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */
     float *states_device;             /* [seqs_max][16][hidden] as model/states.h says: steps leave the states of their rows there. NULL: nowhere */

@@ -2,18 +2,15 @@
 #include "norm.h"
 #include "round.cuh"
 #include "launch.h"
-#include "terms.cuh"
 #include "shm/error.h"
 
 #define WARPS 15
 #define PER_WARP 2                    /* pieces of 128 elements */
 #define HIDDEN_MAX (WARPS * PER_WARP * 128)
-#define HALF_WARP 64                  /* elements of half a warp: a range of 960 is 15 of them */
 
 struct norm_shared {
     uint2 post[HIDDEN_MAX / 4], next[HIDDEN_MAX / 4];
     float sum[2][32];
-    uint32_t top[HIDDEN_MAX / HALF_WARP];   /* largest |y| of 64 elements, the bits of an f32 */
 };
 
 __device__ __forceinline__ float4 ld_now(const float *p)
@@ -59,38 +56,6 @@ __device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WAR
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) y[j] = make_uint2(pair_values(round_pair(y[j].x, by)), pair_values(round_pair(y[j].y, by)));
     if (threadIdx.x == 0) a.y_scale[blockIdx.x] = by.scale;
-}
-
-__device__ __forceinline__ uint32_t half_warp_max(uint32_t x)
-{
-#pragma unroll
-    for (int d = 8; d >= 1; d >>= 1) x = max(x, __shfl_xor_sync(0xffffffffu, x, d));
-    return x;
-}
-
-/* The row into the image of terms: each range by the power of two of its own largest element. */
-__device__ __forceinline__ void write_terms(const norm_args &a, norm_shared &sh, const uint2 (&y)[PER_WARP], uint32_t warp, uint32_t lane)
-{
-    constexpr uint32_t SLICE = HIDDEN_MAX, RANGE = SLICE / TERM_RANGES, PIECES = RANGE / HALF_WARP;
-
-#pragma unroll
-    for (int j = 0; j < PER_WARP; j++) {
-        const uint32_t top = half_warp_max(larger_of_pair(larger_pair(larger_pair(0, y[j].x), y[j].y)));
-
-        if (lane % 16 == 0) sh.top[(warp + WARPS * j) * 2 + lane / 16] = top;
-    }
-    __syncthreads();
-#pragma unroll
-    for (int j = 0; j < PER_WARP; j++) {
-        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4, range = i / RANGE;
-        float inverse;
-        const uint32_t scale = terms_scale(half_warp_max(lane % 16 < PIECES ? sh.top[range * PIECES + lane % 16] : 0), &inverse);
-        uint32_t *to = (uint32_t *)(a.terms + terms_word(SLICE, a.terms_rows, range, blockIdx.x, i % RANGE)), first, second;
-
-        split_four(y[j].x, y[j].y, scale, &first, &second);
-        to[0] = first, to[4] = second;
-        if (i % RANGE == 0) ((float *)(a.terms + terms_bytes(SLICE, a.terms_rows)))[range * a.terms_rows + blockIdx.x] = inverse;
-    }
 }
 
 template <int SPLIT>
@@ -151,7 +116,6 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
 
         if (i < a.hidden) *(uint2 *)(a.y + row + i) = y[j];
     }
-    if (a.terms) write_terms(a, sh, y, warp, lane);
 }
 
 __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
@@ -184,7 +148,6 @@ int norm_launch(const struct norm_args *args, uint32_t rows, void *stream)
     void *params[] = { &a };
 
     if (a.hidden == 0 || a.hidden % 128 || a.hidden > HIDDEN_MAX || rows == 0) return -E_RANGE;
-    if (a.terms && a.hidden != HIDDEN_MAX) return -E_RANGE;
     if (a.split != 1 && a.split != 2 && a.split != 4) return -E_RANGE;
     return launch_chained((const void *)norm_kernel, rows, WARPS * 32, 0, params, stream);
 }

@@ -27,8 +27,6 @@ struct norm_args {
     __nv_bfloat16 *y;                 /* [rows][hidden] */
     float *y_scale;                   /* [rows]: y is rounded as round.h says (ROUND_VALUES), its scale goes there; NULL: y as it is */
     float y_fixed;                    /* the rule's one scale; 0: each row's own */
-    uint8_t *terms;                   /* y also as an image of terms (terms.cuh) for `terms_rows` rows; NULL: not; hidden must then be 3840 */
-    uint32_t terms_rows;
     unsigned long long *trace;        /* device.cuh; NULL outside benches */
 };
 

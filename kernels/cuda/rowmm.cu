@@ -5,7 +5,6 @@
  * starts before the previous kernel has ended. One epilogue warp adds the partial sums in a fixed order and stores. */
 #include "rowmm_block.cuh"
 #include "rowmm_ring.cuh"
-#include "rowmm_terms.h"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -150,7 +149,7 @@ __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(cons
     }
     __syncthreads();
     if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
-    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES, CONSUMER_WARPS>(a, partials, sh, lane);
+    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES>(a, partials, sh, lane);
     else if (lane == 0) produce<FORMAT, SLICE>(a, ring, sh);
 }
 
@@ -199,7 +198,7 @@ int rowmm_init(void)
 
             if (rc) return rc;
         }
-    return rowmm_terms_init();
+    return 0;
 }
 
 static uint32_t grid_blocks(const struct packed_matrix *w, const struct rowmm_tuning *tuning)
@@ -241,12 +240,6 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     /* Beside attention no more than a ring of FP8 takes: some hundred bytes more, and none of its blocks fits on the SM (seen: 8 us a layer). */
     const uint32_t beside = args.ring_slots * (packed_slot_bytes(w->slice_k) + UNIT_HEADER_BYTES) + (uint32_t)(PARTIAL_BYTES(args.m > 8 ? 2 : 1) + sizeof(rowmm_shared));
     const uint32_t limit = args.room && beside < LAUNCH_SHARED_MAX ? beside : LAUNCH_SHARED_MAX;
-    if (tuning->terms && w->format == WEIGHT_FP8) {
-        struct rowmm_tuning own = *tuning;
-
-        own.shared_beside = beside;
-        return rowmm_terms_launch(w, args, &own, grid_blocks(w, tuning), stream);
-    }
     while (args.ring_slots * v.slot_bytes + v.fixed_bytes > limit || args.ring_slots > RING_MAX) args.ring_slots--;
     void *params[] = { &args };
     return launch_chained((const void *)v.fn, grid_blocks(w, tuning), THREADS, args.ring_slots * v.slot_bytes + v.fixed_bytes, params, stream);

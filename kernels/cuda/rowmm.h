@@ -36,7 +36,6 @@ struct rowmm_next {
 struct rowmm_args {
     const uint8_t *w;
     const __nv_bfloat16 *x;
-    const uint8_t *terms;             /* x as images of terms (terms.cuh), one a slice, where rowmm_terms.h is to multiply; NULL: x itself is split */
     void *out;
     uint64_t out_slice_stride;        /* elements between slices, ROWMM_PARTIAL */
     uint32_t out_stride;              /* elements between rows of out */
@@ -50,7 +49,6 @@ struct rowmm_args {
     uint32_t wait_slots;              /* the same while the predecessor runs */
     struct rowmm_next next;           /* what goes to the L2 once our own weights have landed */
     uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
-    uint32_t groups;                  /* rowmm_terms.h: warpgroups, set by its launch */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     const float *x_scale;             /* [m] written by the kernel in front of us: multiplies the sums of each row of x, whose elements are then E4M3's numbers (round.h); NULL: 1 */
     float softcap;                    /* ROWMM_LOGITS; 0: none */
@@ -60,11 +58,7 @@ struct rowmm_args {
     uint32_t zero;                    /* always 0 (see the arrival in rowmm.cu) */
 };
 
-struct rowmm_tuning {
-    uint32_t ring_slots, window_slots, wait_slots, sm_count;
-    uint32_t terms;                   /* 1: FP8 weights by the FP8 tensor cores (rowmm_terms.h): other bits than 0, and for 1 to 16 rows only */
-    uint32_t shared_beside;           /* set by rowmm_launch: shared memory of a block that leaves room for attention */
-};
+struct rowmm_tuning { uint32_t ring_slots, window_slots, wait_slots, sm_count; };
 
 /* Bytes that must cross HBM. */
 static inline uint64_t rowmm_bytes(const struct packed_matrix *w, uint32_t m)

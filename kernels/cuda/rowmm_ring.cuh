@@ -1,5 +1,5 @@
 /* kernels/cuda/rowmm_ring.cuh - the ring of a small-row product: the lane that fills it, and the warp that adds and stores what the consumers leave
- * (used by rowmm.cu and rowmm_terms.cu). */
+ * (used by rowmm.cu). */
 #ifndef SLUICE_CUDA_ROWMM_RING_CUH
 #define SLUICE_CUDA_ROWMM_RING_CUH
 
@@ -71,7 +71,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
     prefetch_next(a, sh);
 }
 
-template <bool LATE, int TILES, int WARPS>
+template <bool LATE, int TILES>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
@@ -90,8 +90,8 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         for (int n = 0; n < TILES; n++) {
             sum[n] = make_float4(0, 0, 0, 0);
 #pragma unroll
-            for (int w = 0; w < WARPS; w++) {
-                const float4 p = ((const float4 *)(partials + (buffer * WARPS + w) * (TILES * 512)))[n * 32 + lane];
+            for (int w = 0; w < CONSUMER_WARPS; w++) {
+                const float4 p = ((const float4 *)(partials + (buffer * CONSUMER_WARPS + w) * (TILES * 512)))[n * 32 + lane];
 
                 sum[n].x += p.x, sum[n].y += p.y, sum[n].z += p.z, sum[n].w += p.w;
             }

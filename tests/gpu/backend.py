@@ -28,7 +28,7 @@ class Spec(c.Structure):
 
 class Options(c.Structure):
     _fields_ = [("weights", c.c_void_p), ("kv", c.c_void_p * 2), ("seqs_max", c.c_uint32), ("context_max", c.c_uint32), ("ring_pages", c.c_uint32),
-                ("graph_rows_mask", c.c_uint32), ("ring_slots", c.c_uint32), ("window_slots", c.c_uint32), ("wait_slots", c.c_uint32), ("product_terms", c.c_uint32),
+                ("graph_rows_mask", c.c_uint32), ("ring_slots", c.c_uint32), ("window_slots", c.c_uint32), ("wait_slots", c.c_uint32), 
                 ("l2_slots", c.c_uint32), ("l2_stride", c.c_uint32), ("l2_pace_ns", c.c_uint32), ("states", c.c_void_p), ("soft_rows", c.c_uint32)]
 
 
@@ -127,7 +127,7 @@ class Model:
         counts = (self.ring_pages, self.full_pages)
         # 0xFF bytes are NaN in bf16 and in E4M3: whoever reads a key that was never written will know.
         self.kv = [torch.full((self.spec.page_bytes[t] * counts[t] * seqs,), 255, dtype=torch.uint8, device="cuda") for t in range(2)]
-        options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, graph_rows_mask=rows_mask, l2_slots=0xFFFFFFFF, product_terms=int(os.environ.get("TERMS", "0")))
+        options = Options(weights=self.weights.data_ptr(), seqs_max=seqs, context_max=context, ring_pages=self.ring_pages, graph_rows_mask=rows_mask, l2_slots=0xFFFFFFFF)
         options.kv[0], options.kv[1] = (t.data_ptr() for t in self.kv)
         self.states = torch.full((seqs, STATES_ROWS, self.spec.hidden), float("nan"), device="cuda")
         options.states = self.states.data_ptr()

@@ -1,14 +1,10 @@
 /* tests/gpu/norm_test.cu - the norms between the blocks of a layer; exit 0 pass, 1 fail, 77 no GPU.
  *
  * The norm kernel agrees with f64 for 1, 2 and 4 partial results, and a row's bits are the same alone and among 16 rows, again and again. With an activation rule
- * it leaves what round.h makes of what it leaves without. A product on the FP8 tensor cores has the same bits from the image of terms that the norm leaves and from its
- * bf16 rows, which the product splits itself. */
+ * it leaves what round.h makes of what it leaves without. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
-#include "kernels/cuda/pack.h"
 #include "kernels/cuda/round.h"
-#include "kernels/cuda/rowmm.h"
-#include "kernels/cuda/terms.cuh"
 #include <cuda_runtime.h>
 #include <math.h>
 #include <random>
@@ -170,62 +166,6 @@ static int test_rounds_as_the_rule_says(const struct data *d, uint32_t split, fl
     return bad;
 }
 
-/* A random FP8 matrix [rows, HIDDEN]. */
-static struct packed_matrix make_matrix(uint32_t rows)
-{
-    const uint64_t n = (uint64_t)rows * HIDDEN;
-    struct packed_matrix w = { NULL, rows, HIDDEN, packed_slice_k(HIDDEN), WEIGHT_FP8 };
-    uint16_t *source;
-    float *scratch;
-
-    CHECK(cudaMalloc((void **)&w.data, packed_bytes(w.format, rows, HIDDEN)));
-    CHECK(cudaMalloc(&source, 2 * n));
-    CHECK(cudaMalloc(&scratch, 4 * rows + 4));
-    OK(fill_normal_launch(source, n, 0.02f, 11, NULL));
-    const struct pack_source from = { source, NULL, 0, WEIGHT_BF16, rows, 0, PACK_WHOLE, NULL };
-    OK(pack_launch(&w, &from, scratch, NULL));
-    CHECK(cudaDeviceSynchronize());
-    CHECK(cudaFree(source));
-    CHECK(cudaFree(scratch));
-    return w;
-}
-
-static int test_image_gives_the_bits_of_the_rows(const struct data *d)
-{
-    const struct packed_matrix w = make_matrix(8192);
-    uint8_t *image;
-    float *out;
-    int bad = 0, sms = 0;
-
-    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
-    CHECK(cudaMalloc(&image, terms_image_bytes(HIDDEN, ROWS)));
-    CHECK(cudaMalloc(&out, 4ull * ROWS * w.rows));
-    for (uint32_t rows : { 1u, 2u, 4u, 8u, 16u }) {
-        struct norm_args n = arguments(d, 1);
-        struct rowmm_tuning tuning = {};
-        std::vector<float> got[2];
-
-        CHECK(cudaMemset(image, 0xff, terms_image_bytes(HIDDEN, ROWS)));
-        n.terms = image, n.terms_rows = terms_rows(rows);
-        OK(norm_launch(&n, rows, NULL));
-        tuning.ring_slots = 10, tuning.window_slots = 3, tuning.wait_slots = 2, tuning.sm_count = (uint32_t)sms, tuning.terms = 1;
-        for (int from_image = 0; from_image < 2; from_image++) {
-            struct rowmm_args a = {};
-
-            a.x = d->y, a.terms = from_image ? image : NULL, a.out = out, a.out_stride = w.rows, a.out_slice_stride = (uint64_t)ROWS * w.rows, a.m = rows;
-            CHECK(cudaMemset(out, 0xff, 4ull * ROWS * w.rows));
-            OK(rowmm_launch(&w, a, &tuning, NULL));
-            got[from_image] = fetch(out, (size_t)rows * w.rows);
-        }
-        const bool other = memcmp(got[0].data(), got[1].data(), 4 * got[0].size()) != 0 || !isfinite(got[0][0]);
-
-        printf("%-4s image of terms, %u rows: the product's bits are %s those of the rows\n", other ? "FAIL" : "ok", rows, other ? "NOT" : "");
-        bad += other;
-    }
-    for (void *p : { (void *)image, (void *)out, (void *)w.data }) CHECK(cudaFree(p));
-    return bad;
-}
-
 int main()
 {
     int count = 0, bad = 0;
@@ -233,7 +173,6 @@ int main()
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
     OK(norm_init());
     OK(round_init());
-    OK(rowmm_init());
     const struct data d = make_data();
 
     for (uint32_t split : { 1u, 2u, 4u }) {
@@ -241,6 +180,5 @@ int main()
         bad += test_company_changes_no_bit(&d, split);
         for (float fixed : { 0.0f, 0.0123f }) bad += test_rounds_as_the_rule_says(&d, split, fixed);
     }
-    bad += test_image_gives_the_bits_of_the_rows(&d);
     return bad ? 1 : 0;
 }

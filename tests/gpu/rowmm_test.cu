@@ -151,7 +151,7 @@ static double stored_error(const struct shape *s, uint32_t format, const uint8_t
     return worst;
 }
 
-static int run(const struct shape *s, uint32_t format, uint32_t terms, uint32_t sms)
+static int run(const struct shape *s, uint32_t format, uint32_t sms)
 {
     const uint64_t n = (uint64_t)s->rows * s->k;
     struct bench b = {};
@@ -163,7 +163,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t terms, uint32_t 
 
     b.w.rows = s->rows, b.w.k = s->k, b.w.slice_k = packed_slice_k(s->k), b.w.format = format;
     b.slices = s->k / b.w.slice_k, b.columns = s->kind == ROWMM_GEGLU ? s->rows / 2 : s->rows;
-    b.out_bytes = 4ull * 16 * b.columns * b.slices, b.tuning.ring_slots = 10, b.tuning.window_slots = 3, b.tuning.wait_slots = 1, b.tuning.sm_count = sms, b.tuning.terms = terms;
+    b.out_bytes = 4ull * 16 * b.columns * b.slices, b.tuning.ring_slots = 10, b.tuning.window_slots = 3, b.tuning.wait_slots = 1, b.tuning.sm_count = sms;
     CHECK(cudaMalloc((void **)&b.w.data, packed_bytes(format, s->rows, s->k)));
     CHECK(cudaMalloc(&source, 2 * n));
     CHECK(cudaMalloc(&codes, n));
@@ -189,7 +189,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t terms, uint32_t 
     const double moved = plain.empty() || from.format == WEIGHT_BF16 ? 0.0 : stored_error(s, format, codes, scratch, unpacked);
 
     /* f32 sums of 3840..15360 terms: 1e-6; one rounding to bf16 in the GEGLU: up to 2^-9. */
-    const double limit = s->kind == ROWMM_GEGLU ? 2.5e-3 : terms ? 5e-4 : 2e-6;
+    const double limit = s->kind == ROWMM_GEGLU ? 2.5e-3 : 2e-6;
     const std::vector<float> full = product(&b, s, 0, 16);
     double worst = relative_error(s, &b, full, want, 0, 16);
     uint64_t different = 0;
@@ -207,12 +207,12 @@ static int run(const struct shape *s, uint32_t format, uint32_t terms, uint32_t 
     }
     bad = !(worst < limit) || different || lost > 0.0 || !(moved < 3e-7);
     printf("%-4s %-8s %6u x %5u %-5s error %.2e (limit %.1e) launches with other bits %llu pack excess %.1e, against the stored codes %.1e\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
-           terms ? "terms" : format_name[format], worst, limit, (unsigned long long)different, lost, moved);
+           format_name[format], worst, limit, (unsigned long long)different, lost, moved);
     for (void *p : { (void *)b.w.data, (void *)source, (void *)codes, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)sums, b.out, (void *)b.tile_top }) CHECK(cudaFree(p));
     return bad;
 }
 
-/* Argument: a format's name, or terms (FP8 by rowmm_terms.h); none: all. */
+/* Argument: a format's name; none: all. */
 int main(int argc, char **argv)
 {
     static const struct shape shapes[] = { { "qkv", 8192, 3840, ROWMM_PARTIAL }, { "qkv full", 8704, 3840, ROWMM_PARTIAL }, { "o", 3840, 4096, ROWMM_PARTIAL },
@@ -225,8 +225,6 @@ int main(int argc, char **argv)
     OK(rowmm_init());
     for (const struct shape &s : shapes)
         for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16, (uint32_t)WEIGHT_FP8_BLOCK, (uint32_t)WEIGHT_FP4 })
-            if ((argc < 2 || strcmp(argv[1], format_name[format]) == 0) && (format != WEIGHT_FP8_BLOCK || s.rows % WEIGHT_BLOCK == 0)) bad += run(&s, format, 0, (uint32_t)sms);
-    for (const struct shape &s : shapes)
-        if (argc < 2 || strcmp(argv[1], "terms") == 0) bad += run(&s, WEIGHT_FP8, 1, (uint32_t)sms);
+            if ((argc < 2 || strcmp(argv[1], format_name[format]) == 0) && (format != WEIGHT_FP8_BLOCK || s.rows % WEIGHT_BLOCK == 0)) bad += run(&s, format, (uint32_t)sms);
     return bad ? 1 : 0;
 }

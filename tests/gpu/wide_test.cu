@@ -58,7 +58,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
 
     b.w.rows = s->rows, b.w.k = s->k, b.w.slice_k = packed_slice_k(s->k), b.w.format = format;
     b.slices = s->k / b.w.slice_k, b.columns = s->kind == ROWMM_GEGLU ? s->rows / 2 : s->rows;
-    b.row_bytes = (s->kind == ROWMM_GEGLU ? 2ull : 4ull) * b.columns, b.slice_bytes = b.row_bytes * ROWS, b.tuning = { 10, 3, 1, sms, 0, 0 };
+    b.row_bytes = (s->kind == ROWMM_GEGLU ? 2ull : 4ull) * b.columns, b.slice_bytes = b.row_bytes * ROWS, b.tuning = { 10, 3, 1, sms };
     CHECK(cudaMalloc((void **)&b.w.data, packed_bytes(format, s->rows, s->k)));
     CHECK(cudaMalloc(&source, 2 * n));
     CHECK(cudaMalloc(&scratch, 4 * s->rows));

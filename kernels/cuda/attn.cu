@@ -8,33 +8,9 @@
 #include "shm/error.h"
 
 #define CHUNKS ATTN_SLIDING_CHUNKS
+#define SPAN_UNIT 32u                 /* of full layers */
 
-/* ---- the fixed cut of the key axis ---- */
-
-__host__ __device__ static inline struct span full_span(uint32_t i)
-{
-    struct span s;
-    uint32_t keys;
-
-    if (i < 64) keys = 32, s.first = 32 * i;
-    else if (i < 112) keys = 128, s.first = 2048 + 128 * (i - 64);
-    else if (i < 160) keys = 512, s.first = 8192 + 512 * (i - 112);
-    else keys = 1024, s.first = 32768 + 1024 * (i - 160);
-    s.end = s.first + keys;
-    return s;
-}
-
-__host__ __device__ static inline uint32_t full_spans(uint32_t tokens)
-{
-    if (tokens <= 2048) return (tokens + 31) / 32;
-    if (tokens <= 8192) return 64 + (tokens - 2048 + 127) / 128;
-    if (tokens <= 32768) return 112 + (tokens - 8192 + 511) / 512;
-    return 160 + (tokens - 32768 + 1023) / 1024;
-}
-
-uint32_t attn_full_spans(uint32_t tokens) { return full_spans(tokens); }
-
-__device__ __forceinline__ uint32_t group_tokens(const step_group &g) { return g.first_position + g.rows; }
+uint32_t attn_full_spans(uint32_t tokens) { return cut_spans<SPAN_UNIT>(tokens); }
 
 /* Item `index` of a sliding layer: chunks vary fastest, then heads, so that 16 successive items are a cluster. False past the last. */
 __device__ __forceinline__ bool find_sliding(item &it, const attn_args &a, uint32_t index)
@@ -65,7 +41,7 @@ __device__ __forceinline__ uint32_t unit_cost(uint32_t length) { return (length 
 /* A group's spans of one length: [first, end). */
 __device__ __forceinline__ span spans_of(const step_group &g, uint32_t length)
 {
-    const uint32_t first = length ? spans_end(length - 1) : 0, end = min(full_spans(group_tokens(g)), spans_end(length));
+    const uint32_t first = length ? spans_end(length - 1) : 0, end = min(cut_spans<SPAN_UNIT>(group_tokens(g)), spans_end(length));
 
     return span{ first, max(first, end) };
 }
@@ -98,7 +74,7 @@ __device__ __forceinline__ full_walk full_begin(const attn_args &a)
     const uint32_t groups = a.state->groups;
     uint32_t spans = 0, total, ignored;
 
-    for (uint32_t g = 0; g < groups; g++) spans += full_spans(group_tokens(a.state->group[g]));
+    for (uint32_t g = 0; g < groups; g++) spans += cut_spans<SPAN_UNIT>(group_tokens(a.state->group[g]));
     if (groups == 1 && spans * 2 <= gridDim.x) {
         const uint32_t rows = a.state->group[0].rows, parts = gridDim.x / spans, each = (rows + parts - 1) / parts, taken = (rows + each - 1) / each;
         const uint32_t at = blockIdx.x / taken * rows + blockIdx.x % taken * each;
@@ -129,7 +105,7 @@ __device__ __forceinline__ bool find_full(item &it, const attn_args &a, full_wal
             }
             it.head = 0;
             it.slot = s.first + unit / it.group.rows;
-            it.span = full_span(it.slot);
+            it.span = cut_span<SPAN_UNIT>(it.slot);
             it.row_first = unit % it.group.rows;
             it.row_end = min(it.row_first + (w.end - w.at), it.group.rows);
             w.at += it.row_end - it.row_first;
@@ -269,7 +245,7 @@ __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ at
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
     const bool live = row < a.state->rows;
-    const uint32_t spans = live ? full_spans(group_tokens(a.state->group[a.state->row[row].group])) : 0;
+    const uint32_t spans = live ? cut_spans<SPAN_UNIT>(group_tokens(a.state->group[a.state->row[row].group])) : 0;
 
     chain_wait();
     if (!live) return;

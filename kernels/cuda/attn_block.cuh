@@ -17,6 +17,34 @@ static_assert(ATTN_WARPS >= STEP_GROUP_ROWS_MAX, "store_fresh: a warp for each r
 
 struct span { uint32_t first, end; };
 
+/* The fixed cut of the key axis in layers that see all keys: spans of UNIT keys (attn.cu: 32, attn_long.cu: 64) up to 2048, of four times as many up to 8192, sixteen
+ * times up to 32768, then 32 times. Span i, and how many there are. */
+template <uint32_t UNIT> __host__ __device__ static inline struct span cut_span(uint32_t i)
+{
+    constexpr uint32_t A = 2048 / UNIT, B = A + 1536 / UNIT, C = B + 1536 / UNIT;
+    struct span s;
+    uint32_t keys;
+
+    if (i < A) keys = UNIT, s.first = UNIT * i;
+    else if (i < B) keys = 4 * UNIT, s.first = 2048 + 4 * UNIT * (i - A);
+    else if (i < C) keys = 16 * UNIT, s.first = 8192 + 16 * UNIT * (i - B);
+    else keys = 32 * UNIT, s.first = 32768 + 32 * UNIT * (i - C);
+    s.end = s.first + keys;
+    return s;
+}
+
+template <uint32_t UNIT> __host__ __device__ static inline uint32_t cut_spans(uint32_t tokens)
+{
+    constexpr uint32_t A = 2048 / UNIT, B = A + 1536 / UNIT, C = B + 1536 / UNIT;
+
+    if (tokens <= 2048) return (tokens + UNIT - 1) / UNIT;
+    if (tokens <= 8192) return A + (tokens - 2048 + 4 * UNIT - 1) / (4 * UNIT);
+    if (tokens <= 32768) return B + (tokens - 8192 + 16 * UNIT - 1) / (16 * UNIT);
+    return C + (tokens - 32768 + 32 * UNIT - 1) / (32 * UNIT);
+}
+
+__device__ __forceinline__ uint32_t group_tokens(const step_group &g) { return g.first_position + g.rows; }
+
 struct item {
     step_group group;
     uint32_t head;                    /* kv head */

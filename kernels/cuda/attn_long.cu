@@ -5,38 +5,14 @@
 #include "shm/error.h"
 
 #define D 256
+#define SPAN_UNIT 64u
 #define CHUNK 64                      /* keys that a block holds in registers: attn_shape<D>::KEYS */
 #define BLOCKS_PER_SM 2
 #define COMBINE_BATCH 16              /* spans whose loads are in flight together */
 
 static_assert(attn_shape<D>::KEYS == CHUNK, "a span is whole chunks");
 
-/* ---- the fixed cut of the key axis ---- */
-
-__host__ __device__ static inline struct span long_span(uint32_t i)
-{
-    struct span s;
-    uint32_t keys;
-
-    if (i < 32) keys = 64, s.first = 64 * i;
-    else if (i < 56) keys = 256, s.first = 2048 + 256 * (i - 32);
-    else if (i < 80) keys = 1024, s.first = 8192 + 1024 * (i - 56);
-    else keys = 2048, s.first = 32768 + 2048 * (i - 80);
-    s.end = s.first + keys;
-    return s;
-}
-
-__host__ __device__ static inline uint32_t long_spans(uint32_t tokens)
-{
-    if (tokens <= 2048) return (tokens + 63) / 64;
-    if (tokens <= 8192) return 32 + (tokens - 2048 + 255) / 256;
-    if (tokens <= 32768) return 56 + (tokens - 8192 + 1023) / 1024;
-    return 80 + (tokens - 32768 + 2047) / 2048;
-}
-
-uint32_t attn_long_spans(uint32_t tokens) { return long_spans(tokens); }
-
-__device__ __forceinline__ uint32_t group_tokens(const step_group &g) { return g.first_position + g.rows; }
+uint32_t attn_long_spans(uint32_t tokens) { return cut_spans<SPAN_UNIT>(tokens); }
 
 /* Item `index`: heads vary fastest, then spans, the newest first: their blocks wait for qkv. False past the last. */
 __device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t index)
@@ -45,12 +21,12 @@ __device__ __forceinline__ bool find_item(item &it, const attn_args &a, uint32_t
 
     for (uint32_t g = 0; g < groups; g++) {
         it.group = a.state->group[g];
-        const uint32_t spans = long_spans(group_tokens(it.group)), items = spans * a.kv_heads;
+        const uint32_t spans = cut_spans<SPAN_UNIT>(group_tokens(it.group)), items = spans * a.kv_heads;
 
         if (index < items) {
             it.head = index % a.kv_heads;
             it.slot = spans - 1 - index / a.kv_heads;
-            it.span = long_span(it.slot);
+            it.span = cut_span<SPAN_UNIT>(it.slot);
             it.row_first = 0, it.row_end = it.group.rows;
             return true;
         }
@@ -133,7 +109,7 @@ __global__ void __launch_bounds__(D / 2) long_combine_kernel(const __grid_consta
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
     const bool live = row < a.state->rows;
-    const uint32_t spans = live ? long_spans(group_tokens(a.state->group[a.state->row[row].group])) : 0;
+    const uint32_t spans = live ? cut_spans<SPAN_UNIT>(group_tokens(a.state->group[a.state->row[row].group])) : 0;
 
     chain_wait();
     if (!live) return;

@@ -5,6 +5,7 @@
  * shared memory. Then each warp sends its sums to the block that adds up and stores its tile, so every item needs one hand-over between
  * blocks and no block waits for another one's weights. One producer lane streams the block's ranges of the weights into a ring, one
  * stage (a slot's part of 4 tiles) for each warpgroup by turns, and starts before the previous kernel has ended. */
+#include "cluster.cuh"
 #include "rowmm_wide.h"
 #include "rowmm_store.cuh"
 #include "launch.h"
@@ -53,26 +54,6 @@ struct wide_shared {                  /* behind ring, activations and sums */
 };
 
 /* ---- a cluster ---- */
-
-__device__ __forceinline__ uint32_t cluster_rank()
-{
-    uint32_t rank;
-
-    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-    return rank;
-}
-
-__device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
-__device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
-
-/* The address of our shared memory's word in the block of that rank. */
-__device__ __forceinline__ uint32_t peer_address(const void *own, uint32_t rank)
-{
-    uint32_t address;
-
-    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(smem_address(own)), "r"(rank));
-    return address;
-}
 
 /* 16 bytes into a peer's shared memory; they count on its barrier like those of a bulk copy, so no fence orders anything. */
 __device__ __forceinline__ void peer_store(uint32_t address, float4 v, uint32_t bar)

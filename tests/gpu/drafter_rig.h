@@ -6,6 +6,7 @@
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/stored.h"
 #include "shm/error.h"
+#include "tests/gpu/check.h"
 #include <cuda_runtime_api.h>
 #include <math.h>
 #include <stdarg.h>
@@ -16,27 +17,6 @@
 #include <string.h>
 
 static int failures;
-
-static inline void die(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fprintf(stderr, " (%s)\n", cuda_backend_error());
-    exit(1);
-}
-
-static inline void ok(int rc, const char *what)
-{
-    if (rc != 0) die("%s: %s", what, error_text(rc));
-}
-
-static inline void cuda_ok(cudaError_t status, const char *what)
-{
-    if (status != cudaSuccess) die("%s: %s", what, cudaGetErrorString(status));
-}
 
 static inline void expect(bool fine, const char *format, ...)
 {

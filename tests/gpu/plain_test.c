@@ -12,6 +12,7 @@
 #include "model/sampler.h"
 #include "model/states.h"
 #include "shm/error.h"
+#include "tests/gpu/check.h"
 #include "tests/synthetic.h"
 #include <cuda_runtime_api.h>
 #include <stdarg.h>
@@ -24,35 +25,6 @@
 
 static int failures;
 static const char *only;              /* models to run; NULL: all */
-
-static void die(const char *format, ...)
-{
-    va_list args;
-
-    va_start(args, format);
-    vfprintf(stderr, format, args);
-    va_end(args);
-    fprintf(stderr, " (%s)\n", cuda_backend_error());
-    exit(1);
-}
-
-static void ok(int rc, const char *what)
-{
-    if (rc != 0) die("%s: %s", what, error_text(rc));
-}
-
-static void cuda_ok(cudaError_t status, const char *what)
-{
-    if (status != cudaSuccess) die("%s: %s", what, cudaGetErrorString(status));
-}
-
-static double now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
-}
 
 static uint32_t word_state = 12345;
 

@@ -5,6 +5,7 @@
 #include "kernels/cuda/soft_make.h"
 #include "model/engine.h"
 #include "shm/error.h"
+#include "tests/gpu/check.h"
 
 #include <cuda_runtime_api.h>
 #include <stdio.h>
@@ -22,28 +23,6 @@ static uint32_t next_word(void)
     word_state ^= word_state << 13;
     word_state ^= word_state >> 17;
     return word_state ^= word_state << 5;
-}
-
-static void ok(int rc, const char *what)
-{
-    if (rc >= 0) return;
-    fprintf(stderr, "%s: %s (%s)\n", what, error_text(rc), cuda_backend_error());
-    exit(1);
-}
-
-static void cuda_ok(cudaError_t status, const char *what)
-{
-    if (status == cudaSuccess) return;
-    fprintf(stderr, "%s: %s\n", what, cudaGetErrorString(status));
-    exit(1);
-}
-
-static double now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
 /* ---- matrices in other formats than the random weights' BF16; never freed ------------------------ */

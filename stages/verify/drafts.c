@@ -18,7 +18,7 @@
 #define PEEK_SHARE 0.005         /* ... and for at most this share of the time */
 #define EXPLORE_ROUNDS 192u      /* so many rounds of one kind, then one of the other (none is drafted for, or one sequence): what a row costs shows only where their number differs */
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
-#define WAIT_ANSWER 5 / 4        /* or for so many times what the answers to as many questions took, ... */
+#define WAIT_ANSWER_QUARTERS 5u  /* or for so many quarters of what the answers to as many questions took, ... */
 #define WAIT_ANSWER_MOST 8       /* ... which is believed up to so many times what the drafter says */
 #define TIMED_NS 1000000000ull   /* a question that got no answer for so long gets none */
 #define ANSWER_SHARE 8u          /* weight of a shorter one in what they take: 1 / this */
@@ -247,7 +247,7 @@ static uint64_t wait_limit_ns(const struct verify *k)
 {
     const uint64_t share = (uint64_t)(pace_step_us(&k->pace, k->active_count) * 1000) / WAIT_STEP_SHARE;
     const uint64_t own = (uint64_t)(guesses_us(k) * 1000), seen = k->answer_ns[size_of(open_questions(k))], most = own * WAIT_ANSWER_MOST;
-    const uint64_t answer = (seen < most ? seen : most) * WAIT_ANSWER, said = own * WAIT_GUESSES;
+    const uint64_t answer = (seen < most ? seen : most) * WAIT_ANSWER_QUARTERS / 4, said = own * WAIT_GUESSES;
 
     return (share && share < WAIT_NS ? share : WAIT_NS) + (answer > said ? answer : said);
 }

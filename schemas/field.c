@@ -53,7 +53,9 @@ json_t *field_parse(const char *text, size_t bytes, struct fault *f)
     if (check_size(text, bytes, f) < 0) return NULL;
     json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
     if (!value) {
-        fault_set(f, 400, "invalid_json", NULL, "The body is not valid JSON: %s (line %d, column %d).", error.text, error.line, error.column);
+        const bool nul = json_error_code(&error) == json_error_null_character; /* the library's sentence names its own options */
+        fault_set(f, 400, "invalid_json", NULL, "%s: %s (line %d, column %d).", nul ? "The JSON cannot be taken" : "The body is not valid JSON",
+                  nul ? "a string holds \\u0000, which is not allowed here" : error.text, error.line, error.column);
         return NULL;
     }
     if (!json_is_object(value)) {

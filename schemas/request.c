@@ -303,7 +303,7 @@ static int read_completions(struct request *r, const json_t *body, const struct 
 {
     static const char *const unbuilt[] = {"suffix", "prompt_logprobs", NULL};
     int64_t logprobs = 0, best_of;
-    bool skip_special = true, ignored;
+    bool skip_special = true, add_special = true;
 
     TRY(field_known(body, completions_names, request_sampling_names, "", f));
     TRY(refuse_unbuilt(body, unbuilt, f));
@@ -317,9 +317,12 @@ static int read_completions(struct request *r, const json_t *body, const struct 
     TRY(request_max_tokens(r, body, "max_tokens", f));
     TRY(field_bool(body, "echo", &r->echo_prompt, f));
     TRY(field_bool(body, "skip_special_tokens", &skip_special, f));
-    TRY(field_bool(body, "add_special_tokens", &ignored, f));
+    TRY(field_bool(body, "add_special_tokens", &add_special, f));
+    if (r->echo_prompt && r->params.sampling.want_logprobs)
+        return fault_set(f, 400, "unsupported_parameter", "echo", "Unsupported 'echo' with 'logprobs': this server computes no log probabilities of prompts.");
     r->params.flags |= REQUEST_RAW_PROMPT | REQUEST_RAW_OUTPUT;
     if (!skip_special) r->params.flags |= REQUEST_SPECIAL_TEXT;
+    if (!add_special) r->params.flags |= REQUEST_NO_BOS;
     return read_prompts(r, body, d, f);
 }
 

@@ -28,11 +28,36 @@ static void item_id(const struct view *v, uint32_t item, uint32_t index, struct 
     wire_format(out, "\"%s_%s%02x\"", item_prefix(item), v->key, index);
 }
 
+/* Log probabilities of the text between two offsets: what its deltas carry, one after the other. A delta has the tokens since the delta before it. */
+static void text_logprobs(const struct view *v, uint64_t from, uint64_t to, struct wire *out)
+{
+    uint32_t first = 0, last = 0;
+    struct log_record r;
+    const char *payload;
+    uint64_t next;
+
+    if (!v->want_logprobs) {
+        wire_text(out, "[]");
+        return;
+    }
+    for (uint64_t at = 0; at < to && view_record(v, at, &r, &payload, &next) == 1; at = next) {
+        if (r.type == LOG_TOOL_BEGIN || r.type == LOG_TOOL_END) continue;
+        if (at < from) first = r.tokens;
+        last = r.tokens;
+    }
+    view_logprobs(v, first, last, out);
+}
+
 static void part(const struct view *v, uint32_t item, uint64_t from, uint64_t to, struct wire *out)
 {
     wire_text(out, item == LOG_REASONING ? "{\"type\":\"reasoning_text\",\"text\":\"" : "{\"type\":\"output_text\",\"text\":\"");
     joined(v, from, to, item, out);
-    wire_text(out, item == LOG_REASONING ? "\"}" : "\",\"annotations\":[],\"logprobs\":[]}");
+    wire_add(out, "\"", 1);
+    if (item == LOG_TEXT) {
+        wire_text(out, ",\"annotations\":[],\"logprobs\":");
+        text_logprobs(v, from, to, out);
+    }
+    wire_add(out, "}", 1);
 }
 
 /* The item whose records lie in [from, to); from == to: as it is when it opens (a call needs its first record even then). */
@@ -246,7 +271,11 @@ static int text_done(const struct view *v, struct responses_fold *fold, struct w
     }
     wire_text(out, call ? ",\"arguments\":\"" : ",\"text\":\"");
     joined(v, fold->item_offset, fold->offset, call ? LOG_TOOL_ARGS : fold->item, out);
-    wire_text(out, fold->item == LOG_TEXT ? "\",\"logprobs\":[]" : "\"");
+    wire_add(out, "\"", 1);
+    if (fold->item == LOG_TEXT) {
+        wire_text(out, ",\"logprobs\":");
+        text_logprobs(v, fold->item_offset, fold->offset, out);
+    }
     return finish(v, out);
 }
 

@@ -62,11 +62,12 @@ enum slot_phase {
 };
 
 enum request_flag {
-    REQUEST_IGNORE_EOS = 1,   /* end-of-sequence tokens do not end the output */
-    REQUEST_RAW_PROMPT = 2,   /* "prompt" in the request is text or token ids: no chat template */
-    REQUEST_RAW_OUTPUT = 4,   /* all output is text: no reasoning, no tool calls */
-    REQUEST_PREFILL_ONLY = 8, /* generate nothing: fill the KV cache and finish */
-    REQUEST_SPECIAL_TEXT = 16 /* with RAW_OUTPUT: print special tokens as their text */
+    REQUEST_IGNORE_EOS = 1,    /* end-of-sequence tokens do not end the output */
+    REQUEST_RAW_PROMPT = 2,    /* "prompt" in the request is text or token ids: no chat template */
+    REQUEST_RAW_OUTPUT = 4,    /* all output is text: no reasoning, no tool calls */
+    REQUEST_PREFILL_ONLY = 8,  /* generate nothing: fill the KV cache and finish */
+    REQUEST_SPECIAL_TEXT = 16, /* with RAW_OUTPUT: print special tokens as their text */
+    REQUEST_NO_BOS = 32        /* with RAW_PROMPT, text: nothing is put in front of it */
 };
 
 struct request_params {

@@ -256,7 +256,7 @@ static void take_ids(struct tokenize *k, struct outcome *o, const msgpack_object
 }
 
 /* "prompt" as text (special tokens are recognised, as the raw interface promises) or as ids. */
-static void encode_raw(struct tokenize *k, struct outcome *o, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
+static void encode_raw(struct tokenize *k, struct outcome *o, bool with_bos, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
 {
     msgpack_unpacked result;
     size_t offset = 0;
@@ -265,12 +265,10 @@ static void encode_raw(struct tokenize *k, struct outcome *o, const uint8_t *req
     msgpack_unpacked_init(&result);
     if (msgpack_unpack_next(&result, (const char *)request, bytes, &offset) == MSGPACK_UNPACK_SUCCESS) prompt = find_key(&result.data, "prompt");
     if (prompt && prompt->type == MSGPACK_OBJECT_STR) {
-        uint32_t have = 0;
-        const char *bos = k->engine.config.bos_token != MODEL_TOKEN_NONE ? "" : NULL;
         encode(k, o, prompt->via.str.ptr, prompt->via.str.size, NULL, TOKENIZER_ALL_TRUSTED, ids, ids_max, 0);
-        if (o->status == PROMPT_READY && bos && (o->prompt_count == 0 || ids[0] != k->engine.config.bos_token)) {
-            ids[have++] = k->engine.config.bos_token; /* Gemma is lost without it */
-            encode(k, o, prompt->via.str.ptr, prompt->via.str.size, NULL, TOKENIZER_ALL_TRUSTED, ids, ids_max, have);
+        if (o->status == PROMPT_READY && with_bos && k->engine.config.bos_token != MODEL_TOKEN_NONE && (o->prompt_count == 0 || ids[0] != k->engine.config.bos_token)) {
+            ids[0] = k->engine.config.bos_token; /* Gemma is lost without it */
+            encode(k, o, prompt->via.str.ptr, prompt->via.str.size, NULL, TOKENIZER_ALL_TRUSTED, ids, ids_max, 1);
         }
     } else if (prompt && prompt->type == MSGPACK_OBJECT_ARRAY) {
         take_ids(k, o, prompt, ids, ids_max);
@@ -373,7 +371,7 @@ static void work(struct tokenize *k, uint32_t slot, struct outcome *o)
 
     o->status = PROMPT_READY;
     if (bytes > k->table.limits.request_bytes_max) refuse(o, PROMPT_MALFORMED, "the request record is damaged");
-    else if (g->params.flags & REQUEST_RAW_PROMPT) encode_raw(k, o, table_request(&k->table, slot), bytes, ids, ids_max);
+    else if (g->params.flags & REQUEST_RAW_PROMPT) encode_raw(k, o, !(g->params.flags & REQUEST_NO_BOS), table_request(&k->table, slot), bytes, ids, ids_max);
     else encode_chat(k, o, slot, table_request(&k->table, slot), bytes, ids, ids_max);
     if (o->status == PROMPT_READY && g->media_count) place_media(k, o, slot, ids, ids_max);
     if (o->status == PROMPT_READY && o->prompt_count == 0) refuse(o, PROMPT_EMPTY, "the prompt is empty");

@@ -178,11 +178,38 @@ def test_chat_choices_stop_and_logprobs():
         assert t.token == t.top_logprobs[0].token, "greedy, but not the most likely"
 
 
+def test_logprobs_of_responses():
+    """The text's log probabilities stand in its deltas, its done events and the response, all the same."""
+    asked = {"model": server.model, "input": "Spell the word river.", "max_output_tokens": 60, "top_logprobs": 2, "include": ["message.output_text.logprobs"],
+             "reasoning": {"effort": "high"}, **GREEDY}
+    whole = client().responses.create(**asked)
+    wanted = whole.output[-1].content[0].logprobs
+    assert "".join(t.token for t in wanted).endswith(whole.output_text) and all(len(t.top_logprobs) == 2 and t.logprob <= 0 for t in wanted), wanted
+    assert client().responses.retrieve(whole.id).output[-1].content[0].logprobs == wanted
+    deltas, done = [], []
+    for event in client().responses.create(stream=True, **asked):
+        if event.type == "response.output_text.delta":
+            deltas += [(t.token, t.logprob) for t in event.logprobs]
+        elif event.type == "response.output_text.done":
+            done.append([(t.token, t.logprob) for t in event.logprobs])
+        elif event.type == "response.completed":
+            assert event.response.output[-1].content[0].logprobs == wanted
+    assert done == [deltas] == [[(t.token, t.logprob) for t in wanted]], (done, deltas)
+    assert reference().output[-1].content[0].logprobs == [], "nobody asked for them"
+
+
 def test_completions():
     c = client().completions.create(model=server.model, prompt="The lighthouse", max_tokens=10, **GREEDY)
     assert c.object == "text_completion" and c.choices[0].text and c.usage.completion_tokens <= 10, c
     pieces = client().completions.create(model=server.model, prompt="The lighthouse", max_tokens=10, stream=True, **GREEDY)
     assert "".join(p.choices[0].text for p in pieces if p.choices) == c.choices[0].text
+    bare = client().completions.create(model=server.model, prompt="The lighthouse", max_tokens=1, extra_body={"add_special_tokens": False}, **GREEDY)
+    assert bare.usage.prompt_tokens == c.usage.prompt_tokens - 1, (bare.usage, c.usage)
+    try:
+        client().completions.create(model=server.model, prompt="The lighthouse", max_tokens=1, echo=True, logprobs=1)
+        raise AssertionError("there are no log probabilities of prompts")
+    except openai.BadRequestError as e:
+        assert e.param == "echo" and e.code == "unsupported_parameter", e
 
 
 def test_tools_with_responses():

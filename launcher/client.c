@@ -72,6 +72,22 @@ static int print_outcome(const char *answer)
     return code;
 }
 
+static const struct usage { const char *command, *text; } usages[] = {
+    {"status", "usage: sluice status [--json]\n\nWhat a running server does: stages, rings, sequences, rates. --json: the same for programs.\n"},
+    {"swap", "usage: sluice swap STAGE EXE         replace a stage of the running server by another executable\n"
+             "       sluice swap STAGE --default   put our own back\n"
+             "       sluice swap draft HOW         draft in another way: ngram, none, mtp, dspark, or the folder of a drafter\n\nStreams go on meanwhile.\n"},
+    {"drain", "usage: sluice drain\n\nFinishes what runs, refuses what is new, stops the server; returns when it has stopped.\n"},
+    {"stop", "usage: sluice stop\n\nStops the server now; returns when it has stopped.\n"},
+};
+
+static void print_usage(const char *command, FILE *out)
+{
+    for (size_t i = 0; i < sizeof usages / sizeof *usages; i++)
+        if (strcmp(usages[i].command, command) == 0) fputs(usages[i].text, out);
+    fputs("--run-dir D: the run directory of the server that is meant.\n", out);
+}
+
 static json_t *request_of(const char *command, int argc, char **argv, bool *as_json)
 {
     char path[PATH_MAX];
@@ -79,7 +95,7 @@ static json_t *request_of(const char *command, int argc, char **argv, bool *as_j
     *as_json = argc == 1 && strcmp(command, "status") == 0 && strcmp(argv[0], "--json") == 0;
     if (strcmp(command, "swap") == 0) {
         if (argc != 2) {
-            fprintf(stderr, "usage: sluice swap STAGE EXE   or   sluice swap STAGE --default   or   sluice swap draft mtp|dspark|ngram|none|DIR\n");
+            print_usage(command, stderr);
             return NULL;
         }
         const bool is_word = strcmp(argv[1], "--default") == 0 || (strcmp(argv[0], "draft") == 0 && drafter_is_word(argv[1]));
@@ -90,7 +106,7 @@ static json_t *request_of(const char *command, int argc, char **argv, bool *as_j
         return json_pack("{s:s, s:s, s:s}", "command", "swap", "stage", argv[0], "exe", is_word ? argv[1] : path);
     }
     if (argc > 0 && !*as_json) {
-        fprintf(stderr, "sluice: %s does not take \"%s\"; see `sluice --help`\n", command, argv[0]);
+        fprintf(stderr, "sluice: %s does not take \"%s\"; see `sluice %s --help`\n", command, argv[0], command);
         return NULL;
     }
     return json_pack("{s:s}", "command", command);
@@ -102,6 +118,11 @@ int client_command(const char *command, int argc, char **argv)
     int rest_count = 0;
     bool as_json;
 
+    for (int i = 0; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+            print_usage(command, stdout);
+            return 0;
+        }
     if (argc > 60 || options_read_run_dir(argc, argv, run_dir, sizeof run_dir, rest, &rest_count, err, sizeof err) != 0) {
         fprintf(stderr, "sluice: %s\n", argc > 60 ? "too many words" : err);
         return EXIT_CONFIG;

@@ -235,10 +235,11 @@ int inspect_command(int argc, char **argv)
         else dir = argv[i];
     }
     if (bad || !dir) {
-        fprintf(stderr, "usage: sluice inspect DIR [--tensors]\n\n"
-                        "What the checkpoint in DIR is, how each kind of matrix is stored, and what would keep it from loading.\n"
-                        "--tensors lists every tensor with its shape and type.\n");
-        return argc > 0 && strcmp(argv[0], "--help") == 0 ? 0 : EXIT_CONFIG;
+        const bool asked = argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0);
+        fprintf(asked ? stdout : stderr, "usage: sluice inspect DIR [--tensors]\n\n"
+                                         "What the checkpoint in DIR is, how each kind of matrix is stored, and what would keep it from loading.\n"
+                                         "--tensors lists every tensor with its shape and type. Exit code 0: it would load, 1: it would not.\n");
+        return asked ? 0 : EXIT_CONFIG;
     }
     if (model_files_open_dir(&in.files, dir, &err) != 0) {
         fprintf(stderr, "sluice: %s\n", err.text);

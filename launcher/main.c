@@ -4,6 +4,7 @@
 #include "launcher/server.h"
 
 #include "shm/stage.h"
+#include "shm/version.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -34,7 +35,7 @@ int main(int argc, char **argv)
     for (int i = 0; remote[i]; i++)
         if (strcmp(command, remote[i]) == 0) return client_command(command, argc - 2, argv + 2);
     if (strcmp(command, "--version") == 0) {
-        printf("sluice, layout %u, wiring %u\n", LAYOUT_VERSION, WIRING_VERSION);
+        printf("sluice %s, layout %u, wiring %u\n", SLUICE_VERSION, LAYOUT_VERSION, WIRING_VERSION);
         return 0;
     }
     if (strcmp(command, "--help") == 0 || strcmp(command, "-h") == 0 || strcmp(command, "help") == 0) {

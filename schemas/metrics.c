@@ -178,6 +178,12 @@ static void media(struct front *f, struct wire *out)
     single(out, "media_held_bytes", "gauge", "Pixels and samples that prefill has not read yet.", counter(f, ROLE_VISION, VISION_HELD_BYTES));
 }
 
+/* A stage that this server is without (fetch, vision of a text model) is not one that is down. */
+static bool is_used(const struct launcher_board *board, int role)
+{
+    return board && (board->pid[role] || board->restarts[role]);
+}
+
 static void stages(struct front *f, struct wire *out)
 {
     static const struct { int role; unsigned work; } timed[] = {
@@ -186,13 +192,13 @@ static void stages(struct front *f, struct wire *out)
 
     family(out, "stage_up", "gauge", "1 while the stage is ready.");
     for (int role = ROLE_KEEPER; role < ROLE_COUNT; role++)
-        wire_format(out, "sluice_stage_up{stage=\"%s\"} %d\n", role_name(role), board && board->pid[role] && board->up_since_ns[role]);
+        if (is_used(board, role)) wire_format(out, "sluice_stage_up{stage=\"%s\"} %d\n", role_name(role), board->pid[role] && board->up_since_ns[role]);
     family(out, "stage_restarts_total", "counter", "Deaths of the stage.");
     for (int role = ROLE_KEEPER; role < ROLE_COUNT; role++)
-        wire_format(out, "sluice_stage_restarts_total{stage=\"%s\"} %llu\n", role_name(role), (unsigned long long)(board ? board->restarts[role] : 0));
+        if (is_used(board, role)) wire_format(out, "sluice_stage_restarts_total{stage=\"%s\"} %llu\n", role_name(role), (unsigned long long)board->restarts[role]);
     family(out, "stage_heartbeats_total", "counter", "Heartbeats of the stage; standing still means it hangs.");
     for (int role = ROLE_KEEPER; role < ROLE_COUNT; role++)
-        if (status_of(f, role)) wire_format(out, "sluice_stage_heartbeats_total{stage=\"%s\"} %llu\n", role_name(role), (unsigned long long)shm_load_relaxed(&status_of(f, role)->heartbeat));
+        if (is_used(board, role) && status_of(f, role)) wire_format(out, "sluice_stage_heartbeats_total{stage=\"%s\"} %llu\n", role_name(role), (unsigned long long)shm_load_relaxed(&status_of(f, role)->heartbeat));
     family(out, "stage_work_seconds_total", "counter", "Time the stage worked.");
     for (size_t i = 0; i < sizeof timed / sizeof *timed; i++)
         wire_format(out, "sluice_stage_work_seconds_total{stage=\"%s\"} %.6f\n", role_name(timed[i].role), (double)counter(f, timed[i].role, timed[i].work) / 1e9);

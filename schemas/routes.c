@@ -2,6 +2,7 @@
 #include "schemas/front.h"
 
 #include "shm/error.h"
+#include "shm/version.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,9 +10,6 @@
 #include <sys/random.h>
 
 #define RETRY_AFTER_S 1
-#ifndef SLUICE_VERSION
-#define SLUICE_VERSION "0.1.0"
-#endif
 
 /* A page that shows model output must not be able to do more than it does. */
 static const char page_policy[] = "Content-Security-Policy: default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; media-src data:; "
@@ -65,18 +63,21 @@ void routes_answer(struct connection *c, int status, const char *content_type, c
     answer(c, status, content_type, NULL, body, bytes);
 }
 
-void routes_fault(struct connection *c, const struct fault *f)
+static void answer_fault(struct connection *c, const struct fault *f, const char *more)
 {
     struct wire body = {0};
 
     stage_count(&c->front->stage, GATEWAY_REFUSED, 1);
     fault_body(&body, f);
-    answer(c, f->status, "application/json",
-           f->status == 401   ? "WWW-Authenticate: Bearer\r\n"
-           : f->status == 426 ? "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-           : f->status == 405 ? "Allow: GET, HEAD, POST, OPTIONS\r\n"
-                              : NULL, body.data, body.bytes);
+    answer(c, f->status, "application/json", more, body.data, body.bytes);
     wire_free(&body);
+}
+
+void routes_fault(struct connection *c, const struct fault *f)
+{
+    answer_fault(c, f, f->status == 401   ? "WWW-Authenticate: Bearer\r\n"
+                       : f->status == 426 ? "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+                                          : NULL);
 }
 
 void routes_stream_head(struct connection *c)
@@ -176,6 +177,8 @@ static void get_response(struct connection *c, const char *id)
     struct wire body = {0};
     struct fault f = {0};
 
+    c->again = v && view_waits_for_tokenizer(v) && !vocabulary_ready(c->front) && !c->front->tokenizer_failed;
+    if (c->again) return; /* asked again from the sweep until log probabilities can be written */
     if (!v || v->api != API_RESPONSES) fault_set(&f, 404, "response_not_found", "response_id", "Response with id '%.80s' not found.", id);
     else if (!responses_body(v, &body, &f)) {
         struct responses_fold fold = {.prelude = 1}; /* response.in_progress carries the object as it is while it runs */
@@ -335,7 +338,7 @@ void routes_handle(struct connection *c)
         routes_fault(c, &f);
     } else if (p->post ? method != HTTP_POST : method != HTTP_GET && method != HTTP_HEAD) {
         fault_set(&f, 405, "method_not_allowed", NULL, "%s understands %s, not %s.", path, p->post ? "POST" : "GET", http_method_str(method));
-        routes_fault(c, &f);
+        answer_fault(c, &f, p->route == ROUTE_RESPONSES ? "Allow: GET, POST, OPTIONS\r\n" : p->post ? "Allow: POST, OPTIONS\r\n" : "Allow: GET, HEAD, OPTIONS\r\n");
     } else if (!p->open && keys_check(c->front, &c->http, false, &c->key_hash, &protocol, &f) < 0) routes_fault(c, &f);
     else dispatch(c, p->route, rest);
     stage_beat(&c->front->stage);

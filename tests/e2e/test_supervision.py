@@ -220,7 +220,7 @@ def test_bad_options():
     for words, name in ((["serv"], "serv"), (["status", "--jsn"], "--jsn")):
         p = subprocess.run([SLUICE, *words], capture_output=True, text=True, timeout=60, env=clean_environment())
         assert p.returncode == CONFIG and name in p.stderr, (words, p.returncode, p.stderr)
-    for words in (["--help"], ["serve", "--help"], ["--version"]):
+    for words in (["--help"], ["--version"], *([c, "--help"] for c in ("serve", "status", "swap", "drain", "stop", "inspect", "quantize"))):
         p = subprocess.run([SLUICE, *words], capture_output=True, text=True, timeout=60, env=clean_environment())
         assert p.returncode == 0 and p.stdout and not p.stderr, (words, p)
     for role in (*ROLES, "vision", "fetch"):  # a stage started by hand says what it is

@@ -22,7 +22,8 @@ rpath    = -Wl,--disable-new-dtags,-rpath,'$$ORIGIN/$1'
 isa_avx2       := -mavx2 -mfma -mf16c
 isa_avx512     := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma
 isa_avx512bf16 := $(isa_avx512) -mavx512bf16
-isa = $(or $(if $(filter %_avx2.c,$1),$(isa_avx2)),$(if $(filter %_avx512.c,$1),$(isa_avx512)),$(if $(filter %_avx512bf16.c,$1),$(isa_avx512bf16)))
+isa_avx512vbmi := $(isa_avx512) -mavx512vbmi -mavx512vnni
+isa = $(or $(if $(filter %_avx2.c,$1),$(isa_avx2)),$(if $(filter %_avx512.c,$1),$(isa_avx512)),$(if $(filter %_avx512bf16.c,$1),$(isa_avx512bf16)),$(if $(filter %_avx512vbmi.c,$1),$(isa_avx512vbmi)))
 
 lib_src    := $(wildcard shm/*.c schemas/*.c model/*.c kernels/*.c kernels/cpu/*.c)
 lib_obj    := $(lib_src:%.c=$B/obj/%.o)

@@ -58,6 +58,7 @@ void picture_taps_close(struct picture_taps *t)
 {
     free(t->first);
     free(t->weight);
+    free(t->plan);
     memset(t, 0, sizeof *t);
 }
 
@@ -147,14 +148,15 @@ void picture_pixel(const uint8_t *in, uint8_t out[3], uint32_t i, const struct p
     out[2] = picture_clamp(b >> t->bits);
 }
 
+const struct picture_passes picture_passes_portable = {NULL, across_portable, down_portable};
+
 const struct picture_passes *picture_passes_best(void)
 {
-    static const struct picture_passes portable = {across_portable, down_portable};
-
 #if defined(__x86_64__)
+    if (picture_avx512vbmi_is_here()) return &picture_passes_avx512vbmi;
     if (__builtin_cpu_supports("avx2")) return &picture_passes_avx2;
 #endif
-    return &portable;
+    return &picture_passes_portable;
 }
 
 int picture_resize(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t *out, uint32_t out_width, uint32_t out_height, enum picture_filter filter)
@@ -166,7 +168,9 @@ int picture_resize(const uint8_t *rgb, uint32_t width, uint32_t height, uint8_t 
     int rc = -E_RANGE;
 
     if (!width || !height || !out_width || !out_height || width > PICTURE_SIDE_MAX || height > PICTURE_SIDE_MAX || out_width > PICTURE_SIDE_MAX || out_height > PICTURE_SIDE_MAX) return rc;
-    if ((rc = picture_taps_open(&across, width, out_width, filter)) != 0 || (rc = picture_taps_open(&down, height, out_height, filter)) != 0) goto done;
+    if ((rc = picture_taps_open(&across, width, out_width, filter)) != 0 || (rc = picture_taps_open(&down, height, out_height, filter)) != 0 ||
+        (rc = picture_taps_arrange(&across, out_width, passes)) != 0)
+        goto done;
     if (width != out_width) {
         narrowed = height == out_height ? out : malloc((size_t)bytes * height);
         if (!narrowed) {

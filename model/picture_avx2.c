@@ -115,6 +115,6 @@ static void down(const uint8_t *top, uint32_t bytes, uint8_t *out, uint32_t row,
     }
 }
 
-const struct picture_passes picture_passes_avx2 = {across, down};
+const struct picture_passes picture_passes_avx2 = {NULL, across, down};
 
 #endif

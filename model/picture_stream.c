@@ -9,6 +9,7 @@
 
 #define CHANNELS PICTURE_CHANNELS
 #define WINDOW_SLACK 32u /* rows: the window moves once in so many */
+#define GROUP_ROWS 8u    /* the passes take as many at once; fewer cost more each */
 
 /* The weights for a picture whose pixels come in the opposite order, for results in the opposite order. */
 static void mirror(struct picture_taps *t, uint32_t in, uint32_t out)
@@ -72,6 +73,7 @@ int picture_stream_open(struct picture_stream *s, const struct picture_stream_jo
     s->make = s->turned ? j->out_width : j->out_height;
     s->row_bytes = (s->turned ? j->width : j->out_width) * CHANNELS;
     int rc = open_taps(&s->along, j->width, line, j->filter, s->mirror_x);
+    if (rc == 0 && s->along.first) rc = picture_taps_arrange(&s->along, line, s->passes);
     if (rc == 0) rc = open_taps(&s->across, j->height, s->make, j->filter, s->mirror_y);
     s->window_rows = most_rows(&s->across, s->make) + WINDOW_SLACK;
     if (rc == 0) {
@@ -179,9 +181,10 @@ void picture_stream_rows(struct picture_stream *s, const uint8_t *rgb, uint32_t 
 
     if (rows > s->job.height - s->taken) rows = s->job.height - s->taken;
     while (rows > 0) {
-        if (s->held == s->window_rows) slide(s);
+        if (rows > s->window_rows - s->held) slide(s);
         must(s->held < s->window_rows);
-        const uint32_t n = rows < s->window_rows - s->held ? rows : s->window_rows - s->held;
+        uint32_t n = rows < s->window_rows - s->held ? rows : s->window_rows - s->held;
+        if (n < rows && n > GROUP_ROWS) n -= n % GROUP_ROWS;
         uint8_t *to = s->window + (size_t)s->held * s->row_bytes;
         if (!s->turned && s->along.first) s->passes->across(rgb, s->job.width, n, to, s->job.out_width, &s->along);
         else memcpy(to, rgb, n * in_bytes);

@@ -190,7 +190,7 @@ static void executable_dir(char *out, size_t bytes)
 /* The demo model lies beside the build folder of a checkout, or inside a copied tree (make dist). */
 static int find_model(struct server *v, const char *exe_dir, char *err, size_t err_bytes)
 {
-    char path[PATH_MAX + 64];
+    char path[PATH_MAX + 64], real[PATH_MAX];
 
     if (v->options.value[OPT_MODEL][0]) {
         if (!realpath(v->options.value[OPT_MODEL], path)) {
@@ -204,6 +204,7 @@ static int find_model(struct server *v, const char *exe_dir, char *err, size_t e
             snprintf(err, err_bytes, "the demo model is not at %s; give a checkpoint with --model DIR", path);
             return -E_CONFIG;
         }
+        if (realpath(path, real)) snprintf(path, sizeof path, "%s", real); /* for those who read it: no build/../ */
         wiring_set(&v->base, "model.name", v->options.value[OPT_RANDOM_WEIGHTS][0] ? v->options.value[OPT_RANDOM_WEIGHTS] : "sluice-demo");
     }
     if (strlen(path) >= WIRING_VALUE_BYTES) {
@@ -431,6 +432,10 @@ static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_b
     if ((rc = drafter_choose(v, &v->drafter, v->options.value[OPT_DRAFT], err, err_bytes)) != 0) return rc;
     v->drafter_first = v->drafter;
     children_init(v, exe_dir);
+    if (options_on(&v->options, OPT_IMAGE_FETCH) && access(v->child[ROLE_FETCH].exe, X_OK) != 0) {
+        snprintf(err, err_bytes, "--allow-image-fetch: there is no %s; this tree was made without it (make dist FETCH=no)", v->child[ROLE_FETCH].exe);
+        return -E_CONFIG;
+    }
     if ((rc = open_listener(v, err, err_bytes)) != 0) return rc;
     if ((rc = open_key_file(v, err, err_bytes)) != 0) return rc;
     if ((rc = open_run_dir(v, err, err_bytes)) != 0) return rc;

@@ -174,6 +174,21 @@ static bool spread(const struct vision *k, uint32_t slot)
     return true;
 }
 
+/* Into the slot's memory. Written to its file and not through the mapping: pages that are written whole need not be zeroed nor mapped first, which halves
+ * what 1.8 MB cost. 0, -E_NOMEM: the system has no page left. */
+static int write_data(struct vision *k, uint8_t *to, const uint8_t *data, uint64_t bytes)
+{
+    const uint64_t offset = (uint64_t)(to - k->stage.segment[ROLE_VISION]);
+    const int fd = stage_fd(&k->stage, "segment.vision");
+
+    for (uint64_t done = 0; done < bytes;) {
+        const ssize_t n = pwrite(fd, data + done, bytes - done, (off_t)(offset + done));
+        if (n <= 0 && errno != EINTR) return -E_NOMEM;
+        if (n > 0) done += (uint64_t)n;
+    }
+    return 0;
+}
+
 /* Into the record, at the next place: the order in which items come in does not matter, their descriptions say where they lie. */
 static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t key[SHA256_BYTES], const struct media_item *result, const uint8_t *data, uint64_t bytes)
 {
@@ -185,8 +200,10 @@ static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t 
         refuse(k, slot, MEDIA_TOO_LARGE, "The pictures and sounds of the request are more than %u soft tokens together: send fewer or shorter ones.", k->table.limits.media_tokens_max);
         return;
     }
-    desk_touch(table_media(&k->table, slot) + at, bytes, MADV_POPULATE_WRITE);
-    memcpy(table_media(&k->table, slot) + at, data, bytes);
+    if (write_data(k, table_media(&k->table, slot) + at, data, bytes) != 0) {
+        refuse(k, slot, MEDIA_FAILED, "There is no memory for the pictures and sounds of the request.");
+        return;
+    }
     v->item[item] = *result;
     v->item[item].offset = at;
     memcpy(v->item[item].content, key, sizeof v->item[item].content);

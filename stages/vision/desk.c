@@ -282,7 +282,10 @@ int desk_begin(struct desk *d, const struct media_file_hdr *hdr, const uint8_t *
     d->file_bytes = hdr->bytes;
     d->out_bytes = 0;
     d->good = false;
-    desk_touch(d->page->file, hdr->bytes, MADV_POPULATE_WRITE);
+    if (hdr->bytes > d->mapped_bytes) { /* what is mapped stays so: looking at each page again takes longer than copying it */
+        desk_touch(d->page->file + d->mapped_bytes, hdr->bytes - d->mapped_bytes, MADV_POPULATE_WRITE);
+        d->mapped_bytes = hdr->bytes;
+    }
     memcpy(d->page->file, data, hdr->bytes);
     memset(&d->page->result, 0, sizeof d->page->result);
     d->busy = true;
@@ -367,6 +370,9 @@ void desk_clear(struct desk *d)
     if (d->good && d->file_bytes + d->out_bytes <= WIPE_BYTES_MAX) {
         memset(d->page->file, 0, d->file_bytes);
         memset(d->page->out, 0, d->out_bytes);
-    } else madvise(d->page, page_bytes(&d->limits), MADV_REMOVE);
+    } else {
+        madvise(d->page, page_bytes(&d->limits), MADV_REMOVE);
+        d->mapped_bytes = 0;
+    }
     d->good = false;
 }

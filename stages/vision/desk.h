@@ -37,6 +37,7 @@ struct desk {
     struct desk_page *page;           /* the shared memory; lives as long as the stage */
     uint32_t kind;                    /* enum media_kind of the file on the desk */
     uint64_t file_bytes, out_bytes;   /* what lies on it: of the file, and of a result that was good */
+    uint64_t mapped_bytes;            /* of the file's place, by the main process */
     bool good;                        /* the worker ended well: it has written nothing but that */
     struct desk_limits limits;
 };

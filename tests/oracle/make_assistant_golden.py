@@ -5,6 +5,8 @@ Needs torch and transformers >= 5.17. A real checkpoint as the library saves it 
 linear layers in static FP8, in ModelOpt's layout (weight, weight_scale, input_scale, hf_quant_config.json); its steps are those of the codes times their scales. The target's keys and values, the
 embeddings and the first hidden state are hashes of their names (make_forward_golden.py), so that tests/unit/assistant_test.c repeats them.
 Lines of steps.txt: STEP logits|hidden VALUES; the hidden state of a step is fed to the next.
+assistant/demo.txt and demo_fp8.txt: the same of the assistant in model/demo, BF16 computed in F32, the first numbers of each line: as it is, and with its matrices rounded as `--draft-dtype fp8` holds
+them (a scale for each row, bf16(largest / 448)).
 """
 import json
 import os
@@ -20,6 +22,8 @@ from transformers.models.gemma4_unified_assistant.modeling_gemma4_unified_assist
 OUT = os.path.join(os.path.dirname(__file__), "..", "golden", "assistant")
 OUT_FP8 = OUT + "_fp8"
 BACKBONE, HIDDEN, VOCAB, WINDOW, KEYS, STEPS = 48, 32, 96, 64, 45, 3
+DEMO = os.path.join(os.path.dirname(__file__), "..", "..", "model", "demo", "assistant")
+DEMO_SHAPES, DEMO_NUMBERS = ((2, 256), (1, 512)), 48
 
 
 def main():
@@ -44,6 +48,7 @@ def main():
             os.remove(os.path.join(OUT, extra))
     write_steps(model, OUT)
     write_fp8(model)
+    write_demo()
     print(os.listdir(OUT), [n for n, _ in model.named_parameters()][:4])
 
 
@@ -71,19 +76,32 @@ def write_fp8(model):
     write_steps(model, OUT_FP8)
 
 
-def write_steps(model, out_dir):
-    kv = {}
-    for kind, heads, dim in (("sliding_attention", 2, 32), ("full_attention", 1, 64)):
+def write_demo():
+    model = Gemma4UnifiedAssistantForCausalLM.from_pretrained(DEMO, attn_implementation="eager", dtype=torch.float32).eval()
+    write_steps(model, OUT, "demo.txt", DEMO_SHAPES, DEMO_NUMBERS)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            weight = module.weight.detach()
+            scale = (weight.abs().amax(1, keepdim=True) / 448).bfloat16().float()
+            codes = (weight / scale).clamp(-448, 448).to(torch.float8_e4m3fn)
+            module.weight = torch.nn.Parameter(codes.float() * scale)
+    write_steps(model, OUT, "demo_fp8.txt", DEMO_SHAPES, DEMO_NUMBERS)
+
+
+def write_steps(model, out_dir, name="steps.txt", shapes=((2, 32), (1, 64)), numbers=None):
+    """shapes: heads and their size of the target's two kinds of layers."""
+    backbone, kv = model.config.backbone_hidden_size, {}
+    for kind, (heads, dim) in zip(("sliding_attention", "full_attention"), shapes, strict=True):
         kv[kind] = tuple(torch.from_numpy(hashed(f"{kind}.{part}", heads * KEYS * dim)).reshape(1, heads, KEYS, dim) for part in "kv")
-    hidden = torch.from_numpy(hashed("hidden", BACKBONE)).reshape(1, 1, BACKBONE)
-    with open(os.path.join(out_dir, "steps.txt"), "w") as f:
+    hidden = torch.from_numpy(hashed("hidden", backbone)).reshape(1, 1, backbone)
+    with open(os.path.join(out_dir, name), "w") as f:
         for step in range(STEPS):
-            embedding = torch.from_numpy(hashed(f"embedding.{step}", BACKBONE)).reshape(1, 1, BACKBONE) * 3.0
+            embedding = torch.from_numpy(hashed(f"embedding.{step}", backbone)).reshape(1, 1, backbone) * 3.0
             with torch.no_grad():
                 out = model(inputs_embeds=torch.cat([embedding, hidden], -1), position_ids=torch.tensor([[KEYS]]), shared_kv_states=kv)
             hidden = out.last_hidden_state
             for what, row in (("logits", out.logits), ("hidden", hidden)):
-                f.write(f"{step} {what} " + " ".join(f"{v:.7g}" for v in row.flatten().tolist()) + "\n")
+                f.write(f"{step} {what} " + " ".join(f"{v:.7g}" for v in row.flatten().tolist()[:numbers]) + "\n")
 
 
 if __name__ == "__main__":

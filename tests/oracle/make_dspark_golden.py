@@ -8,7 +8,8 @@ then the cache is cut back to the context. Weights, features and tokens are hash
 tests/unit/dspark_test.c repeats them. A real checkpoint (config.json, model.safetensors in F32) and rounds.txt with lines
 ROUND WHAT VALUES: f (features of the new positions behind fc and norm), embed, layer.I (the block's rows), hidden (after the last norm), base (logits without
 the Markov head), logits (with it, the tokens before given), confidence (before the sigmoid). demo.txt: the first 32 logits of each row and confidence for the
-head in model/demo/dspark (BF16, computed in F32), over one round.
+head in model/demo/dspark (BF16, computed in F32), over one round. rounds_fp8.txt and demo_fp8.txt: logits and confidence of the same with the matrices rounded as
+`--draft-dtype fp8` holds them (a scale for each row, bf16(largest / 448)).
 """
 import json
 import os
@@ -64,6 +65,15 @@ def fill(model):
                 p.copy_(h * (1.5 / p.shape[-1] ** 0.5))
 
 
+def round_to_fp8(model):
+    """Every matrix of a product; the confidence head and what is looked up stay."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and "confidence" not in name:
+            weight = module.weight.detach()
+            scale = (weight.abs().amax(1, keepdim=True) / 448).bfloat16().float()
+            module.weight = torch.nn.Parameter((weight / scale).clamp(-448, 448).to(torch.float8_e4m3fn).float() * scale)
+
+
 def hashed_tokens(name, vocab):
     return torch.from_numpy((hashed(name, BLOCK) + 1) * (vocab / 2)).long()
 
@@ -107,18 +117,24 @@ def main():
     os.chmod(os.path.join(OUT, "model.safetensors"), 0o644)
     with open(os.path.join(OUT, "config.json"), "w") as f:
         json.dump(FIELDS, f, indent=1)
-    with open(os.path.join(OUT, "rounds.txt"), "w") as f, torch.no_grad():
-        cache = DynamicCache()
-        for number, (first, start) in enumerate(ROUNDS):
-            write(f, number, run(model, number, first, start, cache), ("f", "embed", *(f"layer.{i}" for i in range(LAYERS)), "hidden", "base", "logits", "confidence"))
+    for name, what in (("rounds.txt", ("f", "embed", *(f"layer.{i}" for i in range(LAYERS)), "hidden", "base", "logits", "confidence")), ("rounds_fp8.txt", ("logits", "confidence"))):
+        if "fp8" in name:
+            round_to_fp8(model)
+        with open(os.path.join(OUT, name), "w") as f, torch.no_grad():
+            cache = DynamicCache()
+            for number, (first, start) in enumerate(ROUNDS):
+                write(f, number, run(model, number, first, start, cache), what)
     with open(os.path.join(DEMO, "config.json")) as f:
         demo = Gemma4DSparkModel(config(json.load(f))).eval()
     demo.load_state_dict({name: t.float() for name, t in load_file(os.path.join(DEMO, "model.safetensors")).items()})
     demo.embed_tokens.embed_scale = torch.tensor(float(torch.tensor(demo.config.hidden_size ** 0.5).bfloat16()))     # as the model has it in BF16
-    with open(os.path.join(OUT, "demo.txt"), "w") as f, torch.no_grad():
-        kept = run(demo, 0, *ROUNDS[0], DynamicCache())
-        kept["logits"] = kept["logits"][..., :DEMO_LOGITS]
-        write(f, 0, kept, ("logits", "confidence"))
+    for name in ("demo.txt", "demo_fp8.txt"):
+        if "fp8" in name:
+            round_to_fp8(demo)
+        with open(os.path.join(OUT, name), "w") as f, torch.no_grad():
+            kept = run(demo, 0, *ROUNDS[0], DynamicCache())
+            kept["logits"] = kept["logits"][..., :DEMO_LOGITS]
+            write(f, 0, kept, ("logits", "confidence"))
 
 
 if __name__ == "__main__":

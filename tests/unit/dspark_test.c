@@ -133,12 +133,34 @@ static void compare_stage(void *context, int stage, const float *rows, uint32_t 
     compared++;
 }
 
-/* Two rounds as DeepSpec's evaluator drives its model: every stage of both. */
-static void test_rounds(void **state)
+/* A round as DeepSpec's evaluator drives its model; what is chosen is given. */
+static void run_round(struct world *w, uint32_t number, uint32_t token[BLOCK], float logits[BLOCK][VOCAB])
 {
     static const uint32_t first[2] = {0, 10}, start[2] = {10, 14};
-    float logits[BLOCK][VOCAB], base[BLOCK][VOCAB], chances[BLOCK];
-    uint32_t number;
+    float chances[BLOCK];
+    char name[16];
+
+    snprintf(name, sizeof name, "tokens.%u", number);
+    for (uint32_t i = 0; i < BLOCK; i++) token[i] = (uint32_t)((synthetic_hash(synthetic_fnv1a(name), i) + 1) * (VOCAB / 2));
+    absorb(w, 0, first[number], start[number]);
+    const struct dspark_row row = {w->memory[0], token[0], start[number], 0};
+    assert_int_equal(dspark_block(w->d, &row, 1, BLOCK), 0);
+    for (uint32_t i = 0; i < BLOCK; i++) {
+        const struct dspark_guess guess = {0, i, token[i]};
+        const float chance = dspark_confidence(w->d, &guess);
+        assert_true(chance > 0 && chance < 1);
+        chances[i] = logf(chance / (1 - chance));
+        assert_int_equal(dspark_logits(w->d, &guess, 1, logits[i]), 0);
+    }
+    compare(number, "logits", &logits[0][0], BLOCK * VOCAB);
+    compare(number, "confidence", chances, BLOCK);
+}
+
+/* Two rounds, every stage of both. */
+static void test_rounds(void **state)
+{
+    float logits[BLOCK][VOCAB], base[BLOCK][VOCAB];
+    uint32_t number, token[BLOCK];
     struct world w;
 
     (void)state;
@@ -146,22 +168,7 @@ static void test_rounds(void **state)
     world_open(&w, 2, CONTEXT, 1);
     dspark_set_hook(w.d, compare_stage, &number);
     for (number = 0; number < 2; number++) {
-        char name[16];
-        uint32_t token[BLOCK];
-        snprintf(name, sizeof name, "tokens.%u", number);
-        for (uint32_t i = 0; i < BLOCK; i++) token[i] = (uint32_t)((synthetic_hash(synthetic_fnv1a(name), i) + 1) * (VOCAB / 2));
-        absorb(&w, 0, first[number], start[number]);
-        const struct dspark_row row = {w.memory[0], token[0], start[number], 0};
-        assert_int_equal(dspark_block(w.d, &row, 1, BLOCK), 0);
-        for (uint32_t i = 0; i < BLOCK; i++) {
-            const struct dspark_guess guess = {0, i, token[i]};
-            const float chance = dspark_confidence(w.d, &guess);
-            assert_true(chance > 0 && chance < 1);
-            chances[i] = logf(chance / (1 - chance));
-            assert_int_equal(dspark_logits(w.d, &guess, 1, logits[i]), 0);
-        }
-        compare(number, "logits", &logits[0][0], BLOCK * VOCAB);
-        compare(number, "confidence", chances, BLOCK);
+        run_round(&w, number, token, logits);
         for (uint32_t i = 0; i < BLOCK; i++) /* the bias is added behind the cap */
             for (uint32_t t = 0; t < VOCAB; t++) {
                 double bias = 0;
@@ -176,7 +183,22 @@ static void test_rounds(void **state)
     world_close(&w);
 }
 
-/* The demo model's head: BF16, its tables shared with the model's, one round. The cache is F32 here; what the product's BF16 cache costs is bounded, too. */
+/* The same with matrices in FP8: the reference computes with codes times scales. */
+static void test_rounds_in_fp8(void **state)
+{
+    float logits[BLOCK][VOCAB];
+    uint32_t token[BLOCK];
+    struct world w;
+
+    (void)state;
+    read_golden(GOLDEN "/rounds_fp8.txt");
+    world_open(&w, 2, CONTEXT, 1);
+    assert_int_equal(dspark_to_fp8(&w.weights, 1), 0);
+    for (uint32_t number = 0; number < 2; number++) run_round(&w, number, token, logits);
+    world_close(&w);
+}
+
+/* The demo model's head: BF16, its tables shared with the model's, one round; then in FP8. The cache is F32 here; what the product's BF16 cache costs is bounded, too. */
 static void test_demo(void **state)
 {
     static float logits[BLOCK][2048], seen[BLOCK][32];
@@ -193,7 +215,6 @@ static void test_demo(void **state)
     struct dspark *d;
 
     (void)state;
-    read_golden(GOLDEN "/demo.txt");
     for (int i = 0; i < 2; i++) {
         model_files_init(&files[i]);
         if (model_files_open_dir(&files[i], i ? "model/demo/dspark" : "model/demo", &err) != 0) fail_msg("%s", err.text);
@@ -201,7 +222,10 @@ static void test_demo(void **state)
     if (model_load(&config, &generation, &target, &files[0], &err) != 0 || dspark_load(&weights, &files[1], &target, &err) != 0 || dspark_check(&weights.config, &config, &err) != 0)
         fail_msg("%s", err.text);
     assert_true(weights.embed_is_shared && weights.head_is_shared);
-    for (int bf16 = 0; bf16 < 2; bf16++) {
+    for (int how = 0; how < 3; how++) {
+        const bool bf16 = how == 1;
+        read_golden(how == 2 ? GOLDEN "/demo_fp8.txt" : GOLDEN "/demo.txt");
+        if (how == 2) assert_int_equal(dspark_to_fp8(&weights, 1), 0);
         assert_int_equal(dspark_cache_init(&cache, &weights.config, bf16 ? KV_BF16 : KV_F32, 64, 128), 0);
         void *memory = aligned_alloc(64, cache.slot_bytes);
         memset(memory, 0xff, cache.slot_bytes);
@@ -510,7 +534,7 @@ static void test_configs(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rounds), cmocka_unit_test(test_demo), cmocka_unit_test(test_bits), cmocka_unit_test(test_ring), cmocka_unit_test(test_sharing),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_rounds), cmocka_unit_test(test_rounds_in_fp8), cmocka_unit_test(test_demo), cmocka_unit_test(test_bits), cmocka_unit_test(test_ring), cmocka_unit_test(test_sharing),
                                        cmocka_unit_test(test_bytes), cmocka_unit_test(test_fp8), cmocka_unit_test(test_refusals), cmocka_unit_test(test_configs)};
 
     return cmocka_run_group_tests(tests, make_features, NULL);

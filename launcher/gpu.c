@@ -244,7 +244,7 @@ void gpu_environment(const struct server *v, int role)
     snprintf(none, sizeof none, "%s.none", g->dir); /* a directory without a daemon: no other server's MPS either */
     if (!gpu_is_used(v) && role != ROLE_KEEPER) return;
     setenv("CUDA_MPS_PIPE_DIRECTORY", gpu_is_shared(v, role) ? g->dir : none, 1);
-    unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"); /* prompts and steps share the time (model/turns.h), not the multiprocessors */
+    unsetenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"); /* prompts and steps share the time (schemas/turns.h), not the multiprocessors */
     unsetenv("CUDA_MPS_CLIENT_PRIORITY");          /* measured: a prefill of lower priority never ends while sequences run */
 }
 

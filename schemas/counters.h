@@ -6,7 +6,7 @@
 enum tokenize_counter { TOKENIZE_REQUESTS = 0, TOKENIZE_REFUSED, TOKENIZE_TOKENS, TOKENIZE_WORK_NS };
 enum prefill_counter { PREFILL_SEQUENCES = 0, PREFILL_TOKENS, PREFILL_CHUNKS, PREFILL_WORK_NS, PREFILL_FULL_PAGES_USED, PREFILL_FULL_PAGES_TOTAL,
                        PREFILL_SLIDING_PAGES_USED, PREFILL_SLIDING_PAGES_TOTAL, PREFILL_WAITING,
-                       PREFILL_TURN_ASKED, PREFILL_TURN_ENDED /* model/turns.h */,
+                       PREFILL_TURN_ASKED, PREFILL_TURN_ENDED /* schemas/turns.h */,
                        PREFILL_PROMPT_TOKENS /* of prompts that were given pages */, PREFILL_CACHED_TOKENS /* of them, found in the cache */,
                        PREFILL_FULL_PAGES_KEPT, PREFILL_SLIDING_PAGES_KEPT /* pages that are free for whoever needs them, but hold prompts of the past */ };
 enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS, DRAFT_KIND /* enum draft_kind of model/engine_draft.h */,
@@ -16,7 +16,7 @@ enum draft_counter { DRAFT_PROPOSALS = 0, DRAFT_TOKENS, DRAFT_WORK_NS, DRAFT_KIN
                      DRAFT_SOURCES = 16 /* not a total: bit i: the output of the model's layer i is wanted (model/features.h) */ };
 enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK_NS, VERIFY_RUNNING, VERIFY_FINISHED, VERIFY_DRAFTED, VERIFY_ACCEPTED,
                       VERIFY_DRAFT_LATE, VERIFY_DRAFT_WAIT_NS, VERIFY_UNPAID /* blocks without drafts because drafts did not pay */,
-                      VERIFY_TURN_GIVEN, VERIFY_STEPPING, VERIFY_STEP_NS, VERIFY_TURN_NS /* model/turns.h */,
+                      VERIFY_TURN_GIVEN, VERIFY_STEPPING, VERIFY_STEP_NS, VERIFY_TURN_NS /* schemas/turns.h */,
                       VERIFY_THINKING_ROUNDS /* of the drafts scored and accepted, and their blocks, those inside reasoning */ = 48, VERIFY_THINKING_DRAFTED, VERIFY_THINKING_ACCEPTED,
                       VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
 enum detokenize_counter { DETOKENIZE_TOKENS = 0, DETOKENIZE_RECORDS, DETOKENIZE_BYTES, DETOKENIZE_WORK_NS, DETOKENIZE_STOPS };

@@ -4,9 +4,9 @@
 
 #include "model/engine.h"
 #include "model/pace.h"
-#include "model/turns.h"
 #include "schemas/counters.h"
 #include "schemas/table.h"
+#include "schemas/turns.h"
 #include "shm/stage.h"
 
 struct sequence { /* private view of one slot, rebuilt from the table at start */

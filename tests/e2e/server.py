@@ -46,6 +46,18 @@ def need_build():
             skip(f"{os.path.relpath(path, ROOT)} is not built")
 
 
+def made(make):
+    """model(): the name of a folder that make(folder) has filled, made when it is first asked for and gone with the process."""
+    folders = []
+
+    def model():
+        if not folders:
+            folders.append(tempfile.TemporaryDirectory(prefix="sluice-model-"))
+            make(folders[0].name)
+        return folders[0].name
+    return model
+
+
 def wait_until(what, condition, timeout_s=60, every_s=0.02):
     """The first true value of condition(); AssertionError naming `what` when it does not come."""
     until = time.monotonic() + timeout_s

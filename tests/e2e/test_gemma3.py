@@ -8,24 +8,15 @@ import json
 import os
 import random
 import signal
-import tempfile
 
 import seeing_gemma3
-from server import Server, main
+from server import Server, main, made
 from test_media import GOLDEN, chat_body, chat_part, golden, golden_part, input_body, input_part, png, post
 from wsclient import run
 import workload
 
 TIME_LIMIT_S = 200
-directory = None
-
-
-def model():
-    global directory
-    if directory is None:
-        directory = tempfile.TemporaryDirectory(prefix="sluice-gemma3-")
-        seeing_gemma3.make(directory.name)
-    return directory.name
+model = made(seeing_gemma3.make)
 
 
 def serve(*options, **more):

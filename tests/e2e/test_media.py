@@ -22,22 +22,14 @@ import zlib
 
 import seeing
 from hostile_files import hostile
-from server import BUILD, ROOT, SANITIZED, Server, main, scaled, skip, wait_until
+from server import BUILD, ROOT, SANITIZED, Server, made, main, scaled, skip, wait_until
 from wsclient import gather_limited, http, run, sse
 import workload
 
 TIME_LIMIT_S = 600
 GOLDEN = os.path.join(ROOT, "tests", "golden")
 TOOL = {"type": "function", "name": "paint", "description": "Paints.", "parameters": {"type": "object", "properties": {"colour": {"type": "string"}}}}
-directory = None
-
-
-def model():
-    global directory
-    if directory is None:
-        directory = tempfile.TemporaryDirectory(prefix="sluice-seeing-")
-        seeing.make(directory.name)
-    return directory.name
+model = made(seeing.make)
 
 
 def serve(*options, **more):

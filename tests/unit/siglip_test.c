@@ -3,6 +3,7 @@
 #include "model/siglip.h"
 
 #include "shm/error.h"
+#include "tests/golden_rows.h"
 #include "tests/memory_checkpoint.h"
 
 #define GOLDEN "tests/golden/media/siglip.txt"
@@ -101,31 +102,6 @@ static void draw(uint8_t *rgb)
     }
 }
 
-/* Relative to the size of the row. */
-static void check_rows(const char *kind, const float *got, double tolerance)
-{
-    char line[4096], name[32];
-    unsigned row, seen = 0;
-    int at, more;
-    FILE *f = fopen(GOLDEN, "r");
-
-    assert_non_null(f);
-    while (fgets(line, sizeof line, f)) {
-        assert_int_equal(sscanf(line, "%31s %u%n", name, &row, &at), 2);
-        if (strcmp(name, kind) != 0) continue;
-        double error = 0, size = 0, wanted;
-        for (uint32_t i = 0; i < TEXT; i++, at += more) {
-            assert_int_equal(sscanf(line + at, "%lf%n", &wanted, &more), 1);
-            error += (got[row * TEXT + i] - wanted) * (got[row * TEXT + i] - wanted);
-            size += wanted * wanted;
-        }
-        if (!(sqrt(error) <= tolerance * sqrt(size))) fail_msg("%s row %u: relative error %.3g", kind, row, sqrt(error / size));
-        seen++;
-    }
-    fclose(f);
-    assert_int_equal(seen, TOKENS);
-}
-
 static void run(bool f32, bool old)
 {
     static uint8_t rgb[IMAGE * IMAGE * 3];
@@ -152,7 +128,7 @@ static void run(bool f32, bool old)
         pool_close(pool);
         assert_memory_equal(soft, again, sizeof soft);
     }
-    check_rows(f32 ? "f32" : "bf16", soft, 5e-6);
+    golden_rows_check(GOLDEN, f32 ? "f32" : "bf16", soft, TOKENS, TEXT, 5e-6);
     siglip_weights_free(&w);
     memory_checkpoint_free(&c);
 }

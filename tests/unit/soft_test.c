@@ -3,6 +3,7 @@
 #include "model/soft.h"
 
 #include "shm/error.h"
+#include "tests/golden_rows.h"
 #include "tests/memory_checkpoint.h"
 
 #define GOLDEN "tests/golden/media/soft.txt"
@@ -89,31 +90,6 @@ static void draw_frames(float *frames)
     for (uint32_t i = 0; i < FRAMES * FRAME; i++) frames[i] = i >= 2 * FRAME + 100 ? 0.0f : synthetic_hash(synthetic_fnv1a("frames"), i) * 0.5f;
 }
 
-/* Relative to the size of the row. */
-static void check_rows(const char *kind, const float *got, uint32_t rows, double tolerance)
-{
-    char line[4096], name[32];
-    unsigned row, seen = 0;
-    int at, more;
-    FILE *f = fopen(GOLDEN, "r");
-
-    assert_non_null(f);
-    while (fgets(line, sizeof line, f)) {
-        assert_int_equal(sscanf(line, "%31s %u%n", name, &row, &at), 2);
-        if (strcmp(name, kind) != 0) continue;
-        double error = 0, size = 0, wanted;
-        for (uint32_t i = 0; i < HIDDEN; i++, at += more) {
-            assert_int_equal(sscanf(line + at, "%lf%n", &wanted, &more), 1);
-            error += (got[row * HIDDEN + i] - wanted) * (got[row * HIDDEN + i] - wanted);
-            size += wanted * wanted;
-        }
-        if (!(sqrt(error) <= tolerance * sqrt(size))) fail_msg("%s row %u: relative error %.3g", kind, row, sqrt(error / size));
-        seen++;
-    }
-    fclose(f);
-    assert_int_equal(seen, rows);
-}
-
 static void run(bool f32, bool new_names)
 {
     static uint8_t blocks[BLOCKS * PICTURE_PATCH_BYTES];
@@ -132,13 +108,13 @@ static void run(bool f32, bool new_names)
     draw_blocks(blocks);
     draw_frames(frames);
     assert_int_equal(soft_picture(&w, kernels, blocks, BLOCKS, 0, COLUMNS, scratch, soft), 0);
-    check_rows(f32 ? "f32" : "bf16", soft, BLOCKS, 3e-6);
+    golden_rows_check(GOLDEN, f32 ? "f32" : "bf16", soft, BLOCKS, HIDDEN, 3e-6);
     /* in pieces: the same bits */
     assert_int_equal(soft_picture(&w, kernels, blocks, 1, 0, COLUMNS, scratch, part), 0);
     assert_int_equal(soft_picture(&w, kernels, blocks + PICTURE_PATCH_BYTES, BLOCKS - 1, 1, COLUMNS, scratch, part + HIDDEN), 0);
     assert_memory_equal(part, soft, sizeof soft);
     assert_int_equal(soft_sound(&w, kernels, frames, FRAMES, scratch, soft), 0);
-    check_rows(f32 ? "sound_f32" : "sound_bf16", soft, FRAMES, 3e-6);
+    golden_rows_check(GOLDEN, f32 ? "sound_f32" : "sound_bf16", soft, FRAMES, HIDDEN, 3e-6);
     assert_int_equal(soft_picture(&w, kernels, blocks, 1, POSITIONS * COLUMNS, COLUMNS, scratch, part), -E_RANGE);
     assert_int_equal(soft_picture(&w, kernels, blocks, 1, 0, POSITIONS + 1, scratch, part), -E_RANGE);
     soft_weights_free(&w);

@@ -1,5 +1,5 @@
 /* tests/unit/turns_test.c - prefill and verify taking turns: two sides in one process, each with a segment of its own. */
-#include "model/turns.h"
+#include "schemas/turns.h"
 #include "schemas/counters.h"
 #include "shm/atomic.h"
 #include "shm/clock.h"

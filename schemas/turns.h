@@ -1,4 +1,4 @@
-/* model/turns.h - one GPU, two processes: prefill's work goes between verify's steps, a few layers at a time.
+/* schemas/turns.h - one GPU, two processes: prefill's work goes between verify's steps, a few layers at a time.
  *
  * Two kernels that want the whole GPU slow each other down out of all proportion: a step of 5 ms took 92 ms while a prompt was filled beside it. So
  * prefill cuts its work into slices and asks for a turn before each; verify gives one between two of its steps and waits until it has ended.
@@ -10,8 +10,8 @@
  *
  * Courtesy, not safety: results never depend on it, and each side waits with a limit, so that the death of the other one costs
  * that limit once. Restarted, each side goes on at its own words. */
-#ifndef SLUICE_MODEL_TURNS_H
-#define SLUICE_MODEL_TURNS_H
+#ifndef SLUICE_SCHEMAS_TURNS_H
+#define SLUICE_SCHEMAS_TURNS_H
 
 #include "shm/stage.h"
 

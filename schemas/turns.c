@@ -1,5 +1,5 @@
-/* model/turns.c - asking and giving turns through words in shared memory (contract in turns.h). */
-#include "model/turns.h"
+/* schemas/turns.c - asking and giving turns through words in shared memory (contract in turns.h). */
+#include "schemas/turns.h"
 
 #include "schemas/counters.h"
 #include "shm/atomic.h"

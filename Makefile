@@ -45,13 +45,13 @@ gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
 media_libs   := -ljpeg -lspng -lwebp -lwebpdemux -lsndfile -lsoxr
 vision_libs  := $(media_libs) -lseccomp
 
--include schemas/build.mk stages/fetch/build.mk kernels/cuda/build.mk
+-include schemas/build.mk stages/fetch/build.mk stages/vision/build.mk kernels/cuda/build.mk
 
 .PRECIOUS: $B/obj/%.o
 .SECONDEXPANSION:
 .PHONY: all run deps tests faulty test check asan fuzzers fuzz bench dist clean help FORCE
-all: $B/sluice $(stages) $(benches)
-tests: $(tests)
+all: $B/sluice $(stages) $(benches) $(video_library)
+tests: $(tests) $(video_library)
 faulty: $(faulty) $B/faulty/libfake_gpu.so $B/faulty/draft_forced
 fuzzers: $(fuzzers)
 
@@ -126,12 +126,13 @@ bench: $(benches)
 # FETCH=no leaves out the stage behind --allow-image-fetch: libcurl and what it needs are 28 libraries of 16 MB.
 FETCH       ?= yes
 dist_stages := $(if $(filter no,$(FETCH)),$(filter-out %/fetch,$(stages)),$(stages))
-dist: $B/sluice $(stages)
+dist: $B/sluice $(stages) $(video_dist)
 	rm -rf $B/dist && mkdir -p $B/dist/stages $B/dist/lib $B/dist/model
 	cp $B/sluice $B/dist/ && cp $(dist_stages) $B/dist/stages/ && cp -r model/demo $B/dist/model/
 	strip --strip-debug $B/dist/sluice $B/dist/stages/*
 	[ ! -f $B/libsluice_cuda.so ] || cp $B/libsluice_cuda.so $B/dist/lib/
-	ldd $B/sluice $(dist_stages) | awk '$$2 == "=>" && $$3 ~ /^\// { print $$3 }' | sort -u | \
+	$(if $(video_dist),cp $(video_dist) $B/dist/lib/)
+	ldd $B/sluice $(dist_stages) $(video_dist) | awk '$$2 == "=>" && $$3 ~ /^\// { print $$3 }' | sort -u | \
 	  grep -vE '/(libc|libm|libpthread|libdl|librt|libresolv|ld-linux[^/]*)\.so' | xargs -I{} cp -L {} $B/dist/lib/
 	@echo "$B/dist is complete: copy it anywhere and start ./sluice serve there"
 
@@ -146,7 +147,7 @@ help:
 #: make asan      build with address and undefined-behaviour sanitizer into build-asan/
 #: make fuzz      build the fuzz targets with clang into build-fuzz/fuzz/
 #: make bench     build and run the benchmarks
-#: make dist      a tree that runs from any directory, in build/dist/; FETCH=no: without the stage that fetches pictures, 16 MB less
+#: make dist      a tree that runs from any directory, in build/dist/; FETCH=no: without the stage that fetches pictures, 16 MB less; VIDEO_DIST=yes: with what decodes video files, 170 MB more
 #: make clean     remove everything that was built
 
 -include $(all_src:%.c=$B/obj/%.d)

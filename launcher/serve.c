@@ -5,6 +5,7 @@
  * Stopping: gateway first, so that no new request arrives, then everything else. */
 #include "launcher/server.h"
 
+#include "schemas/video.h"
 #include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/stage.h"
@@ -12,6 +13,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -247,6 +249,8 @@ static void set_base_options(struct server *v)
     wiring_set(w, "media.cache_mib", o->value[OPT_MEDIA_CACHE_MIB]);
     wiring_set(w, "media.jpeg_scaling", o->value[OPT_JPEG_SCALING]);
     wiring_setf(w, "media.fetch", "%d", options_on(o, OPT_IMAGE_FETCH));
+    char video[PATH_MAX];
+    wiring_setf(w, "media.video_files", "%d", video_library_find(video, sizeof video) == 0);
     wiring_set(w, "fetch.allow", o->value[OPT_IMAGE_FETCH_ALLOW]);
     wiring_set(w, "media.tokens_asked", o->value[OPT_MEDIA_TOKENS]);
     wiring_set(w, "media.crops", o->value[OPT_PAN_AND_SCAN]);

@@ -1,11 +1,11 @@
 /* model/cuda_library.c - finds and opens libsluice_cuda.so (contract in cuda_library.h). */
 #include "model/cuda_library.h"
 #include "shm/error.h"
+#include "shm/library.h"
 
 #include <dlfcn.h>
-#include <limits.h>
+#include <stdbool.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -46,37 +46,13 @@ static int open_at(struct cuda_library *lib, const char *path, char *err, size_t
     return -E_IO;
 }
 
-/* The directory of our own executable, without a slash at its end. */
-static int own_directory(char dir[PATH_MAX])
-{
-    const ssize_t bytes = readlink("/proc/self/exe", dir, PATH_MAX - 1);
-    char *slash;
-
-    if (bytes <= 0) return -E_IO;
-    dir[bytes] = '\0';
-    if ((slash = strrchr(dir, '/')) == NULL) return -E_IO;
-    *slash = '\0';
-    return 0;
-}
-
 int cuda_library_open(struct cuda_library *lib, const char *path, char *err, size_t err_bytes)
 {
-    static const char *const places[] = {"/../lib/", "/../", "/lib/", "/"};
-    char dir[PATH_MAX], candidate[PATH_MAX + 64];
+    char found[CUDA_LIBRARY_PATH_BYTES];
 
     memset(lib, 0, sizeof *lib);
     if (err_bytes) err[0] = '\0';
-    if (!path) path = getenv("SLUICE_CUDA_LIBRARY");
-    if (path && path[0]) return open_at(lib, path, err, err_bytes);
-    if (own_directory(dir) != 0) {
-        snprintf(err, err_bytes, "the executable's own directory is unknown (/proc is not mounted?)");
-        return -E_NOT_FOUND;
-    }
-    for (unsigned i = 0; i < sizeof places / sizeof *places; i++) { /* one that is there and broken is an error, not a reason to look on */
-        snprintf(candidate, sizeof candidate, "%s%s" CUDA_LIBRARY_NAME, dir, places[i]);
-        const int rc = open_at(lib, candidate, err, err_bytes);
-        if (rc != -E_NOT_FOUND) return rc;
-    }
-    snprintf(err, err_bytes, "%s is not in %s/../lib, %s/.., %s/lib or %s", CUDA_LIBRARY_NAME, dir, dir, dir, dir);
-    return -E_NOT_FOUND;
+    const bool given = path && path[0];
+    const int rc = given ? 0 : library_find(CUDA_LIBRARY_NAME, "SLUICE_CUDA_LIBRARY", found, sizeof found, err, err_bytes);
+    return rc ? rc : open_at(lib, given ? path : found, err, err_bytes);
 }

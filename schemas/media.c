@@ -58,7 +58,7 @@ int media_next(const uint8_t *area, uint64_t area_bytes, uint64_t *offset, struc
 
     if (at % 8 || at > area_bytes || area_bytes - at < HDR_BYTES) return -E_FORMAT;
     memcpy(hdr, area + at, sizeof *hdr);
-    if (hdr->kind < MEDIA_PICTURE || hdr->kind > MEDIA_LINK) return -E_FORMAT;
+    if (hdr->kind < MEDIA_PICTURE || hdr->kind > MEDIA_VIDEO) return -E_FORMAT;
     if (hdr->bytes > MEDIA_FILE_BYTES_MAX || hdr->bytes > area_bytes - at - HDR_BYTES) return -E_FORMAT;
     *data = area + at + HDR_BYTES;
     *offset = round_up_8(at + HDR_BYTES + hdr->bytes);

@@ -22,13 +22,14 @@
 #define MEDIA_TOKENS_DEFAULT 8192u    /* soft tokens of one request, unless the context is shorter */
 
 enum media_kind { MEDIA_PICTURE = 1, MEDIA_SOUND = 2, MEDIA_FRAME = 3 /* a picture that is a frame of a video */,
-                  MEDIA_LINK = 4 /* only in the gateway's record: a picture by its address, the file is its URL */ };
+                  MEDIA_LINK = 4 /* only in the gateway's record: a picture by its address, the file is its URL */,
+                  MEDIA_VIDEO = 5 /* only in the gateway's record: a video file, whose frames become items of kind MEDIA_FRAME */ };
 
 struct media_file_hdr {
     uint32_t kind;                    /* enum media_kind */
-    uint32_t budget;                  /* picture, frame: most soft tokens, 0: the model's default */
+    uint32_t budget;                  /* picture, frame, each frame of a video file: most soft tokens, 0: the model's default */
     uint64_t bytes;
-    uint32_t video;                   /* frame: of which video of the request, from 1 on; its frames stand together */
+    uint32_t video;                   /* frame, video file: which video of the request, from 1 on; its frames stand together */
     uint32_t at_ms;                   /* frame: when it is shown */
 };
 
@@ -57,7 +58,9 @@ struct media_item {
     uint32_t kind;                    /* enum media_kind */
     uint32_t tokens;                  /* soft tokens */
     uint32_t columns;                 /* picture: blocks in a row */
-    uint32_t file;                    /* of the request, from 0 on: a picture that is shown in pieces, too, has several items */
+    uint32_t file;                    /* of the request, from 0 on: a picture that is shown in pieces, too, and a video file have several items */
+    uint32_t frames;                  /* inside the vision stage, of a video file: in how many items its tokens will be; else 0 */
+    uint32_t at_ms;                   /* frame: when it is shown */
     uint8_t content[32];              /* hash of all that `tokens` and the data follow from; zeros: not known, then prompts with it share no KV cache */
     uint64_t offset;                  /* in the data of the slot: u8 [tokens][6912] (Gemma 3: [896][896][3]) or f32 [tokens][640], at a multiple of 64 */
 };

@@ -32,6 +32,7 @@ struct request_defaults {  /* of the model and the operator */
     uint32_t picture_budget; /* soft tokens of a picture, at most; 0: the model takes none */
     bool sound;            /* the model takes sound */
     bool video;            /* the model takes pictures as the frames of a video, too */
+    bool video_files;      /* and there is a library that makes frames of a video file */
 };
 
 struct request {

@@ -3,6 +3,7 @@
  *   chat        {type: image_url, image_url: {url, detail}}     {type: input_audio, input_audio: {data, format}}
  *   responses   {type: input_image, image_url: "data:...", detail}   {type: input_audio, input_audio: {data, format}}
  *
+ *   chat        {type: video_url, video_url: {url}}             responses   {type: input_video, video_url: "data:..."}       (a file)
  *   both        {type: video, frames: ["data:...", ...], fps: 2}       (ours: a list of pictures, `fps` of them a second; default 1)
  *
  * The file goes to the list of the request; what stands in the conversation is {type: image}, {type: audio} or {type: video}, where the template
@@ -11,6 +12,7 @@
 
 #include "model/picture.h"
 #include "schemas/fetch.h"
+#include "schemas/video.h"
 #include "shm/error.h"
 
 #include <stdio.h>
@@ -29,7 +31,7 @@ enum request_part request_part_of(const char *type)
 {
     static const char *const pictures[] = {"image_url", "input_image", "image"}, *const sounds[] = {"input_audio", "audio_url", "audio"};
 
-    if (strcmp(type, "video") == 0 || strcmp(type, "input_video") == 0) return REQUEST_PART_VIDEO;
+    if (strcmp(type, "video") == 0 || strcmp(type, "input_video") == 0 || strcmp(type, "video_url") == 0) return REQUEST_PART_VIDEO;
     for (size_t i = 0; i < 3; i++) {
         if (strcmp(type, pictures[i]) == 0) return REQUEST_PART_PICTURE;
         if (strcmp(type, sounds[i]) == 0) return REQUEST_PART_SOUND;
@@ -128,6 +130,24 @@ static uint32_t last_video(const struct media_list *list)
     return last;
 }
 
+/* A video as a file: its frames are picked by the vision stage. */
+static json_t *take_video_file(struct request_media *m, const json_t *part, const char *path, struct fault *f)
+{
+    const json_t *url = json_object_get(part, "video_url");
+    size_t bytes;
+
+    if (json_is_object(url)) url = json_object_get(url, "url");
+    if (!url && json_object_get(part, "file_id")) return refuse(f, 400, "unsupported_content", path, "this server keeps no files: send the video as a data: URL in 'video_url'.");
+    if (!m->defaults->video_files)
+        return refuse(f, 400, "unsupported_content", path, "this server cannot decode video files (it has no " VIDEO_LIBRARY_NAME "): send some of the frames as pictures, in 'frames', and how many a second they are, in 'fps'.");
+    if (!json_is_string(url)) return refuse(f, 400, "invalid_type", path, "a video must have its data: URL in 'video_url', or pictures in 'frames'.");
+    if (json_object_get(part, "fps")) return refuse(f, 400, "invalid_value", path, "'fps' goes with 'frames': a video file tells its own times.");
+    const char *text = media_data_url(json_string_value(url), json_string_length(url), &bytes);
+    if (!text) return refuse(f, 400, "invalid_value", path, "'video_url' must be a URL of the form data:video/mp4;base64,...: videos are not fetched from the network.");
+    if (take(m, (struct media_file){.kind = MEDIA_VIDEO, .budget = MEDIA_FRAME_BUDGET, .video = last_video(m->list) + 1}, text, bytes, path, f) < 0) return NULL;
+    return json_pack("{s:s}", "type", "video");
+}
+
 json_t *request_video(struct request_media *m, const json_t *part, const char *path, struct fault *f)
 {
     const json_t *frames = json_object_get(part, "frames"), *frame;
@@ -135,8 +155,8 @@ json_t *request_video(struct request_media *m, const json_t *part, const char *p
     size_t i, bytes;
 
     if (!m || !m->defaults->video) return refuse(f, 400, "unsupported_content", path, "this model takes no video.");
-    if (!frames && (json_object_get(part, "video_url") || json_object_get(part, "data") || json_object_get(part, "file_id")))
-        return refuse(f, 400, "unsupported_content", path, "video files are not taken: send some of its frames as pictures, in 'frames', and how many a second they are, in 'fps'.");
+    if (!frames) return take_video_file(m, part, path, f);
+    if (json_object_get(part, "video_url")) return refuse(f, 400, "invalid_value", path, "a video is a file ('video_url') or pictures ('frames'), not both.");
     if (!json_is_array(frames) || json_array_size(frames) == 0 || json_array_size(frames) > MEDIA_FRAMES_MAX) {
         fault_set(f, 400, "invalid_value", path, "Invalid '%s': a video is an array 'frames' of 1 to %u pictures, as data: URLs.", path, MEDIA_FRAMES_MAX);
         return NULL;

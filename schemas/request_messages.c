@@ -20,7 +20,7 @@
 
 static int not_built(const char *type, const char *path, struct fault *f)
 {
-    return fault_set(f, 400, "unsupported_content", path, "Content of type '%.60s' is not supported by this server: text, pictures (image_url, input_image), sound (input_audio) and video (a list of frames) are.", type);
+    return fault_set(f, 400, "unsupported_content", path, "Content of type '%.60s' is not supported by this server: text, pictures (image_url, input_image), sound (input_audio) and video (video_url, input_video, or a list of frames) are.", type);
 }
 
 /* One part to {type: text, text}, {type: image}, {type: audio} or {type: video}. A new reference, or NULL with a fault. */

@@ -122,9 +122,9 @@ static void model_object(struct connection *c, struct wire *body)
 {
     wire_text(body, "{\"id\":");
     wire_string(body, c->front->defaults.model);
-    wire_format(body, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":\"sluice\",\"max_model_len\":%u,\"input_modalities\":[\"text\"%s%s]}",
+    wire_format(body, ",\"object\":\"model\",\"created\":%llu,\"owned_by\":\"sluice\",\"max_model_len\":%u,\"input_modalities\":[\"text\"%s%s%s]}",
                 (unsigned long long)c->front->started_s, c->front->table.limits.context_max, c->front->defaults.picture_budget ? ",\"image\"" : "",
-                c->front->defaults.sound ? ",\"audio\"" : "");
+                c->front->defaults.sound ? ",\"audio\"" : "", c->front->defaults.video_files ? ",\"video\"" : "");
 }
 
 static void get_models(struct connection *c)

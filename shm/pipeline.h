@@ -51,7 +51,7 @@ enum ring_id {
     RING_COUNT
 };
 
-#define LAYOUT_VERSION 3u
+#define LAYOUT_VERSION 4u
 #define SEGMENT_MAGIC 0x31454349554c53ull /* "SLUICE1" */
 #define RING_SLOTS 1024u                  /* power of two; more than one message per table slot and edge in normal running */
 #define RING_TOKENS_MAX 12u

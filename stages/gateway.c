@@ -139,6 +139,7 @@ static void read_options(struct front *f)
         .picture_budget = (uint32_t)wiring_u64(w, "media.picture_budget", 0),
         .sound = wiring_u64(w, "media.sound_seconds", 0) != 0,
         .video = wiring_u64(w, "media.video", 0) != 0,
+        .video_files = wiring_u64(w, "media.video", 0) && wiring_u64(w, "media.video_files", 0),
     };
     if (f->defaults.vocab == 0) stage_exit(&f->stage, EXIT_CONFIG, "the launcher did not say how many tokens the model knows (model.vocab)");
     f->message_bytes_max = wiring_u64(w, "gateway.message_bytes_max", 32u << 20);

@@ -129,24 +129,34 @@ static void put_token(const struct tokenize *k, struct text_out *out, uint32_t i
     if (text && bytes < VIDEO_TOKEN_BYTES) put(out, text, bytes);
 }
 
-/* "00:00 <begin><place><end> 00:01 ..." of video `number`. */
+static void put_frame(const struct tokenize *k, struct text_out *out, bool first, uint32_t at_ms)
+{
+    char time[32];
+
+    put(out, time, (size_t)snprintf(time, sizeof time, "%s%02u:%02u ", first ? "" : " ", at_ms / 60000, at_ms / 1000 % 60));
+    put_token(k, out, k->media.video.begin);
+    put_token(k, out, k->media.video.place);
+    put_token(k, out, k->media.video.end);
+}
+
+/* "00:00 <begin><place><end> 00:01 ..." of video `number`: the items of its files, or of its file. */
 static void put_frames(const struct tokenize *k, uint32_t slot, uint32_t number, struct text_out *out)
 {
     const struct gateway_slot *g = table_gateway(&k->table, slot);
+    const struct vision_slot *v = table_vision(&k->table, slot);
     uint64_t at = g->media_offset;
     struct media_file_hdr hdr;
     const uint8_t *data;
+    uint32_t item = 0;
     bool any = false;
 
     for (uint32_t i = 0; i < g->media_count && i < MEDIA_ITEMS_MAX; i++) {
-        char time[32];
         if (media_next(table_request(&k->table, slot), k->table.limits.request_bytes_max, &at, &hdr, &data) != 0) return;
-        if (hdr.kind != MEDIA_FRAME || hdr.video != number) continue;
-        put(out, time, (size_t)snprintf(time, sizeof time, "%s%02u:%02u ", any ? " " : "", hdr.at_ms / 60000, hdr.at_ms / 1000 % 60));
-        put_token(k, out, k->media.video.begin);
-        put_token(k, out, k->media.video.place);
-        put_token(k, out, k->media.video.end);
-        any = true;
+        for (; item < v->count && item < MEDIA_ITEMS_MAX && v->item[item].file == i; item++) {
+            if (v->item[item].kind != MEDIA_FRAME || hdr.video != number) continue;
+            put_frame(k, out, !any, v->item[item].at_ms);
+            any = true;
+        }
     }
 }
 

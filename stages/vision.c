@@ -8,7 +8,7 @@
  *          its file done again. Restarted: what is not committed is done again (a pure function), what is committed is announced again.
  *
  * Options  media.picture_budget, media.picture_positions, media.picture_side, media.crops, media.sound_seconds (what the model takes), media.workers, media.cache_mib,
- *          media.jpeg_scaling */
+ *          media.jpeg_scaling, media.video and media.video_files (the model takes frames, and there is a library that makes them) */
 #include "schemas/counters.h"
 #include "schemas/table.h"
 #include "shm/clock.h"
@@ -16,6 +16,7 @@
 #include "shm/stage.h"
 #include "stages/vision/cache.h"
 #include "stages/vision/desk.h"
+#include "stages/vision/items.h"
 #include "stages/vision/links.h"
 
 #include <errno.h>
@@ -37,12 +38,12 @@
 #define DATA_ALIGN 64u
 #define TOKENS_PER_SECOND 25u
 
-enum item_state { ITEM_WAITING = 0, ITEM_RUNNING, ITEM_DONE, ITEM_LINK /* to be asked for */, ITEM_FETCHING };
+enum item_state { ITEM_WAITING = 0, ITEM_RUNNING, ITEM_DONE, ITEM_LINK /* to be asked for */, ITEM_FETCHING, ITEM_FILM /* waits for a worker that takes videos */ };
 
 struct work {                          /* a request that is being looked at; rebuilt from the table at start */
     uint32_t generation;               /* 0: none */
     uint64_t order;
-    uint32_t count, done, running, fetching; /* fetching: pictures that are not here yet */
+    uint32_t count, done, running, fetching, films; /* fetching: pictures that are not here yet; films: videos that wait */
     uint8_t state[MEDIA_ITEMS_MAX], tries[MEDIA_ITEMS_MAX]; /* enum item_state; */
     uint64_t at[MEDIA_ITEMS_MAX];      /* of each file's header in the record */
     uint8_t *fetched[MEDIA_ITEMS_MAX]; /* of a link, once it is here: mapped, until the request is committed */
@@ -60,9 +61,9 @@ struct vision {
     struct stage stage;
     struct table table;
     struct desk_limits limits;
-    struct desk desk[WORKERS_MAX];
-    struct job job[WORKERS_MAX];
-    unsigned desk_count;
+    struct desk desk[2 * WORKERS_MAX]; /* those for videos behind the others */
+    struct job job[2 * WORKERS_MAX];
+    unsigned desk_count, film_desks;   /* desk_count: all of them; of these the last film_desks are for videos, and stand empty until there is one */
     struct work *work;                 /* [slot_count] */
     uint32_t working;                  /* requests in work */
     uint32_t *held;                    /* [slot_count]: generation whose data is in memory; 0: none */
@@ -130,7 +131,7 @@ static const char *name_item(const struct vision *k, uint32_t slot, uint32_t ite
         if (i == item) kind = hdr.kind;
         number += hdr.kind == kind;
     }
-    snprintf(name, 32, "%s %u", kind == MEDIA_SOUND ? "Sound" : kind == MEDIA_FRAME ? "Frame" : "Picture", number);
+    snprintf(name, 32, "%s %u", kind == MEDIA_SOUND ? "Sound" : kind == MEDIA_FRAME ? "Frame" : kind == MEDIA_VIDEO ? "Video" : "Picture", number);
     return name;
 }
 
@@ -144,35 +145,6 @@ static void refuse_item(struct vision *k, uint32_t slot, uint32_t item, enum med
 }
 
 /* ---- results ------------------------------------------------------------------------------ */
-
-static uint32_t parts_of(const struct vision *k, const struct media_item *item)
-{
-    return k->limits.picture_side && item->kind != MEDIA_SOUND ? item->tokens / k->limits.picture_budget : 1;
-}
-
-/* Items of files become items of pictures: one that is shown in pieces, too, has several. False: they are too many. */
-static bool spread(const struct vision *k, uint32_t slot)
-{
-    struct vision_slot *v = table_vision(&k->table, slot);
-    const uint32_t files = k->work[slot].count;
-    uint32_t to = 0;
-
-    for (uint32_t i = 0; i < files; i++) to += parts_of(k, &v->item[i]);
-    if (to > MEDIA_ITEMS_MAX) return false;
-    v->count = to;
-    for (uint32_t i = files; i-- > 0;) {
-        const struct media_item whole = v->item[i]; /* its place may be taken by one of its pieces */
-        const uint32_t parts = parts_of(k, &whole);
-        for (uint32_t p = parts; p-- > 0;) {
-            struct media_item *item = &v->item[--to];
-            *item = whole;
-            item->file = i;
-            item->tokens = whole.tokens / parts;
-            item->offset += (uint64_t)p * k->limits.picture_side * k->limits.picture_side * 3;
-        }
-    }
-    return true;
-}
 
 /* Into the slot's memory. Written to its file and not through the mapping: pages that are written whole need not be zeroed nor mapped first, which halves
  * what 1.8 MB cost. 0, -E_NOMEM: the system has no page left. */
@@ -211,8 +183,8 @@ static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t 
     v->tokens += result->tokens;
     w->state[item] = ITEM_DONE;
     if (++w->done < w->count) return;
-    if (spread(k, slot)) commit(k, slot, MEDIA_READY);
-    else refuse(k, slot, MEDIA_TOO_LARGE, "The pictures of the request are more than %u together with the pieces in which they are shown: send fewer.", MEDIA_ITEMS_MAX);
+    if (items_spread(&k->table, slot, &k->limits, w->at, w->count)) commit(k, slot, MEDIA_READY);
+    else refuse(k, slot, MEDIA_TOO_LARGE, "The pictures of the request are more than %u together with the pieces in which they are shown and the frames of videos: send fewer.", MEDIA_ITEMS_MAX);
 }
 
 /* Does the request that this job is for still wait for it? */
@@ -229,7 +201,7 @@ static void finish(struct vision *k, unsigned i)
     uint64_t bytes;
 
     desk_result(&k->desk[i], &r, &data, &bytes);
-    const struct media_item item = {.kind = k->desk[i].kind, .tokens = r.tokens, .columns = r.columns};
+    const struct media_item item = {.kind = k->desk[i].kind, .tokens = r.tokens, .columns = r.columns, .frames = r.frames};
     stage_count(&k->stage, VISION_WORK_NS, clock_ns() - j->began_ns);
     if (r.status == MEDIA_READY) cache_put(&k->cache, j->key, &item, data, bytes);
     if (!is_wanted(k, j)) return;
@@ -259,7 +231,8 @@ static void bury(struct vision *k, unsigned i, int status)
     stage_log(&k->stage, LOG_WARN, "worker-death", "slot=%u signal=%d code=%d", j->slot, WIFSIGNALED(status) ? WTERMSIG(status) : 0, WIFEXITED(status) ? WEXITSTATUS(status) : 0);
     if (!is_wanted(k, j)) return;
     w->running--;
-    w->state[j->item] = ITEM_WAITING;
+    w->state[j->item] = i < k->desk_count - k->film_desks ? ITEM_WAITING : ITEM_FILM;
+    w->films += w->state[j->item] == ITEM_FILM;
     if ((by_stranger || broken) && ++w->tries[j->item] < TRIES_MAX) return;
     if (by_stranger || broken) refuse_item(k, j->slot, j->item, MEDIA_FAILED, broken ? "its decoder cannot be started" : "its decoder was killed, again and again");
     else refuse_item(k, j->slot, j->item, MEDIA_BAD, describe_death(status, j->killed));
@@ -281,11 +254,12 @@ static bool find_files(struct vision *k, uint32_t slot)
     for (uint32_t i = 0; i < w->count; i++) {
         w->at[i] = at;
         if (media_next(table_request(&k->table, slot), k->table.limits.request_bytes_max, &at, &hdr, &data) != 0) return false;
-        if (hdr.kind != MEDIA_LINK) continue;
-        w->state[i] = ITEM_LINK;
-        w->fetching++;
+        if (hdr.kind == MEDIA_LINK) w->state[i] = ITEM_LINK;
+        if (hdr.kind == MEDIA_VIDEO) w->state[i] = ITEM_FILM;
+        w->fetching += hdr.kind == MEDIA_LINK;
+        w->films += hdr.kind == MEDIA_VIDEO;
     }
-    return w->fetching == 0 || k->links.socket >= 0;
+    return (w->fetching == 0 || k->links.socket >= 0) && (w->films == 0 || k->film_desks > 0);
 }
 
 static void look(struct vision *k, uint32_t slot)
@@ -318,35 +292,37 @@ static void scan(struct vision *k)
     }
 }
 
-/* The request that has the fewest workers, of those the one that came first; slot_count: nobody waits. */
-static uint32_t next_request(const struct vision *k)
+/* Of the requests that have a video, or anything else, that waits: the one that has the fewest workers, of those the one that came first; slot_count: nobody waits. */
+static uint32_t next_request(const struct vision *k, bool film)
 {
     uint32_t best = k->table.limits.slot_count;
 
     for (uint32_t s = 0; s < k->table.limits.slot_count && k->working; s++) {
         const struct work *w = &k->work[s];
-        if (!w->generation || w->done + w->running + w->fetching >= w->count) continue;
+        if (!w->generation || (film ? w->films == 0 : w->done + w->running + w->fetching + w->films >= w->count)) continue;
         if (best == k->table.limits.slot_count || w->running < k->work[best].running || (w->running == k->work[best].running && w->order < k->work[best].order)) best = s;
     }
     return best;
 }
 
-static int free_desk(const struct vision *k)
+static int free_desk(const struct vision *k, bool film)
 {
-    for (unsigned i = 0; i < k->desk_count; i++)
+    const unsigned films = k->desk_count - k->film_desks;
+
+    for (unsigned i = film ? films : 0; i < (film ? k->desk_count : films); i++)
         if (k->desk[i].pid && !k->desk[i].busy) return (int)i;
     return -1;
 }
 
 /* One file: from the cache, or onto a desk. */
-static void begin_item(struct vision *k, uint32_t slot, unsigned desk)
+static void begin_item(struct vision *k, uint32_t slot, unsigned desk, enum item_state waiting)
 {
     struct work *w = &k->work[slot];
     struct job job = {.slot = slot, .generation = w->generation};
     struct media_file_hdr hdr;
     const uint8_t *data;
 
-    while (w->state[job.item] != ITEM_WAITING) job.item++;
+    while (w->state[job.item] != waiting) job.item++;
     uint64_t at = w->at[job.item];
     stage_busy(&k->stage, &slot, &w->generation, 1);
     if (media_next(table_request(&k->table, slot), k->table.limits.request_bytes_max, &at, &hdr, &data) != 0) {
@@ -361,6 +337,7 @@ static void begin_item(struct vision *k, uint32_t slot, unsigned desk)
     }
     cache_key(&hdr, data, job.key);
     stage_count(&k->stage, VISION_FILES, 1);
+    w->films -= waiting == ITEM_FILM;
     const struct cache_entry *known = cache_find(&k->cache, job.key);
     if (known) {
         stage_count(&k->stage, VISION_CACHED, 1);
@@ -375,16 +352,32 @@ static void begin_item(struct vision *k, uint32_t slot, unsigned desk)
     stage_idle(&k->stage);
 }
 
-static void begin_all(struct vision *k)
+static void begin_all(struct vision *k, bool film)
 {
     int desk;
 
-    while ((desk = free_desk(k)) >= 0) {
-        const uint32_t slot = next_request(k);
+    while ((desk = free_desk(k, film)) >= 0) {
+        const uint32_t slot = next_request(k, film);
         if (slot == k->table.limits.slot_count) return;
-        begin_item(k, slot, (unsigned)desk);
+        begin_item(k, slot, (unsigned)desk, film ? ITEM_FILM : ITEM_WAITING);
         stage_beat(&k->stage);
     }
+}
+
+static void hire(struct vision *k, struct desk *d)
+{
+    if (desk_hire(d) != 0) stage_log(&k->stage, LOG_WARN, "no-worker", "reason=\"%s\"", strerror(errno));
+}
+
+/* The first video finds its desk empty: what a worker for videos maps is for those who send some. From then on one stands ready, as at every desk. */
+static void hire_for_films(struct vision *k)
+{
+    if (next_request(k, true) == k->table.limits.slot_count || free_desk(k, true) >= 0) return;
+    for (unsigned i = k->desk_count - k->film_desks; i < k->desk_count; i++)
+        if (!k->desk[i].pid) {
+            hire(k, &k->desk[i]);
+            return;
+        }
 }
 
 static void settle_unwanted(struct vision *k)
@@ -489,7 +482,7 @@ static void watch_desks(struct vision *k)
         if (rc == 1) finish(k, i);
         else if (rc < 0 && was_busy) bury(k, i, status);
         if (rc != 0) desk_clear(d);
-        if (!d->pid && desk_hire(d) != 0) stage_log(&k->stage, LOG_WARN, "no-worker", "reason=\"%s\"", strerror(errno));
+        if (!d->pid && (was_busy || i < k->desk_count - k->film_desks)) hire(k, d); /* one for videos that died waiting is missed when there is a video */
     }
 }
 
@@ -506,7 +499,7 @@ static void take_messages(struct vision *k)
 static void sleep_until_something(struct vision *k)
 {
     struct ring *const in[] = {&k->stage.ring[RING_GATEWAY_VISION]};
-    struct pollfd p[WORKERS_MAX + 2];
+    struct pollfd p[2 * WORKERS_MAX + 2];
     uint64_t ignored;
 
     p[0] = (struct pollfd){.fd = in[0]->event_fd, .events = POLLIN};
@@ -539,8 +532,15 @@ static void attach(struct vision *k, int argc, char **argv)
         const struct segment_hdr *h = (const struct segment_hdr *)k->stage.segment[role];
         if (h && madvise(k->stage.segment[role], h->bytes, MADV_DONTFORK) != 0) stage_exit(&k->stage, EXIT_MISSING, "shared memory cannot be kept from the workers: %s", strerror(errno));
     }
+    k->film_desks = wiring_u64(w, "media.video_files", 0) && wiring_u64(w, "media.video", 0) ? k->desk_count : 0;
+    k->desk_count += k->film_desks;
     for (unsigned i = 0; i < k->desk_count; i++) {
-        const int rc = desk_open(&k->desk[i], &k->limits);
+        struct desk_limits limits = k->limits;
+        if (i >= k->desk_count - k->film_desks) {
+            limits.frames_max = MEDIA_FRAMES_MAX;
+            limits.frame_budget = MEDIA_FRAME_BUDGET;
+        }
+        const int rc = desk_open(&k->desk[i], &limits);
         if (rc != 0) stage_exit(&k->stage, EXIT_MISSING, "no worker can be made: %s", rc == -E_UNSUPPORTED ? "this system has no seccomp" : error_text(rc));
         stage_beat(&k->stage);
     }
@@ -559,7 +559,9 @@ int main(int argc, char **argv)
         watch_desks(&k);
         fetch_all(&k);
         settle_unwanted(&k);
-        begin_all(&k);
+        begin_all(&k, false);
+        hire_for_films(&k);
+        begin_all(&k, true);
         release(&k);
         sleep_until_something(&k);
     }

@@ -8,6 +8,7 @@
 #include "shm/atomic.h"
 #include "shm/error.h"
 #include "shm/must.h"
+#include "stages/vision/film.h"
 #include "stages/vision/sandbox.h"
 
 #include <errno.h>
@@ -34,7 +35,7 @@ struct desk_page {
     struct media_file_hdr hdr;        /* written by the main process before the worker begins */
     uint8_t pad0[104];
     struct desk_result result;        /* written by the worker */
-    uint8_t pad1[3756];
+    uint8_t pad1[3752];
     uint8_t file[MEDIA_FILE_BYTES_MAX];
     uint8_t out[];                    /* desk_out_bytes() */
 };
@@ -44,6 +45,7 @@ static uint64_t square_bytes(const struct desk_limits *l) { return (uint64_t)l->
 
 uint64_t desk_out_bytes(const struct desk_limits *l)
 {
+    if (l->frames_max) return film_out_bytes(l);
     const uint64_t picture = l->picture_side ? (1 + (uint64_t)l->crops_max) * square_bytes(l) : (uint64_t)l->picture_budget * PICTURE_PATCH_BYTES, sound = (uint64_t)l->sound_tokens * SOUND_TOKEN_BYTES;
 
     return picture > sound ? picture : sound;
@@ -63,7 +65,7 @@ void desk_touch(const void *at, uint64_t bytes, int advice)
 
 /* ---- the work ------------------------------------------------------------------------- */
 
-__attribute__((format(printf, 3, 4))) static void give_up(struct desk_result *r, uint32_t status, const char *format, ...)
+void desk_give_up(struct desk_result *r, uint32_t status, const char *format, ...)
 {
     va_list args;
 
@@ -73,7 +75,7 @@ __attribute__((format(printf, 3, 4))) static void give_up(struct desk_result *r,
     r->status = status;
 }
 
-static uint32_t status_of(int code)
+uint32_t desk_status(int code)
 {
     return code == -E_RANGE || code == -E_LIMIT ? MEDIA_TOO_LARGE : code == -E_NOMEM ? MEDIA_FAILED : MEDIA_BAD;
 }
@@ -126,7 +128,7 @@ static void decode_pieces(const struct desk_limits *l, const struct media_file_h
     int rc = image_decode(file, hdr->bytes, &limits, info, 0, 0, &image, why);
 
     if (rc != 0) {
-        give_up(r, status_of(rc), "%s", why);
+        desk_give_up(r, desk_status(rc), "%s", why);
         return;
     }
     const uint32_t pieces = 1 + siglip_crops(&pan, image.width, image.height, crop + 1);
@@ -134,7 +136,7 @@ static void decode_pieces(const struct desk_limits *l, const struct media_file_h
     for (uint32_t i = 0; i < pieces && rc == 0; i++) rc = fit_piece(&image, &crop[i], out + i * square_bytes(l), l->picture_side);
     free(image.rgb);
     if (rc != 0) {
-        give_up(r, MEDIA_FAILED, "there is no memory to resize it");
+        desk_give_up(r, MEDIA_FAILED, "there is no memory to resize it");
         return;
     }
     r->columns = l->picture_positions;
@@ -154,7 +156,7 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
 
     int rc = image_probe(file, hdr->bytes, &limits, &info, why);
     if (rc != 0) {
-        give_up(r, status_of(rc), "%s", why);
+        desk_give_up(r, desk_status(rc), "%s", why);
         return;
     }
     if (l->picture_side && l->crops_max) {
@@ -168,7 +170,7 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
         f.job.filter = PICTURE_BILINEAR;
         f.job.layout = PICTURE_ROWS;
     } else if (picture_target(upright_width, upright_height, budget, &width, &height) != 0 || width / PICTURE_PATCH > l->picture_positions || height / PICTURE_PATCH > l->picture_positions) {
-        give_up(r, MEDIA_BAD, "the picture is %u x %u pixels: too long and narrow for this model", upright_width, upright_height);
+        desk_give_up(r, MEDIA_BAD, "the picture is %u x %u pixels: too long and narrow for this model", upright_width, upright_height);
         return;
     }
     desk_touch(out, (uint64_t)width * height * 3, MADV_POPULATE_WRITE);
@@ -176,8 +178,8 @@ static void decode_picture(const struct desk_limits *l, const struct media_file_
     f.job.out_width = width;
     f.job.out_height = height;
     rc = image_decode_rows(file, hdr->bytes, &limits, &info, l->exact ? 1 : image_shrink(&info, width, height), &sink, why);
-    if (rc != 0) give_up(r, status_of(rc), "%s", why);
-    else if (!picture_stream_is_whole(&f.stream)) give_up(r, MEDIA_BAD, "the picture ends too early");
+    if (rc != 0) desk_give_up(r, desk_status(rc), "%s", why);
+    else if (!picture_stream_is_whole(&f.stream)) desk_give_up(r, MEDIA_BAD, "the picture ends too early");
     else {
         r->columns = l->picture_side ? l->picture_positions : width / PICTURE_PATCH;
         r->tokens = l->picture_side ? l->picture_budget : r->columns * (height / PICTURE_PATCH);
@@ -193,7 +195,7 @@ static void decode_sound(const struct desk_limits *l, const struct media_file_hd
     const int rc = sound_decode(file, hdr->bytes, (double)l->sound_tokens * SOUND_FRAME / SOUND_RATE, &sound, why);
 
     if (rc != 0) {
-        give_up(r, status_of(rc), "%s", why);
+        desk_give_up(r, desk_status(rc), "%s", why);
         return;
     }
     if (sound.frame_count > l->sound_tokens) sound.frame_count = l->sound_tokens; /* what resampling rounds up to */
@@ -206,9 +208,10 @@ static void decode_sound(const struct desk_limits *l, const struct media_file_hd
 void desk_decode(const struct desk_limits *l, const struct media_file_hdr *hdr, const uint8_t *file, uint8_t *out, struct desk_result *r)
 {
     memset(r, 0, sizeof *r);
-    if (hdr->kind != MEDIA_SOUND && l->picture_budget) decode_picture(l, hdr, file, out, r);
+    if (l->frames_max) film_decode(l, hdr, file, out, r);
+    else if (hdr->kind != MEDIA_SOUND && l->picture_budget) decode_picture(l, hdr, file, out, r);
     else if (hdr->kind == MEDIA_SOUND && l->sound_tokens) decode_sound(l, hdr, file, out, r);
-    else give_up(r, MEDIA_BAD, "this model does not take it");
+    else desk_give_up(r, MEDIA_BAD, "this model does not take it");
 }
 
 /* ---- the worker's process ------------------------------------------------------------------ */
@@ -238,7 +241,8 @@ int desk_hire(struct desk *d)
     madvise(d->page, page_bytes(&d->limits), MADV_DOFORK); /* of all desks it inherits its own alone */
     const pid_t pid = fork();
     if (pid == 0) {
-        sandbox_enter(pair[1], parent);
+        if (d->limits.frames_max) film_load(); /* files are there for the last time */
+        sandbox_enter(pair[1], parent, d->limits.frames_max ? SANDBOX_CPU_VIDEO_S : SANDBOX_CPU_S);
         serve(d, pair[1]);
     }
     madvise(d->page, page_bytes(&d->limits), MADV_DONTFORK);
@@ -265,8 +269,8 @@ int desk_open(struct desk *d, const struct desk_limits *limits)
     d->page = at;
     madvise(at, page_bytes(limits), MADV_DONTFORK);
     int rc = sandbox_prepare(), status;
-    if (rc == 0) rc = desk_hire(d);
-    if (rc != 0) return rc;
+    if (rc == 0 && !limits->frames_max) rc = desk_hire(d);
+    if (rc != 0 || limits->frames_max) return rc;
     struct pollfd p = {.fd = d->socket, .events = POLLIN};
     if (poll(&p, 1, READY_LIMIT_MS) != 1 || desk_poll(d, &status) != 0) return -E_UNSUPPORTED; /* it could not give up its powers */
     return 0;
@@ -324,6 +328,9 @@ static bool is_possible(const struct desk *d, const struct desk_result *r)
 {
     if (r->status != MEDIA_READY) return r->status == MEDIA_BAD || r->status == MEDIA_TOO_LARGE || r->status == MEDIA_FAILED;
     if (d->kind == MEDIA_SOUND) return r->tokens >= 1 && r->tokens <= d->limits.sound_tokens;
+    if (d->limits.frames_max)
+        return r->frames >= 1 && r->frames <= d->limits.frames_max && r->tokens % r->frames == 0 && r->tokens / r->frames >= 1 && r->tokens / r->frames <= d->limits.frame_budget && r->columns >= 1 &&
+               r->columns <= d->limits.picture_positions && r->tokens / r->frames % r->columns == 0 && r->tokens / r->frames / r->columns <= d->limits.picture_positions;
     if (d->limits.picture_side) return r->columns == d->limits.picture_positions && r->tokens >= 1 && r->tokens % d->limits.picture_budget == 0 && r->tokens / d->limits.picture_budget <= 1 + d->limits.crops_max;
     return r->tokens >= 1 && r->tokens <= d->limits.picture_budget && r->columns >= 1 && r->columns <= d->limits.picture_positions && r->tokens % r->columns == 0 &&
            r->tokens / r->columns <= d->limits.picture_positions;
@@ -337,14 +344,16 @@ void desk_result(struct desk *d, struct desk_result *r, const uint8_t **data, ui
     *data = d->page->out;
     *data_bytes = 0;
     if (!is_possible(d, r)) {
-        give_up(r, MEDIA_FAILED, "the decoder left nonsense");
+        desk_give_up(r, MEDIA_FAILED, "the decoder left nonsense");
         return;
     }
     if (r->status != MEDIA_READY) return;
     d->good = true;
+    if (!d->limits.frames_max) r->frames = 0;
     d->out_bytes = *data_bytes = (uint64_t)r->tokens * (d->kind == MEDIA_SOUND ? SOUND_TOKEN_BYTES : d->limits.picture_side ? square_bytes(&d->limits) / d->limits.picture_budget : PICTURE_PATCH_BYTES);
+    d->out_bytes = *data_bytes += r->frames * sizeof(uint32_t);
     if (d->kind == MEDIA_SOUND && !samples_are_sane(*data, r->tokens)) {
-        give_up(r, MEDIA_BAD, "the sound has samples that are no numbers");
+        desk_give_up(r, MEDIA_BAD, "the sound has samples that are no numbers");
         *data_bytes = 0;
     }
 }

@@ -33,14 +33,14 @@ static int add_rules(scmp_filter_ctx filter)
 
 int sandbox_prepare(void) { return confine_prepare(&program, add_rules); }
 
-void sandbox_enter(int keep_fd, pid_t parent)
+void sandbox_enter(int keep_fd, pid_t parent, unsigned cpu_s)
 {
     confine_begin("vision-worker", parent);
     confine_close_others(&keep_fd, 1);
 #ifndef __SANITIZE_ADDRESS__ /* its shadow is larger than any limit */
     confine_limit(RLIMIT_AS, SANDBOX_MEMORY_BYTES, SANDBOX_MEMORY_BYTES);
 #endif
-    confine_limit(RLIMIT_CPU, SANDBOX_CPU_S, SANDBOX_CPU_S + 1); /* SIGXCPU first: it tells what happened */
+    confine_limit(RLIMIT_CPU, cpu_s, cpu_s + 1); /* SIGXCPU first: it tells what happened */
     confine_limit(RLIMIT_FSIZE, 0, 0);
     confine_limit(RLIMIT_CORE, 0, 0);
     confine_limit(RLIMIT_NPROC, 0, 0);

@@ -173,7 +173,7 @@ static int run_inside(void (*what)(void))
     if (pid == 0) {
         close(pair[0]);
         dup2(pair[1], 100);
-        sandbox_enter(100, parent);
+        sandbox_enter(100, parent, SANDBOX_CPU_S);
         what();
         _exit(0);
     }

@@ -161,7 +161,7 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
     if (json_array_size(input) > REQUEST_MESSAGES_MAX)
         return fault_set(f, 400, "array_too_long", "input", "Invalid 'input': at most %u items are allowed.", REQUEST_MESSAGES_MAX);
     if (!(messages = request_input_messages(input, &media, f))) return -E_FORMAT;
-    if (request_tools(body, &tools, f) < 0) {
+    if ((!r->previous_id[0] && request_check_results(messages, "input", f) < 0) || request_tools(body, &tools, f) < 0) { /* else in request_continue */
         json_decref(messages);
         return -E_FORMAT;
     }
@@ -193,6 +193,10 @@ int request_continue(struct request *r, const struct view *v, struct fault *f)
     if (json_array_size(history) > REQUEST_MESSAGES_MAX) {
         json_decref(history);
         return fault_set(f, 400, "array_too_long", "input", "The conversation has more than %u messages.", REQUEST_MESSAGES_MAX);
+    }
+    if (request_check_results(history, "input", f) < 0) {
+        json_decref(history);
+        return -E_FORMAT;
     }
     json_object_set_new(r->chat[0], "messages", history);
     return 0;
@@ -249,7 +253,7 @@ static int read_chat(struct request *r, const json_t *body, const struct request
     TRY(field_array(body, "messages", REQUEST_MESSAGES_MAX, &messages, f));
     if (!json_array_size(messages)) return fault_set(f, 400, "missing_required_parameter", "messages", "'messages' must be a non-empty array.");
     if (!(list = request_chat_messages(messages, &media, f))) return -E_FORMAT;
-    if (request_tools(body, &tools, f) < 0) {
+    if (request_check_results(list, "messages", f) < 0 || request_tools(body, &tools, f) < 0) {
         json_decref(list);
         return -E_FORMAT;
     }

@@ -80,6 +80,8 @@ struct request_media {
 };
 json_t *request_chat_messages(const json_t *messages, struct request_media *media, struct fault *f);
 json_t *request_input_messages(const json_t *input, struct request_media *media, struct fault *f);
+/* Does each message of role tool stand behind the calls that it answers? 0, or -E_FORMAT with a fault about `name`. */
+int request_check_results(const json_t *messages, const char *name, struct fault *f);
 
 /* request_media.c: one part of a message; new references, or NULL with a fault. */
 enum request_part { REQUEST_PART_OTHER, REQUEST_PART_PICTURE, REQUEST_PART_SOUND, REQUEST_PART_VIDEO };

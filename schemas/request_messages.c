@@ -331,3 +331,38 @@ json_t *request_input_messages(const json_t *input, struct request_media *media,
     close_turns(list);
     return list;
 }
+
+/* ---- results ---------------------------------------------------------------------- */
+
+static bool has_role(const json_t *message, const char *role)
+{
+    const char *own = json_string_value(json_object_get(message, "role"));
+
+    return own && strcmp(own, role) == 0;
+}
+
+/* Templates print a result behind the calls before it, and leave out one that stands elsewhere without a word: it is refused here. */
+int request_check_results(const json_t *messages, const char *name, struct fault *f)
+{
+    const json_t *message, *calls = NULL, *call;
+    size_t i, k;
+
+    json_array_foreach(messages, i, message)
+    {
+        const char *id = json_string_value(json_object_get(message, "tool_call_id"));
+        bool found = id == NULL;
+        if (!has_role(message, "tool")) {
+            calls = json_object_get(message, "tool_calls");
+            continue;
+        }
+        json_array_foreach(calls, k, call)
+        {
+            const char *own = json_string_value(json_object_get(call, "id"));
+            found |= !own || (id && strcmp(own, id) == 0);
+        }
+        if (json_array_size(calls) == 0)
+            return fault_set(f, 400, "invalid_value", name, "Invalid '%s': the result of a tool (%.80s) does not stand behind a call.", name, id ? id : "without an id");
+        if (!found) return fault_set(f, 400, "invalid_value", name, "Invalid '%s': none of the calls before the result '%.80s' has this id.", name, id);
+    }
+    return 0;
+}

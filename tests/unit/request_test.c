@@ -55,6 +55,11 @@ static void test_faults_name_what_is_wrong(void **state)
         {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"n\":9}", "out_of_range", "n"},
         {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"top_logprobs\":2}", "invalid_value", "top_logprobs"},
         {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"response_format\":{\"type\":\"json_object\"}}", "unsupported_parameter", "response_format"},
+        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"tool\",\"content\":\"x\"}]}", "invalid_value", "messages"}, /* a template would drop it */
+        {API_CHAT, "{\"messages\":[{\"role\":\"assistant\",\"tool_calls\":[{\"id\":\"a\",\"function\":{\"name\":\"f\",\"arguments\":\"\"}}]},"
+                   "{\"role\":\"tool\",\"tool_call_id\":\"b\",\"content\":\"x\"}]}", "invalid_value", "messages"},
+        {API_RESPONSES, "{\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"c\",\"output\":\"x\"}]}", "invalid_value", "input"},
+        {API_COMPLETIONS, "{\"prompt\":\"a\",\"echo\":true,\"logprobs\":1}", "unsupported_parameter", "echo"},
         {API_COMPLETIONS, "{\"prompt\":[]}", "invalid_type", "prompt"},
         {API_COMPLETIONS, "{\"prompt\":\"\"}", "invalid_value", "prompt"},
         {API_COMPLETIONS, "{\"prompt\":[1,1000]}", "out_of_range", "prompt"},
@@ -213,6 +218,12 @@ static void test_a_conversation_goes_on_from_the_log(void **state)
     expect_messages(&r, "[{\"content\":\"new\",\"role\":\"system\"},{\"content\":\"hi\",\"role\":\"user\"},"
                         "{\"content\":\"\",\"reasoning_content\":\"hm\",\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"arguments\":{\"a\":2},\"name\":\"f\"},"
                         "\"id\":\"call_ab01\",\"type\":\"function\"}]},{\"content\":\"4\",\"role\":\"tool\",\"tool_call_id\":\"call_ab01\"}]");
+    request_free(&r);
+    assert_int_equal(read_text(&r, API_RESPONSES, false,
+        "{\"previous_response_id\":\"resp_ab\",\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"call_of_another\",\"output\":\"4\"}]}", &f), 0);
+    assert_true(request_continue(&r, &v, &f) < 0); /* known only once the conversation is */
+    assert_string_equal(f.param, "input");
+    assert_non_null(strstr(f.message, "call_of_another"));
     request_free(&r);
     view_close(&v);
     fake_close(&k);

@@ -122,6 +122,15 @@ static struct costs measure(struct bench *b, const struct media_file_hdr *hdr, c
     return c;
 }
 
+/* Not the workers', as the stage's segments are not; else each fork would make every page of it be copied at the next write. */
+static uint8_t *own_memory(uint64_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (at == MAP_FAILED || madvise(at, bytes, MADV_DONTFORK) != 0) die("no memory");
+    return at;
+}
+
 static void run(struct bench *b, const char *path, uint8_t *file)
 {
     struct media_file_hdr hdr = {.kind = MEDIA_PICTURE};
@@ -139,11 +148,11 @@ int main(int argc, char **argv)
 {
     const bool exact = argc > 1 && strcmp(argv[1], "--exact") == 0;
     struct bench b = {.limits = {.picture_budget = BUDGET, .picture_positions = POSITIONS, .exact = exact}, .record_fd = memfd_create("record", MFD_CLOEXEC)};
-    uint8_t *file = malloc(MEDIA_FILE_BYTES_MAX);
+    uint8_t *file = own_memory(MEDIA_FILE_BYTES_MAX);
     char path[4096];
 
-    b.out = malloc(desk_out_bytes(&b.limits));
-    if (!file || !b.out || b.record_fd < 0 || desk_open(&b.desk, &b.limits) != 0) die("no worker can be made here");
+    b.out = own_memory(desk_out_bytes(&b.limits));
+    if (b.record_fd < 0 || desk_open(&b.desk, &b.limits) != 0) die("no worker can be made here");
     if (argc < 2 + exact) puts("vision_bench: say which pictures, or - for a list in the input; bench/media.py draws some and compares with the reference");
     for (int i = 1 + exact; i < argc; i++) {
         if (strcmp(argv[i], "-") != 0) run(&b, argv[i], file);
@@ -154,6 +163,5 @@ int main(int argc, char **argv)
             }
     }
     desk_stop(&b.desk);
-    free(file), free(b.out);
     return 0;
 }

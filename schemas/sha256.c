@@ -54,7 +54,9 @@ __attribute__((target("sha,sse4.1,ssse3"))) static void add_blocks_sha(uint32_t 
         const __m128i abef_before = abef, cdgh_before = cdgh;
         __m128i w[4];
 
+#pragma GCC unroll 4 /* w[] stays in registers */
         for (unsigned i = 0; i < 4; i++) w[i] = _mm_shuffle_epi8(_mm_loadu_si128((const __m128i *)(from + 16 * i)), swap);
+#pragma GCC unroll 16
         for (unsigned i = 0; i < 16; i++) {
             const __m128i sum = _mm_add_epi32(w[i % 4], _mm_loadu_si128((const __m128i *)(round_constant + 4 * i)));
 

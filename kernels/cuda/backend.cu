@@ -1,8 +1,8 @@
 /* kernels/cuda/backend.cu - the handle: scratch memory, page tables, graphs, launching and awaiting steps (contract in cuda_backend.h). */
 #include "chain.h"
 #include "launch.h"
+#include "setup.h"
 #include "shm/error.h"
-#include <math.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +17,6 @@
 #define L2_STRIDE_DEFAULT 5
 #define WINDOW_SLOTS_DEFAULT 3        /* 60 KB per SM: 40 cost bandwidth, 200 cost everybody's latency (bench/RESULTS_cuda.md) */
 
-#define SLAB_ALIGN 1024
 
 static int make_scratch(struct cuda_backend *b)
 {
@@ -34,7 +33,7 @@ static int make_scratch(struct cuda_backend *b)
         if (spans * spec_head_dim(s, i) > part) part = spans * spec_head_dim(s, i);
         if (spans > part_ml) part_ml = spans;
     }
-    const struct { void **p; uint64_t bytes; } want[] = {
+    const struct setup_part want[] = {
         { (void **)&b->state, sizeof *b->state },
         { (void **)&b->residual[0], 4ull * rows * s->hidden },
         { (void **)&b->residual[1], 4ull * rows * s->hidden },
@@ -58,34 +57,20 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->keep.generation, 4ull * b->options.seqs_max },
         { (void **)&b->history, 4ull * b->options.seqs_max * b->options.context_max },
     };
-    uint64_t bytes = 0;
 
-    /* One allocation, the hot buffers first: they share a few large pages of the GPU's address translation. */
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) bytes += (want[i].bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
-    int rc = launch_check(cudaMalloc((void **)&b->slab, bytes), "scratch memory");
-    if (rc == 0) rc = launch_check(cudaMemset(b->slab, 0, bytes), "scratch memory");
-    bytes = 0;
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-        *want[i].p = b->slab + bytes;
-        bytes += (want[i].bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
-    }
+    int rc = setup_slab(&b->slab, want, sizeof want / sizeof *want, "scratch memory");
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&b->state_host, sizeof *b->state_host), "pinned memory");
-    if (rc == 0) rc = launch_check(cudaHostAlloc((void **)&b->result, sizeof *b->result, cudaHostAllocMapped), "mapped memory");
-    if (rc == 0) rc = launch_check(cudaHostGetDevicePointer((void **)&b->result_device, b->result, 0), "mapped memory");
-    if (rc == 0) memset(b->state_host, 0, sizeof *b->state_host), memset(b->result, 0, sizeof *b->result);
+    if (rc == 0) rc = setup_mapped((void **)&b->result, (void **)&b->result_device, sizeof *b->result);
+    if (rc == 0) memset(b->state_host, 0, sizeof *b->state_host);
     return rc;
 }
 
-/* In f32, in the order in which the reference computes it: at far positions one ulp of a frequency shows. */
 static int make_frequencies(struct cuda_backend *b)
 {
-    float table[128 + 256];
-    uint32_t n = 0;
+    const struct cuda_model_spec *s = &b->spec;
+    const int rc = setup_frequencies(b->inv_freq, s->rope_theta[0], s->rope_divisor[0], s->head_dim[0], s->rope_turned[0]);
 
-    for (uint32_t type = 0; type < 2; type++)
-        for (uint32_t i = 0; i < b->spec.rope_turned[type]; i++)
-            table[n++] = 1.0f / powf((float)b->spec.rope_theta[type], (float)(2 * i) / (float)b->spec.head_dim[type]) / (float)b->spec.rope_divisor[type];
-    return launch_check(cudaMemcpy(b->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
+    return rc ? rc : setup_frequencies(b->inv_freq + s->rope_turned[0], s->rope_theta[1], s->rope_divisor[1], s->head_dim[1], s->rope_turned[1]);
 }
 
 /* Shapes that the kernels of this backend are not made for (plain.h). Shares page tables, logits and the two buffers that outlive a step. */

@@ -4,14 +4,13 @@
 #include "arena.h"
 #include "draft_round.h"
 #include "launch.h"
+#include "setup.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
-#include <math.h>
 #include <new>
 #include <string.h>
 #include <time.h>
 
-#define SCRATCH_ALIGN 1024
 #define PAGE_TOKENS 32
 
 struct cuda_draft {
@@ -30,7 +29,7 @@ static int make_scratch(struct cuda_draft *d)
     const struct cuda_draft_spec *s = &d->spec;
     struct draft_round_args *a = &d->args;
     const uint64_t rows = CUDA_DRAFT_ROWS_MAX;
-    const struct { void **p; uint64_t bytes; } want[] = {
+    const struct setup_part want[] = {
         { (void **)&a->control, sizeof *a->control },
         { (void **)&a->part, 4ull * 8 * rows * DRAFT_HIDDEN },
         { (void **)&a->q, 4ull * rows * DRAFT_HEADS * 512 },
@@ -48,32 +47,20 @@ static int make_scratch(struct cuda_draft *d)
         { (void **)&d->pages[0], 4ull * d->seqs_max * d->pages_stride[0] },
         { (void **)&d->pages[1], 4ull * d->seqs_max * d->pages_stride[1] },
     };
-    uint64_t bytes = 0;
 
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) bytes += (want[i].bytes + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
-    int rc = launch_check(cudaMalloc((void **)&d->slab, bytes), "the drafter's scratch memory");
-    if (rc == 0) rc = launch_check(cudaMemset(d->slab, 0, bytes), "the drafter's scratch memory");
-    bytes = 0;
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-        *want[i].p = d->slab + bytes;
-        bytes += (want[i].bytes + SCRATCH_ALIGN - 1) / SCRATCH_ALIGN * SCRATCH_ALIGN;
-    }
-    if (rc == 0) rc = launch_check(cudaHostAlloc((void **)&d->result, sizeof *d->result, cudaHostAllocMapped), "mapped memory");
-    if (rc == 0) rc = launch_check(cudaHostGetDevicePointer((void **)&a->result, d->result, 0), "mapped memory");
-    if (rc == 0) memset(d->result, 0, sizeof *d->result);
+    int rc = setup_slab(&d->slab, want, sizeof want / sizeof *want, "the drafter's scratch memory");
+    if (rc == 0) rc = setup_mapped((void **)&d->result, (void **)&a->result, sizeof *d->result);
     a->pages[0] = d->pages[0], a->pages[1] = d->pages[1];
     return rc;
 }
 
-/* As the target's own (backend.cu). */
+/* What does not turn keeps the slab's zeros. */
 static int make_frequencies(struct cuda_draft *d)
 {
-    float table[DRAFT_ROPE_PAIRS] = { 0 };
+    float *to = (float *)d->args.inv_freq;
+    const int rc = setup_frequencies(to, d->spec.rope_theta[CUDA_SLIDING], 1.0, 2 * DRAFT_ROPE_SLIDING, d->spec.rope_turned[CUDA_SLIDING]);
 
-    for (uint32_t type = 0; type < 2; type++)
-        for (uint32_t i = 0; i < d->spec.rope_turned[type]; i++)
-            table[(type == CUDA_FULL ? DRAFT_ROPE_SLIDING : 0) + i] = 1.0f / powf((float)d->spec.rope_theta[type], (float)(2 * i) / (type == CUDA_FULL ? 512.0f : 256.0f));
-    return launch_check(cudaMemcpy((void *)d->args.inv_freq, table, sizeof table, cudaMemcpyHostToDevice), "frequencies");
+    return rc ? rc : setup_frequencies(to + DRAFT_ROPE_SLIDING, d->spec.rope_theta[CUDA_FULL], 1.0, 2 * DRAFT_ROPE_FULL, d->spec.rope_turned[CUDA_FULL]);
 }
 
 static void set_phases(struct draft_round_args *a, const struct draft_plan *p, uint32_t layers)

@@ -4,6 +4,7 @@
  * norms; then head and post_projection. A row attends from position key_count - 1 and turns by the angles of its own position. */
 #include "cuda_draft_plain.h"
 #include "launch.h"
+#include "setup.h"
 #include "plain_attn.cuh"
 #include "plain_linear.cuh"
 #include "plain_ops.cuh"
@@ -131,12 +132,12 @@ static int make_scratch(struct cuda_draft_plain *d)
 {
     const struct cuda_draft_spec *s = &d->spec;
     const uint64_t rows = d->rows_max;
-    uint64_t widest = 0, part = 0, tops = 0, bytes = 0;
+    uint64_t widest = 0, part = 0, tops = 0;
 
     for (uint32_t i = 0; i < s->layers; i++)
         if (s->q_heads * dim_of(s, &d->target, i) > widest) widest = s->q_heads * dim_of(s, &d->target, i);
     size_attention(d, &part, &tops);
-    const struct { void **at; uint64_t bytes; } want[] = {
+    const struct setup_part want[] = {
         { (void **)&d->joined, 8 * rows * s->backbone_hidden }, { (void **)&d->h, 4 * rows * s->hidden }, { (void **)&d->x, 4 * rows * s->hidden }, { (void **)&d->y, 4 * rows * s->hidden },
         { (void **)&d->q, 4 * rows * widest }, { (void **)&d->attended, 4 * rows * widest }, { (void **)&d->gate, 4 * rows * s->intermediate },
         { (void **)&d->hidden, 4 * rows * s->backbone_hidden }, { (void **)&d->logits, 4 * rows * s->vocab }, { (void **)&d->tile_top, 4 * rows * (s->vocab / 16) },
@@ -145,15 +146,7 @@ static int make_scratch(struct cuda_draft_plain *d)
         { (void **)&d->pages[0], 4ull * d->options.seqs_max * d->pages_stride[0] }, { (void **)&d->pages[1], 4ull * d->options.seqs_max * d->pages_stride[1] },
     };
 
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) bytes += (want[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-    int rc = launch_check(cudaMalloc((void **)&d->slab, bytes), "the drafter's scratch memory");
-    if (rc == 0) rc = launch_check(cudaMemset(d->slab, 0, bytes), "the drafter's scratch memory");
-    bytes = 0;
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-        *want[i].at = (void *)(d->slab + bytes);
-        bytes += (want[i].bytes + ALIGN - 1) / ALIGN * ALIGN;
-    }
-    return rc;
+    return setup_slab(&d->slab, want, sizeof want / sizeof *want, "the drafter's scratch memory");
 }
 
 /* As plain.cu: half a pair more than `turned`, so that the cut to whole pairs gives it back whatever the head size. */

@@ -8,14 +8,13 @@
 #include "dspark_layout.h"
 #include "dspark_ops.h"
 #include "launch.h"
+#include "setup.h"
 #include "shm/error.h"
-#include <math.h>
 #include <new>
 #include <string.h>
 #include <time.h>
 
 #define ROWS 64u                      /* of every buffer: blocks of a round, or positions absorbed */
-#define ALIGN 1024u
 #define GUESS_STRIDE DSPARK_GUESSES_MAX
 #define RING_SLOTS 10
 #define WINDOW_SLOTS 3
@@ -64,7 +63,7 @@ static int make_scratch(struct cuda_dspark *d)
     const struct cuda_dspark_spec *s = &d->spec;
     const uint64_t hidden = s->hidden, blocks = (uint64_t)CUDA_DSPARK_ROWS_MAX * s->block, spans = dspark_attn_spans(d->ring_rows);
     const uint64_t parts = s->sources > NORM_SPLIT_MAX ? s->sources : NORM_SPLIT_MAX;
-    const struct { void **p; uint64_t bytes; } want[] = {
+    const struct setup_part want[] = {
         { (void **)&d->outputs, 2 * s->sources * ROWS * hidden }, { (void **)&d->part, 4 * parts * ROWS * hidden }, { (void **)&d->f, 2 * ROWS * hidden },
         { (void **)&d->key_out, 4ull * ROWS * s->layers * DSPARK_DIM }, { (void **)&d->residual[0], 4 * ROWS * hidden }, { (void **)&d->residual[1], 4 * ROWS * hidden },
         { (void **)&d->x, 2 * ROWS * hidden }, { (void **)&d->attended, 2ull * ROWS * DSPARK_HEADS * DSPARK_DIM }, { (void **)&d->act, 2ull * ROWS * s->intermediate },
@@ -75,32 +74,19 @@ static int make_scratch(struct cuda_dspark *d)
         { (void **)&d->chance, 4ull * CUDA_DSPARK_ROWS_MAX * GUESS_STRIDE }, { &d->markov, DSPARK_MARKOV_SCRATCH },
     };
     const uint64_t ring = 2ull * d->options.features.places * s->layers * d->ring_rows * DSPARK_DIM;
-    uint64_t bytes = 0;
 
-    for (const auto &w : want) bytes += (w.bytes + ALIGN - 1) / ALIGN * ALIGN;
-    int rc = launch_check(cudaMalloc((void **)&d->slab, bytes), "the drafter's scratch memory");
-    if (rc == 0) rc = launch_check(cudaMemset(d->slab, 0, bytes), "the drafter's scratch memory");
-    bytes = 0;
-    for (const auto &w : want) {
-        *w.p = d->slab + bytes;
-        bytes += (w.bytes + ALIGN - 1) / ALIGN * ALIGN;
-    }
+    int rc = setup_slab(&d->slab, want, sizeof want / sizeof *want, "the drafter's scratch memory");
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&d->k, ring), "the drafter's keys");
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&d->v, ring), "the drafter's values");
     if (rc == 0) rc = launch_check(cudaMemset(d->k, 0, ring), "the drafter's keys");      /* what is masked is still multiplied: it must be a number */
     if (rc == 0) rc = launch_check(cudaMemset(d->v, 0, ring), "the drafter's values");
-    if (rc == 0) rc = launch_check(cudaHostAlloc((void **)&d->result, sizeof *d->result, cudaHostAllocMapped), "mapped memory");
-    if (rc == 0) rc = launch_check(cudaHostGetDevicePointer((void **)&d->result_device, d->result, 0), "mapped memory");
-    if (rc == 0) memset(d->result, 0, sizeof *d->result);
+    if (rc == 0) rc = setup_mapped((void **)&d->result, (void **)&d->result_device, sizeof *d->result);
     return rc;
 }
 
 static int make_frequencies(const struct cuda_dspark *d)
 {
-    float table[DSPARK_TURNED];
-
-    for (uint32_t i = 0; i < DSPARK_TURNED; i++) table[i] = 1.0f / powf((float)d->spec.rope_theta, (float)(2 * i) / (float)DSPARK_DIM);
-    return launch_check(cudaMemcpy(d->inv_freq, table, sizeof table, cudaMemcpyHostToDevice), "frequencies");
+    return setup_frequencies(d->inv_freq, d->spec.rope_theta, 1.0, DSPARK_DIM, DSPARK_TURNED);
 }
 
 static int check_device(struct cuda_dspark *d)

@@ -6,6 +6,7 @@
  * (plain_launch.cuh); products fetch weights before that wait. */
 #include "plain.h"
 #include "launch.h"
+#include "setup.h"
 #include "outputs.h"
 #include "plain_attn.cuh"
 #include "plain_linear.cuh"
@@ -22,7 +23,6 @@ extern "C" {
 
 #define PART_BYTES_MAX (64ull << 20)  /* attention's parts: more rows go in batches */
 #define TABLE_PIECE 4096u             /* positions of a table made at a time */
-#define SLAB_ALIGN 256
 
 struct plain {
     struct cuda_model_spec spec;
@@ -68,29 +68,21 @@ static void size_attention(struct plain *p, uint64_t *part, uint64_t *part_top)
 static int make_scratch(struct plain *p)
 {
     const uint64_t rows = p->options.rows_max, hidden = p->spec.hidden;
-    uint64_t widest = 0, widest_q = 0, part = 0, part_top = 0, bytes = 0;
+    uint64_t widest = 0, widest_q = 0, part = 0, part_top = 0;
 
     for (uint32_t i = 0; i < p->spec.layers; i++) {
         if (qkv_rows(p, i) > widest) widest = qkv_rows(p, i);
         if (q_rows(p, i) > widest_q) widest_q = q_rows(p, i);
     }
     size_attention(p, &part, &part_top);
-    const struct { void **at; uint64_t bytes; } want[] = {
+    const struct setup_part want[] = {
         { (void **)&p->row, rows * sizeof *p->row }, { (void **)&p->h, 4 * rows * hidden }, { (void **)&p->x, 4 * rows * hidden },
         { (void **)&p->y, 4 * rows * hidden }, { (void **)&p->qkv, 4 * rows * widest }, { (void **)&p->attended, 4 * rows * widest_q },
         { (void **)&p->gate, 4 * rows * p->spec.intermediate }, { (void **)&p->part, part }, { (void **)&p->part_top, part_top },
         { (void **)&p->rounded, 4 * rows * p->arena.rounded }, { (void **)&p->rounded_scale, p->arena.rounded ? 4 * rows : 0 },
     };
 
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) bytes += (want[i].bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
-    int rc = launch_check(cudaMalloc((void **)&p->slab, bytes), "scratch memory");
-    if (rc == 0) rc = launch_check(cudaMemset(p->slab, 0, bytes), "scratch memory");
-    bytes = 0;
-    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
-        *want[i].at = p->slab + bytes;
-        bytes += (want[i].bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN;
-    }
-    return rc;
+    return setup_slab(&p->slab, want, sizeof want / sizeof *want, "scratch memory");
 }
 
 /* Cosines and sines of every position, made by the CPU's own function: the device's sine rounds differently once in a while. */

@@ -5,24 +5,22 @@
 #include "kernels/stored.h"
 #include "prefill_mm.h"
 #include "round.h"
+#include "setup.h"
 #include "shm/error.h"
 extern "C" {
 #include "shm/must.h"
 }
-#include <math.h>
 #include <string.h>
 #include <time.h>
 #include <algorithm>
 #include <new>
 
-#define SLAB_ALIGN 1024
 #define ROWS_LIMIT 65536              /* of a run: what the kernels' grids and 32-bit indices were written for */
 #define CONTEXT_LIMIT (1u << 20)
 #define WAIT_PAUSE_NS 10000           /* between two looks at the event */
 
 static_assert(CONTEXT_LIMIT / PREFILL_SEGMENT <= PREFILL_SLOTS, "the segments of a tile belong to one round");
 
-static uint64_t aligned(uint64_t bytes) { return (bytes + SLAB_ALIGN - 1) / SLAB_ALIGN * SLAB_ALIGN; }
 
 /* Segments of the longest text, and tiles of the largest run. */
 static uint32_t segments_max(const struct cuda_prefill *p) { return (p->options.context_max + PREFILL_SEGMENT - 1) / PREFILL_SEGMENT; }
@@ -60,13 +58,13 @@ static int make_memory(struct cuda_prefill *p)
 {
     const struct cuda_model_spec *s = &p->spec;
     const uint64_t turned = s->rope_turned[0] + s->rope_turned[1], rows = p->rows_max;
-    uint64_t qkv_rows = 0, q_rows = 0, bytes = 0;
+    uint64_t qkv_rows = 0, q_rows = 0;
 
     for (uint32_t i = 0; i < s->layers; i++) {
         if (p->arena.layer[i].qkv.rows > qkv_rows) qkv_rows = p->arena.layer[i].qkv.rows;
         if (spec_q_rows(s, i) > q_rows) q_rows = spec_q_rows(s, i);
     }
-    const struct { void **at; uint64_t bytes; } want[] = {
+    const struct setup_part want[] = {
         { (void **)&p->job, p->job_bytes },
         { (void **)&p->residual, 4 * rows * s->hidden },
         { (void **)&p->sum, 4 * rows * s->hidden },
@@ -90,26 +88,18 @@ static int make_memory(struct cuda_prefill *p)
         { (void **)&p->pool[1], pool_bytes(p, CUDA_FULL) },
     };
 
-    for (const auto &w : want) bytes += aligned(w.bytes);
-    int rc = launch_check(cudaMalloc((void **)&p->slab, bytes), "prefill memory");
-    if (rc == 0) rc = launch_check(cudaMemset(p->slab, 0, bytes), "prefill memory");
-    bytes = 0;
-    for (const auto &w : want) *w.at = p->slab + bytes, bytes += aligned(w.bytes);
+    int rc = setup_slab(&p->slab, want, sizeof want / sizeof *want, "prefill memory");
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&p->job_host, p->job_bytes), "pinned memory");
     p->cut = new (std::nothrow) prefill_tile[tiles_max(p, CUDA_FULL)];
     return rc ? rc : p->cut ? 0 : -E_NOMEM;
 }
 
-/* As the decode step's: in f32, in the order in which the reference computes it. */
 static int make_frequencies(struct cuda_prefill *p)
 {
-    float table[128 + 256];
-    uint32_t n = 0;
+    const struct cuda_model_spec *s = &p->spec;
+    const int rc = setup_frequencies(p->inv_freq, s->rope_theta[0], s->rope_divisor[0], s->head_dim[0], s->rope_turned[0]);
 
-    for (uint32_t type = 0; type < 2; type++)
-        for (uint32_t i = 0; i < p->spec.rope_turned[type]; i++)
-            table[n++] = 1.0f / powf((float)p->spec.rope_theta[type], (float)(2 * i) / (float)p->spec.head_dim[type]) / (float)p->spec.rope_divisor[type];
-    return launch_check(cudaMemcpy(p->inv_freq, table, n * sizeof *table, cudaMemcpyHostToDevice), "frequencies");
+    return rc ? rc : setup_frequencies(p->inv_freq + s->rope_turned[0], s->rope_theta[1], s->rope_divisor[1], s->head_dim[1], s->rope_turned[1]);
 }
 
 static int make_maps(struct cuda_prefill *p)

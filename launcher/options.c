@@ -51,6 +51,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_PREFIX_CACHE] = {"prefix-cache", TEXT, 0, 0, "on", "on|off", "go on where a prompt differs from one that was there before; off: compute every prompt whole"},
     [OPT_PREFIX_CACHE_MIB] = {"prefix-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "KV cache that prompts of the past may hold as long as nobody needs it; 0: on a GPU all of it, on a CPU a quarter, or two windows"},
     [OPT_DRAFT_WHEN] = {"draft-when", TEXT, 0, 0, "paying", "paying|always", "score drafts where they make the output faster, or all that are proposed"},
+    [OPT_DRAFT_SIGNALS] = {"draft-signals", TEXT, 0, 0, "auto", "auto|device|host", "how a lone stream's drafts reach the step that scores them on a GPU: on the device, or over the hosts; auto: on the device under MPS"},
     [OPT_DRAFT_TOKENS] = {"draft-tokens", NUMBER, 1, RING_TOKENS_MAX, "7", "N", "tokens the drafter may propose a round"},
     [OPT_SPIN_US] = {"spin-us", NUMBER, 0, 10000, "", "N", "microseconds a stage spins before it sleeps; default: 50, or 0 with fewer than 8 cores"},
     [OPT_MESSAGE_MIB] = {"max-message-mib", NUMBER, 1, 1024, "32", "N", "largest request"},
@@ -238,7 +239,7 @@ static int one_of(const struct options *o, enum option_id id, const char *const 
 
 static int check(struct options *o, char *err, size_t err_bytes)
 {
-    static const char *const when[] = {"paying", "always", NULL};
+    static const char *const when[] = {"paying", "always", NULL}, *const signals[] = {"auto", "device", "host", NULL};
     static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
     static const char *const weights[] = {"auto", "bf16", "fp8", "fp8-block128", "nvfp4", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
     static const char *const activations[] = {"auto", "bf16", NULL};
@@ -260,7 +261,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
         snprintf(err, err_bytes, "slots (%s) must be at least max-sequences (%s)", o->value[OPT_SLOTS], o->value[OPT_MAX_SEQUENCES]);
         return -E_CONFIG;
     }
-    if (one_of(o, OPT_DRAFT_DTYPE, weights, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
+    if (one_of(o, OPT_DRAFT_DTYPE, weights, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DRAFT_SIGNALS, signals, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
         one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_ACTIVATIONS, activations, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
         one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_JPEG_SCALING, switches, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes) ||
         one_of(o, OPT_PREFIX_CACHE, switches, err, err_bytes))

@@ -66,6 +66,12 @@ struct engine_device {                /* one of engine_cpu, engine_cuda */
     void (*copy_outputs)(struct engine *e, uint32_t from_slot, uint32_t from_generation, uint32_t slot, uint32_t first, uint32_t count);
     int (*pick)(struct engine *e, const struct engine_span *span, uint32_t row, struct sample_out *out);
     uint32_t (*fill_rows)(const struct engine *e);
+    /* NULL where drafts cannot come over the device */
+    bool (*hands_over)(const struct engine *e, uint32_t slot);
+    void (*step_behind)(struct engine *e, const struct engine_span *span, const uint32_t *tokens, uint64_t tag);
+    bool (*begun)(const struct engine *e);
+    void (*release)(struct engine *e);
+    uint32_t (*scored)(const struct engine *e, uint32_t *tokens);
     uint32_t steps_by_graph;          /* 1: a step computes the next power of two of rows */
 };
 
@@ -135,6 +141,15 @@ static inline void engine_first(struct engine *e, const struct engine_span *span
     e->device->first(e, spans, span_count, tokens);
 }
 static inline void engine_wait(struct engine *e) { e->device->wait(e); }
+
+/* Verify: drafts that come over the device (kernels/cuda/cuda_handover.h). Can a step of this sequence, alone, wait for them there? */
+static inline bool engine_hands_over(const struct engine *e, uint32_t slot) { return e->device->hands_over && e->device->hands_over(e, slot); }
+/* As engine_step for one span; the tokens behind the first are placeholders. Its rows are settled, fewer perhaps, when the drafter has left what it has for this tag, or
+ * behind engine_release, which may come at any time until then. engine_begun: they are; engine_scored, behind engine_wait: how many, and their tokens. */
+static inline void engine_step_behind(struct engine *e, const struct engine_span *span, const uint32_t *tokens, uint64_t tag) { e->device->step_behind(e, span, tokens, tag); }
+static inline bool engine_begun(const struct engine *e) { return e->device->begun(e); }
+static inline void engine_release(struct engine *e) { e->device->release(e); }
+static inline uint32_t engine_scored(const struct engine *e, uint32_t *tokens) { return e->device->scored(e, tokens); }
 
 /* The sampler's choice behind row `row` of the span (0-based), which is meaningful when the tokens of the rows before it
  * were the sampler's own choices, too: ask in order, stop at the first that differs. 0, or -E_RANGE: the logits are broken. */

@@ -6,6 +6,7 @@
  * Owns     the library's handle: scratch memory and graphs, nothing of value
  * Fails    no library, no device: exit 100 or 111 with the reason. A lost context, or a step that does not end: exit 112; the
  *          memory belongs to descriptors that the launcher holds, so a new process goes on where this one was. */
+#include "kernels/cuda/sample.h"
 #include "model/cuda_library.h"
 #include "model/engine.h"
 #include "model/engine_gpu.h"
@@ -58,6 +59,7 @@ struct gpu {
     uint64_t refused_layers;          /* wanted, and there is no room for them: said once */
     struct step_state state;
     struct step_result result;
+    bool hands_over;                  /* drafts may come over the device */
 };
 
 __attribute__((noreturn)) static void lost(struct engine *e, const char *what, int rc)
@@ -167,7 +169,8 @@ static struct step_sampling row_sampling(const struct gpu_sequence *q)
                                   .want_logprobs = p->want_logprobs, .top_logprob_count = p->top_logprob_count};
 }
 
-static void launch(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, bool from_states)
+/* tag: of the drafts that the step waits for; 0: none. */
+static void launch(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, bool from_states, uint64_t tag)
 {
     struct gpu *g = e->state;
     struct step_state *s = &g->state;
@@ -187,18 +190,67 @@ static void launch(struct engine *e, const struct engine_span *spans, uint32_t s
             s->sampling[span->first_row + r] = sampling;
         }
     }
-    check(e, "step", g->lib.backend_step(g->backend, s));
+    check(e, "step", tag ? g->lib.backend_step_behind(g->backend, s, tag) : g->lib.backend_step(g->backend, s));
 }
 
 static void gpu_step(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows)
 {
     keep_outputs(e);
-    launch(e, spans, span_count, tokens, rows, false);
+    launch(e, spans, span_count, tokens, rows, false, 0);
 }
 
 static void gpu_first(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens)
 {
-    launch(e, spans, span_count, tokens, span_count, true);
+    launch(e, spans, span_count, tokens, span_count, true, 0);
+}
+
+/* ---- drafts that come over the device ---- */
+
+static bool gpu_hands_over(const struct engine *e, uint32_t slot)
+{
+    const struct gpu *g = e->state;
+
+    if (!g->hands_over || !g->seq[slot].sampling) return false;
+    const struct step_sampling sampling = row_sampling(&g->seq[slot]);
+    return !sample_is_general(&sampling);
+}
+
+static void gpu_step_behind(struct engine *e, const struct engine_span *span, const uint32_t *tokens, uint64_t tag)
+{
+    keep_outputs(e);
+    launch(e, span, 1, tokens, span->rows, false, tag);
+}
+
+static bool gpu_begun(const struct engine *e)
+{
+    const struct gpu *g = e->state;
+
+    return g->lib.backend_begun(g->backend);
+}
+
+static void gpu_release(struct engine *e)
+{
+    struct gpu *g = e->state;
+
+    check(e, "going on without drafts", g->lib.backend_release(g->backend));
+}
+
+static uint32_t gpu_scored(const struct engine *e, uint32_t *tokens)
+{
+    const struct gpu *g = e->state;
+
+    return g->lib.backend_scored(g->backend, tokens);
+}
+
+static void open_signals(struct engine *e)
+{
+    struct gpu *g = e->state;
+    struct cuda_handover_record *record = engine_gpu_signals(&g->lib, e->stage);
+    const int rc = record ? g->lib.backend_hand_over(g->backend, record) : -E_UNSUPPORTED;
+
+    if (rc == -E_UNSUPPORTED) return; /* host flags do */
+    check(e, "the memory of drafts", rc);
+    g->hands_over = true;
 }
 
 static void gpu_wait(struct engine *e)
@@ -342,7 +394,8 @@ static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t r
     return 0;
 }
 
-static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_copy, gpu_copy_outputs, gpu_pick, gpu_fill_rows, 1};
+static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_copy, gpu_copy_outputs, gpu_pick, gpu_fill_rows,
+                                               gpu_hands_over, gpu_step_behind, gpu_begun, gpu_release, gpu_scored, 1};
 
 /* ---- setting up -------------------------------------------------------------------------------- */
 
@@ -415,6 +468,7 @@ void engine_open_cuda(struct engine *e, enum engine_use use, uint32_t rows_max)
     if (rc == -E_IO) lost(e, "setting up", rc);
     if (rc != 0) stage_exit(e->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the GPU cannot be set up (%s): %s", error_text(rc), g->lib.backend_error());
     if (sees) open_senses(e, senses);
+    if (use == ENGINE_STEP) open_signals(e);
     stage_beat(e->stage);
     stage_log(e->stage, LOG_DEBUG, "gpu-open", "context_ms=%.1f memory_ms=%.1f kernels_ms=%.1f", (double)(context_ns - begin_ns) / 1e6, (double)(mapped_ns - context_ns) / 1e6,
               (double)(clock_ns() - mapped_ns) / 1e6);

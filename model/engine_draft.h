@@ -33,12 +33,14 @@ struct engine_draft_answer {
 /* Shall question `index` get another draft behind so_far->count of them? Asked after every step by a device that computes step by step. */
 typedef bool engine_draft_go_on_fn(void *context, uint32_t index, const struct engine_draft_answer *so_far);
 
+struct cuda_handover;
 struct engine_draft;
 struct engine_draft_device {
     void (*admit)(struct engine_draft *d, uint32_t slot, const struct engine_sequence *seq);
     void (*leave)(struct engine_draft *d, uint32_t slot);
     int (*round)(struct engine_draft *d, const struct engine_draft_question *questions, uint32_t count, struct engine_draft_answer *answers,
                  engine_draft_go_on_fn *go_on, void *context);
+    void (*hand_over)(struct engine_draft *d, const struct cuda_handover *hand); /* NULL: its drafts go over the host */
 };
 
 struct engine_draft {
@@ -49,6 +51,7 @@ struct engine_draft {
     uint32_t slot_count, rows_max;   /* questions of one round */
     uint32_t tokens_max;             /* drafts of one question */
     uint64_t fixed_ns;               /* of the last round: what it took before the first draft, however many follow; 0: every draft is a step of its own */
+    bool hands_over;                 /* drafts may go to verify's step over the device */
     const struct engine_draft_device *device;
     void *state;                     /* the device's own; lives as long as the process */
 };
@@ -66,6 +69,9 @@ static inline int engine_draft_round(struct engine_draft *d, const struct engine
 {
     return d->device->round(d, questions, count, answers, go_on, context);
 }
+
+/* The next round, of one question, leaves its drafts where verify's step waits on the device as well (kernels/cuda/cuda_handover.h). Only where d->hands_over. */
+static inline void engine_draft_hand_over(struct engine_draft *d, const struct cuda_handover *hand) { d->device->hand_over(d, hand); }
 
 /* What a drafter's config.json calls itself: DRAFT_KIND_MTP or DRAFT_KIND_DSPARK, or -E_FORMAT, -E_NOT_FOUND, -E_UNSUPPORTED with the reason. */
 int engine_draft_kind(const struct model_files *files, struct model_error *err);

@@ -113,7 +113,14 @@ static int gpu_round(struct engine_draft *d, const struct engine_draft_question 
     return rc;
 }
 
-static const struct engine_draft_device gpu_device = {gpu_admit, gpu_leave, gpu_round};
+static void gpu_hand_over(struct engine_draft *d, const struct cuda_handover *hand)
+{
+    struct gpu_drafter *g = d->state;
+
+    check(d, "handing drafts over", g->lib.draft_hand_over(g->draft, hand));
+}
+
+static const struct engine_draft_device gpu_device = {gpu_admit, gpu_leave, gpu_round, gpu_hand_over};
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
@@ -253,6 +260,8 @@ static void open_drafter(struct engine_draft *d)
     };
 
     map_keys(d, g, options.kv_device);
+    options.handover = engine_gpu_signals(&g->lib, d->stage);
+    d->hands_over = options.handover != NULL;
     const int rc = g->lib.draft_open(&g->draft, &g->spec, &g->target, &options);
     if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
     if (rc != 0) stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());

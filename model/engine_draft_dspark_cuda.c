@@ -204,7 +204,14 @@ static int head_round(struct engine_draft *d, const struct engine_draft_question
     return rc ? rc : flush(d, questions, &p, answers);
 }
 
-static const struct engine_draft_device head_device = {head_admit, head_leave, head_round};
+static void head_hand_over(struct engine_draft *d, const struct cuda_handover *hand)
+{
+    struct gpu_head *g = d->state;
+
+    check(d, "handing guesses over", g->lib.dspark_hand_over(g->dspark, hand));
+}
+
+static const struct engine_draft_device head_device = {head_admit, head_leave, head_round, head_hand_over};
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
@@ -363,6 +370,8 @@ static void open_head(struct engine_draft *d, uint64_t bytes)
     options.target_device = engine_gpu_map(&g->lib, d->stage, "gpu.weights", wiring_u64(&d->stage->wiring, "gpu.weights_bytes", 0), false);
     options.weights_device = g->weights_device = own_memory(d, bytes);
     load_weights(d, options.target_device);
+    options.handover = engine_gpu_signals(&g->lib, d->stage);
+    d->hands_over = options.handover != NULL;
     const int rc = g->lib.dspark_open(&g->dspark, &g->spec, &g->target, &options, g->weights.confidence_bias);
     if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
     if (rc != 0) stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());

@@ -7,7 +7,9 @@
 #include "shm/error.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 void engine_gpu_open(struct cuda_library *lib, struct cuda_device_facts *facts, struct stage *s)
@@ -69,6 +71,17 @@ void engine_gpu_features(const struct cuda_library *lib, struct stage *s, const 
     f.base = engine_gpu_map(lib, s, "arena.features", features_bytes(&f), writable);
     *out = (struct cuda_features){.device = f.base, .row_bytes = f.row_bytes, .places = f.place_count, .rows = f.rows, .sources_max = f.source_max, .element_bytes = f.element_bytes};
     if (layout) *layout = f;
+}
+
+struct cuda_handover_record *engine_gpu_signals(const struct cuda_library *lib, struct stage *s)
+{
+    const char *how = wiring_text(&s->wiring, "draft.signals", "auto"), *mps = getenv("CUDA_MPS_PIPE_DIRECTORY");
+    struct stat dir;
+
+    if (strcmp(how, "host") == 0 || stage_fd(s, "arena.signals") < 0) return NULL;
+    if (strcmp(how, "auto") != 0 && strcmp(how, "device") != 0) stage_exit(s, EXIT_CONFIG, "draft.signals is \"%s\", known are auto, device and host", how);
+    if (how[0] == 'a' && (!mps || stat(mps, &dir) != 0 || !S_ISDIR(dir.st_mode))) return NULL;
+    return engine_gpu_map(lib, s, "arena.signals", CUDA_HANDOVER_BYTES, true);
 }
 
 void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc)

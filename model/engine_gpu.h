@@ -25,6 +25,10 @@ struct features;
 void engine_gpu_features(const struct cuda_library *lib, struct stage *s, const struct model_config *config, uint32_t context_max, bool writable, struct cuda_features *out,
                          struct features *layout);
 
+/* Where drafts go over the device (arena.signals; kernels/cuda/cuda_handover.h). NULL: option draft.signals is "host", or "auto" and we are outside MPS, where the GPU is given from process
+ * to process by turns anyway. Exits on failure. */
+struct cuda_handover_record *engine_gpu_signals(const struct cuda_library *lib, struct stage *s);
+
 /* The context is gone, and with it every further call: says so where the launcher looks, and leaves without the destructors of a dead driver. */
 void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc) __attribute__((noreturn));
 

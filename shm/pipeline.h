@@ -55,6 +55,7 @@ enum ring_id {
 #define SEGMENT_MAGIC 0x31454349554c53ull /* "SLUICE1" */
 #define RING_SLOTS 1024u                  /* power of two; more than one message per table slot and edge in normal running */
 #define RING_TOKENS_MAX 12u
+#define RING_DRAFTS_COME 0xffffffffu
 #define STATUS_COUNTERS 96u
 #define STATUS_BUSY_MAX 64u
 #define STATUS_PANIC_BYTES 256u
@@ -65,7 +66,7 @@ struct ring_msg {
     uint32_t slot;
     uint32_t generation;
     uint32_t base;                    /* RING_DRAFT_VERIFY: committed output tokens the proposal follows */
-    uint32_t count;                   /* RING_DRAFT_VERIFY: tokens proposed, <= RING_TOKENS_MAX */
+    uint32_t count;                   /* RING_DRAFT_VERIFY: tokens proposed, <= RING_TOKENS_MAX; RING_DRAFTS_COME: they come over the device, for the tag in tokens[0] and [1] */
     uint32_t tokens[RING_TOKENS_MAX]; /* advisory: verify checks each one */
 };
 static_assert(sizeof(struct ring_msg) == 64, "changed layout: bump LAYOUT_VERSION");

@@ -161,3 +161,15 @@ bool ring_wait(struct ring *const *rings, unsigned count, uint64_t timeout_ns, u
     ring_disarm(rings, count);
     return any_waiting(rings, count);
 }
+
+#define DUE_EARLY_NS 200000ull /* a timed sleep may end so late: timer slack, a core that wakes up */
+#define DUE_LATE_NS 200000ull
+
+bool ring_wait_due(struct ring *const *rings, unsigned count, uint64_t due_ns, uint64_t until_ns)
+{
+    const uint64_t now = clock_ns(), early = due_ns > DUE_EARLY_NS ? due_ns - DUE_EARLY_NS : 0, late = due_ns + DUE_LATE_NS < until_ns ? due_ns + DUE_LATE_NS : until_ns;
+
+    if (now < early && early < until_ns && ring_wait(rings, count, early - now, 0)) return true;
+    const uint64_t awake = clock_ns(), spin_ns = late > awake ? late - awake : 0;
+    return ring_wait(rings, count, until_ns > awake + spin_ns ? until_ns - awake - spin_ns : 0, spin_ns);
+}

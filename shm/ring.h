@@ -44,6 +44,10 @@ uint64_t ring_depth(const struct ring *r);
  * was already taken). count <= RING_COUNT. */
 bool ring_wait(struct ring *const *rings, unsigned count, uint64_t timeout_ns, uint64_t spin_ns);
 
+/* Consumer. The same until `until_ns` (clock_ns()), for a message that is expected at about due_ns: asleep before, awake and spinning around it, so that no wake-up stands in its
+ * way, asleep again behind. */
+bool ring_wait_due(struct ring *const *rings, unsigned count, uint64_t due_ns, uint64_t until_ns);
+
 /* Consumer in an event loop: declare that we are about to sleep in epoll. True when a message came
  * meanwhile: do not sleep. Undo with ring_disarm() after waking. */
 bool ring_arm(struct ring *const *rings, unsigned count);

@@ -20,6 +20,8 @@
 #define ROWS_MAX 64u            /* questions of one round; STATUS_BUSY_MAX */
 #define STEP_SHARE 16u          /* weight of a slower round in what a step costs: 1 / this */
 #define MILLIONTHS 1e-6f
+#define DUE_MAX_NS 20000000ull  /* questions further apart are not waited for awake */
+#define APART_SHARE 4u          /* weight of the newest: 1 / this */
 
 static_assert(ROWS_MAX <= STATUS_BUSY_MAX, "all questions of a round can be declared");
 
@@ -29,6 +31,7 @@ struct job {                    /* one question of the round */
     float least;                /* chance below which a token is not */
     bool suspect, thinking;
     float chance;               /* of the whole guess so far */
+    uint64_t tag;               /* of the hand-over on the device that verify is ready for; 0: none */
     struct text text;
     struct ring_msg answer;
 };
@@ -48,6 +51,7 @@ struct draft {
     struct engine_draft_answer answer[ROWS_MAX];
     struct job *asker[ROWS_MAX];
     uint32_t asked;
+    uint64_t answered_ns, apart_ns; /* when the last questions were answered, and how long after such a moment the next ones come */
 };
 
 /* ---- sequences ------------------------------------------------------------------------- */
@@ -120,7 +124,7 @@ static bool take_up(struct draft *k, const struct ring_msg *in, struct job *j)
     const uint32_t prompt_count = p->prompt_count, committed = word_for(&table_verify(&k->table, in->slot)->commit, g);
     if (prompt_count > k->table.limits.context_max || committed > k->table.limits.context_max - prompt_count) return false;
     *j = (struct job){.slot = in->slot, .generation = g, .most = in->count && in->count < k->tokens_max ? in->count : k->tokens_max, .least = (float)in->tokens[0] * MILLIONTHS,
-                      .suspect = word_for(&table_launcher(&k->table, in->slot)->strikes, g) != 0, .thinking = word_for(&table_detokenize(&k->table, in->slot)->thinking, g) != 0, .chance = 1,
+                      .tag = in->tokens[1] | (uint64_t)in->tokens[2] << 32, .suspect = word_for(&table_launcher(&k->table, in->slot)->strikes, g) != 0, .thinking = word_for(&table_detokenize(&k->table, in->slot)->thinking, g) != 0, .chance = 1,
                       .text = {.prompt = table_prompt(&k->table, in->slot), .output = table_output(&k->table, in->slot), .prompt_count = prompt_count, .count = prompt_count + committed},
                       .answer = {.slot = in->slot, .generation = g, .base = committed}};
     return true;
@@ -164,6 +168,26 @@ static void plan(struct draft *k, struct job *j)
     k->question[k->asked] = (struct engine_draft_question){.slot = j->slot, .token = j->text.output[committed - 1], .position = j->text.count - 1,
                                                            .tokens_max = j->most < k->engine.tokens_max ? j->most : k->engine.tokens_max, .sampling = &f->sampling, .counts = count_text(f, &j->text)};
     k->asker[k->asked++] = j;
+}
+
+/* A lone question whose drafts may go to verify's step over the device: verify is told that they come, so that it can begin. */
+static void hand_over(struct draft *k)
+{
+    struct job *j = k->asker[0];
+    const struct chance_table *c = chances_of(&k->chances, &k->seq[j->slot].sampling, j->thinking, GUESS_NEURAL);
+    struct cuda_handover hand = {.tag = j->tag, .least = j->least};
+    struct ring_msg coming = {.slot = j->slot, .generation = j->generation, .base = j->answer.base, .count = RING_DRAFTS_COME, .tokens = {(uint32_t)j->tag, (uint32_t)(j->tag >> 32)}};
+
+    memcpy(hand.rate, c->rate, sizeof hand.rate);
+    if (draft_force_hook) {
+        struct engine_draft_answer forced = {.count = k->question[0].tokens_max};
+        memset(forced.token, 0xff, sizeof forced.token);
+        draft_force_hook(&j->text, &forced);
+        while (hand.instead_count < forced.count && hand.instead_count < CUDA_HANDOVER_TOKENS_MAX && forced.token[hand.instead_count] != UINT32_MAX) hand.instead_count++;
+        memcpy(hand.instead, forced.token, hand.instead_count * sizeof *hand.instead);
+    }
+    engine_draft_hand_over(&k->engine, &hand);
+    ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &coming);
 }
 
 /* A neural answer: all of it is remembered for judging, what is likely enough is sent. */
@@ -241,6 +265,7 @@ static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)
     k->asked = 0;
     for (uint32_t i = 0; i < count; i++)
         if (!word_for(&table_launcher(&k->table, jobs[i].slot)->verdict, jobs[i].generation)) plan(k, &jobs[i]);
+    if (count == 1 && k->asked == 1 && jobs[0].tag && k->engine.hands_over) hand_over(k);
     ask_neural(k);
     for (uint32_t i = 0; i < count; i++) {
         ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &jobs[i].answer);
@@ -267,6 +292,9 @@ static void take_questions(struct draft *k)
         k->job[at] = j;
         if (at == k->job_count) k->job_count++;
     }
+    if (k->job_count == 0 || k->answered_ns == 0) return;
+    const uint64_t apart = clock_ns() - k->answered_ns;
+    k->apart_ns = k->apart_ns ? k->apart_ns - k->apart_ns / APART_SHARE + apart / APART_SHARE : apart;
 }
 
 /* Suspects are run alone, so that nobody else is accused with them. */
@@ -282,6 +310,16 @@ static void answer_all(struct draft *k)
         k->job[plain++] = k->job[i];
     }
     if (plain) run_jobs(k, k->job, plain);
+    k->answered_ns = clock_ns();
+}
+
+/* Questions come a step of verify apart: when the next one is due we are awake. */
+static void await_questions(struct draft *k)
+{
+    const struct stage *s = &k->stage;
+
+    if (s->spin_ns && k->apart_ns && k->apart_ns < DUE_MAX_NS && clock_ns() < k->answered_ns + DUE_MAX_NS) ring_wait_due(s->in, s->in_count, k->answered_ns + k->apart_ns, k->answered_ns + DUE_MAX_NS);
+    else stage_wait(&k->stage, 1000);
 }
 
 static void attach(struct draft *k, int argc, char **argv)
@@ -315,7 +353,7 @@ int main(int argc, char **argv)
     while (stage_running(&k.stage)) {
         take_questions(&k);
         if (k.job_count) answer_all(&k);
-        else stage_wait(&k.stage, 1000);
+        else await_questions(&k);
     }
     return 0;
 }

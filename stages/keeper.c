@@ -1,7 +1,7 @@
 /* stages/keeper.c - reads the checkpoint, makes the memory that outlives every stage, fills it, and hands the descriptors to the launcher.
  *
  * Reads    the model directory (option model.dir); options device.asked, weights.dtype, model.random
- * Gives    message "model": what the model is and where it runs (options model.*, kv.*, gpu.*, device), descriptors file.*, arena.kv, arena.states, arena.features
+ * Gives    message "model": what the model is and where it runs (options model.*, kv.*, gpu.*, device), descriptors file.*, arena.kv, arena.states, arena.features, arena.signals
  *          and, on a GPU, gpu.weights. It is sent before the weights are loaded, so that the stages set themselves up meanwhile;
  *          counter KEEPER_LOADED tells them when the weights are in place.
  * Owns     nothing that anybody needs afterwards: the launcher holds every descriptor, GPU memory's too. The keeper may die or leave at any
@@ -180,17 +180,19 @@ static void size_cache(struct keeper *k)
 static void make_arena(struct keeper *k)
 {
     const uint64_t states = states_needed(k);
-    int fd = -1, weights_fd = -1, states_fd = -1, rc = 0;
+    int fd = -1, weights_fd = -1, states_fd = -1, signals_fd = -1, rc = 0;
 
     if (states == 0) stage_exit(&k->stage, EXIT_CONFIG, "table.slots was not given"); /* the launcher always does */
     if (k->cuda) {
         rc = k->lib.memory_create(k->weights_bytes, &weights_fd);
         if (rc == 0) rc = k->lib.memory_create(k->geometry.arena_bytes, &fd);
         if (rc == 0) rc = k->lib.memory_create(states, &states_fd);
+        if (rc == 0) rc = k->lib.memory_create(CUDA_HANDOVER_BYTES, &signals_fd);
         if (rc != 0)
             stage_exit(&k->stage, EXIT_MISSING, "%llu MiB of GPU memory (weights %llu MiB) cannot be had: %s; lower --kv-cache-mib", (unsigned long long)((k->weights_bytes + k->geometry.arena_bytes + states) >> 20),
                        (unsigned long long)(k->weights_bytes >> 20), k->lib.backend_error());
         wiring_add_fd(&k->out, "gpu.weights", weights_fd);
+        wiring_add_fd(&k->out, "arena.signals", signals_fd);
     } else {
         fd = keeper_memfd(k, "sluice-kv", "the KV cache", k->geometry.arena_bytes);
         states_fd = keeper_memfd(k, "sluice-states", "the memory of hidden states", states);

@@ -216,7 +216,8 @@ static void add_block(struct verify *k, uint32_t slot, uint32_t draft_count)
     uint32_t *token = k->tokens + k->row_count;
 
     token[0] = newest_token(k, slot);
-    if (draft_count && draft_count <= drafts_usable(k, slot, &drafts)) memcpy(token + 1, drafts, draft_count * sizeof *token);
+    if (draft_count && k->behind.coming) memset(token + 1, 0, draft_count * sizeof *token);
+    else if (draft_count && draft_count <= drafts_usable(k, slot, &drafts)) memcpy(token + 1, drafts, draft_count * sizeof *token);
     k->span[k->block_count++] = (struct engine_span){.slot = slot, .first_position = table_tokenize(&k->table, slot)->prompt_count - 1 + q->known,
                                                      .first_row = k->row_count, .rows = 1 + draft_count};
     k->row_count += 1 + draft_count;
@@ -225,7 +226,7 @@ static void add_block(struct verify *k, uint32_t slot, uint32_t draft_count)
 static uint32_t drafts_available(const struct verify *k, uint32_t slot)
 {
     const uint32_t *drafts = NULL, left = table_tokenize(&k->table, slot)->max_output - k->seq[slot].known - 1;
-    uint32_t count = drafts_usable(k, slot, &drafts);
+    uint32_t count = k->behind.coming ? k->seq[slot].most : drafts_usable(k, slot, &drafts);
 
     if (count > k->draft_tokens) count = k->draft_tokens;
     if (count > k->engine.block_max - 1) count = k->engine.block_max - 1;
@@ -368,14 +369,23 @@ static void round_of(struct verify *k)
     if (k->drafting) drafts_wait(k);
     gather(k);
     declare_busy(k);
-    const uint64_t begin_ns = clock_ns();
-    if (k->begins) engine_first(&k->engine, k->span, k->block_count, k->tokens);
+    uint64_t begin_ns = clock_ns();
+    const bool behind = k->behind.coming && k->row_count > 1; /* then it is the only sequence */
+    const uint32_t computed = engine_rows_computed(&k->engine, k->row_count);
+    if (behind) engine_step_behind(&k->engine, k->span, k->tokens, k->behind.tag);
+    else if (k->begins) engine_first(&k->engine, k->span, k->block_count, k->tokens);
     else engine_step(&k->engine, k->span, k->block_count, k->tokens, k->row_count);
     tell_decided(k); /* of the step before: the device is at work meanwhile */
+    if (behind) begin_ns = drafts_await(k);
     engine_wait(&k->engine);
+    if (behind) {
+        k->span[0].rows = k->row_count = engine_scored(&k->engine, k->tokens);
+        stage_count(&k->stage, VERIFY_HANDED, 1);
+    }
+    k->behind = (struct handed){0};
     if (k->begins) turns_note_running(&k->turns); /* it tells nothing of what steps cost */
     else if (undisturbed) turns_note_step(&k->turns, clock_ns() - begin_ns);
-    if (!k->begins) pace_note_step(&k->pace, engine_rows_computed(&k->engine, k->row_count), clock_ns() - begin_ns);
+    if (!k->begins) pace_note_step(&k->pace, computed, clock_ns() - begin_ns);
     for (uint32_t i = 0; i < k->block_count; i++) decide_block(k, &k->span[i]);
     stage_idle(&k->stage);
     stage_count(&k->stage, VERIFY_ROUNDS, 1);

@@ -135,7 +135,7 @@ static void open_bench(struct bench *b, const struct settings *o)
         OK(cuda_fill_normal(b->kv[t], bytes[t] / 2, 1.0f, 77 + t));
     }
     fill_states(b);
-    const struct cuda_draft_options options = { b->weights, b->target_weights, { b->kv[0], b->kv[1] }, b->states, STATES, b->seqs, b->full_pages * 32, b->ring_pages, 0, o->ring, o->blocks, o->lone };
+    const struct cuda_draft_options options = { b->weights, b->target_weights, { b->kv[0], b->kv[1] }, b->states, STATES, b->seqs, b->full_pages * 32, b->ring_pages, 0, o->ring, o->blocks, o->lone, NULL };
     OK(cuda_draft_open(&b->draft, &b->spec, &b->target, &options));
     for (uint32_t s = 0; s < b->seqs; s++)
         for (uint32_t t = 0; t < 2; t++) {

@@ -201,6 +201,7 @@ extern "C" void cuda_backend_close(struct cuda_backend *b)
     cudaFree(b->slab);
     if (b->state_host) cudaFreeHost(b->state_host);
     if (b->result) cudaFreeHost(b->result);
+    handover_close(&b->handover);
     if (b->stream) cudaStreamDestroy(b->stream);
     delete b;
 }
@@ -349,7 +350,8 @@ extern "C" int cuda_backend_put_state(struct cuda_backend *b, const struct step_
     return launch_check(cudaMemcpyAsync(b->state, state, sizeof *state, cudaMemcpyHostToDevice, b->stream), "state copy");
 }
 
-extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state *state)
+/* tag: of the drafts that the step waits for; 0: none. */
+static int launch_step(struct cuda_backend *b, const struct step_state *state, uint64_t tag)
 {
     const int rc = check_state(b, state);
 
@@ -360,13 +362,39 @@ extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state
     *b->state_host = *state;
     b->state_host->general_rows = general_rows(state);
     b->launched = state->step;
-    int launched = launch_check(cudaGraphLaunch(graph, b->stream), "step");
+    int launched = tag ? handover_await(&b->handover, b->state_host, b->spec.vocab, tag, b->stream) : 0;
+    if (launched == 0) launched = launch_check(cudaGraphLaunch(graph, b->stream), "step");
     if (launched == 0 && b->state_host->general_rows) {
         const struct sample_args args = chain_sample_args(b);
 
         launched = sample_general_launch(&args, state->rows, b->stream);
     }
     return launched;
+}
+
+extern "C" int cuda_backend_step(struct cuda_backend *b, const struct step_state *state) { return launch_step(b, state, 0); }
+
+/* ---- drafts that come over the device ---- */
+
+extern "C" int cuda_backend_hand_over(struct cuda_backend *b, struct cuda_handover_record *record) { return handover_open(&b->handover, record); }
+
+extern "C" int cuda_backend_step_behind(struct cuda_backend *b, const struct step_state *state, uint64_t tag)
+{
+    if (!b->handover.record || tag == 0 || state->groups != 1 || state->from_states || general_rows(state)) return -E_RANGE;
+    return launch_step(b, state, tag);
+}
+
+/* W2 <- take_kernel: rows and tokens are in host memory before the flag. */
+extern "C" int cuda_backend_begun(const struct cuda_backend *b) { return __atomic_load_n(b->handover.seen, __ATOMIC_ACQUIRE) == b->handover.tag; }
+
+extern "C" int cuda_backend_release(struct cuda_backend *b) { return handover_release(&b->handover); }
+
+extern "C" uint32_t cuda_backend_scored(const struct cuda_backend *b, uint32_t *tokens)
+{
+    const uint32_t rows = b->state_host->rows;
+
+    for (uint32_t i = 0; i < rows; i++) tokens[i] = b->state_host->row[i].token;
+    return rows;
 }
 
 static uint64_t now_us()

@@ -6,6 +6,7 @@
 #include "attn_long.h"
 #include "attn_many.h"
 #include "embed.h"
+#include "handover.h"
 #include "norm.h"
 #include "outputs.h"
 #include "plain.h"
@@ -65,6 +66,7 @@ struct cuda_backend {
     struct step_state *state_host;    /* pinned; read by the graph's first node */
     struct step_result *result;       /* mapped; written by its last kernel */
     struct step_result *result_device;
+    struct handover handover;         /* drafts that come over the device; record NULL: none do */
 };
 
 /* Launches the chosen parts (bits of enum cuda_part) of a step for `rows` rows on the handle's stream. 0 or -E_. */

@@ -13,6 +13,7 @@
 #ifndef SLUICE_CUDA_BACKEND_H
 #define SLUICE_CUDA_BACKEND_H
 
+#include "kernels/cuda/cuda_handover.h"
 #include "kernels/cuda/layout.h"
 #include "kernels/cuda/state.h"
 
@@ -20,7 +21,7 @@
 extern "C" {
 #endif
 
-#define CUDA_BACKEND_VERSION 7
+#define CUDA_BACKEND_VERSION 8
 #define CUDA_LAYERS_MAX 128
 #define CUDA_SUPPRESS_MAX 8
 
@@ -127,6 +128,16 @@ int cuda_backend_step(struct cuda_backend *backend, const struct step_state *sta
 
 /* Waits for the flag of `step`. 0, -E_TIMEOUT, -E_IO. */
 int cuda_backend_wait(struct cuda_backend *backend, uint64_t step, uint32_t timeout_us, struct step_result *result);
+
+/* Drafts that come over the device (cuda_handover.h). hand_over: record in device memory, borrowed while the handle is open; -E_UNSUPPORTED: the driver cannot wait like that.
+ * step_behind: a step of one group whose rows behind the first are as many drafts at most, their tokens placeholders; it begins when the drafter has left drafts of this tag,
+ * or when release is called, and scores what there is. No row of it may need the second sampling kernel. -E_RANGE otherwise.
+ * begun: 1 once its rows are settled. scored, behind its flag: their tokens; returns their number. release, by the thread that waits: at any time, more than once. */
+int cuda_backend_hand_over(struct cuda_backend *backend, struct cuda_handover_record *record_device);
+int cuda_backend_step_behind(struct cuda_backend *backend, const struct step_state *state, uint64_t tag);
+int cuda_backend_begun(const struct cuda_backend *backend);
+int cuda_backend_release(struct cuda_backend *backend);
+uint32_t cuda_backend_scored(const struct cuda_backend *backend, uint32_t *tokens);
 
 /* Device memory that later stages read; valid after the step's flag. */
 enum cuda_buffer {

@@ -12,6 +12,7 @@
 #define SLUICE_CUDA_DRAFT_H
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_handover.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,6 +45,7 @@ struct cuda_draft_options {
     uint32_t ring_slots;              /* of the weight stream; 0: as many as fit */
     uint32_t blocks;                  /* 0: one per SM */
     uint32_t lone_launch;             /* 1: without the driver's promise that all blocks run at once; what cannot run together gives up (cuda_draft_wait) */
+    struct cuda_handover_record *handover;   /* device; NULL: drafts go over the host alone */
 };
 
 struct cuda_draft_question {
@@ -89,6 +91,9 @@ int cuda_draft_pages(struct cuda_draft *draft, uint32_t seq, enum cuda_layer_typ
 
 /* Starts a round. 0, -E_RANGE (nothing was launched), -E_BUSY (one is under way), -E_IO. */
 int cuda_draft_round(struct cuda_draft *draft, const struct cuda_draft_question *questions, uint32_t count);
+
+/* The next round, if it is of one question, leaves its drafts in options.handover as well. 0, -E_RANGE. */
+int cuda_draft_hand_over(struct cuda_draft *draft, const struct cuda_handover *hand);
 
 /* Waits for it. 0; -E_TIMEOUT: not yet; -E_CANCELLED: the kernel gave up (other kernels kept its blocks out), no advice this time; -E_IO. */
 int cuda_draft_wait(struct cuda_draft *draft, uint32_t timeout_us, struct cuda_draft_answer *answers);

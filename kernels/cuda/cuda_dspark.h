@@ -16,6 +16,7 @@
 #define SLUICE_CUDA_DSPARK_H
 
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_handover.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -44,6 +45,7 @@ struct cuda_dspark_options {
     const void *weights_device;       /* cuda_dspark_weights_bytes(spec) */
     const void *target_device;        /* the target's weight arena */
     struct cuda_features features;    /* bf16 */
+    struct cuda_handover_record *handover;   /* device; NULL: guesses go over the host alone */
     uint32_t window;                  /* positions before the newest token that a block sees */
     uint32_t context_max;
 };
@@ -99,6 +101,9 @@ struct cuda_dspark_answer {
 
 /* Starts a round, behind what was absorbed. 0, -E_RANGE (nothing was launched), -E_BUSY (one is under way), -E_IO. */
 int cuda_dspark_round(struct cuda_dspark *dspark, const struct cuda_dspark_question *questions, uint32_t count);
+
+/* The next round, if it is of one question, leaves its guesses in options.handover as well. 0, -E_RANGE. */
+int cuda_dspark_hand_over(struct cuda_dspark *dspark, const struct cuda_handover *hand);
 
 /* Waits for it. 0; -E_TIMEOUT: not yet; -E_IO. */
 int cuda_dspark_wait(struct cuda_dspark *dspark, uint32_t timeout_us, struct cuda_dspark_answer *answers);

@@ -22,6 +22,8 @@ struct cuda_draft {
     struct draft_result *result;      /* mapped; owned */
     cudaStream_t stream;              /* owned */
     uint64_t round;                   /* last launched */
+    struct cuda_handover_record *handover;   /* borrowed; NULL: none */
+    bool hands_over;                  /* the next round does */
 };
 
 static int make_scratch(struct cuda_draft *d)
@@ -111,6 +113,7 @@ static int set_args(struct cuda_draft *d, const struct draft_plan *plan, const s
     a->suppress_count = target->suppress_count;
     memcpy(a->suppress, target->suppress, sizeof a->suppress);
     a->ring_slots = o->ring_slots, a->lone_launch = o->lone_launch;
+    d->handover = o->handover;
     return 0;
 }
 
@@ -184,7 +187,17 @@ extern "C" int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_qu
     memcpy(a->question, questions, count * sizeof *questions);
     a->rows = count;
     a->round = ++d->round;
+    a->handover = d->hands_over && count == 1 ? d->handover : NULL;
+    d->hands_over = false;
     return draft_round_launch(a, d->spec.format, d->blocks, d->stream);
+}
+
+extern "C" int cuda_draft_hand_over(struct cuda_draft *d, const struct cuda_handover *hand)
+{
+    if (!d->handover || hand->tag == 0) return -E_RANGE;
+    d->args.hand = *hand;
+    d->hands_over = true;
+    return 0;
 }
 
 static uint64_t now_us()

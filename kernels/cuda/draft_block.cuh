@@ -41,7 +41,9 @@ struct draft_shared {                 /* in front of the ring */
     float red[2][DRAFT_WARPS];
     uint64_t full[DRAFT_RING_MAX], empty[DRAFT_RING_MAX];
     uint32_t token[CUDA_DRAFT_ROWS_MAX], count[CUDA_DRAFT_ROWS_MAX];
-    float confidence[CUDA_DRAFT_ROWS_MAX], product[CUDA_DRAFT_ROWS_MAX];
+    float product[CUDA_DRAFT_ROWS_MAX];
+    uint32_t drafted[CUDA_DRAFT_STEPS_MAX];   /* the first row's tokens so far, for the hand-over */
+    float confidence[CUDA_DRAFT_STEPS_MAX];
     uint32_t stop;                    /* 1: no more weights are wanted */
     uint32_t together;                /* 0: a peer did not come */
 };

@@ -7,6 +7,7 @@
 #include "draft_attn.cuh"
 #include "draft_pick.cuh"
 #include "draft_product.cuh"
+#include "handover.cuh"
 #include "launch.h"
 #include "rowmm_store.cuh"
 #include "shm/error.h"
@@ -257,6 +258,7 @@ __device__ __forceinline__ bool choose(const draft_round_args &a, draft_thread &
         t.sh->token[row] = best.token < a.vocab ? best.token : 0;
         if (alive && (q.stop_below <= 0.0f || t.sh->product[row] >= q.stop_below) && best.token < a.vocab) {
             t.sh->count[row] = step + 1;
+            if (row == 0) t.sh->drafted[step] = best.token, t.sh->confidence[step] = confidence;
             if (blockIdx.x == 0) a.result->answer[row].token[step] = best.token, a.result->answer[row].confidence[step] = confidence;
         }
     }
@@ -341,6 +343,7 @@ __device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thre
 /* The block's end: block 0 tells the host, the last block makes the words ready for the next round. */
 __device__ __forceinline__ void leave(const draft_round_args &a, const draft_thread &t, bool done)
 {
+    if (blockIdx.x == 0 && threadIdx.x == 0 && done && a.handover) handover_leave(a.handover, a.hand, t.sh->count[0], t.sh->drafted, t.sh->confidence);
     if (blockIdx.x == 0 && done) {
         if (threadIdx.x < a.rows) {
             a.result->answer[threadIdx.x].count = t.sh->count[threadIdx.x];

@@ -10,6 +10,7 @@
 #ifndef SLUICE_CUDA_DRAFT_ROUND_H
 #define SLUICE_CUDA_DRAFT_ROUND_H
 
+#include "cuda_handover.h"
 #include "draft_layout.h"
 
 #define DRAFT_PHASES_MAX (4 * CUDA_DRAFT_LAYERS_MAX + 3)
@@ -80,6 +81,8 @@ struct draft_round_args {
     uint64_t round;
     uint32_t ring_slots, zero;        /* zero: always 0 */
     uint32_t lone_launch;             /* host: no cooperative launch */
+    struct cuda_handover_record *handover;   /* the first row's drafts are left there; NULL: nowhere */
+    struct cuda_handover hand;
     struct cuda_draft_question question[CUDA_DRAFT_ROWS_MAX];
 };
 

@@ -52,6 +52,8 @@ struct cuda_dspark {
     cudaStream_t stream;
     uint64_t round;                   /* last launched */
     uint32_t asked;                   /* questions of it */
+    struct cuda_handover hand;        /* of the next round, if it */
+    bool hands_over;
 };
 
 static const __nv_bfloat16 *vector(const struct cuda_dspark *d, uint64_t offset) { return (const __nv_bfloat16 *)((const uint8_t *)d->options.weights_device + offset); }
@@ -320,6 +322,7 @@ static int publish(const struct cuda_dspark *d, const struct cuda_dspark_questio
     a.guess = d->guess, a.chance = d->spec.has_confidence ? d->chance : NULL, a.low = d->low, a.guess_stride = GUESS_STRIDE, a.count = count;
     for (uint32_t i = 0; i < count; i++) a.place[i] = q[i].place, a.least[i] = window_low(d, q[i].position), a.guesses[i] = q[i].guesses;
     a.result = d->result_device, a.round = d->round;
+    if (d->hands_over && count == 1) a.handover = d->options.handover, a.hand = d->hand;
     return dspark_publish_launch(&a, d->stream);
 }
 
@@ -350,7 +353,17 @@ extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark
     for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count);
     if (rc == 0) rc = product(d, &d->plan.head, d->x, d->logits, count * d->spec.block, ROWMM_LOGITS);
     if (rc == 0) rc = guess(d, q, count);
-    return rc ? rc : publish(d, q, count);
+    if (rc == 0) rc = publish(d, q, count);
+    d->hands_over = false;
+    return rc;
+}
+
+extern "C" int cuda_dspark_hand_over(struct cuda_dspark *d, const struct cuda_handover *hand)
+{
+    if (!d->options.handover || hand->tag == 0) return -E_RANGE;
+    d->hand = *hand;
+    d->hands_over = true;
+    return 0;
 }
 
 static uint64_t now_us()

@@ -1,6 +1,7 @@
 /* kernels/cuda/dspark_ops.cu - see dspark_ops.h. */
 #include "dspark_ops.h"
 #include "device.cuh"
+#include "handover.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -107,6 +108,15 @@ __global__ void publish_kernel(const __grid_constant__ dspark_publish_args a)
 {
     const uint32_t q = threadIdx.x;
 
+    if (q == 0 && a.handover) {
+        uint32_t token[CUDA_HANDOVER_TOKENS_MAX];
+        float chance[CUDA_HANDOVER_TOKENS_MAX];
+
+#pragma unroll
+        for (uint32_t i = 0; i < CUDA_HANDOVER_TOKENS_MAX; i++)
+            token[i] = i < a.guesses[0] ? __ldcg(a.guess + i) : 0, chance[i] = i < a.guesses[0] && a.chance ? __ldcg(a.chance + i) : 1.0f;
+        handover_leave(a.handover, a.hand, a.guesses[0], token, chance);
+    }
     if (q < a.count) {
         cuda_dspark_answer *to = &a.result->answer[q];
 

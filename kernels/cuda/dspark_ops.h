@@ -11,6 +11,7 @@
 #define SLUICE_CUDA_DSPARK_OPS_H
 
 #include "cuda_dspark.h"
+#include "cuda_handover.h"
 #include <cuda_bf16.h>
 
 struct dspark_gather_args {
@@ -59,6 +60,8 @@ struct dspark_publish_args {
     uint32_t place[CUDA_DSPARK_ROWS_MAX], least[CUDA_DSPARK_ROWS_MAX], guesses[CUDA_DSPARK_ROWS_MAX];   /* least: what the window hides anyway */
     struct dspark_result *result;
     uint64_t round;
+    struct cuda_handover_record *handover;   /* the first sequence's guesses are left there first; NULL: nowhere */
+    struct cuda_handover hand;
 };
 int dspark_publish_launch(const struct dspark_publish_args *args, void *stream);
 

@@ -36,7 +36,7 @@ uint8_t chance_class(float confidence)
     const float left = 1.0f - confidence;                   /* halves in a class and a half */
     const float doublings = left > 0 ? -log2f(left) : 1e9f;
 
-    return !(confidence > 0) ? 0 : doublings * 1.5f >= CHANCE_CLASSES - 1 ? CHANCE_CLASSES - 1 : (uint8_t)(doublings * 1.5f);
+    return !(confidence > 0) ? 0 : (uint8_t)cuda_handover_class(doublings);
 }
 
 static void note(struct chance_table *c, uint8_t class, bool right)

@@ -2,12 +2,13 @@
 #ifndef SLUICE_STAGES_DRAFT_H
 #define SLUICE_STAGES_DRAFT_H
 
+#include "kernels/cuda/cuda_handover.h"
 #include "model/engine_draft.h"
 #include "schemas/counters.h"
 #include "schemas/table.h"
 #include "shm/stage.h"
 
-#define CHANCE_CLASSES 16u
+#define CHANCE_CLASSES CUDA_HANDOVER_CLASSES
 
 enum guess_source { GUESS_LOOKUP = 0, GUESS_NEURAL = 1, GUESS_SOURCES = 2 };
 

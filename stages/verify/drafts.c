@@ -23,6 +23,8 @@
 #define TIMED_NS 1000000000ull   /* a question that got no answer for so long gets none */
 #define ANSWER_SHARE 8u          /* weight of a shorter one in what they take: 1 / this */
 #define MILLION 1000000u
+#define ANSWERED_NS 200000ull    /* the host's answer comes behind the device's */
+#define BEGIN_NS_MAX 1000000000ull /* a step that does not begin even so: its wait tells why */
 #define GUESS_NS_MAX 1000000000ull /* a drafter's figure is advice, too */
 
 static bool drafter_is_up(const struct verify *k)
@@ -68,6 +70,7 @@ static void take_proposal(struct verify *k, const struct ring_msg *msg)
 {
     struct sequence *q;
 
+    if (msg->count == RING_DRAFTS_COME && k->behind.tag && (msg->tokens[0] | (uint64_t)msg->tokens[1] << 32) == k->behind.tag) k->behind.coming = true;
     if (msg->slot >= k->table.limits.slot_count || msg->count > RING_TOKENS_MAX) return; /* advice may be nonsense */
     q = &k->seq[msg->slot];
     if (q->generation == 0 || msg->generation != q->generation || msg->base > q->known) return;
@@ -79,7 +82,10 @@ static void take_proposal(struct verify *k, const struct ring_msg *msg)
     q->judged = 0;
     memcpy(q->draft, msg->tokens, sizeof q->draft);
     pace_note_answer(&k->pace, &q->pace, msg->count > 0);
-    if (q->asked != NOT_ASKED && msg->base >= q->asked) q->asked = NOT_ASKED;
+    if (q->asked != NOT_ASKED && msg->base >= q->asked) {
+        q->asked = NOT_ASKED;
+        k->behind.answered_ns = clock_ns();
+    }
     drafts_judge(k, msg->slot);
 }
 
@@ -178,11 +184,12 @@ void drafts_begin(struct verify *k, struct sequence *q)
     q->quiet = PEEK_TOKENS / 2; /* short outputs are seen, too */
 }
 
-/* Most drafts that are wanted, and the least chance that one should have; 0, 0: the drafter may say what it has. */
-static void ask(struct verify *k, uint32_t slot, uint32_t most, float least)
+/* Most drafts that are wanted, and the least chance that one should have; 0, 0: the drafter may say what it has. tag: they may come over the device; 0: not. */
+static void ask(struct verify *k, uint32_t slot, uint32_t most, float least, uint64_t tag)
 {
     const struct sequence *q = &k->seq[slot];
-    const struct ring_msg msg = {.slot = slot, .generation = q->generation, .base = q->committed, .count = most, .tokens = {(uint32_t)(least * MILLION)}};
+    const struct ring_msg msg = {.slot = slot, .generation = q->generation, .base = q->committed, .count = most,
+                                 .tokens = {(uint32_t)(least * MILLION), (uint32_t)tag, (uint32_t)(tag >> 32)}};
 
     ring_publish(&k->stage.ring[RING_VERIFY_DRAFT], &msg);
 }
@@ -202,12 +209,23 @@ void drafts_peek(struct verify *k, uint32_t slot)
 
     if (k->draft_tokens == 0 || q->wants || k->active_count >= k->engine.rows_max || q->quiet < peek_tokens(k)) return;
     q->quiet = 0;
-    ask(k, slot, PEEK_DRAFTS, 0);
+    ask(k, slot, PEEK_DRAFTS, 0, 0);
+}
+
+/* A tag if the drafts of this question may come over the device: one that no question has had, whoever asked it. */
+static uint64_t tag_for(const struct verify *k, uint32_t slot)
+{
+    const struct sequence *q = &k->seq[slot];
+    const bool suspect = word_for(&table_launcher(&k->table, slot)->strikes, q->generation) != 0;
+
+    return k->active_count == 1 && k->skip_waits == 0 && q->committed > 0 && !suspect && engine_hands_over(&k->engine, slot) ? clock_ns() : 0;
 }
 
 static void ask_all(struct verify *k)
 {
     uint32_t last = NOT_ASKED, asked = 0;
+
+    k->behind = (struct handed){0};
 
     for (uint32_t i = 0; i < k->active_count; i++) {
         struct sequence *q = &k->seq[k->active[i]];
@@ -215,7 +233,8 @@ static void ask_all(struct verify *k)
         q->quiet = 0;
         q->asked = q->committed;
         if (q->most > k->longest_asked) k->longest_asked = q->most;
-        ask(k, k->active[i], q->most, q->least);
+        k->behind = (struct handed){.tag = tag_for(k, k->active[i]), .slot = k->active[i], .asked_ns = clock_ns()};
+        ask(k, k->active[i], q->most, q->least, k->behind.tag);
         last = k->active[i];
         asked++;
     }
@@ -252,6 +271,25 @@ static uint64_t wait_limit_ns(const struct verify *k)
     return (share && share < WAIT_NS ? share : WAIT_NS) + (answer > said ? answer : said);
 }
 
+static void note_in_time(struct verify *k, uint64_t asked_ns, uint64_t now)
+{
+    const uint64_t own = (uint64_t)(guesses_us(k) * 1000), waited = now - asked_ns;
+
+    k->late = 0;
+    pace_note_wait(&k->pace, waited > own ? waited - own : 0);
+    stage_count(&k->stage, VERIFY_DRAFT_WAIT_NS, waited);
+}
+
+static void note_late(struct verify *k, uint64_t waited)
+{
+    k->late = k->late ? k->late * 2 : 1;
+    if (k->late > LATE_SKIP_MAX) k->late = LATE_SKIP_MAX;
+    k->skip_waits = k->late - 1;
+    pace_note_wait(&k->pace, waited);
+    stage_count(&k->stage, VERIFY_DRAFT_WAIT_NS, waited);
+    stage_count(&k->stage, VERIFY_DRAFT_LATE, 1);
+}
+
 /* A live drafter answers every question, with nothing if it has nothing; a late one is waited for ever more rarely. */
 void drafts_wait(struct verify *k)
 {
@@ -259,7 +297,8 @@ void drafts_wait(struct verify *k)
     const uint64_t begin = clock_ns();
 
     ask_all(k);
-    const uint64_t limit = wait_limit_ns(k), until = begin + limit;
+    const uint64_t limit = wait_limit_ns(k), until = begin + limit, due = begin + k->answer_ns[size_of(open_questions(k))];
+    k->behind.until_ns = until;
     drafts_take(k);
     if (!drafter_is_up(k) || all_answered(k)) return;
     if (k->skip_waits > 0) {
@@ -267,19 +306,33 @@ void drafts_wait(struct verify *k)
         return;
     }
     for (uint64_t now = begin; now < until; now = clock_ns()) {
-        ring_wait(&r, 1, until - now, k->stage.spin_ns > limit ? limit : k->stage.spin_ns);
+        if (k->behind.tag || k->stage.spin_ns == 0) ring_wait(&r, 1, until - now, k->stage.spin_ns > limit ? limit : k->stage.spin_ns); /* with a tag the answer is there at once: they come */
+        else ring_wait_due(&r, 1, due, until);
         drafts_take(k);
+        if (k->behind.coming) return;
         if (!all_answered(k)) continue;
-        k->late = 0;
-        const uint64_t own = (uint64_t)(guesses_us(k) * 1000), waited = clock_ns() - begin;
-        pace_note_wait(&k->pace, waited > own ? waited - own : 0);
-        stage_count(&k->stage, VERIFY_DRAFT_WAIT_NS, clock_ns() - begin);
+        note_in_time(k, begin, clock_ns());
         return;
     }
-    k->late = k->late ? k->late * 2 : 1;
-    if (k->late > LATE_SKIP_MAX) k->late = LATE_SKIP_MAX;
-    k->skip_waits = k->late - 1;
-    pace_note_wait(&k->pace, limit);
-    stage_count(&k->stage, VERIFY_DRAFT_WAIT_NS, limit);
-    stage_count(&k->stage, VERIFY_DRAFT_LATE, 1);
+    note_late(k, limit);
+    k->behind = (struct handed){0};
+}
+
+uint64_t drafts_await(struct verify *k)
+{
+    bool released = false;
+    uint64_t now = clock_ns();
+
+    while (!engine_begun(&k->engine) && now < k->behind.until_ns + BEGIN_NS_MAX) {
+        for (int i = 0; i < 64; i++) shm_pause();
+        drafts_take(k);
+        now = clock_ns();
+        const bool failed = k->behind.answered_ns && now > k->behind.answered_ns + ANSWERED_NS; /* a round that gave nothing leaves nothing on the device */
+        if (released || (now < k->behind.until_ns && drafter_is_up(k) && !failed)) continue;
+        engine_release(&k->engine);
+        released = true;
+    }
+    if (released) note_late(k, now - k->behind.asked_ns);
+    else note_in_time(k, k->behind.asked_ns, now);
+    return now;
 }

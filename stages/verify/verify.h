@@ -29,6 +29,14 @@ struct sequence { /* private view of one slot, rebuilt from the table at start *
 
 #define ANSWER_SIZES 8u
 
+struct handed {          /* a lone sequence's drafts that go from the drafter to the step on the device */
+    uint64_t tag;        /* of the question; 0: none is open */
+    bool coming;         /* the drafter says so: the step may wait for them */
+    uint32_t slot;
+    uint64_t asked_ns, until_ns; /* when the step goes without */
+    uint64_t answered_ns;        /* the host's answer, which comes as well; 0: not yet */
+};
+
 struct verify {
     struct stage stage;
     struct table table;
@@ -46,6 +54,7 @@ struct verify {
     uint32_t unexplored;  /* rounds of this kind in a row */
     uint32_t late, skip_waits;
     struct { uint64_t asked_ns; uint32_t slot, base, size; } timed; /* a question whose answer is timed; asked_ns 0: none */
+    struct handed behind; /* drafts that come over the device */
     uint64_t answer_ns[ANSWER_SIZES]; /* how long answers took lately, by how many were asked for: 1, 2, 3 to 4, 5 to 8 ... */
     struct pace_asker *asker; /* [slot_count]; scratch of drafts_decide */
     uint32_t longest_asked; /* drafts that the longest question of this round asks for */
@@ -81,6 +90,8 @@ void drafts_begin(struct verify *k, struct sequence *q);
 void drafts_peek(struct verify *k, uint32_t slot);
 /* Asks about those whose drafts pay and waits for the answers, with a limit. All that is decided must be committed. */
 void drafts_wait(struct verify *k);
+/* Behind engine_step_behind: until its rows are settled, or it is told to go on without drafts. Returns when that was. */
+uint64_t drafts_await(struct verify *k);
 /* Drafts of this slot that may be scored now: they follow the known tokens. */
 uint32_t drafts_usable(const struct verify *k, uint32_t slot, const uint32_t **drafts);
 

@@ -18,6 +18,7 @@ sys.path.insert(0, os.path.join(ROOT, "tests", "gpu"))
 import drafter_files  # noqa: E402
 import faults  # noqa: E402
 from serve import metrics  # noqa: E402
+from wsclient import run  # noqa: E402
 
 TIME_LIMIT_S = 300
 OPTIONS = list(faults.OPTIONS)
@@ -131,6 +132,35 @@ def test_a_neural_drafter():
             assert s.status()["device"]["sharing"] in ("apart", "mps") and s.stage("draft")["state"] == "ready"
 
 
+def test_drafts_over_the_device():
+    """One stream: drafts reach the step on the device, and the output is that without drafts, whatever dies; by turns, or when told so, they go over the hosts."""
+    need_fakes()
+    bodies = [b for b in faults.BODIES if b.get("temperature", 1) == 0 or b.get("top_k", 64) <= 64]
+
+    async def one_by_one(s):
+        return [(await run(s, b)).outcome() for b in bodies]
+
+    async def under_kills(s):
+        running = asyncio.create_task(one_by_one(s))
+        for stage in ("draft", "verify", "draft", "draft"):
+            await asyncio.sleep(0.04)
+            s.signal(stage, signal.SIGKILL)
+        return await running
+
+    with Machine().server("--draft", "none") as s:
+        wanted = asyncio.run(one_by_one(s))
+    with tempfile.TemporaryDirectory(prefix="sluice-assistant-") as folder:
+        drafter_files.write_assistant(folder, drafter_files.DEMO)
+        for options, handed in ((["--draft-signals", "device"], True), ([], True), (["--draft-signals", "host"], False), (["--gpu-sharing", "time-slice"], False)):
+            with Machine().server("--draft", folder, "--draft-when", "always", *options) as s:
+                assert asyncio.run(one_by_one(s)) == wanted
+                m = asyncio.run(metrics(s))
+                steps = m["sluice_draft_handed_over_total"]
+                assert (steps > 20) == handed and m["sluice_draft_tokens_accepted_total"] > 50, (options, steps)
+                if handed:
+                    assert asyncio.run(under_kills(s)) == wanted
+
+
 def test_random_weights():
     need_fakes()
     with Machine().server("--random-weights", "gemma-4-12b", "--weights-dtype", "fp8") as s:
@@ -195,4 +225,4 @@ def test_nothing_stays_when_the_launcher_is_killed():
 
 if __name__ == "__main__":
     main(test_every_death_under_mps, test_every_death_by_turns, test_a_daemon_that_says_nothing_of_a_fault, test_a_keeper_killed_while_it_loads,
-         test_a_neural_drafter, test_random_weights, test_what_a_machine_may_lack, test_formats_of_checkpoints, test_nothing_stays_when_the_launcher_is_killed)
+         test_a_neural_drafter, test_drafts_over_the_device, test_random_weights, test_what_a_machine_may_lack, test_formats_of_checkpoints, test_nothing_stays_when_the_launcher_is_killed)

@@ -41,7 +41,7 @@ struct handle {                       /* what decode and prefill share */
     struct cuda_options options;
     uint32_t *pages[2], stride[2];    /* [seqs][stride], per layer type */
 };
-struct cuda_backend { struct handle h; struct step_result result; };
+struct cuda_backend { struct handle h; struct step_result result; struct cuda_handover_record *record; struct step_state behind; uint64_t tag; };   /* tag: waited for; 0: none */
 struct cuda_prefill { struct handle h; uint32_t rows, launched, piece; };
 struct cuda_weights { struct cuda_model_spec spec; struct arena_head *arena; uint8_t *buffer; int given; };
 
@@ -291,6 +291,51 @@ int cuda_backend_step(struct cuda_backend *b, const struct step_state *s)
     return rc;
 }
 
+/* ---- drafts that come over the device: its stream waits while the host asks whether it still does ---- */
+
+int cuda_backend_hand_over(struct cuda_backend *b, struct cuda_handover_record *record)
+{
+    memset(record, 0, sizeof *record);
+    b->record = record;
+    return 0;
+}
+
+int cuda_backend_step_behind(struct cuda_backend *b, const struct step_state *s, uint64_t tag)
+{
+    if (s->groups != 1 || s->from_states || tag == 0) return fail(-E_RANGE, "a step of one sequence waits for drafts");
+    b->behind = *s;
+    b->tag = tag;
+    return check_context();
+}
+
+int cuda_backend_begun(const struct cuda_backend *of)
+{
+    struct cuda_backend *b = (struct cuda_backend *)of;
+    const struct cuda_handover_record *from = b->record;
+    uint32_t drafts = 0;
+
+    if (b->tag == 0) return 1;
+    if (__atomic_load_n(&from->word, __ATOMIC_ACQUIRE) < b->tag) return 0;
+    const uint32_t count = from->tag == b->tag ? from->count : 0;
+    for (; drafts < count && drafts + 1 < b->behind.rows; drafts++) b->behind.row[1 + drafts].token = from->token[drafts];
+    b->behind.rows = b->behind.group[0].rows = 1 + drafts;
+    b->tag = 0;
+    cuda_backend_step(b, &b->behind);
+    return 1;
+}
+
+int cuda_backend_release(struct cuda_backend *b)
+{
+    __atomic_store_n(&b->record->word, b->tag, __ATOMIC_RELEASE);
+    return 0;
+}
+
+uint32_t cuda_backend_scored(const struct cuda_backend *b, uint32_t *tokens)
+{
+    for (uint32_t i = 0; i < b->behind.rows; i++) tokens[i] = b->behind.row[i].token;
+    return b->behind.rows;
+}
+
 int cuda_backend_wait(struct cuda_backend *b, uint64_t step, uint32_t timeout_us, struct step_result *result)
 {
     (void)timeout_us;
@@ -391,6 +436,8 @@ struct cuda_draft {
     struct handle h;                  /* of the target */
     struct cuda_draft_answer answer[CUDA_DRAFT_ROWS_MAX];
     uint32_t rows;
+    struct cuda_handover_record *record;
+    struct cuda_handover hand;        /* tag 0: this round hands nothing over */
 };
 
 static uint64_t draft_rows_wanted(const struct cuda_draft_spec *s, const struct cuda_model_spec *target)
@@ -422,6 +469,7 @@ int cuda_draft_open(struct cuda_draft **draft, const struct cuda_draft_spec *spe
 
     if (head->magic != DRAFT_MAGIC || head->rows_put != draft_rows_wanted(spec, target)) return fail(-E_RANGE, "the drafter's weights were not put once and whole");
     *draft = calloc(1, sizeof **draft);
+    (*draft)->record = o->handover;
     return open_handle(&(*draft)->h, target, &options);
 }
 
@@ -462,10 +510,23 @@ int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_question *que
     return rc;
 }
 
+int cuda_draft_hand_over(struct cuda_draft *d, const struct cuda_handover *hand)
+{
+    d->hand = *hand;
+    return d->record && hand->tag ? 0 : -E_RANGE;
+}
+
 int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft_answer *answers)
 {
     (void)timeout_us;
     usleep((useconds_t)option("FAKE_GPU_DRAFT_US", 200));
+    if (d->hand.tag && d->rows == 1) {
+        d->record->count = d->answer[0].count;
+        memcpy(d->record->token, d->answer[0].token, d->record->count * sizeof *d->record->token);
+        d->record->tag = d->hand.tag;
+        __atomic_store_n(&d->record->word, d->hand.tag, __ATOMIC_RELEASE);
+    }
+    d->hand.tag = 0;
     memcpy(answers, d->answer, d->rows * sizeof *answers);
     return check_context();
 }
@@ -522,4 +583,5 @@ int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_dspark_spec 
 int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t low) { (void)d, (void)place, (void)low; return -E_UNSUPPORTED; }
 int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers) { (void)d, (void)items, (void)count, (void)layers; return -E_UNSUPPORTED; }
 int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark_question *questions, uint32_t count) { (void)d, (void)questions, (void)count; return -E_UNSUPPORTED; }
+int cuda_dspark_hand_over(struct cuda_dspark *d, const struct cuda_handover *hand) { (void)d, (void)hand; return -E_UNSUPPORTED; }
 int cuda_dspark_wait(struct cuda_dspark *d, uint32_t timeout_us, struct cuda_dspark_answer *answers) { (void)d, (void)timeout_us, (void)answers; return -E_UNSUPPORTED; }

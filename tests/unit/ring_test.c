@@ -204,6 +204,22 @@ static void test_wait_times_out_and_finds_what_is_there(void **state)
     take(p, 5);
 }
 
+static void test_wait_for_what_is_due(void **state)
+{
+    struct pair *p = *state;
+    struct ring *const in[] = {&p->rx};
+    const uint64_t begin = clock_ns();
+
+    assert_false(ring_wait_due(in, 1, begin + 5000000, begin + 20000000));
+    assert_true(clock_ns() - begin >= 19000000 && clock_ns() - begin < SECOND_NS);
+    assert_false(ring_wait_due(in, 1, begin, begin)); /* over already */
+    assert_int_equal(p->rx.consumer->sleeping, 0);
+    publish(p, 5);
+    assert_true(ring_wait_due(in, 1, clock_ns() + 10 * SECOND_NS, clock_ns() + 20 * SECOND_NS));
+    assert_true(clock_ns() - begin < SECOND_NS);
+    take(p, 5);
+}
+
 static void test_a_loss_ends_the_wait(void **state)
 {
     struct pair *p = *state;
@@ -404,6 +420,7 @@ int main(void)
         AT(set_up_below_2_64, test_skip_forgets_messages_and_losses),
         AT(set_up, test_a_corrupt_peer_cannot_make_us_write_outside),
         AT(set_up, test_wait_times_out_and_finds_what_is_there),
+        AT(set_up, test_wait_for_what_is_due),
         AT(set_up, test_a_loss_ends_the_wait),
         AT(set_up, test_only_an_armed_event_descriptor_is_written),
         AT(set_up, test_the_peers_side_cannot_be_written),

@@ -1,8 +1,10 @@
 /* bench/cuda/draft_bench.cu - a round of the MTP assistant at Gemma 4 12B's shapes on random weights: time, bytes, floor, parts, and whether it is right.
  *
  *   cuda_draft_bench [--format fp8|bf16] [--context N] [--rows 1,2,4,8] [--steps 1,6] [--ring N] [--blocks N] [--no-check] [--parts] [--lone] [--cold]
+ *                    [--choices N]
  *
  * --cold measures rounds as they come in the product: behind some milliseconds of other kernels that read everything once, or behind nothing for as long.
+ * --choices: the output table has so many rows (cuda_draft.h); the check needs all of them.
  * --lone launches without the driver's promise that all blocks run at once (cuda_draft.h).
  * floor = bytes that must cross HBM / read bandwidth measured in the same run: all matrices once per step, a row's keys once per round. "round" is launch
  * to flag seen by the host, one after the other, medians. The check follows 3 chained steps with plain kernels that add in f64 on the
@@ -28,7 +30,7 @@ extern "C" int cuda_fill_normal(void *out_bf16, uint64_t n, float deviation, uin
 #define CHECK_STEPS 3
 
 struct settings {
-    uint32_t format, context, ring, blocks;
+    uint32_t format, context, ring, blocks, choices;
     bool check, parts, lone, cold;
     std::vector<uint32_t> rows, steps;
 };
@@ -121,6 +123,7 @@ static void open_bench(struct bench *b, const struct settings *o)
     memset(b, 0, sizeof *b);
     b->target = target_12b();
     b->spec = assistant_12b(o->format);
+    b->spec.choices = o->choices;
     b->seqs = CUDA_DRAFT_ROWS_MAX;
     b->ring_pages = 33 + 1, b->full_pages = (o->context + 64 + 31) / 32;
     OK(arena_plan(&b->arena, &b->target));
@@ -323,7 +326,7 @@ static double relative_error(const std::vector<float> &a, const std::vector<floa
 static int check_row(struct bench *b, uint32_t context, uint32_t seq, bool sampled)
 {
     const struct cuda_draft_question q = question(seq, context, CHECK_STEPS, sampled);
-    std::vector<float> hidden(b->spec.backbone_hidden), device(b->spec.backbone_hidden), logits, device_logits(b->spec.vocab);
+    std::vector<float> hidden(b->spec.backbone_hidden), device(b->spec.backbone_hidden), logits, device_logits(draft_head_rows(&b->spec));
     struct cuda_draft_answer answer;
     uint32_t token = q.token;
     double worst_gap = 0, worst_confidence = 0;
@@ -494,7 +497,7 @@ static std::vector<uint32_t> list(const char *text)
 
 int main(int argc, char **argv)
 {
-    struct settings o = { WEIGHT_FP8, 1100, 0, 0, true, false, false, false, { 1, 2, 4, 8 }, { 1, 6 } };
+    struct settings o = { WEIGHT_FP8, 1100, 0, 0, 0, true, false, false, false, { 1, 2, 4, 8 }, { 1, 6 } };
     struct bench b;
     int wrong = 0;
 
@@ -507,6 +510,7 @@ int main(int argc, char **argv)
         else if (!strcmp(argv[i], "--format")) o.format = !strcmp(argv[++i], "bf16") ? WEIGHT_BF16 : WEIGHT_FP8;
         else if (!strcmp(argv[i], "--context")) o.context = (uint32_t)atoi(argv[++i]);
         else if (!strcmp(argv[i], "--ring")) o.ring = (uint32_t)atoi(argv[++i]);
+        else if (!strcmp(argv[i], "--choices")) o.choices = (uint32_t)atoi(argv[++i]);
         else if (!strcmp(argv[i], "--blocks")) o.blocks = (uint32_t)atoi(argv[++i]);
         else if (!strcmp(argv[i], "--rows")) o.rows = list(argv[++i]);
         else if (!strcmp(argv[i], "--steps")) o.steps = list(argv[++i]);

@@ -100,14 +100,14 @@ static double prompt_us(struct bench *b, uint32_t positions)
 
 static uint64_t bytes_of(const struct arena_matrix *m) { return packed_bytes(m->format, m->rows, m->k); }
 
-static void open_bench(struct bench *b, uint32_t format)
+static void open_bench(struct bench *b, uint32_t format, uint32_t choices)
 {
     const struct cuda_model_spec target = target_12b();
     struct cuda_dspark_options o = {};
     struct dspark_plan plan;
     struct arena arena;
 
-    b->spec = { 3840, 15360, 262144, 5, 16, 1, 512, 5, 7, 256, 4, format, 1, 0, 1e-6f, 30.0f, 1.0f, 62.0f, 1e6, 64 };
+    b->spec = { 3840, 15360, 262144, 5, 16, 1, 512, 5, 7, 256, 4, format, choices, 1, 0, 1e-6f, 30.0f, 1.0f, 62.0f, 1e6, 64 };
     OK(dspark_plan_make(&plan, &b->spec));
     OK(arena_plan(&arena, &target));
     o.weights_device = filled(plan.bytes, 0x2c);      /* 2^-1.4 and smaller, whatever the format: no NaN */
@@ -116,6 +116,9 @@ static void open_bench(struct bench *b, uint32_t format)
     o.features.row_bytes = 64 + 5 * 3840 * 2;
     o.features.device = filled(o.features.row_bytes * o.features.rows * o.features.places, 0);
     o.window = WINDOW, o.context_max = 16384;
+    std::vector<uint32_t> choice(choices);
+    for (uint32_t i = 0; i < choices; i++) choice[i] = (uint32_t)((uint64_t)i * b->spec.vocab / choices);
+    if (choices) OK(cuda_dspark_weights_put(&b->spec, (void *)o.weights_device, CUDA_DSPARK_CHOICE, 0, choice.data(), choices));
     OK(cuda_dspark_open(&b->d, &b->spec, &target, &o, 0.0f));
     for (uint32_t i = 0; i < b->spec.sources; i++) b->matrix_bytes += bytes_of(&plan.fc[i]);
     b->matrix_bytes += bytes_of(&plan.keys) + bytes_of(&plan.head);
@@ -126,7 +129,7 @@ static void open_bench(struct bench *b, uint32_t format)
 int main(int argc, char **argv)
 {
     std::vector<uint32_t> sequences = { 1, 2, 4, 8 };
-    uint32_t format = WEIGHT_FP8;
+    uint32_t format = WEIGHT_FP8, choices = 0;
     struct bench b = {};
 
     b.context = 1100, b.absorb = 5;
@@ -134,21 +137,23 @@ int main(int argc, char **argv)
         if (i + 1 < argc && !strcmp(argv[i], "--format")) format = !strcmp(argv[++i], "bf16") ? WEIGHT_BF16 : WEIGHT_FP8;
         else if (i + 1 < argc && !strcmp(argv[i], "--context")) b.context = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--absorb")) b.absorb = (uint32_t)atoi(argv[++i]);
+        else if (i + 1 < argc && !strcmp(argv[i], "--choices")) choices = (uint32_t)atoi(argv[++i]);
         else if (i + 1 < argc && !strcmp(argv[i], "--sequences")) {
             sequences.clear();
             for (char *p = argv[++i]; *p; p += *p == ',') sequences.push_back((uint32_t)strtoul(p, &p, 10));
         } else return fprintf(stderr, "unknown option %s\n", argv[i]), 2;
     }
     if (b.absorb == 0 || b.absorb > 8 || b.context < 8) return fprintf(stderr, "--absorb: 1 to 8; --context: at least 8\n"), 2;
-    open_bench(&b, format);
+    open_bench(&b, format, choices);
     void *data = filled(2ull << 30, 1);
     const double gbps = read_gbps(data, 2ull << 30);
-    const uint64_t markov = dspark_markov_bytes(b.spec.vocab, b.spec.block, format == WEIGHT_FP8);
-    printf("DSpark rounds, %s, %u positions, %u absorbed; read bandwidth %.0f GB/s\nsequences      MB  floor us  greedy us  sampled us  floor/greedy\n", format == WEIGHT_FP8 ? "FP8" : "BF16",
-           b.context, b.absorb, gbps);
+    const uint32_t rows = dspark_head_rows(&b.spec);
+    const uint64_t markov = dspark_markov_bytes(rows, b.spec.block, format == WEIGHT_FP8);
+    printf("DSpark rounds, %s, %u tokens to choose from, %u positions, %u absorbed; read bandwidth %.0f GB/s\nsequences      MB  floor us  greedy us  sampled us  floor/greedy\n", format == WEIGHT_FP8 ? "FP8" : "BF16",
+           rows, b.context, b.absorb, gbps);
     for (uint32_t n : sequences) {
         if (n == 0 || n > CUDA_DSPARK_ROWS_MAX) return fprintf(stderr, "--sequences: 1 to %u\n", CUDA_DSPARK_ROWS_MAX), 2;
-        const uint64_t seen = b.context < WINDOW ? b.context : WINDOW, keys = n * (uint64_t)b.spec.layers * seen * DSPARK_DIM * 4, logits = (n - 1) * (uint64_t)b.spec.block * b.spec.vocab * 4;
+        const uint64_t seen = b.context < WINDOW ? b.context : WINDOW, keys = n * (uint64_t)b.spec.layers * seen * DSPARK_DIM * 4, logits = (n - 1) * (uint64_t)b.spec.block * rows * 4;
         const double mb = (double)(b.matrix_bytes + markov + keys + logits) / 1e6, floor_us = mb / gbps * 1e3, greedy = round_us(&b, n, 0.0f), sampled = round_us(&b, n, 1.0f);
 
         printf("%9u %7.0f %9.0f %10.0f %11.0f %11.0f %%\n", n, mb, floor_us, greedy, sampled, 100 * floor_us / greedy);

@@ -25,6 +25,7 @@ extern "C" {
 /* An assistant as the kernel needs it: hidden 1024, 16 query heads, layers of the target's two kinds, intermediate a multiple of 1024. */
 struct cuda_draft_spec {
     uint32_t hidden, intermediate, vocab, layers;
+    uint32_t choices;                 /* tokens that may be proposed (CUDA_DRAFT_CHOICE says which; a multiple of 16): the output table has only their rows; 0: all of vocab */
     uint32_t backbone_hidden;         /* of the target; at most 4096 */
     uint32_t q_heads;
     uint32_t format;                  /* WEIGHT_FP8 or WEIGHT_BF16, all matrices */
@@ -72,11 +73,13 @@ uint64_t cuda_draft_weights_bytes(const struct cuda_draft_spec *spec);
 
 enum cuda_draft_tensor {
     CUDA_DRAFT_Q, CUDA_DRAFT_O, CUDA_DRAFT_GATE, CUDA_DRAFT_UP, CUDA_DRAFT_DOWN, CUDA_DRAFT_INPUT_NORM, CUDA_DRAFT_POST_ATTENTION_NORM, CUDA_DRAFT_PRE_FF_NORM,
-    CUDA_DRAFT_POST_FF_NORM, CUDA_DRAFT_Q_NORM, CUDA_DRAFT_LAYER_SCALAR, CUDA_DRAFT_PRE, CUDA_DRAFT_POST, CUDA_DRAFT_HEAD, CUDA_DRAFT_FINAL_NORM, CUDA_DRAFT_TENSORS
+    CUDA_DRAFT_POST_FF_NORM, CUDA_DRAFT_Q_NORM, CUDA_DRAFT_LAYER_SCALAR, CUDA_DRAFT_PRE, CUDA_DRAFT_POST, CUDA_DRAFT_HEAD, CUDA_DRAFT_FINAL_NORM,
+    CUDA_DRAFT_CHOICE,                /* u32 [choices]: the token of each row of the output table */
+    CUDA_DRAFT_TENSORS
 };
 
 /* Packs a tensor into the arena, host memory in, finished on return. Matrices: rows x k, row-major, BF16 (quantised where the spec says FP8: E4M3, one scale
- * per row) or, with `scale` (host f32, per row if scale_stride is 1, one for all if 0), E4M3. Vectors: f32, rows of them, k = 1, source_format WEIGHT_F32. */
+ * per row) or, with `scale` (host f32, per row if scale_stride is 1, one for all if 0), E4M3. Vectors: f32 (CHOICE: u32), rows of them, k = 1, source_format WEIGHT_F32. */
 int cuda_draft_weights_put(const struct cuda_draft_spec *spec, void *weights_device, enum cuda_draft_tensor tensor, uint32_t layer, uint32_t rows, uint32_t k,
                            const void *source, uint32_t source_format, const float *scale, uint32_t scale_stride);
 /* Random weights (norms near 1), a pure function of the seed. */

@@ -34,6 +34,7 @@ struct cuda_dspark_spec {
     uint32_t q_heads, kv_heads, head_dim;
     uint32_t sources, block, rank, mask_token;
     uint32_t format;                  /* WEIGHT_FP8 or WEIGHT_BF16, all matrices */
+    uint32_t choices;                 /* tokens that may be guessed (CUDA_DSPARK_CHOICE says which; a multiple of 64): HEAD and MARKOV_OUT have only their rows; 0: all of vocab */
     uint32_t has_confidence;
     uint32_t own_table;               /* 1: it brings an embedding table of its own; 0: the target's */
     float norm_eps, softcap, attention_scale, embed_scale;
@@ -58,7 +59,9 @@ enum cuda_dspark_tensor {
     CUDA_DSPARK_FC, CUDA_DSPARK_HEAD, CUDA_DSPARK_MARKOV_OUT,                                                                    /* matrices */
     CUDA_DSPARK_TABLE, CUDA_DSPARK_MARKOV_IN,                                                                                    /* looked up: BF16, kept as they are */
     CUDA_DSPARK_INPUT_NORM, CUDA_DSPARK_POST_ATTENTION_NORM, CUDA_DSPARK_PRE_FF_NORM, CUDA_DSPARK_POST_FF_NORM, CUDA_DSPARK_Q_NORM, CUDA_DSPARK_K_NORM,   /* vectors of a layer */
-    CUDA_DSPARK_SCALAR, CUDA_DSPARK_HIDDEN_NORM, CUDA_DSPARK_FINAL_NORM, CUDA_DSPARK_CONFIDENCE, CUDA_DSPARK_TENSORS
+    CUDA_DSPARK_SCALAR, CUDA_DSPARK_HIDDEN_NORM, CUDA_DSPARK_FINAL_NORM, CUDA_DSPARK_CONFIDENCE,
+    CUDA_DSPARK_CHOICE,               /* u32 [choices], before the head: the token of each row */
+    CUDA_DSPARK_TENSORS
 };
 
 /* A whole tensor into the arena, host memory in, finished on return. Matrices and tables: BF16 row-major (quantised where the spec says FP8: E4M3, one scale per row). Vectors:

@@ -10,6 +10,7 @@
 #include <new>
 #include <string.h>
 #include <time.h>
+#include <vector>
 
 #define PAGE_TOKENS 32
 
@@ -44,8 +45,8 @@ static int make_scratch(struct cuda_draft *d)
         { (void **)&a->top, sizeof *a->top * rows * DRAFT_CHUNKS_MAX },
         { (void **)&a->picked, 4ull * rows },
         { (void **)&a->inv_freq, 4ull * DRAFT_ROPE_PAIRS },
-        { (void **)&a->logits, 4ull * rows * s->vocab },
-        { (void **)&a->tile_top, 4ull * rows * (s->vocab / TILE_ROWS) },
+        { (void **)&a->logits, 4ull * rows * draft_head_rows(s) },
+        { (void **)&a->tile_top, 4ull * rows * (draft_head_rows(s) / TILE_ROWS) },
         { (void **)&d->pages[0], 4ull * d->seqs_max * d->pages_stride[0] },
         { (void **)&d->pages[1], 4ull * d->seqs_max * d->pages_stride[1] },
     };
@@ -92,6 +93,24 @@ static bool set_layer(struct draft_layer_args *to, const struct draft_layer_plan
     return true;
 }
 
+/* Tokens that are never proposed, as rows of the output table; those that are not in it need nothing. */
+static int set_suppressed(struct draft_round_args *a, const struct cuda_model_spec *target)
+{
+    std::vector<uint32_t> choice(a->choice ? a->head_rows : 0);
+    const int rc = a->choice ? launch_check(cudaMemcpy(choice.data(), a->choice, 4ull * a->head_rows, cudaMemcpyDeviceToHost), "the drafter's choices") : 0;
+
+    a->suppress_count = 0;
+    for (uint32_t i = 0; i < target->suppress_count && rc == 0; i++) {
+        uint32_t row = a->choice ? 0 : target->suppress[i];
+
+        while (a->choice && row < a->head_rows && choice[row] != target->suppress[i]) row++;
+        if (row < a->head_rows) a->suppress[a->suppress_count++] = row;
+    }
+    for (uint32_t token : choice)
+        if (token >= a->vocab) return -E_RANGE;
+    return rc;
+}
+
 static int set_args(struct cuda_draft *d, const struct draft_plan *plan, const struct arena *arena, const struct cuda_model_spec *target, const struct cuda_draft_options *o)
 {
     struct draft_round_args *a = &d->args;
@@ -101,6 +120,7 @@ static int set_args(struct cuda_draft *d, const struct draft_plan *plan, const s
     for (uint32_t i = 0; i < d->spec.layers; i++)
         if (!set_layer(&a->layer[i], &plan->layer[i], d->spec.layer_type[i], target, a->weights)) return -E_UNSUPPORTED;
     a->norm = (const float *)(a->weights + plan->norm);
+    a->head_rows = draft_head_rows(&d->spec), a->choice = d->spec.choices ? (const uint32_t *)(a->weights + plan->choice) : NULL;
     a->vocab = d->spec.vocab, a->backbone_hidden = d->spec.backbone_hidden, a->intermediate = d->spec.intermediate;
     a->eps = d->spec.norm_eps, a->softcap = d->spec.softcap, a->attention_scale = d->spec.attention_scale;
     a->table = (const uint8_t *)o->target_device + arena->head.offset;
@@ -110,8 +130,8 @@ static int set_args(struct cuda_draft *d, const struct draft_plan *plan, const s
     for (int t = 0; t < 2; t++) a->pool[t] = (const uint8_t *)o->kv_device[t], a->page_bytes[t] = target->page_bytes[t], a->pages_stride[t] = d->pages_stride[t];
     a->window = target->window, a->context_keys = o->context_keys;
     a->kv_fp8 = spec_kv_bytes(target, 0) == 1;
-    a->suppress_count = target->suppress_count;
-    memcpy(a->suppress, target->suppress, sizeof a->suppress);
+    const int rc = set_suppressed(a, target);
+    if (rc) return rc;
     a->ring_slots = o->ring_slots, a->lone_launch = o->lone_launch;
     d->handover = o->handover;
     return 0;

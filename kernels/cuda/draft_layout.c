@@ -33,6 +33,7 @@ static int check(const struct cuda_draft_spec *s)
     if (s->intermediate == 0 || s->intermediate % DRAFT_SLICE || s->intermediate > SLICES_MAX * DRAFT_SLICE) return -E_UNSUPPORTED;
     if (s->backbone_hidden == 0 || s->backbone_hidden % TILE_ROWS || s->backbone_hidden > BACKBONE_MAX) return -E_UNSUPPORTED;
     if (s->vocab == 0 || s->vocab % TILE_ROWS || s->vocab > VOCAB_MAX) return -E_UNSUPPORTED;
+    if (s->choices % TILE_ROWS || s->choices > s->vocab) return -E_UNSUPPORTED;
     if (s->rope_turned[CUDA_SLIDING] > 128 || s->rope_turned[CUDA_FULL] > 256) return -E_UNSUPPORTED;
     for (uint32_t i = 0; i < s->layers; i++)
         if (s->layer_type[i] > CUDA_FULL) return -E_UNSUPPORTED;
@@ -56,7 +57,7 @@ int draft_plan_make(struct draft_plan *p, const struct cuda_draft_spec *s)
         place(p, &l->down, s->hidden, s->intermediate, s->format);
     }
     place(p, &p->post, s->backbone_hidden, s->hidden, s->format);
-    place(p, &p->head, s->vocab, s->hidden, s->format);
+    place(p, &p->head, draft_head_rows(s), s->hidden, s->format);
     p->step_bytes = p->bytes;
     for (uint32_t i = 0; i < s->layers; i++) {
         struct draft_layer_plan *l = &p->layer[i];
@@ -69,6 +70,7 @@ int draft_plan_make(struct draft_plan *p, const struct cuda_draft_spec *s)
         l->scalar = place_vector(p, 1);
     }
     p->norm = place_vector(p, s->hidden);
+    p->choice = place_vector(p, s->choices);
     return 0;
 }
 

@@ -28,8 +28,12 @@ struct draft_plan {
     uint64_t step_bytes;              /* of the matrices: what one step reads */
     struct draft_matrix pre, post, head;
     uint64_t norm;                    /* f32 [DRAFT_HIDDEN] */
+    uint64_t choice;                  /* u32 [choices] */
     struct draft_layer_plan layer[CUDA_DRAFT_LAYERS_MAX];
 };
+
+/* Rows of the output table. */
+static inline uint32_t draft_head_rows(const struct cuda_draft_spec *s) { return s->choices ? s->choices : s->vocab; }
 
 static inline uint32_t draft_unit_bytes(uint32_t format) { return packed_unit_bytes(format, DRAFT_SLICE); }
 

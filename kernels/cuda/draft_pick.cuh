@@ -13,6 +13,9 @@
 #define PICK_BITS_LEFT 10             /* of a float's order that the bound leaves at 0: some more candidates, fewer rounds */
 #define PICK_TILES 64                 /* of a thread: 256 x 64 x 16 tokens at most */
 
+/* The token of a row of the output table. */
+__device__ __forceinline__ uint32_t draft_token(const draft_round_args &a, uint32_t row) { return a.choice ? __ldg(a.choice + row) : row; }
+
 /* The largest logit of each of a thread's tiles: number i is tile i * 256 + thread. */
 typedef float draft_tops[PICK_TILES];
 
@@ -97,11 +100,11 @@ __device__ __forceinline__ uint32_t draft_kept(const draft_shared *sh, const cud
     return max(left, 1u);
 }
 
-/* The token of row `row`, whose successor stands at `position`; all threads that compute call it. */
+/* The row of the output table that row `row` takes, whose successor stands at `position`; all threads that compute call it. */
 __device__ __forceinline__ uint32_t draft_pick(const draft_round_args &a, draft_shared *sh, uint32_t row, uint64_t position)
 {
     const cuda_draft_question &q = a.question[row];
-    const float *logits = a.logits + (uint64_t)row * a.vocab, *tops = a.tile_top + (uint64_t)row * (a.vocab / TILE_ROWS);
+    const float *logits = a.logits + (uint64_t)row * a.head_rows, *tops = a.tile_top + (uint64_t)row * (a.head_rows / TILE_ROWS);
     const uint32_t wanted = q.top_k && q.top_k < PICK_TOP_K ? q.top_k : PICK_TOP_K;
     auto &p = sh->u.pick;
     float own = DRAFT_NEVER;
@@ -113,7 +116,7 @@ __device__ __forceinline__ uint32_t draft_pick(const draft_round_args &a, draft_
     for (int i = 0; i < PICK_TILES; i++) {
         const uint32_t tile = i * DRAFT_COMPUTE + threadIdx.x;
 
-        top[i] = tile < a.vocab / TILE_ROWS ? __ldcg(tops + tile) : -CUDART_INF_F;
+        top[i] = tile < a.head_rows / TILE_ROWS ? __ldcg(tops + tile) : -CUDART_INF_F;
     }
 #pragma unroll
     for (int i = 0; i < PICK_TILES; i++) own = fmaxf(own, top[i]);
@@ -128,9 +131,9 @@ __device__ __forceinline__ uint32_t draft_pick(const draft_round_args &a, draft_
     draft_sort(sh, n, q.temperature);
     const uint32_t kept = draft_kept(sh, q, n);
     for (uint32_t i = threadIdx.x; i < kept; i += DRAFT_COMPUTE) {
-        const uint32_t own_token = p.sorted_token[i];
-        const uint4 words = sample_philox(q.seed, position, own_token / 4);
-        const double noisy = (double)(p.sorted[i] / q.temperature) + sample_gumbel(sample_above(sample_word(words, own_token % 4)));
+        const uint32_t own_token = p.sorted_token[i], id = draft_token(a, own_token);
+        const uint4 words = sample_philox(q.seed, position, id / 4);
+        const double noisy = (double)(p.sorted[i] / q.temperature) + sample_gumbel(sample_above(sample_word(words, id % 4)));
 
         if (noisy > best || (noisy == best && own_token < token)) best = noisy, token = own_token;
     }

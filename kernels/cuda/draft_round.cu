@@ -180,10 +180,10 @@ __device__ __forceinline__ void finish_head(const draft_round_args &a, const dra
 
         for (int d = 4; d < 32; d <<= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
         if (m + i >= a.rows || !row_is_sampled(a, m + i)) continue;
-        float *to = a.logits + (uint64_t)(m + i) * a.vocab + token;
+        float *to = a.logits + (uint64_t)(m + i) * a.head_rows + token;
 
         to[0] = low, to[8] = high;
-        if (t.lane < 4) a.tile_top[(uint64_t)(m + i) * (a.vocab / TILE_ROWS) + tile] = top;
+        if (t.lane < 4) a.tile_top[(uint64_t)(m + i) * (a.head_rows / TILE_ROWS) + tile] = top;
     }
 }
 
@@ -247,19 +247,20 @@ __device__ __forceinline__ bool choose(const draft_round_args &a, draft_thread &
         if (!grid_wait(a, t)) return false;
         if (row_is_sampled(a, row)) {
             best.token = ld_l2(a.picked + row);
-            confidence = __expf(ld_l2(a.logits + (uint64_t)row * a.vocab + best.token) - best.top) / best.sum;
+            confidence = __expf(ld_l2(a.logits + (uint64_t)row * a.head_rows + best.token) - best.top) / best.sum;
         }
     }
     if (t.warp < a.rows && t.lane == 0) {
         const cuda_draft_question &q = a.question[row];
         const bool alive = t.sh->count[row] == step && step < q.steps;
+        const uint32_t token = best.token < a.head_rows ? draft_token(a, best.token) : a.vocab;
 
         t.sh->product[row] *= confidence;
-        t.sh->token[row] = best.token < a.vocab ? best.token : 0;
-        if (alive && (q.stop_below <= 0.0f || t.sh->product[row] >= q.stop_below) && best.token < a.vocab) {
+        t.sh->token[row] = token < a.vocab ? token : 0;
+        if (alive && (q.stop_below <= 0.0f || t.sh->product[row] >= q.stop_below) && token < a.vocab) {
             t.sh->count[row] = step + 1;
-            if (row == 0) t.sh->drafted[step] = best.token, t.sh->confidence[step] = confidence;
-            if (blockIdx.x == 0) a.result->answer[row].token[step] = best.token, a.result->answer[row].confidence[step] = confidence;
+            if (row == 0) t.sh->drafted[step] = token, t.sh->confidence[step] = confidence;
+            if (blockIdx.x == 0) a.result->answer[row].token[step] = token, a.result->answer[row].confidence[step] = confidence;
         }
     }
     compute_sync();

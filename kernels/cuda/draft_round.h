@@ -49,6 +49,8 @@ struct draft_round_args {
     const float *norm;
     uint32_t phases, layers, rows, steps;
     uint32_t vocab, backbone_hidden, intermediate;
+    uint32_t head_rows;               /* of the output table */
+    const uint32_t *choice;           /* [head_rows]: the token of each; NULL: its number */
     float eps, softcap, attention_scale;
     /* the target's */
     const uint8_t *table;             /* packed BF16 */
@@ -61,7 +63,7 @@ struct draft_round_args {
     const uint32_t *pages[2];
     uint32_t pages_stride[2], window, context_keys;
     uint32_t kv_fp8;                  /* 1: the cache holds E4M3 (scale 1); 0: bf16 */
-    uint32_t suppress_count, suppress[DRAFT_SUPPRESS_MAX];
+    uint32_t suppress_count, suppress[DRAFT_SUPPRESS_MAX];   /* rows of the output table */
     const float *inv_freq;            /* [DRAFT_ROPE_PAIRS], 0: does not turn */
     /* scratch */
     float *part;                      /* [8][rows][1024] */
@@ -73,7 +75,7 @@ struct draft_round_args {
     uint16_t *act;                    /* [rows][intermediate] */
     float *hidden;                    /* [rows][backbone_hidden] */
     struct draft_top *top;            /* [rows][DRAFT_CHUNKS_MAX] */
-    float *logits, *tile_top;         /* of sampled rows: [rows][vocab], [rows][vocab / 16] */
+    float *logits, *tile_top;         /* of sampled rows: [rows][head_rows], [rows][head_rows / 16] */
     uint32_t *picked;                 /* [rows] */
     struct draft_control *control;
     struct draft_result *result;

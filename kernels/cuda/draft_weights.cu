@@ -27,7 +27,7 @@ static int find_matrix(const struct cuda_draft_spec *s, const struct draft_plan 
     case CUDA_DRAFT_DOWN: to->matrix = &l->down, to->rows = s->hidden, to->k = s->intermediate; break;
     case CUDA_DRAFT_PRE: to->matrix = &p->pre, to->rows = s->hidden, to->k = 2 * s->backbone_hidden; break;
     case CUDA_DRAFT_POST: to->matrix = &p->post, to->rows = s->backbone_hidden, to->k = s->hidden; break;
-    case CUDA_DRAFT_HEAD: to->matrix = &p->head, to->rows = s->vocab, to->k = s->hidden; break;
+    case CUDA_DRAFT_HEAD: to->matrix = &p->head, to->rows = draft_head_rows(s), to->k = s->hidden; break;
     default: return -E_NOT_FOUND;
     }
     return 0;
@@ -46,6 +46,7 @@ static int find_vector(const struct cuda_draft_spec *s, const struct draft_plan 
     case CUDA_DRAFT_Q_NORM: *offset = l->q_norm, *count = s->layer_type[layer] == CUDA_FULL ? 512 : 256; break;
     case CUDA_DRAFT_LAYER_SCALAR: *offset = l->scalar, *count = 1; break;
     case CUDA_DRAFT_FINAL_NORM: *offset = p->norm; break;
+    case CUDA_DRAFT_CHOICE: *offset = p->choice, *count = s->choices; break;
     default: return -E_NOT_FOUND;
     }
     return 0;
@@ -132,6 +133,15 @@ static int fill_vector(uint8_t *arena, uint64_t offset, uint32_t count, float va
     return launch_check(cudaMemcpy(arena + offset, values.data(), 4ull * count, cudaMemcpyHostToDevice), "random norms");
 }
 
+/* Tokens all over the vocabulary. */
+static int fill_choice(const struct cuda_draft_spec *s, uint8_t *to)
+{
+    std::vector<uint32_t> choice(s->choices);
+
+    for (uint32_t i = 0; i < s->choices; i++) choice[i] = (uint32_t)((uint64_t)i * s->vocab / s->choices);
+    return launch_check(cudaMemcpy(to, choice.data(), 4ull * s->choices, cudaMemcpyHostToDevice), "random choices");
+}
+
 extern "C" int cuda_draft_weights_fill_random(const struct cuda_draft_spec *s, void *weights_device, uint64_t seed)
 {
     uint8_t *arena = (uint8_t *)weights_device;
@@ -152,5 +162,6 @@ extern "C" int cuda_draft_weights_fill_random(const struct cuda_draft_spec *s, v
     }
     if (rc == 0) rc = fill_matrix(s, arena, &p.post, seed);
     if (rc == 0) rc = fill_matrix(s, arena, &p.head, seed);
+    if (rc == 0) rc = fill_choice(s, arena + p.choice);
     return rc ? rc : fill_vector(arena, p.norm, s->hidden, 1.0f);
 }

@@ -38,7 +38,7 @@ struct cuda_dspark {
     float *key_out;                   /* [ROWS][layers * 512] */
     float *residual[2];               /* [ROWS][hidden] */
     __nv_bfloat16 *x, *attended, *act;/* [ROWS][hidden], [ROWS][16 * 512], [ROWS][intermediate] */
-    float *qkv, *logits, *tile_top;   /* [ROWS][17 * 512], [blocks][vocab], [blocks][vocab / 16] */
+    float *qkv, *logits, *tile_top;   /* [ROWS][17 * 512], [blocks][head rows], [blocks][head rows / 16] */
     __nv_bfloat16 *q;                 /* attention's scratch */
     float *attn_part;
     float2 *attn_ml;
@@ -69,7 +69,7 @@ static int make_scratch(struct cuda_dspark *d)
         { (void **)&d->outputs, 2 * s->sources * ROWS * hidden }, { (void **)&d->part, 4 * parts * ROWS * hidden }, { (void **)&d->f, 2 * ROWS * hidden },
         { (void **)&d->key_out, 4ull * ROWS * s->layers * DSPARK_DIM }, { (void **)&d->residual[0], 4 * ROWS * hidden }, { (void **)&d->residual[1], 4 * ROWS * hidden },
         { (void **)&d->x, 2 * ROWS * hidden }, { (void **)&d->attended, 2ull * ROWS * DSPARK_HEADS * DSPARK_DIM }, { (void **)&d->act, 2ull * ROWS * s->intermediate },
-        { (void **)&d->qkv, 4ull * ROWS * (DSPARK_HEADS + 1) * DSPARK_DIM }, { (void **)&d->logits, 4 * blocks * s->vocab }, { (void **)&d->tile_top, 4 * blocks * (s->vocab / TILE_ROWS) },
+        { (void **)&d->qkv, 4ull * ROWS * (DSPARK_HEADS + 1) * DSPARK_DIM }, { (void **)&d->logits, 4 * blocks * dspark_head_rows(s) }, { (void **)&d->tile_top, 4 * blocks * (dspark_head_rows(s) / TILE_ROWS) },
         { (void **)&d->q, 2ull * CUDA_DSPARK_ROWS_MAX * DSPARK_QUERIES * DSPARK_DIM }, { (void **)&d->attn_part, 4 * CUDA_DSPARK_ROWS_MAX * spans * DSPARK_QUERIES * DSPARK_DIM },
         { (void **)&d->attn_ml, 8 * CUDA_DSPARK_ROWS_MAX * spans * DSPARK_QUERIES },
         { (void **)&d->inv_freq, 4ull * DSPARK_TURNED }, { (void **)&d->low, 4ull * d->options.features.places }, { (void **)&d->guess, 4ull * CUDA_DSPARK_ROWS_MAX * GUESS_STRIDE },
@@ -281,7 +281,8 @@ static struct dspark_markov_args markov_args(const struct cuda_dspark *d)
     const struct cuda_dspark_spec *s = &d->spec;
     struct dspark_markov_args a = {};
 
-    a.base = d->logits, a.hidden = d->x, a.hidden_size = s->hidden, a.vocab = s->vocab;
+    a.base = d->logits, a.hidden = d->x, a.hidden_size = s->hidden, a.rows = dspark_head_rows(s), a.vocab = s->vocab;
+    a.choice = s->choices ? (const uint32_t *)((const uint8_t *)d->options.weights_device + d->plan.choice) : NULL;
     a.w1 = vector(d, d->plan.w1), a.w2 = (const uint8_t *)d->options.weights_device + d->plan.w2;
     a.w2_scale = s->format == WEIGHT_FP8 ? (const float *)((const uint8_t *)d->options.weights_device + d->plan.w2_scale) : NULL;
     a.confidence = s->has_confidence ? vector(d, d->plan.confidence) : NULL, a.confidence_bias = d->confidence_bias;
@@ -293,7 +294,7 @@ static int guess_alone(const struct cuda_dspark *d, const struct cuda_dspark_que
 {
     struct dspark_markov_args a = markov_args(d);
 
-    a.base += (uint64_t)index * d->spec.block * d->spec.vocab, a.hidden += (uint64_t)index * d->spec.block * d->spec.hidden;
+    a.base += (uint64_t)index * d->spec.block * dspark_head_rows(&d->spec), a.hidden += (uint64_t)index * d->spec.block * d->spec.hidden;
     a.guesses = q->guesses, a.token = q->token, a.position = q->position, a.seed = q->seed, a.temperature = q->temperature;
     a.guess += index * GUESS_STRIDE, a.chance += index * GUESS_STRIDE;
     return dspark_markov_launch(&a, d->tuning.sm_count, d->stream);

@@ -19,10 +19,14 @@ struct dspark_plan {
     uint64_t bytes;
     struct arena_matrix fc[CUDA_DSPARK_SOURCES_MAX], keys, head;
     uint64_t table;                   /* [vocab][hidden] bf16, own_table */
-    uint64_t w1, w2, w2_scale;        /* [vocab][rank] bf16; the same in the format; f32 [vocab] (FP8) */
+    uint64_t w1, w2, w2_scale;        /* [vocab][rank] bf16; [head rows][rank] in the format; f32 [head rows] (FP8) */
+    uint64_t choice;                  /* u32 [choices] */
     uint64_t hidden_norm, final_norm, k_norms, confidence;   /* k_norms [layers][512] */
     struct dspark_layer_plan layer[CUDA_DSPARK_LAYERS_MAX];
 };
+
+/* Rows of the output matrix and of the Markov head's. */
+static inline uint32_t dspark_head_rows(const struct cuda_dspark_spec *s) { return s->choices ? s->choices : s->vocab; }
 
 /* 0 or -E_UNSUPPORTED. */
 int dspark_plan_make(struct dspark_plan *plan, const struct cuda_dspark_spec *spec);

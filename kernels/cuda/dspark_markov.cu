@@ -26,6 +26,9 @@ __device__ __forceinline__ unsigned long long key_of(float score, uint32_t token
     return (unsigned long long)sample_ordered(score) << 32 | (0xffffffffu - token);
 }
 
+/* The token of a row of w2. */
+__device__ __forceinline__ uint32_t token_of(const dspark_markov_args &a, uint32_t row) { return a.choice && row < a.rows ? __ldg(a.choice + row) : row; }
+
 template <bool FP8> struct batch { uint4 part[FP8 ? LOADS : BATCH]; };
 
 /* A lane's parts of the 16 rows from `row`. */
@@ -159,7 +162,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
 {
     struct scratch *s = (struct scratch *)a.scratch;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, stride = gridDim.x * WARPS * BATCH, first = (blockIdx.x * WARPS + warp) * BATCH;
-    const uint32_t batches = first < a.vocab ? (a.vocab - first + stride - 1) / stride : 0;
+    const uint32_t batches = first < a.rows ? (a.rows - first + stride - 1) / stride : 0;
     __shared__ unsigned long long best_of[WARPS];
     uint32_t previous = a.token;
     batch<FP8> next;
@@ -181,9 +184,9 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
             if (i + 1 < batches) next = load<FP8>(a, first + (g % 2 ? at - 1 : at + 1) * stride, lane);     /* the last one stays: the next guess begins with it */
             const float bias = bias_of<FP8>(now, x, lane, &row);
             const uint32_t token = row0 + row;
-            const float z = __ldg(a.base + (uint64_t)g * a.vocab + token) + (FP8 ? bias * __ldg(a.w2_scale + token) : bias);
+            const float z = __ldg(a.base + (uint64_t)g * a.rows + token) + (FP8 ? bias * __ldg(a.w2_scale + token) : bias);
             if (!is_hopeless(a.temperature, z, top)) {
-                const unsigned long long key = key_of(score_of(a.temperature, a.seed, z, token, (uint64_t)a.position + 1 + g), token);
+                const unsigned long long key = key_of(score_of(a.temperature, a.seed, z, token_of(a, token), (uint64_t)a.position + 1 + g), token);
 
                 if (key > best) best = key;
             }
@@ -202,7 +205,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
             atomicMax(&s->best[g], best);
         }
         meet(s, g + 1);
-        previous = 0xffffffffu - (uint32_t)*(volatile unsigned long long *)&s->best[g];
+        previous = token_of(a, 0xffffffffu - (uint32_t)*(volatile unsigned long long *)&s->best[g]);
         if (blockIdx.x == 0 && threadIdx.x == 0) a.guess[g] = previous;
     }
 }
@@ -276,9 +279,9 @@ __device__ __forceinline__ void score_batch(const dspark_markov_many_args &m, co
         const uint32_t token = row0 + lane / 4 + e / 2 * 8, column = lane % 4 * 2 + e % 2, seq = column / spread;
 
         if (column % spread || seq >= m.count || g >= m.seq[seq].guesses) continue;
-        const float z = __ldg(m.common.base + ((uint64_t)seq * m.block + g) * m.common.vocab + token) + c[e] * __ldg(m.common.w2_scale + token);
+        const float z = __ldg(m.common.base + ((uint64_t)seq * m.block + g) * m.common.rows + token) + c[e] * __ldg(m.common.w2_scale + token);
         if (is_hopeless(m.seq[seq].temperature, z, top[e % 2])) continue;
-        const unsigned long long key = key_of(score_of(m.seq[seq].temperature, m.seq[seq].seed, z, token, (uint64_t)m.seq[seq].position + 1 + g), token);
+        const unsigned long long key = key_of(score_of(m.seq[seq].temperature, m.seq[seq].seed, z, token_of(m.common, token), (uint64_t)m.seq[seq].position + 1 + g), token);
 
         if (key > best[e % 2]) best[e % 2] = key;
     }
@@ -318,7 +321,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_many_kernel(const __grid_co
     const dspark_markov_args &a = m.common;
     struct scratch *memory = (struct scratch *)a.scratch;
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, stride = gridDim.x * WARPS * BATCH, first = (blockIdx.x * WARPS + warp) * BATCH;
-    const uint32_t batches = first < a.vocab ? (a.vocab - first + stride - 1) / stride : 0, spread = m.count <= DSPARK_MARKOV_SEQS / 2 ? 2 : 1;
+    const uint32_t batches = first < a.rows ? (a.rows - first + stride - 1) / stride : 0, spread = m.count <= DSPARK_MARKOV_SEQS / 2 ? 2 : 1;
     const uint32_t confided = gridDim.x - 1 - blockIdx.x;        /* the last blocks each ask for one sequence's confidence */
     rows16 next;
 
@@ -345,7 +348,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_many_kernel(const __grid_co
         send_best(&s, memory, g, warp, lane, best);
         meet(memory, g + 1);
         if (threadIdx.x < m.count && g < m.seq[threadIdx.x].guesses) {
-            s.previous[threadIdx.x] = 0xffffffffu - (uint32_t)*(volatile unsigned long long *)&memory->best[g * DSPARK_MARKOV_SEQS + threadIdx.x * spread];
+            s.previous[threadIdx.x] = token_of(a, 0xffffffffu - (uint32_t)*(volatile unsigned long long *)&memory->best[g * DSPARK_MARKOV_SEQS + threadIdx.x * spread]);
             if (blockIdx.x == 0) a.guess[threadIdx.x * DSPARK_GUESSES_MAX + g] = s.previous[threadIdx.x];
         }
         __syncthreads();
@@ -357,7 +360,7 @@ int dspark_markov_many_launch(const struct dspark_markov_many_args *args, uint32
     struct dspark_markov_many_args m = *args;
     void *params[] = { &m };
 
-    if (m.common.vocab % BATCH != 0 || m.common.hidden_size % 8 != 0 || m.common.w2_scale == NULL || m.count == 0 || m.count > DSPARK_MARKOV_SEQS || m.count > sm_count) return -E_RANGE;
+    if (m.common.rows == 0 || m.common.rows % BATCH != 0 || m.common.hidden_size % 8 != 0 || m.common.w2_scale == NULL || m.count == 0 || m.count > DSPARK_MARKOV_SEQS || m.count > sm_count) return -E_RANGE;
     m.common.guesses = 0;
     for (uint32_t i = 0; i < m.count; i++) {
         if (m.seq[i].guesses == 0 || m.seq[i].guesses > DSPARK_GUESSES_MAX || m.seq[i].guesses > m.block || m.seq[i].token >= m.common.vocab || !(m.seq[i].temperature >= 0)) return -E_RANGE;
@@ -373,7 +376,7 @@ int dspark_markov_launch(const struct dspark_markov_args *args, uint32_t sm_coun
     struct dspark_markov_args a = *args;
     void *params[] = { &a };
 
-    if (a.vocab % BATCH != 0 || a.guesses == 0 || a.guesses > DSPARK_GUESSES_MAX || a.token >= a.vocab || a.hidden_size % 8 != 0 || !(a.temperature >= 0)) return -E_RANGE;
+    if (a.rows == 0 || a.rows % BATCH != 0 || a.guesses == 0 || a.guesses > DSPARK_GUESSES_MAX || a.token >= a.vocab || a.hidden_size % 8 != 0 || !(a.temperature >= 0)) return -E_RANGE;
     const int rc = launch_check(cudaMemsetAsync(a.scratch, 0, sizeof(struct scratch), (cudaStream_t)stream), "dspark_markov scratch");
     if (rc != 0) return rc;
     const void *kernel = a.w2_scale ? (const void *)markov_kernel<true> : (const void *)markov_kernel<false>;

@@ -41,6 +41,7 @@ static bool fits(const struct cuda_dspark_spec *s)
     if (s->layers == 0 || s->layers > CUDA_DSPARK_LAYERS_MAX || s->sources == 0 || s->sources > CUDA_DSPARK_SOURCES_MAX) return false;
     if (s->block == 0 || s->block > CUDA_DSPARK_BLOCK_MAX || s->rank != DSPARK_RANK || s->rope_turned != DSPARK_TURNED || s->attention_scale != 1.0f) return false;
     if (s->q_heads != DSPARK_HEADS || s->kv_heads != 1 || s->head_dim != DSPARK_DIM || s->hidden == 0 || s->hidden % 128 || s->hidden > HIDDEN_MAX) return false;
+    if (s->choices % PRODUCT_ROWS || s->choices > s->vocab) return false;
     return s->vocab != 0 && s->vocab % PRODUCT_ROWS == 0 && s->mask_token < s->vocab && (s->format == WEIGHT_FP8 || s->format == WEIGHT_BF16);
 }
 
@@ -67,10 +68,11 @@ int dspark_plan_make(struct dspark_plan *p, const struct cuda_dspark_spec *s)
     for (uint32_t i = 0; i < s->sources && rc == 0; i++) rc = place(p, &p->fc[i], s->hidden, s->hidden, s->format);
     if (rc == 0) rc = place(p, &p->keys, s->layers * DSPARK_DIM, s->hidden, s->format);
     for (uint32_t i = 0; i < s->layers && rc == 0; i++) rc = place_layer(p, &p->layer[i], s);
-    if (rc == 0) rc = place(p, &p->head, s->vocab, s->hidden, s->format);
+    if (rc == 0) rc = place(p, &p->head, dspark_head_rows(s), s->hidden, s->format);
     p->w1 = place_bytes(p, 2ull * s->vocab * s->rank);
-    p->w2 = place_bytes(p, (s->format == WEIGHT_FP8 ? 1ull : 2ull) * s->vocab * s->rank);
-    p->w2_scale = place_bytes(p, s->format == WEIGHT_FP8 ? 4ull * s->vocab : 0);
+    p->w2 = place_bytes(p, (s->format == WEIGHT_FP8 ? 1ull : 2ull) * dspark_head_rows(s) * s->rank);
+    p->w2_scale = place_bytes(p, s->format == WEIGHT_FP8 ? 4ull * dspark_head_rows(s) : 0);
+    p->choice = place_bytes(p, 4ull * s->choices);
     p->table = place_bytes(p, s->own_table ? 2ull * s->vocab * s->hidden : 0);
     p->hidden_norm = place_bytes(p, 2ull * s->hidden);
     p->final_norm = place_bytes(p, 2ull * s->hidden);
@@ -143,14 +145,14 @@ __global__ void round_rows_kernel(const __nv_bfloat16 *from, uint8_t *codes, flo
 
 static int put_markov_out(const struct cuda_dspark_spec *s, const struct dspark_plan *p, uint8_t *arena, const uint16_t *source)
 {
-    const uint64_t bytes = 2ull * s->vocab * s->rank;
+    const uint64_t bytes = 2ull * dspark_head_rows(s) * s->rank;
     __nv_bfloat16 *room = NULL;
 
     if (s->format == WEIGHT_BF16) return launch_check(cudaMemcpy(arena + p->w2, source, bytes, cudaMemcpyHostToDevice), "the drafter's weights");
     int rc = launch_check(cudaMalloc((void **)&room, bytes), "room for the drafter's weights");
     if (rc == 0) rc = launch_check(cudaMemcpy(room, source, bytes, cudaMemcpyHostToDevice), "the drafter's weights");
     if (rc == 0) {
-        round_rows_kernel<<<s->vocab, DSPARK_RANK>>>(room, arena + p->w2, (float *)(arena + p->w2_scale));
+        round_rows_kernel<<<dspark_head_rows(s), DSPARK_RANK>>>(room, arena + p->w2, (float *)(arena + p->w2_scale));
         rc = launch_check(cudaGetLastError(), "rounding the drafter's weights");
     }
     if (rc == 0) rc = launch_check(cudaDeviceSynchronize(), "the drafter's weights");
@@ -219,10 +221,10 @@ static int matrix(const struct cuda_dspark_spec *s, const struct dspark_plan *p,
     case CUDA_DSPARK_GATE: m = &l->gate_up, piece.rows = s->intermediate, piece.half = 0; break;
     case CUDA_DSPARK_UP: m = &l->gate_up, piece.rows = s->intermediate, piece.half = 1; break;
     case CUDA_DSPARK_DOWN: m = &l->down, piece.rows = s->hidden, piece.stride = s->intermediate; break;
-    case CUDA_DSPARK_HEAD: m = &p->head, piece.rows = s->vocab; break;
+    case CUDA_DSPARK_HEAD: m = &p->head, piece.rows = dspark_head_rows(s); break;
     case CUDA_DSPARK_K: *count = (uint64_t)DSPARK_DIM * s->hidden; return source ? put_keys(s, p, arena, layer, source, r) : 0;
     case CUDA_DSPARK_FC: *count = (uint64_t)s->hidden * s->sources * s->hidden; return source ? put_fc(s, p, arena, source, r) : 0;
-    case CUDA_DSPARK_MARKOV_OUT: *count = (uint64_t)s->vocab * s->rank; return source ? put_markov_out(s, p, arena, source) : 0;
+    case CUDA_DSPARK_MARKOV_OUT: *count = (uint64_t)dspark_head_rows(s) * s->rank; return source ? put_markov_out(s, p, arena, source) : 0;
     default: return -E_NOT_FOUND;
     }
     *count = piece.rows * piece.stride;
@@ -240,6 +242,7 @@ extern "C" int cuda_dspark_weights_put(const struct cuda_dspark_spec *s, void *w
     if (rc) return rc;
     if (tensor >= CUDA_DSPARK_TENSORS || layer >= s->layers) return -E_RANGE;
     if (tensor == CUDA_DSPARK_SCALAR) return elements == 1 ? launch_check(cudaMemcpy(arena + p.layer[layer].scalar, source, 4, cudaMemcpyHostToDevice), "the drafter's scalar") : -E_RANGE;
+    if (tensor == CUDA_DSPARK_CHOICE) return elements == s->choices ? launch_check(cudaMemcpy(arena + p.choice, source, 4 * elements, cudaMemcpyHostToDevice), "the drafter's choices") : -E_RANGE;
     if (find_vector(s, &p, tensor, layer, &at, &wanted)) return elements == wanted ? put_vector(arena + at, (const float *)source, elements) : -E_RANGE;
     if (tensor == CUDA_DSPARK_TABLE || tensor == CUDA_DSPARK_MARKOV_IN) {
         const bool table = tensor == CUDA_DSPARK_TABLE;
@@ -258,11 +261,16 @@ extern "C" int cuda_dspark_weights_put(const struct cuda_dspark_spec *s, void *w
 
 /* ---- the output matrix from the target's ---- */
 
-__global__ void narrow_kernel(const float *from, __nv_bfloat16 *to, uint64_t n)
+/* One block a row: the row of the packed table that `choice` names, or that comes next. */
+__global__ void gather_rows_kernel(const uint8_t *packed, uint32_t slice_k, uint32_t slices, const uint32_t *choice, uint32_t first, __nv_bfloat16 *to, uint32_t k)
 {
-    const uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    const uint32_t row = choice ? choice[first + blockIdx.x] : first + blockIdx.x;
 
-    if (i < n) to[i] = __float2bfloat16(from[i]);
+    for (uint32_t i = threadIdx.x; i < k; i += blockDim.x) {
+        const uint8_t *unit = packed + ((uint64_t)(row / TILE_ROWS) * slices + i / slice_k) * packed_unit_bytes(WEIGHT_BF16, slice_k);
+
+        to[(uint64_t)blockIdx.x * k + i] = *(const __nv_bfloat16 *)(unit + packed_element_offset(WEIGHT_BF16, slice_k, row % TILE_ROWS, i % slice_k));
+    }
 }
 
 extern "C" int cuda_dspark_weights_head(const struct cuda_dspark_spec *s, void *weights_device, const struct cuda_model_spec *target, const void *target_device)
@@ -270,28 +278,23 @@ extern "C" int cuda_dspark_weights_head(const struct cuda_dspark_spec *s, void *
     struct dspark_plan p;
     struct arena arena;
     struct room r = { NULL, NULL };
-    float *wide = NULL;
     int rc = dspark_plan_make(&p, s);
 
     if (rc == 0) rc = arena_plan(&arena, target);
     if (rc) return rc;
     if (arena.head.rows != s->vocab || arena.head.k != s->hidden || arena.head.format != WEIGHT_BF16) return -E_UNSUPPORTED;
     rc = open_room(&r, s->hidden);
-    if (rc == 0) rc = launch_check(cudaMalloc((void **)&wide, 4ull * CHUNK_ROWS * s->hidden), "room for the drafter's output matrix");
     const struct packed_matrix to = { (uint8_t *)weights_device + p.head.offset, p.head.rows, p.head.k, p.head.slice_k, p.head.format };
-    for (uint32_t at = 0; at < s->vocab && rc == 0; at += CHUNK_ROWS) {
-        const uint32_t rows = s->vocab - at < CHUNK_ROWS ? s->vocab - at : CHUNK_ROWS;
-        const uint64_t n = (uint64_t)rows * s->hidden;
-        const struct packed_matrix from = { (const uint8_t *)target_device + arena.head.offset + packed_bytes(WEIGHT_BF16, at, s->hidden), rows, s->hidden, arena.head.slice_k, WEIGHT_BF16 };
+    const uint32_t *choice = s->choices ? (const uint32_t *)((const uint8_t *)weights_device + p.choice) : NULL;
+    for (uint32_t at = 0; at < p.head.rows && rc == 0; at += CHUNK_ROWS) {
+        const uint32_t rows = p.head.rows - at < CHUNK_ROWS ? p.head.rows - at : CHUNK_ROWS;
         const struct pack_source source = { r.rows, NULL, 0, WEIGHT_BF16, rows, at / TILE_ROWS, PACK_WHOLE, NULL };
 
-        rc = unpack_launch(&from, wide, NULL);
-        if (rc == 0) narrow_kernel<<<(uint32_t)((n + 255) / 256), 256>>>(wide, (__nv_bfloat16 *)r.rows, n);
-        if (rc == 0) rc = launch_check(cudaGetLastError(), "the drafter's output matrix");
+        gather_rows_kernel<<<rows, 256>>>((const uint8_t *)target_device + arena.head.offset, arena.head.slice_k, arena.head.k / arena.head.slice_k, choice, at, (__nv_bfloat16 *)r.rows, s->hidden);
+        rc = launch_check(cudaGetLastError(), "the drafter's output matrix");
         if (rc == 0) rc = pack_launch(&to, &source, r.scales, NULL);
     }
     if (rc == 0) rc = launch_check(cudaDeviceSynchronize(), "the drafter's output matrix");
-    cudaFree(wide);
     close_room(&r);
     return rc;
 }

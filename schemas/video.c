@@ -42,8 +42,9 @@ int video_library_open(struct video_library *lib, char *err, size_t err_bytes)
         return -E_IO;
     }
     lib->version = (__typeof__(lib->version))dlsym(lib->handle, "video_version");
+    lib->libavcodec = (__typeof__(lib->libavcodec))dlsym(lib->handle, "video_libavcodec");
     lib->decode = (__typeof__(lib->decode))dlsym(lib->handle, "video_decode");
-    if (lib->version && lib->decode && lib->version() == VIDEO_VERSION) return 0;
+    if (lib->version && lib->libavcodec && lib->decode && lib->version() == VIDEO_VERSION) return 0;
     snprintf(err, err_bytes, "%s comes from another build than this program", path);
     return -E_VERSION;
 }

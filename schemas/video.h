@@ -56,6 +56,7 @@ uint32_t video_at_ms(uint32_t index, double fps);
 /* ---- what the library exports ------------------------------------------------------------------ */
 
 uint32_t video_version(void);
+uint32_t video_libavcodec(void);      /* the major version of the one that it runs with: frames are the reference's to the bit where that has the same */
 
 /* Decodes the frames that are taken, in order, each handed to the sink. 0; -E_FORMAT: no known format, or damaged; -E_RANGE: over the limits, by what the file says;
  * -E_LIMIT: over them by what was found; -E_NOMEM; or what the sink said. why has words for the client. */
@@ -66,6 +67,7 @@ int video_decode(const uint8_t *file, size_t file_bytes, const struct video_limi
 struct video_library {
     void *handle;                     /* of dlopen; never closed */
     __typeof__(video_version) *version;
+    __typeof__(video_libavcodec) *libavcodec;
     __typeof__(video_decode) *decode;
 };
 

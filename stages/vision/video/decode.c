@@ -21,6 +21,7 @@
 #define NO_PACKET UINT32_MAX
 
 __attribute__((visibility("default"))) __typeof__(video_version) video_version;
+__attribute__((visibility("default"))) __typeof__(video_libavcodec) video_libavcodec;
 __attribute__((visibility("default"))) __typeof__(video_decode) video_decode;
 
 struct reader {
@@ -178,6 +179,8 @@ static int decode_all(struct reader *r, const uint8_t *file, size_t bytes, char 
 }
 
 uint32_t video_version(void) { return VIDEO_VERSION; }
+
+uint32_t video_libavcodec(void) { return avcodec_version() >> 16; }
 
 int video_decode(const uint8_t *file, size_t file_bytes, const struct video_limits *limits, const struct video_sink *sink, char why[VIDEO_ERROR_BYTES])
 {

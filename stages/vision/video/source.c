@@ -139,11 +139,10 @@ static int open_track(struct source *s, const struct video_limits *limits, char 
     return check_size(s->track->codecpar, limits, why);
 }
 
-static int room_for_packet(struct source *s, uint32_t *room, const struct video_limits *limits, char why[VIDEO_ERROR_BYTES])
+static int room_for_packet(struct source *s, uint32_t *room, char why[VIDEO_ERROR_BYTES])
 {
     if (s->packet_count < *room) return 0;
-    if (s->packet_count >= limits->total_max) return source_fault(-E_LIMIT, why, "it has more than %u frames", limits->total_max);
-    const uint32_t more = *room ? 2 * *room : PACKETS_AT_FIRST, count = more < limits->total_max ? more : limits->total_max;
+    const uint32_t count = *room ? 2 * *room : PACKETS_AT_FIRST;
     struct source_packet *packet = realloc(s->packet, (size_t)count * sizeof *packet);
     if (!packet) return source_fault(-E_NOMEM, why, "there is no memory for its packets");
     s->packet = packet;
@@ -159,7 +158,7 @@ static int read_packets(struct source *s, const struct video_limits *limits, cha
     int rc;
 
     for (;;) {
-        if ((rc = room_for_packet(s, &room, limits, why)) != 0) return rc;
+        if ((rc = room_for_packet(s, &room, why)) != 0) return rc;
         AVPacket *packet = av_packet_alloc();
         if (!packet) return source_fault(-E_NOMEM, why, "there is no memory for its packets");
         rc = av_read_frame(s->format, packet);
@@ -169,6 +168,7 @@ static int read_packets(struct source *s, const struct video_limits *limits, cha
         } else av_packet_free(&packet);
         if (rc == AVERROR_EOF) return 0;
         if (rc < 0) return source_fault(rc == AVERROR(ENOMEM) ? -E_NOMEM : -E_FORMAT, why, "it is damaged: it cannot be read to its end");
+        if (s->packet_count > limits->total_max) return source_fault(-E_LIMIT, why, "it has more than %u frames", limits->total_max);
         if (bytes > BYTES_OF_FILE_MAX * (uint64_t)s->bytes) return source_fault(-E_LIMIT, why, "its table of contents names more bytes than there are");
     }
 }
@@ -179,6 +179,14 @@ static int by_time(const void *a, const void *b)
 
     if (x->pts != y->pts) return x->pts < y->pts ? -1 : 1;
     return x->packet < y->packet ? -1 : x->packet > y->packet;
+}
+
+/* From the first frame to the end of the last; with the reference's roundings, as times that fall on a second show them. */
+static double seconds_of(const struct source *s)
+{
+    const double num = s->track->time_base.num, den = s->track->time_base.den;
+
+    return (double)s->end_pts * num / den - (double)s->frame[0].pts * num / den;
 }
 
 /* Which frames there are, in the order in which they are shown. */
@@ -197,7 +205,7 @@ static int sort_frames(struct source *s, const struct video_limits *limits, char
     }
     if (s->frame_count == 0) return source_fault(-E_FORMAT, why, "it has no frames");
     qsort(s->frame, s->frame_count, sizeof *s->frame, by_time);
-    const double seconds = (double)(s->end_pts - s->frame[0].pts) * av_q2d(s->track->time_base);
+    const double seconds = seconds_of(s);
     if (seconds > limits->seconds_max) return source_fault(-E_RANGE, why, "it is %.0f seconds long: at most %u are taken", seconds, limits->seconds_max);
     return 0;
 }
@@ -226,7 +234,7 @@ void source_close(struct source *s)
 
 double source_fps(const struct source *s)
 {
-    const double seconds = (double)(s->end_pts - s->frame[0].pts) * av_q2d(s->track->time_base);
+    const double seconds = seconds_of(s);
     const AVRational stated = s->track->avg_frame_rate;
 
     if (seconds > 0) return s->frame_count / seconds;

@@ -10,6 +10,7 @@
 #include "kernels/cuda/cuda_draft.h"
 #include "kernels/cuda/cuda_draft_plain.h"
 #include "kernels/cuda/cuda_dspark.h"
+#include "kernels/cuda/cuda_dspark_plain.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_prefill.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -23,11 +24,11 @@
 #define CUDA_LIBRARY_FUNCTIONS(F) \
     F(backend_version) F(backend_error) F(backend_open) F(backend_close) F(backend_pages) F(backend_step) F(backend_wait) F(backend_bias) F(backend_history) F(backend_outputs) F(backend_generation) F(backend_hand_over) F(backend_step_behind) F(backend_begun) F(backend_release) F(backend_scored) \
     F(prefill_open) F(prefill_close) F(prefill_pages) F(prefill_copy) F(prefill_soft_weights) F(prefill_soft) F(prefill_soft_go) F(prefill_outputs) F(prefill_outputs_copy) F(prefill_generation) F(prefill_begin) F(prefill_go) F(prefill_wait) \
-    F(device_open) F(device_close) F(memory_create) F(memory_map) F(memory_read) \
+    F(device_open) F(device_close) F(memory_create) F(memory_map) \
     F(weights_bytes) F(weights_open) F(weights_close) F(weights_buffer) F(weights_put) F(weights_finish) F(weights_fill_random) \
     F(draft_weights_bytes) F(draft_weights_put) F(draft_open) F(draft_close) F(draft_pages) F(draft_round) F(draft_hand_over) F(draft_wait) \
     F(draft_plain_bytes) F(draft_plain_put) F(draft_plain_open) F(draft_plain_step) F(draft_plain_read) \
-    F(dspark_weights_bytes) F(dspark_weights_put) F(dspark_weights_head) F(dspark_open) F(dspark_place) F(dspark_absorb) F(dspark_round) F(dspark_hand_over) F(dspark_wait)
+    F(dspark_weights_bytes) F(dspark_weights_put) F(dspark_weights_head) F(dspark_open) F(dspark_plain_open) F(dspark_place) F(dspark_absorb) F(dspark_round) F(dspark_hand_over) F(dspark_wait)
 
 struct cuda_library {
     void *handle;                     /* of dlopen; never closed: the driver's threads may still run in it */

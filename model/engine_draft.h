@@ -87,8 +87,7 @@ struct engine_draft_steps {          /* an assistant that is computed step by st
     void *context;
 };
 void engine_draft_open_mtp(struct engine_draft *d, const struct engine_draft_steps *steps);      /* NULL: the CPU */
-struct cuda_library;
-void engine_draft_open_dspark(struct engine_draft *d, const struct cuda_library *lib);   /* computes on the CPU; lib: the outputs of layers are in device memory. NULL: in host memory */
+void engine_draft_open_dspark(struct engine_draft *d);
 void engine_draft_open_cuda(struct engine_draft *d);   /* an MTP assistant */
 void engine_draft_open_dspark_cuda(struct engine_draft *d);
 

@@ -1,5 +1,4 @@
-/* model/engine_draft_dspark.c - a DSpark head (model/dspark.h) as the draft stage's drafter, computed on the CPU: beside a target on the CPU, and beside one on a GPU for
- * heads of other shapes than the GPU's kernels are made for (engine_draft_dspark_cuda.c). There the outputs of layers are copied from the device.
+/* model/engine_draft_dspark.c - a DSpark head (model/dspark.h) as the draft stage's drafter, computed on the CPU beside a target on the CPU.
  *
  * Reads    the drafter's files and the target's (its embedding table is usually the drafter's, too), arena.features
  * Writes   counter DRAFT_SOURCES of the draft role: which layers' outputs prefill and verify shall leave in arena.features
@@ -7,9 +6,7 @@
  * Fails    a head that cannot draft for this model: exit 100 with the reason. Positions whose outputs are gone (nobody wanted them when they were
  *          computed, or the drafter lagged too far behind): the head looks back as far as the ones behind them, and not at all for a while. */
 #include "model/dspark.h"
-#include "model/cuda_library.h"
 #include "model/engine_draft.h"
-#include "model/engine_gpu.h"
 #include "model/features.h"
 #include "schemas/counters.h"
 #include "shm/atomic.h"
@@ -22,7 +19,6 @@
 
 #define ABSORB_ROWS 64u               /* positions that go into the cache together; the heart beats in between */
 #define CATCH_UP_ROWS 512u            /* positions absorbed in one round: a long prompt takes several, so that the others' drafts are not late for it */
-#define THREADS_BESIDE_GPU 4u         /* small heads: more threads wait for each other rather than compute */
 #define CONTEXT_MIN 8u                /* a head that sees fewer positions is not asked: it was never trained for that, but for a short prompt */
 
 struct memory {                       /* of one slot */
@@ -38,8 +34,6 @@ struct device {
     struct dspark *head;
     struct sampler *sampler;
     struct features features;         /* read only */
-    const struct cuda_library *lib;   /* the features are device memory; NULL: host memory */
-    uint8_t *copied;                  /* [ABSORB_ROWS][row_bytes], with lib */
     uint64_t layers;
     struct memory *memory;            /* [slot_count] */
     uint8_t *caches;                  /* [slot_count][slot_bytes] */
@@ -77,45 +71,13 @@ static int absorb(struct device *v, struct memory *m, uint32_t first, uint32_t c
     return count ? dspark_absorb(v->head, rows, count) : 0;
 }
 
-static float widened(const uint8_t *row, uint64_t i, uint32_t element_bytes)
-{
-    return element_bytes == 4 ? ((const float *)row)[i] : stored_from_bf16(((const uint16_t *)row)[i]);
-}
-
-/* The same from device memory: positions first .. first + most - 1, all of which lie in a row in the ring. */
-static uint32_t take_piece(struct device *v, uint32_t slot, uint32_t generation, uint32_t first, uint32_t most, float *out)
-{
-    const struct features *f = &v->features;
-    const uint8_t *from = f->base + features_offset(f, slot, first);
-    const uint32_t floats = features_floats(f, v->layers);
-    uint32_t n = 0;
-
-    struct feature_row again[ABSORB_ROWS];
-
-    if (v->lib->memory_read(v->copied, from, f->row_bytes, f->row_bytes, most) != 0) return 0;
-    for (; n < most; n++) {
-        const struct feature_row *row = (const struct feature_row *)(v->copied + n * f->row_bytes);
-        if (row->layers != v->layers || row->of != features_whose(generation, first + n)) break;
-        for (uint64_t i = 0; i < floats; i++) out[n * (uint64_t)floats + i] = widened((const uint8_t *)(row + 1), i, f->element_bytes);
-    }
-    if (n == 0 || v->lib->memory_read(again, from, sizeof *again, f->row_bytes, n) != 0) return 0;
-    for (uint32_t i = 0; i < n; i++) /* F1: as features_take looks again */
-        if (again[i].layers != v->layers || again[i].of != features_whose(generation, first + i)) return i;
-    return n;
-}
-
 /* Outputs of positions first .. first + most - 1 into v->taken, as far as they are there; returns how many. */
 static uint32_t take(struct device *v, uint32_t slot, uint32_t generation, uint32_t first, uint32_t most)
 {
     const struct features *f = &v->features;
-    const uint32_t floats = features_floats(f, v->layers), whole = f->rows - first % f->rows;
+    const uint32_t floats = features_floats(f, v->layers);
     uint32_t n = 0;
 
-    if (v->lib) {
-        n = take_piece(v, slot, generation, first, most < whole ? most : whole, v->taken);
-        if (n == whole && most > whole) n += take_piece(v, slot, generation, first + n, most - n, v->taken + (uint64_t)n * floats);
-        return n;
-    }
     while (n < most && features_take(f, slot, generation, first + n, v->layers, v->taken + (uint64_t)n * floats)) n++;
     return n;
 }
@@ -220,30 +182,15 @@ static void load(struct engine_draft *d, struct device *v)
               (unsigned long long)(v->weights.own_bytes >> 20), v->weights.embed_is_shared ? "embeddings," : "", v->weights.head_is_shared ? "output" : "");
 }
 
-static void map_device_features(struct engine_draft *d, struct device *v)
-{
-    struct cuda_features memory;
-
-    engine_gpu_features(v->lib, d->stage, &d->target.config, d->target.geometry.max_context, false, &memory, &v->features);
-    if (!memory.device) stage_exit(d->stage, EXIT_CONFIG, "this server keeps no outputs of layers on the GPU: it must begin with a DSpark drafter (--draft dspark), others can come by swap then");
-    if (memory.sources_max < v->weights.config.source_count)
-        stage_exit(d->stage, EXIT_CONFIG, "the drafter reads %u layers, this server keeps the outputs of %u at most: it began with another drafter", v->weights.config.source_count, memory.sources_max);
-    v->copied = malloc(ABSORB_ROWS * v->features.row_bytes);
-    if (!v->copied) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter");
-}
-
 static void map_features(struct engine_draft *d, struct device *v)
 {
     const uint32_t context = (uint32_t)wiring_u64(&d->stage->wiring, "draft.context", 0);
     uint64_t bytes = 0;
 
-    if (v->lib) map_device_features(d, v);
-    else {
-        features_init(&v->features, d->slot_count, context, d->target.geometry.max_context, d->target.config.hidden);
-        v->features.base = stage_map(d->stage, "arena.features", false, &bytes);
-        if (!v->features.base || bytes < features_bytes(&v->features))
-            stage_exit(d->stage, EXIT_MISSING, "arena.features has %llu bytes, %llu are needed", (unsigned long long)bytes, (unsigned long long)features_bytes(&v->features));
-    }
+    features_init(&v->features, d->slot_count, context, d->target.geometry.max_context, d->target.config.hidden);
+    v->features.base = stage_map(d->stage, "arena.features", false, &bytes);
+    if (!v->features.base || bytes < features_bytes(&v->features))
+        stage_exit(d->stage, EXIT_MISSING, "arena.features has %llu bytes, %llu are needed", (unsigned long long)bytes, (unsigned long long)features_bytes(&v->features));
     const int rc = dspark_cache_init(&v->cache, &v->weights.config, KV_BF16, context ? context : 1, d->target.geometry.max_context);
     must(rc == 0);
 }
@@ -267,17 +214,15 @@ static bool make_room(struct engine_draft *d, struct device *v)
     return true;
 }
 
-void engine_draft_open_dspark(struct engine_draft *d, const struct cuda_library *lib)
+void engine_draft_open_dspark(struct engine_draft *d)
 {
     struct device *v = calloc(1, sizeof *v);
 
     if (!v) stage_exit(d->stage, EXIT_MISSING, "out of memory");
-    v->lib = lib;
     load(d, v);
     if (d->rows_max > DSPARK_BLOCKS_MAX) d->rows_max = DSPARK_BLOCKS_MAX;
     map_features(d, v);
-    const uint32_t threads = (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1);
-    const struct forward_options options = {.threads = lib && threads > THREADS_BESIDE_GPU ? THREADS_BESIDE_GPU : threads, .rows_max = d->rows_max};
+    const struct forward_options options = {.threads = (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1), .rows_max = d->rows_max};
     int rc = dspark_open(&v->head, &v->weights, &v->cache, &options);
     if (rc == 0) rc = sampler_open(&v->sampler, d->target.config.vocab, d->target.generation.suppress_token, d->target.generation.suppress_count);
     if (rc != 0) stage_exit(d->stage, EXIT_MISSING, "the drafter cannot be set up: %s", error_text(rc));

@@ -1,5 +1,5 @@
-/* model/engine_draft_dspark_cuda.c - a DSpark head beside a target on the GPU: rounds in one chain of launches of libsluice_cuda.so (cuda_dspark.h), or, for heads of
- * other shapes than its kernels are made for, on the CPU (engine_draft_dspark.c) from outputs of layers that are copied from the device.
+/* model/engine_draft_dspark_cuda.c - a DSpark head beside a target on the GPU: rounds in one chain of launches of libsluice_cuda.so, with kernels made for the 12B model's head (cuda_dspark.h)
+ * or, for heads of other shapes, with those that give the CPU's bits (cuda_dspark_plain.h).
  *
  * Reads    the head's checkpoint (files), the target's packed weights (gpu.weights: embedding table and output matrix), arena.features, device memory mapped read-only
  * Writes   counter DRAFT_SOURCES of the draft role: which layers' outputs prefill and verify shall leave in arena.features
@@ -30,7 +30,7 @@
 #define CONTEXT_MIN 8u                /* a head that sees fewer positions is not asked: it was never trained for that, but for a short prompt */
 
 _Static_assert(STEP_ROWS > CUDA_DSPARK_BLOCK_MAX, "what a step of the target commits goes together");
-_Static_assert(CUDA_DSPARK_BLOCK_MAX <= RING_TOKENS_MAX, "a message holds what a round drafts");
+_Static_assert(CUDA_DSPARK_GUESSES_MAX <= RING_TOKENS_MAX, "a message holds what a round drafts");
 _Static_assert(DSPARK_SOURCES_MAX <= CUDA_DSPARK_SOURCES_MAX, "outputs of layers");
 
 struct seat {                         /* of a place */
@@ -45,7 +45,7 @@ struct gpu_head {
     struct cuda_dspark_spec spec;
     struct model_weights tables;      /* the target's on the host, if it has files: is the head's own table another? */
     struct dspark_weights weights;    /* on the host; only while they are loaded */
-    void *weights_device;             /* mapped until the process ends */
+    void *weights_device;             /* mapped until the process ends; plain heads own theirs */
     struct cuda_dspark *dspark;
     struct cuda_features features;
     uint64_t layers;
@@ -138,7 +138,8 @@ static int launch(struct engine_draft *d, const struct engine_draft_question *qu
     for (uint32_t i = 0; i < count; i++) {
         const struct engine_draft_question *from = &questions[index[i]];
         q[i] = (struct cuda_dspark_question){.place = from->slot % g->features.places, .token = from->token, .position = from->position,
-                                             .guesses = from->tokens_max < d->tokens_max ? from->tokens_max : d->tokens_max, .temperature = from->sampling->temperature, .seed = from->sampling->seed};
+                                             .guesses = from->tokens_max < d->tokens_max ? from->tokens_max : d->tokens_max, .temperature = from->sampling->temperature, .seed = from->sampling->seed,
+                                             .top_p = from->sampling->top_p, .min_p = from->sampling->min_p, .top_k = from->sampling->top_k};
     }
     int rc = g->lib.dspark_round(g->dspark, q, count);
     if (rc == -E_RANGE) return rc;
@@ -362,19 +363,53 @@ static void *own_memory(struct engine_draft *d, uint64_t bytes)
     return device;
 }
 
-static void open_head(struct engine_draft *d, uint64_t bytes)
+static void refuse(struct engine_draft *d, int rc)
+{
+    const struct gpu_head *g = d->state;
+
+    if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
+    stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());
+}
+
+/* Returns the bytes that the head's weights take on the device. */
+static uint64_t open_head(struct engine_draft *d, struct cuda_dspark_options *options)
+{
+    struct gpu_head *g = d->state;
+    const uint64_t bytes = g->lib.dspark_weights_bytes(&g->spec);
+
+    options->weights_device = g->weights_device = own_memory(d, bytes);
+    load_weights(d, options->target_device);
+    options->handover = engine_gpu_signals(&g->lib, d->stage);
+    d->hands_over = options->handover != NULL;
+    const int rc = g->lib.dspark_open(&g->dspark, &g->spec, &g->target, options, g->weights.confidence_bias);
+    if (rc != 0) refuse(d, rc);
+    return bytes;
+}
+
+/* Weights as the checkpoint has them, or rounded as on the CPU. */
+static uint64_t open_plain(struct engine_draft *d, const struct cuda_dspark_options *options)
+{
+    struct gpu_head *g = d->state;
+    uint64_t bytes = 0;
+
+    if (strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0 && dspark_to_fp8(&g->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1)) != 0)
+        stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
+    engine_await_weights(&d->target); /* its table and, mostly, its output matrix are the head's */
+    const int rc = g->lib.dspark_plain_open(&g->dspark, &g->weights, &g->target, options, &bytes);
+    if (rc != 0) refuse(d, rc);
+    return bytes;
+}
+
+static void open_device(struct engine_draft *d)
 {
     struct gpu_head *g = d->state;
     struct cuda_dspark_options options = {.features = g->features, .window = g->window, .context_max = d->target.geometry.max_context};
+    const bool is_made_for = g->lib.dspark_weights_bytes(&g->spec) != 0 && g->features.element_bytes == 2;
 
     options.target_device = engine_gpu_map(&g->lib, d->stage, "gpu.weights", wiring_u64(&d->stage->wiring, "gpu.weights_bytes", 0), false);
-    options.weights_device = g->weights_device = own_memory(d, bytes);
-    load_weights(d, options.target_device);
-    options.handover = engine_gpu_signals(&g->lib, d->stage);
-    d->hands_over = options.handover != NULL;
-    const int rc = g->lib.dspark_open(&g->dspark, &g->spec, &g->target, &options, g->weights.confidence_bias);
-    if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
-    if (rc != 0) stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());
+    const uint64_t bytes = is_made_for ? open_head(d, &options) : open_plain(d, &options);
+    stage_log(d->stage, LOG_INFO, "drafter", "kind=dspark block=%u layers=%u mib=%llu kernels=%s shared=%s%s", g->spec.block, g->spec.layers, (unsigned long long)(bytes >> 20),
+              is_made_for ? "own" : "plain", g->weights.embed_is_shared ? "embeddings," : "", g->weights.head_is_shared ? "output" : "");
 }
 
 void engine_draft_open_dspark_cuda(struct engine_draft *d)
@@ -390,24 +425,16 @@ void engine_draft_open_dspark_cuda(struct engine_draft *d)
     engine_draft_dspark_spec(&g->spec, &g->weights.config, choose_format(d));
     g->spec.own_table = !g->weights.embed_is_shared;
     g->spec.embed_scale = g->weights.embed_scale;
-    const uint64_t bytes = g->lib.dspark_weights_bytes(&g->spec);
     map_features(d);
-    if (bytes == 0 || g->features.element_bytes != 2) {
-        dspark_weights_free(&g->weights);
-        engine_draft_open_dspark(d, &g->lib);
-        return;
-    }
     g->window = (uint32_t)wiring_u64(&d->stage->wiring, "draft.context", 0);
     if (g->window == 0) g->window = 1;
     if (g->window > d->target.geometry.max_context) g->window = d->target.geometry.max_context;
     g->generation = calloc(d->slot_count, sizeof *g->generation);
     g->seat = calloc(g->features.places, sizeof *g->seat);
     if (!g->generation || !g->seat) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter");
-    open_head(d, bytes);
-    stage_log(d->stage, LOG_INFO, "drafter", "kind=dspark block=%u layers=%u mib=%llu shared=%s%s", g->spec.block, g->spec.layers, (unsigned long long)(bytes >> 20),
-              g->weights.embed_is_shared ? "embeddings," : "", g->weights.head_is_shared ? "output" : "");
+    open_device(d);
     d->device = &head_device;
-    d->tokens_max = g->spec.block;
+    d->tokens_max = g->spec.block < CUDA_DSPARK_GUESSES_MAX ? g->spec.block : CUDA_DSPARK_GUESSES_MAX;
     dspark_weights_free(&g->weights);
     shm_store_release(&d->stage->status->counters[DRAFT_SOURCES], g->layers);
     stage_beat(d->stage);

@@ -66,7 +66,7 @@ static double round_us(struct bench *b, uint32_t sequences, float temperature)
 
     for (uint32_t i = 0; i < sequences; i++) {
         item[i] = { i, 1, b->context - b->absorb, b->absorb };
-        q[i] = { i, 1000 + i, b->context, b->spec.block, temperature, 42 + i };
+        q[i] = { i, 1000 + i, b->context, b->spec.block, temperature, 42 + i, 1, 0, 0 };
         OK(cuda_dspark_place(b->d, i, 0));
     }
     for (int i = 0; i < REPEATS; i++) {

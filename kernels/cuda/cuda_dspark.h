@@ -25,6 +25,7 @@ extern "C" {
 #define CUDA_DSPARK_LAYERS_MAX 8
 #define CUDA_DSPARK_SOURCES_MAX 8
 #define CUDA_DSPARK_BLOCK_MAX 7
+#define CUDA_DSPARK_GUESSES_MAX 12    /* of one answer: blocks of cuda_dspark_plain.h may be longer */
 #define CUDA_DSPARK_ROWS_MAX 8        /* sequences of one round */
 #define CUDA_DSPARK_ABSORB_MAX 64     /* positions of one absorb */
 
@@ -92,14 +93,16 @@ struct cuda_dspark_question {
     uint32_t place;
     uint32_t token, position;         /* newest token of the text and its position; all before it are absorbed; position + block <= context_max */
     uint32_t guesses;                 /* wanted, 1..block */
-    float temperature;                /* 0: greedy. top_k, top_p, penalties and bias are not looked at */
+    float temperature;                /* 0: greedy. Penalties and bias are not looked at */
     uint64_t seed;
+    float top_p, min_p;               /* this and the next ones: looked at by heads of cuda_dspark_plain.h only */
+    uint32_t top_k;
 };
 
 struct cuda_dspark_answer {
     uint32_t low;                     /* the first position that the block saw */
-    uint32_t token[CUDA_DSPARK_BLOCK_MAX];
-    float confidence[CUDA_DSPARK_BLOCK_MAX];   /* 1 without a confidence head */
+    uint32_t token[CUDA_DSPARK_GUESSES_MAX];
+    float confidence[CUDA_DSPARK_GUESSES_MAX]; /* 1 without a confidence head */
 };
 
 /* Starts a round, behind what was absorbed. 0, -E_RANGE (nothing was launched), -E_BUSY (one is under way), -E_IO. */

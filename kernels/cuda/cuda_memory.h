@@ -32,9 +32,6 @@ int cuda_memory_create(uint64_t bytes, int *fd);
 /* Maps it; the descriptor may be closed afterwards. The mapping lasts as long as the process. -E_IO, -E_NOMEM. */
 int cuda_memory_map(int fd, uint64_t bytes, int writable, void **device);
 
-/* Copies from a mapping to the host, finished on return: the first `bytes` of each of `count` pieces that lie `stride` apart, one behind the other. -E_IO. */
-int cuda_memory_read(void *to, const void *from_device, uint64_t bytes, uint64_t stride, uint32_t count);
-
 #ifdef __cplusplus
 }
 #endif

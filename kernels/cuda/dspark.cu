@@ -3,10 +3,11 @@
  *   absorb  gather, fc of each source, their norm, keys of all layers, into the rings
  *   round   start, then per layer: qkv, attention of each sequence, o, norm, gate_up, down, norm; output matrix, guesses of each sequence, publish
  *
- * All as links of one chain in one stream: what is absorbed is there when the round begins. */
+ * All as links of one chain in one stream: what is absorbed is there when the round begins. A handle of cuda_dspark_plain_open has nothing but `plain`, to which everything is passed on. */
 #include "chain.h"
 #include "dspark_layout.h"
 #include "dspark_ops.h"
+#include "dspark_plain.h"
 #include "launch.h"
 #include "setup.h"
 #include "shm/error.h"
@@ -24,6 +25,7 @@ static_assert(CUDA_DSPARK_ROWS_MAX <= DSPARK_SEQUENCES_MAX, "sequences of a roun
 static_assert(CUDA_DSPARK_ROWS_MAX * CUDA_DSPARK_BLOCK_MAX <= ROWS && CUDA_DSPARK_ABSORB_MAX <= ROWS && ROWS <= ROWMM_WIDE_ROWS_MAX, "rows of the buffers");
 
 struct cuda_dspark {
+    struct dspark_plain *plain;       /* owned; a head of other shapes: nothing below is used */
     struct cuda_dspark_spec spec;
     struct cuda_dspark_options options;
     struct dspark_plan plan;
@@ -145,9 +147,21 @@ extern "C" int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_d
     return rc;
 }
 
+extern "C" int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options,
+                                      uint64_t *own_bytes)
+{
+    struct cuda_dspark *d = new (std::nothrow) cuda_dspark();
+    const int rc = d ? dspark_plain_open(&d->plain, weights, target, options, own_bytes) : -E_NOMEM;
+
+    if (rc) delete d;
+    *dspark = rc ? NULL : d;
+    return rc;
+}
+
 extern "C" void cuda_dspark_close(struct cuda_dspark *d)
 {
     if (d == NULL) return;
+    dspark_plain_close(d->plain);
     if (d->stream) cudaStreamSynchronize(d->stream), cudaStreamDestroy(d->stream);
     cudaFree(d->slab);
     cudaFree(d->k);
@@ -193,6 +207,7 @@ static uint32_t window_low(const struct cuda_dspark *d, uint32_t position) { ret
 
 extern "C" int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t low)
 {
+    if (d->plain) return dspark_plain_place(d->plain, place, low);
     if (place >= d->options.features.places) return -E_RANGE;
     return launch_check(cudaMemcpyAsync(d->low + place, &low, sizeof low, cudaMemcpyHostToDevice, d->stream), "the drafter's place");
 }
@@ -227,6 +242,7 @@ static int lay_rows(const struct cuda_dspark *d, const struct cuda_dspark_absorb
 
 extern "C" int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers)
 {
+    if (d->plain) return dspark_plain_absorb(d->plain, items, count, layers);
     const struct cuda_dspark_spec *s = &d->spec;
     struct dspark_gather_args g = {};
     const int rows = count == 0 || (uint32_t)__builtin_popcountll(layers) != s->sources ? -E_RANGE : lay_rows(d, items, count, &g);
@@ -335,6 +351,7 @@ static bool is_sound(const struct cuda_dspark *d, const struct cuda_dspark_quest
 
 extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
 {
+    if (d->plain) return dspark_plain_round(d->plain, q, count);
     const struct arena_matrix *table = &d->target.head;
     struct dspark_start_args a = {};
     int rc;
@@ -377,6 +394,7 @@ static uint64_t now_us()
 
 extern "C" int cuda_dspark_wait(struct cuda_dspark *d, uint32_t timeout_us, struct cuda_dspark_answer *answers)
 {
+    if (d->plain) return dspark_plain_wait(d->plain, timeout_us, answers);
     const uint64_t end = now_us() + timeout_us;
 
     /* W1 <- publish_kernel */
@@ -391,5 +409,6 @@ extern "C" int cuda_dspark_wait(struct cuda_dspark *d, uint32_t timeout_us, stru
     return 0;
 }
 
-extern "C" const float *cuda_dspark_logits(const struct cuda_dspark *d) { return d->logits; }
-extern "C" void *cuda_dspark_stream(struct cuda_dspark *d) { return d->stream; }
+extern "C" const float *cuda_dspark_logits(const struct cuda_dspark *d) { return d->plain ? dspark_plain_logits(d->plain) : d->logits; }
+extern "C" const float *cuda_dspark_plain_markov(const struct cuda_dspark *d) { return d->plain ? dspark_plain_markov(d->plain) : NULL; }
+extern "C" void *cuda_dspark_stream(struct cuda_dspark *d) { return d->plain ? dspark_plain_stream(d->plain) : d->stream; }

@@ -166,8 +166,3 @@ extern "C" int cuda_memory_map(int fd, uint64_t bytes, int writable, void **devi
     if (rc == 0) *device = (void *)at;
     return rc;
 }
-
-extern "C" int cuda_memory_read(void *to, const void *from_device, uint64_t bytes, uint64_t stride, uint32_t count)
-{
-    return launch_check(cudaMemcpy2D(to, bytes, from_device, stride, bytes, count, cudaMemcpyDeviceToHost), "reading device memory");
-}

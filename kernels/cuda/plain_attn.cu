@@ -21,10 +21,11 @@ __device__ __forceinline__ plain_row read_row(const plain_row *row)
 struct span { uint32_t first, last; };          /* positions that a row sees, both included */
 
 /* In layers that look ahead the rest of its picture, too. */
-__device__ __forceinline__ span visible(const plain_attn &a, const plain_row &row)
+__device__ __forceinline__ span visible(const plain_attn &a, const plain_row &row, uint32_t r)
 {
     const uint32_t position = row.position, ahead = !a.looks_ahead || row.live == 0 ? 0 : row.live - 1;
 
+    if (a.first) return { ld_l2(a.first + r), position + ahead };
     return { a.window == 0 || position < a.window ? 0 : position - a.window + 1, position + ahead };
 }
 
@@ -156,7 +157,7 @@ __global__ void __launch_bounds__(ATTN_THREADS, 4) plain_segment_kernel(const __
     chain_trigger();
     chain_wait();
     const plain_row row = read_row(&a.row[r]);
-    const span see = visible(a, row);
+    const span see = visible(a, row, r);
     const uint32_t begin = see.first / PLAIN_SEGMENT, count = see.last / PLAIN_SEGMENT - begin + 1;
     const uint64_t head_at = (uint64_t)(head / (a.q_heads / a.kv_heads)) * PLAIN_PAGE_TOKENS * a.dim * sizeof(E);
 
@@ -186,7 +187,7 @@ __global__ void __launch_bounds__(JOIN_THREADS) plain_join_kernel(const __grid_c
     chain_trigger();
     chain_wait();
     const plain_row row = read_row(&a.row[r]);
-    const span see = visible(a, row);
+    const span see = visible(a, row, r);
     const uint32_t count = see.last / PLAIN_SEGMENT - see.first / PLAIN_SEGMENT + 1;
     const uint64_t at = ((uint64_t)blockIdx.y * a.q_heads + head) * a.segments_max;
 

@@ -20,6 +20,7 @@ struct plain_attn {
     uint32_t q_heads, kv_heads, dim, kv_bytes;
     uint32_t window;                  /* keys that a row sees, own included; 0: all */
     uint32_t looks_ahead;             /* 1: rows see the rest of their picture */
+    const uint32_t *first;            /* device, [rows]: the first position that each row sees, instead of what `window` says; NULL: it says */
     uint32_t segments_max;            /* of one row */
     uint32_t batch_rows;              /* rows whose parts there is room for */
     float scale;

@@ -11,6 +11,7 @@
 #include "kernels/cuda/cuda_draft.h"
 #include "kernels/cuda/cuda_draft_plain.h"
 #include "kernels/cuda/cuda_dspark.h"
+#include "kernels/cuda/cuda_dspark_plain.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_prefill.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -356,12 +357,6 @@ int cuda_prefill_open(struct cuda_prefill **prefill, const struct cuda_model_spe
 void cuda_prefill_close(struct cuda_prefill *p) { free(p); }
 int cuda_prefill_pages(struct cuda_prefill *p, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count) { return set_pages(&p->h, seq, type, first, pages, count); }
 
-int cuda_memory_read(void *to, const void *from_device, uint64_t bytes, uint64_t stride, uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) memcpy((char *)to + i * bytes, (const char *)from_device + i * stride, bytes);
-    return 0;
-}
-
 /* It has no layers whose outputs a drafter could want. */
 int cuda_backend_outputs(struct cuda_backend *b, uint64_t layers) { (void)b; return layers ? -E_RANGE : 0; }
 int cuda_backend_generation(struct cuda_backend *b, uint32_t seq, uint32_t generation) { (void)b, (void)seq, (void)generation; return 0; }
@@ -578,6 +573,11 @@ int cuda_dspark_weights_head(const struct cuda_dspark_spec *spec, void *weights_
 int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_dspark_spec *spec, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, float confidence_bias)
 {
     (void)dspark, (void)spec, (void)target, (void)options, (void)confidence_bias;
+    return -E_UNSUPPORTED;
+}
+int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, uint64_t *own_bytes)
+{
+    (void)dspark, (void)weights, (void)target, (void)options, (void)own_bytes;
     return -E_UNSUPPORTED;
 }
 int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t low) { (void)d, (void)place, (void)low; return -E_UNSUPPORTED; }

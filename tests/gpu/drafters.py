@@ -78,6 +78,7 @@ def text():
         say(f"{way}: 4 x {PROMPTS} outputs as without drafts; tokens a round greedy {lengths[0]:.3f}, temperature 1 {lengths[2]:.3f} (8 streams {lengths[1]:.3f}, {lengths[3]:.3f}); "
             f"the CPU's {of_cpu[0]:.3f}, {of_cpu[1]:.3f}")
         assert PROMPTS < 50 or all(abs(a - b) < 0.1 * b for a, b in zip((lengths[0], lengths[2]), of_cpu)), "the GPU's drafts are worse than the CPU's"
+        assert PROMPTS < 50 or all(b > 0.85 * a for a, b in ((lengths[0], lengths[1]), (lengths[2], lengths[3]))), "with 8 streams drafts come too late"
 
 
 async def blows_on(server, stop):
@@ -128,8 +129,7 @@ def blows():
             got, length = asyncio.run(answers(s, bodies, 8))
         same("afterwards", got, wanted)
         say(f"{done['kill']} kills and {done['swap']} swaps of the draft stage, {ended} responses, no byte differs; {before:.2f} tokens a round before, {length:.2f} afterwards")
-        # The demo's DSpark head is computed on the CPU beside a GPU whose steps take 0.15 ms: with 8 streams most of its answers come too late, before and afterwards.
-        assert length - 1 >= 0.5 * (before - 1), "the drafter that is back drafts as before"
+        assert length - 1 >= 0.7 * (before - 1), "the drafter that is back drafts as before"
 
 
 def main():

@@ -45,6 +45,7 @@ gateway_libs := -levent_core -levent_extra -lwslay -lhttp_parser
 media_libs   := -ljpeg -lspng -lwebp -lwebpdemux -lsndfile -lsoxr
 vision_libs  := $(media_libs) -lseccomp
 
+features     := # what was found on this machine: whoever finds something adds a word
 -include schemas/build.mk stages/fetch/build.mk stages/vision/build.mk kernels/cuda/build.mk
 
 .PRECIOUS: $B/obj/%.o
@@ -55,9 +56,9 @@ tests: $(tests) $(video_library)
 faulty: $(faulty) $B/faulty/libfake_gpu.so $B/faulty/draft_forced
 fuzzers: $(fuzzers)
 
-# Anything that changes the flags rebuilds everything that used them.
+# Anything that changes the flags rebuilds everything that used them, a library that has come or gone as well.
 $B/flags: FORCE
-	@mkdir -p $B; echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(KERNEL_SAN) $(LDLIBS)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(KERNEL_SAN) $(LDLIBS)' > $@
+	@mkdir -p $B; echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(KERNEL_SAN) $(LDLIBS) $(features)' | cmp -s - $@ || echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(LDFLAGS) $(KERNEL_SAN) $(LDLIBS) $(features)' > $@
 
 $B/obj/%.o: %.c $B/flags
 	@mkdir -p $(@D)

@@ -15,10 +15,10 @@ import msgpack
 ROLES = "launcher keeper gateway tokenize prefill draft verify detokenize vision fetch".split()  # enum role
 EDGES = ["gateway tokenize", "gateway verify", "tokenize gateway", "tokenize prefill", "prefill verify", "verify prefill", "verify draft",
          "draft verify", "verify detokenize", "detokenize verify", "detokenize gateway", "gateway vision", "vision tokenize"]  # enum ring_id: producer, consumer
-MAGIC, LAYOUT_VERSION, WIRING_VERSION, PAGE, RING_SLOTS = 0x31454349554C53, 4, 1, 4096, 1024
+MAGIC, LAYOUT_VERSION, WIRING_VERSION, PAGE, RING_SLOTS = 0x31454349554C53, 5, 1, 4096, 1024
 SIDE_BYTES = 256 + 64 * RING_SLOTS, 256  # producer: tail, lost, messages; consumer: head, sleeping
 HEARTBEAT, PID, STATE, STARTED, ATTACHED, BUSY, BUSY_SLOT, BUSY_GENERATION, PANIC, COUNTERS = (
-    PAGE + n for n in (0, 128, 136, 144, 152, 256, 264, 520, 776, 1032))  # struct stage_status
+    PAGE + n for n in (0, 128, 136, 144, 152, 256, 264, 776, 1288, 1544))  # struct stage_status
 SYS_FUTEX, FUTEX_WAKE = 202, 1
 
 

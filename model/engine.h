@@ -25,7 +25,8 @@
 #include "model/weights.h"
 #include "shm/stage.h"
 
-#define ENGINE_ROWS_MAX 64u           /* rows of one step on any device; engine.rows_max may be less */
+#define ENGINE_ROWS_MAX 128u          /* rows of one step on any device; engine.rows_max may be less */
+#define ENGINE_FILL_SPANS_MAX 64u     /* sequences of one engine_fill */
 
 enum engine_use { ENGINE_FILL, ENGINE_STEP };      /* prefill's calls, or verify's */
 

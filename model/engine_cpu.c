@@ -18,9 +18,10 @@
 
 #define BLOCK_MAX (RING_TOKENS_MAX + 1u)
 #define SPANS_MAX ENGINE_ROWS_MAX
+#define STEP_ROWS 64u                 /* more only cost time here: a step of so many is bound by arithmetic */
 
 _Static_assert(BLOCK_MAX <= STATES_ROWS - STATES_HISTORY, "a step in flight does not touch the committed states");
-_Static_assert(STATUS_BUSY_MAX <= SPANS_MAX, "a call's sequences");
+_Static_assert(ENGINE_FILL_SPANS_MAX <= SPANS_MAX && STEP_ROWS <= SPANS_MAX, "a call's sequences");
 
 struct cpu_sequence {
     struct forward_seq pages;
@@ -315,7 +316,7 @@ void engine_open_cpu(struct engine *e, enum engine_use use, uint32_t rows_max)
     if (!c) stage_exit(e->stage, EXIT_MISSING, "out of memory");
     e->state = c;
     e->device = &cpu_device;
-    e->rows_max = options.rows_max = use == ENGINE_STEP ? ENGINE_ROWS_MAX : rows_max;
+    e->rows_max = options.rows_max = use == ENGINE_STEP ? STEP_ROWS : rows_max;
     e->block_max = BLOCK_MAX;
     int rc = model_load(&e->config, &e->generation, &c->weights, &e->files, &err);
     if (rc != 0) stage_exit(e->stage, EXIT_CONFIG, "the model cannot be used: %s", err.text[0] ? err.text : error_text(rc));

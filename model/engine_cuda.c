@@ -34,7 +34,7 @@
 
 _Static_assert(STEP_ROWS_MAX == ENGINE_ROWS_MAX, "a step's rows");
 _Static_assert(STEP_GROUP_ROWS_MAX <= STATES_ROWS - STATES_HISTORY, "a step in flight does not touch the committed states");
-_Static_assert(CUDA_PREFILL_SPANS_MAX >= STATUS_BUSY_MAX, "prefill's sequences in one call");
+_Static_assert(CUDA_PREFILL_SPANS_MAX >= ENGINE_FILL_SPANS_MAX, "prefill's sequences in one call");
 _Static_assert(STEP_STATES_ROWS == STATES_ROWS, "where states lie");
 _Static_assert(STEP_BIAS_MAX == SAMPLER_BIAS_MAX && STEP_LOGPROBS_MAX == SAMPLER_LOGPROBS_MAX, "the device samples as model/sampler.h says");
 _Static_assert(sizeof(struct step_bias) == sizeof(((struct sampling_params *)0)->logit_bias[0]), "logit_bias is passed on as it is");

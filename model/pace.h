@@ -12,7 +12,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define PACE_ROWS_MAX 64u
+#define PACE_ROWS_MAX 128u
 
 /* Reasoning and answer are drafted with different luck: what was learned of one says little about the other. */
 enum pace_phase { PACE_ANSWER = 0, PACE_THINKING = 1, PACE_PHASES = 2 };

@@ -51,13 +51,13 @@ enum ring_id {
     RING_COUNT
 };
 
-#define LAYOUT_VERSION 4u
+#define LAYOUT_VERSION 5u
 #define SEGMENT_MAGIC 0x31454349554c53ull /* "SLUICE1" */
 #define RING_SLOTS 1024u                  /* power of two; more than one message per table slot and edge in normal running */
 #define RING_TOKENS_MAX 12u
 #define RING_DRAFTS_COME 0xffffffffu
 #define STATUS_COUNTERS 96u
-#define STATUS_BUSY_MAX 64u
+#define STATUS_BUSY_MAX 128u
 #define STATUS_PANIC_BYTES 256u
 #define SLOTS_MAX 4096u
 

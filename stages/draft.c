@@ -17,7 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ROWS_MAX 64u            /* questions of one round; STATUS_BUSY_MAX */
+#define ROWS_MAX 64u            /* questions of one round */
 #define STEP_SHARE 16u          /* weight of a slower round in what a step costs: 1 / this */
 #define MILLIONTHS 1e-6f
 #define DUE_MAX_NS 20000000ull  /* questions further apart are not waited for awake */

@@ -368,7 +368,7 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
     const uint32_t shared = chunk - picture < chunk / 2 ? chunk - picture : chunk / 2;
     if (!is_suspect(k, first)) {
         uint32_t s = first;
-        while (rows < shared && seqs + 1 < STATUS_BUSY_MAX && (s = first_in(k, SEQ_FILLING, k->seq[s].order)) != none)
+        while (rows < shared && seqs + 1 < ENGINE_FILL_SPANS_MAX && (s = first_in(k, SEQ_FILLING, k->seq[s].order)) != none)
             if (!is_suspect(k, s)) rows += add_rows(k, s, rows, shared - rows, seqs++);
     }
     rows += add_rows(k, first, rows, chunk - rows, seqs++);
@@ -386,7 +386,7 @@ static uint32_t count_beginners(const struct prefill *k)
 
 static void fill(struct prefill *k)
 {
-    uint32_t slots[STATUS_BUSY_MAX], generations[STATUS_BUSY_MAX], count, rows;
+    uint32_t slots[ENGINE_FILL_SPANS_MAX], generations[ENGINE_FILL_SPANS_MAX], count, rows;
     const uint64_t begin = clock_ns();
 
     rows = gather(k, &count);
@@ -420,7 +420,7 @@ static void attach(struct prefill *k, int argc, char **argv)
     const uint32_t picture = (uint32_t)wiring_u64(&k->stage.wiring, "media.picture_budget", 0), rows_max = k->chunk > picture ? k->chunk : picture;
     engine_open_forward(&k->engine, &k->stage, ENGINE_FILL, k->table.limits.slot_count, rows_max);
     k->seq = calloc(k->table.limits.slot_count, sizeof *k->seq);
-    k->span = calloc(STATUS_BUSY_MAX, sizeof *k->span);
+    k->span = calloc(ENGINE_FILL_SPANS_MAX, sizeof *k->span);
     k->tokens = calloc(rows_max, sizeof *k->tokens);
     k->piece_max = rows_max;
     k->piece = calloc(k->piece_max, sizeof *k->piece);

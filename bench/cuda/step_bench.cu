@@ -131,7 +131,7 @@ static struct cuda_backend *open_backend(const struct model *m, const struct set
     options.weights_device = m->weights, options.kv_device[0] = m->kv[0], options.kv_device[1] = m->kv[1];
     options.seqs_max = seqs, options.context_max = m->full_pages * 32, options.ring_pages = m->ring_pages;
     options.window_slots = o->window_slots, options.ring_slots = o->ring_slots, options.wait_slots = o->wait_slots;
-    for (uint32_t rows : o->rows) options.graph_rows_mask |= rows > 32 ? 64 + 31 : rows > 16 ? 32 + 31 : 31;
+    for (uint32_t rows : o->rows) options.graph_rows_mask |= rows > 64 ? 128 + 31 : rows > 32 ? 64 + 31 : rows > 16 ? 32 + 31 : 31;
     options.l2_slots = o->l2_slots, options.l2_stride = o->l2_stride, options.l2_pace_ns = o->l2_pace_ns;
     OK(cuda_backend_open(&backend, &m->spec, &options));
     for (uint32_t s = 0; s < seqs; s++)

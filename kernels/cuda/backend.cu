@@ -23,6 +23,7 @@ static int make_scratch(struct cuda_backend *b)
     const struct cuda_model_spec *s = &b->spec;
     const uint64_t turned = s->rope_turned[0] + s->rope_turned[1];
     const uint64_t rows = b->rows_max;
+    const uint64_t ready_rows = !b->is_plain && rows > CHAIN_WIDE_ROWS ? rows : 0;
     uint64_t qkv_rows = 0, q_rows = 0, part = 0, part_ml = 0;
 
     for (uint32_t i = 0; i < s->layers; i++) {
@@ -33,6 +34,7 @@ static int make_scratch(struct cuda_backend *b)
         if (spans * spec_head_dim(s, i) > part) part = spans * spec_head_dim(s, i);
         if (spans > part_ml) part_ml = spans;
     }
+    const uint32_t longest = (uint32_t)(q_rows > s->intermediate ? q_rows : s->intermediate);      /* k of a product; hidden is less */
     const struct setup_part want[] = {
         { (void **)&b->state, sizeof *b->state },
         { (void **)&b->residual[0], 4ull * rows * s->hidden },
@@ -43,6 +45,8 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->attn_out, 2ull * rows * q_rows },
         { (void **)&b->act, 2ull * rows * s->intermediate },
         { (void **)&b->x_scale, 4ull * rows },
+        { (void **)&b->ready.image, rowmm_ready_image_bytes((uint32_t)ready_rows, longest) },
+        { (void **)&b->ready.inverse, rowmm_ready_inverse_bytes((uint32_t)ready_rows, longest) },
         { (void **)&b->attn_ml, 8 * part_ml },
         { (void **)&b->rope, 8 * rows * turned },
         { (void **)&b->inv_freq, 4 * turned },
@@ -87,6 +91,7 @@ static int prepare_kernels(const struct cuda_backend *b)
     int rc = rowmm_init();
 
     if (rc == 0 && !b->is_plain && b->rows_max > ROWMM_ROWS_MAX) rc = rowmm_wide_init();
+    if (rc == 0 && !b->is_plain && b->rows_max > CHAIN_WIDE_ROWS) rc = rowmm_many_init();
     if (rc == 0) rc = norm_init();
     if (rc == 0) rc = round_init();
     if (rc == 0) rc = embed_init();

@@ -10,7 +10,7 @@
 #include "kernels/stored.h"
 #include "shm/error.h"
 
-#define WIDE_SLOTS_BESIDE 4           /* of 20 KB: ring of qkv and o for more than 32 rows; up to 32 rows all there is room for is 1 % faster, with 64 a step takes twice as long */
+#define MANY_SLOTS 11                 /* of 20 KB: a block of rowmm_many takes all registers of its SM: nobody would use what it left of the shared memory */
 
 struct chain {
     struct cuda_backend *b;
@@ -84,8 +84,10 @@ static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 
         a.tile_top = b->tile_top;
     }
     if (c->rows <= ROWMM_ROWS_MAX) return rowmm_launch(&w, a, &tuning, b->stream);
-    /* Activations and sums take half of the shared memory. */
-    if (c->rows > 32 && ring_slots < 11 && tuning.ring_slots > WIDE_SLOTS_BESIDE) tuning.ring_slots = WIDE_SLOTS_BESIDE;
+    if (c->rows > CHAIN_WIDE_ROWS && rowmm_many_takes(w.format)) {
+        tuning.ring_slots = MANY_SLOTS;
+        return rowmm_many_launch(&w, a, &b->ready, &tuning, b->stream);
+    }
     return rowmm_wide_launch(&w, a, &tuning, b->stream);
 }
 

@@ -11,13 +11,15 @@
 #include "outputs.h"
 #include "plain.h"
 #include "round.h"
+#include "rowmm_many.h"
 #include "rowmm_wide.h"
 #include "sample.h"
 #include "states.h"
 #include <cuda_runtime.h>
 
-#define GRAPHS 7                      /* 1, 2, 4, 8, 16, 32, 64 rows */
+#define GRAPHS 8                      /* 1, 2, 4, 8, 16, 32, 64, 128 rows */
 #define STATE_SLOTS 2
+#define CHAIN_WIDE_ROWS 32            /* more: rowmm_many in place of rowmm_wide, where the format has it */
 
 enum graph_kind {
     GRAPH_BLOCKS,                     /* blocks of rows of a few sequences */
@@ -51,6 +53,7 @@ struct cuda_backend {
     __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
     __nv_bfloat16 *act;               /* [rows][intermediate] */
     float *x_scale;                   /* [rows] of what was rounded for the next product */
+    struct rowmm_ready ready;         /* what a product of many rows takes; in handles for more than CHAIN_WIDE_ROWS rows */
     float *attn_part;
     float2 *attn_ml;
     float2 *rope;                     /* [rows][turned of both types] */

@@ -1,7 +1,7 @@
 /* kernels/cuda/cuda_backend.h - the decode step of Gemma 4 on a Hopper GPU: the interface of libsluice_cuda.so.
  *
  * Plain C, opened with dlopen so that the same programs start where there is no GPU driver. One handle serves one thread.
- * A step takes 1 to 64 rows (single decode rows of several sequences, or verify blocks of up to 8 rows of one), runs the whole model as one CUDA
+ * A step takes 1 to 128 rows (single decode rows of several sequences, or verify blocks of up to 8 rows of one), runs the whole model as one CUDA
  * graph, samples on the device (all of model/sampler.h) and writes the tokens into mapped host memory with a flag: no call waits for the GPU but cuda_backend_wait.
  *
  * Memory: the caller owns the weight arena, the KV pools and everything it passes in; they must outlive the handle. All
@@ -77,7 +77,7 @@ struct cuda_options {
     uint32_t seqs_max;                /* page tables */
     uint32_t context_max;             /* longest sequence, tokens */
     uint32_t ring_pages;              /* pages of a sliding ring: position p is in entry (p / 32) % ring_pages */
-    uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows, up to 64; 0 means all of 1, 2, 4, 8, 16. The largest one sizes the scratch memory */
+    uint32_t graph_rows_mask;         /* bit i: make the graph for 2^i rows, up to 128; 0 means all of 1, 2, 4, 8, 16. The largest one sizes the scratch memory */
     uint32_t ring_slots, window_slots, wait_slots;   /* tuning of rowmm; 0: the measured best */
     uint32_t l2_slots;                /* of gate_up and each block, into the L2 while o waits for attention; 0: none, CUDA_L2_DEFAULT: the measured best */
     uint32_t l2_stride, l2_pace_ns;   /* every how many slots one; pause between two half slots; 0: the measured best */

@@ -7,7 +7,7 @@
 
 #include <stdint.h>
 
-#define STEP_ROWS_MAX 64
+#define STEP_ROWS_MAX 128
 #define STEP_GROUP_ROWS_MAX 8         /* rows of one sequence in one step (a verify block) */
 #define STEP_TOKEN_LAST 0xffffffffu   /* row.token: the token that this row number sampled in the step before */
 #define STEP_BIAS_MAX 64              /* logit_bias entries of a sequence, as SAMPLER_BIAS_MAX */

@@ -8,7 +8,7 @@
   ttft     time to the first token of prompts of 145, 512, 2048 and 8192 tokens
   many     32 streams, 145 tokens in, 410 out: tokens a second
   eight    the same with 8 streams
-  crowd    the same with 128: 64 of them in a step
+  crowd    the same with 64, with 128, and with 256: 128 of them in a step
   long     times between tokens of running streams, alone and while a 32k prompt is filled
   drafts   one stream, a text in circles and one of noise, with and without drafts
   blocks   8 greedy streams whose texts go in circles: verify blocks of several sequences in a step; the same tokens as without drafts
@@ -292,7 +292,7 @@ def main():
     if plain:
         on_big(["--draft", "none"], *plain)
     if "crowd" in parts:
-        on_big(["--draft", "none"], lambda s: many(s, 128), context=2048, sequences=128)
+        on_big(["--draft", "none"], *(lambda s, n=n: many(s, n) for n in (64, 128, 256)), context=2048, sequences=256)
     if "long" in parts:
         on_big(["--draft", "none"], long, context=40960, sequences=16)
     if "drafts" in parts:

@@ -81,9 +81,9 @@ static void test_documented_offsets(void **state)
     assert_int_equal(offsetof(struct stage_status, started_ns), 144);
     assert_int_equal(offsetof(struct stage_status, attached), 152);
     assert_int_equal(offsetof(struct stage_status, busy_slot), 264);
-    assert_int_equal(offsetof(struct stage_status, busy_generation), 520);
-    assert_int_equal(offsetof(struct stage_status, panic), 776);
-    assert_int_equal(offsetof(struct stage_status, counters), 1032);
+    assert_int_equal(offsetof(struct stage_status, busy_generation), 776);
+    assert_int_equal(offsetof(struct stage_status, panic), 1288);
+    assert_int_equal(offsetof(struct stage_status, counters), 1544);
     assert_memory_equal(&(uint64_t){SEGMENT_MAGIC}, "SLUICE1", 8);
 }
 

@@ -8,6 +8,7 @@
  * Exit code 1: a file is refused, or the worker's result is not the one of this process. */
 #include "schemas/image.h"
 #include "shm/clock.h"
+#include "stages/vision/areas.h"
 #include "stages/vision/cache.h"
 #include "stages/vision/desk.h"
 
@@ -22,13 +23,15 @@
 
 #define BUDGET 280u
 #define POSITIONS 300u
+#define SLOTS 4u
 #define WAIT_MS 60000
 
 struct bench {
     struct desk_limits limits;
     struct desk desk;
     uint8_t *out;                     /* of this process's own work */
-    int record_fd;                    /* in the place of a slot's memory */
+    struct table table;               /* of vision slots alone, in a segment that nobody else has */
+    struct areas areas;
     double aside_ms;                  /* went into comparing results */
 };
 
@@ -93,11 +96,12 @@ static void run_worker(struct bench *b, const struct media_file_hdr *hdr, const 
     if (rc != 1) die("the worker died");
     desk_result(&b->desk, r, &data, &bytes);
     if (r->status != MEDIA_READY) die(r->why);
-    if (pwrite(b->record_fd, data, bytes, 0) != (ssize_t)bytes) die("no memory for a result");
+    const uint32_t area = areas_take(&b->areas);
+    if (areas_write(&b->areas, area, 0, data, bytes) != 0) die("no memory for a result");
     const double began = processor_ms();
     if (memcmp(data, b->out, bytes) != 0) die("the worker's result is another one");
     b->aside_ms = processor_ms() - began;
-    if (ftruncate(b->record_fd, 0) != 0) die("memory cannot be given back");
+    areas_give_back(&b->areas, area);
     desk_clear(&b->desk);
     if (desk_hire(&b->desk) != 0) die("no worker can be made");
 }
@@ -120,6 +124,20 @@ static struct costs measure(struct bench *b, const struct media_file_hdr *hdr, c
     c.clock = (double)(clock_ns() - began_ns) / 1e6 - b->aside_ms;
     c.all = processor_ms() - began - b->aside_ms;
     return c;
+}
+
+/* A segment with the places of a few requests. */
+static void open_areas(struct bench *b)
+{
+    const struct table_limits limits = {.slot_count = SLOTS, .context_max = 1, .request_bytes_max = 1, .full_pages_max = 1, .sliding_pages_max = 1, .log_bytes_max = 1, .media_tokens_max = BUDGET};
+    const int fd = memfd_create("segment", MFD_CLOEXEC);
+
+    table_init(&b->table, &limits);
+    const uint64_t bytes = SLOTS * b->table.stride[ROLE_VISION];
+    uint8_t *segment = fd >= 0 && ftruncate(fd, (off_t)bytes) == 0 ? mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (segment == MAP_FAILED || madvise(segment, bytes, MADV_DONTFORK) != 0) die("no memory");
+    b->table.base[ROLE_VISION] = segment;
+    if (areas_open(&b->areas, &b->table, segment, fd) != 0) die("no memory");
 }
 
 /* Not the workers', as the stage's segments are not; else each fork would make every page of it be copied at the next write. */
@@ -147,12 +165,14 @@ static void run(struct bench *b, const char *path, uint8_t *file)
 int main(int argc, char **argv)
 {
     const bool exact = argc > 1 && strcmp(argv[1], "--exact") == 0;
-    struct bench b = {.limits = {.picture_budget = BUDGET, .picture_positions = POSITIONS, .exact = exact}, .record_fd = memfd_create("record", MFD_CLOEXEC)};
+    static struct bench b;
     uint8_t *file = own_memory(MEDIA_FILE_BYTES_MAX);
     char path[4096];
 
+    b.limits = (struct desk_limits){.picture_budget = BUDGET, .picture_positions = POSITIONS, .exact = exact};
     b.out = own_memory(desk_out_bytes(&b.limits));
-    if (b.record_fd < 0 || desk_open(&b.desk, &b.limits) != 0) die("no worker can be made here");
+    open_areas(&b);
+    if (desk_open(&b.desk, &b.limits) != 0) die("no worker can be made here");
     if (argc < 2 + exact) puts("vision_bench: say which pictures, or - for a list in the input; bench/media.py draws some and compares with the reference");
     for (int i = 1 + exact; i < argc; i++) {
         if (strcmp(argv[i], "-") != 0) run(&b, argv[i], file);

@@ -110,9 +110,11 @@ struct vision_slot {
     uint32_t tokens; /* soft tokens of all */
     uint64_t bytes;  /* of data */
     uint64_t done_ns;
+    uint32_t area;   /* below slot_count: behind whose record the data lies; it is this request's until prefill has read it */
+    uint32_t pad1;
     char error_text[ERROR_TEXT_BYTES];
     struct media_item item[MEDIA_ITEMS_MAX];
-    /* the data at table.media_offset: media_tokens_max * MEDIA_TOKEN_BYTES, given back to the system once prefill has read it */
+    /* an area at table.media_offset: media_tokens_max * MEDIA_TOKEN_BYTES */
 };
 
 /* ---- tokenize --------------------------------------------------------------- */
@@ -312,7 +314,8 @@ static inline uint32_t *table_full_pages(const struct table *t, uint32_t s) { re
 static inline uint32_t *table_sliding_pages(const struct table *t, uint32_t s) { return (uint32_t *)((uint8_t *)table_prefill(t, s) + t->sliding_pages_offset); }
 static inline uint32_t *table_output(const struct table *t, uint32_t s) { return (uint32_t *)((uint8_t *)table_verify(t, s) + t->output_offset); }
 static inline struct token_logprobs *table_logprobs(const struct table *t, uint32_t s) { return (struct token_logprobs *)((uint8_t *)table_verify(t, s) + t->logprobs_offset); }
-static inline uint8_t *table_media(const struct table *t, uint32_t s) { return (uint8_t *)table_vision(t, s) + t->media_offset; }
+static inline uint8_t *table_media_area(const struct table *t, uint32_t area) { return (uint8_t *)table_vision(t, area) + t->media_offset; }
+static inline uint8_t *table_media(const struct table *t, uint32_t s) { return table_media_area(t, table_vision(t, s)->area); } /* of a request that has data */
 static inline uint8_t *table_log(const struct table *t, uint32_t s) { return (uint8_t *)table_detokenize(t, s) + t->log_offset; }
 
 /* Generation of slot s if a request lives in it (PHASE_REQUESTED), else 0. Acquire: the request record is whole. */

@@ -14,6 +14,7 @@
 #include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/stage.h"
+#include "stages/vision/areas.h"
 #include "stages/vision/cache.h"
 #include "stages/vision/desk.h"
 #include "stages/vision/items.h"
@@ -67,9 +68,19 @@ struct vision {
     struct work *work;                 /* [slot_count] */
     uint32_t working;                  /* requests in work */
     uint32_t *held;                    /* [slot_count]: generation whose data is in memory; 0: none */
+    bool *has_area;                    /* [slot_count]: vision_slot.area is this slot's */
+    struct areas areas;
     struct cache cache;
     struct links links;
 };
+
+/* What was decoded for a request is not needed any more. */
+static void give_back(struct vision *k, uint32_t slot)
+{
+    if (k->has_area[slot]) areas_give_back(&k->areas, table_vision(&k->table, slot)->area);
+    k->has_area[slot] = false;
+    k->held[slot] = 0;
+}
 
 /* ---- the end of a request -------------------------------------------------------------- */
 
@@ -146,21 +157,6 @@ static void refuse_item(struct vision *k, uint32_t slot, uint32_t item, enum med
 
 /* ---- results ------------------------------------------------------------------------------ */
 
-/* Into the slot's memory. Written to its file and not through the mapping: pages that are written whole need not be zeroed nor mapped first, which halves
- * what 1.8 MB cost. 0, -E_NOMEM: the system has no page left. */
-static int write_data(struct vision *k, uint8_t *to, const uint8_t *data, uint64_t bytes)
-{
-    const uint64_t offset = (uint64_t)(to - k->stage.segment[ROLE_VISION]);
-    const int fd = stage_fd(&k->stage, "segment.vision");
-
-    for (uint64_t done = 0; done < bytes;) {
-        const ssize_t n = pwrite(fd, data + done, bytes - done, (off_t)(offset + done));
-        if (n <= 0 && errno != EINTR) return -E_NOMEM;
-        if (n > 0) done += (uint64_t)n;
-    }
-    return 0;
-}
-
 /* Into the record, at the next place: the order in which items come in does not matter, their descriptions say where they lie. */
 static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t key[SHA256_BYTES], const struct media_item *result, const uint8_t *data, uint64_t bytes)
 {
@@ -172,7 +168,11 @@ static void store(struct vision *k, uint32_t slot, uint32_t item, const uint8_t 
         refuse(k, slot, MEDIA_TOO_LARGE, "The pictures and sounds of the request are more than %u soft tokens together: send fewer or shorter ones.", k->table.limits.media_tokens_max);
         return;
     }
-    if (write_data(k, table_media(&k->table, slot) + at, data, bytes) != 0) {
+    if (v->bytes == 0) {
+        v->area = areas_take(&k->areas);
+        k->has_area[slot] = true;
+    }
+    if (areas_write(&k->areas, v->area, at, data, bytes) != 0) {
         refuse(k, slot, MEDIA_FAILED, "There is no memory for the pictures and sounds of the request.");
         return;
     }
@@ -275,6 +275,7 @@ static void look(struct vision *k, uint32_t slot)
     }
     k->working += w->generation == 0;
     forget(w);
+    give_back(k, slot); /* of the slot's last request, which is over */
     w->generation = generation;
     w->order = table_gateway(&k->table, slot)->order;
     v->bytes = v->tokens = v->count = 0;
@@ -434,12 +435,6 @@ static void fetch_all(struct vision *k)
 
 /* ---- memory --------------------------------------------------------------------------------------- */
 
-static void give_back(struct vision *k, uint32_t slot)
-{
-    madvise(table_media(&k->table, slot), k->table.stride[ROLE_VISION] - k->table.media_offset, MADV_REMOVE);
-    k->held[slot] = 0;
-}
-
 /* Prefill has read it all, or nobody ever will. */
 static void release(struct vision *k)
 {
@@ -459,10 +454,14 @@ static void take_over(struct vision *k)
 {
     for (uint32_t s = 0; s < k->table.limits.slot_count; s++) {
         const uint32_t g = slot_live(&k->table, s);
-        if (g && word_for(&table_vision(&k->table, s)->commit, g) == MEDIA_READY && !word_for(&table_prefill(&k->table, s)->ready, g)) k->held[s] = g;
-        else give_back(k, s);
+        const struct vision_slot *v = table_vision(&k->table, s);
+        if (g && word_for(&v->commit, g) == MEDIA_READY && !word_for(&table_prefill(&k->table, s)->ready, g) && areas_adopt(&k->areas, v->area, v->bytes)) {
+            k->held[s] = g;
+            k->has_area[s] = true;
+        }
         stage_beat(&k->stage);
     }
+    areas_clear(&k->areas);
 }
 
 /* ---- the loop ---------------------------------------------------------------------------------------- */
@@ -527,7 +526,8 @@ static void attach(struct vision *k, int argc, char **argv)
     if (k->stage.ring[RING_GATEWAY_VISION].event_fd < 0) stage_exit(&k->stage, EXIT_CONFIG, "no event.vision was given");
     k->work = calloc(k->table.limits.slot_count, sizeof *k->work);
     k->held = calloc(k->table.limits.slot_count, sizeof *k->held);
-    if (!k->work || !k->held) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
+    k->has_area = calloc(k->table.limits.slot_count, sizeof *k->has_area);
+    if (!k->work || !k->held || !k->has_area || areas_open(&k->areas, &k->table, k->stage.segment[ROLE_VISION], stage_fd(&k->stage, "segment.vision")) != 0) stage_exit(&k->stage, EXIT_MISSING, "out of memory");
     for (int role = 0; role < ROLE_COUNT; role++) { /* no worker sees a byte of the server's shared memory */
         const struct segment_hdr *h = (const struct segment_hdr *)k->stage.segment[role];
         if (h && madvise(k->stage.segment[role], h->bytes, MADV_DONTFORK) != 0) stage_exit(&k->stage, EXIT_MISSING, "shared memory cannot be kept from the workers: %s", strerror(errno));

@@ -154,7 +154,7 @@ static void test_records_of_all_slots_are_apart(void **state)
         memset(table_log(t, s), (int)(111 + s), odd.log_bytes_max);
         memset(table_launcher(t, s), (int)(121 + s), sizeof(struct launcher_slot));
         memset(table_vision(t, s), (int)(131 + s), sizeof(struct vision_slot));
-        memset(table_media(t, s), (int)(141 + s), MEDIA_TOKEN_BYTES * odd.media_tokens_max);
+        memset(table_media_area(t, s), (int)(141 + s), MEDIA_TOKEN_BYTES * odd.media_tokens_max);
     }
     for (uint32_t s = 0; s < odd.slot_count; s++) {
         const struct {
@@ -168,7 +168,7 @@ static void test_records_of_all_slots_are_apart(void **state)
                     {table_output(t, s), 4 * odd.context_max, 81},             {table_logprobs(t, s), sizeof(struct token_logprobs) * odd.context_max, 91},
                     {table_detokenize(t, s), sizeof(struct detokenize_slot), 101}, {table_log(t, s), odd.log_bytes_max, 111},
                     {table_launcher(t, s), sizeof(struct launcher_slot), 121}, {table_vision(t, s), sizeof(struct vision_slot), 131},
-                    {table_media(t, s), MEDIA_TOKEN_BYTES * odd.media_tokens_max, 141}};
+                    {table_media_area(t, s), MEDIA_TOKEN_BYTES * odd.media_tokens_max, 141}};
         for (unsigned i = 0; i < sizeof part / sizeof part[0]; i++)
             for (uint64_t b = 0; b < part[i].bytes; b++)
                 if (((const uint8_t *)part[i].at)[b] != part[i].mark + s) fail_msg("slot %u part %u was overwritten at byte %llu", s, i, (unsigned long long)b);

@@ -269,70 +269,16 @@ static void open_drafter(struct engine_draft *d)
 
 /* ---- any other shape: steps ------------------------------------------------------------------- */
 
-/* As it is in the arena's format, else widened; exact either way. */
-static void put_plain(struct engine_draft *d, struct gpu_drafter *g, enum cuda_draft_tensor tensor, uint32_t layer, const struct stored_matrix *m)
-{
-    const uint64_t count = (uint64_t)m->rows * m->k;
-    const bool as_it_is = (m->element == STORED_BF16 && g->spec.format == WEIGHT_BF16) || (m->element == STORED_F32 && g->spec.format == WEIGHT_F32);
-    float *wide = as_it_is ? NULL : malloc(count * sizeof *wide);
-
-    if (!as_it_is && !wide) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
-    for (uint64_t i = 0; i < count && wide; i++) wide[i] = stored_value(m, i / m->k, i % m->k);
-    check_on(d, g, "the drafter's weights", g->lib.draft_plain_put(&g->spec, &g->target, g->weights_device, tensor, layer, wide ? (const void *)wide : m->data,
-                                                                 count * (g->spec.format == WEIGHT_F32 ? 4 : 2)));
-    free(wide);
-}
-
-static void put_plain_vector(struct engine_draft *d, struct gpu_drafter *g, enum cuda_draft_tensor tensor, uint32_t layer, const float *values, uint32_t count)
-{
-    check_on(d, g, "the drafter's weights", g->lib.draft_plain_put(&g->spec, &g->target, g->weights_device, tensor, layer, values, count * sizeof *values));
-}
-
-static void load_plain(struct engine_draft *d, struct gpu_drafter *g, const struct assistant_weights *w)
-{
-    const struct model_config *c = &w->config;
-    put_plain(d, g, CUDA_DRAFT_PRE, 0, &w->pre);
-    put_plain(d, g, CUDA_DRAFT_POST, 0, &w->post);
-    put_plain(d, g, CUDA_DRAFT_HEAD, 0, &w->head);
-    put_plain_vector(d, g, CUDA_DRAFT_FINAL_NORM, 0, w->norm, c->hidden);
-    for (uint32_t i = 0; i < c->layer_count; i++) {
-        const struct drafter_layer *l = &w->layer[i];
-        const struct stored_matrix *matrix[] = {&l->q, &l->o, &l->gate, &l->up, &l->down};
-        const float *norm[] = {l->input_norm, l->post_attention_norm, l->pre_feedforward_norm, l->post_feedforward_norm};
-        for (uint32_t j = 0; j < 5; j++) put_plain(d, g, CUDA_DRAFT_Q + j, i, matrix[j]);
-        for (uint32_t j = 0; j < 4; j++) put_plain_vector(d, g, CUDA_DRAFT_INPUT_NORM + j, i, norm[j], c->hidden);
-        put_plain_vector(d, g, CUDA_DRAFT_Q_NORM, i, l->q_norm, c->layer[i].head_dim);
-        put_plain_vector(d, g, CUDA_DRAFT_LAYER_SCALAR, i, &l->scalar, 1);
-        stage_beat(d->stage);
-    }
-}
-
-/* BF16 only if everything is. */
-static uint32_t plain_format(const struct assistant_weights *w)
-{
-    bool narrow = w->head.element == STORED_BF16 && w->pre.element == STORED_BF16 && w->post.element == STORED_BF16;
-
-    for (uint32_t i = 0; i < w->config.layer_count; i++) {
-        const struct drafter_layer *l = &w->layer[i];
-        narrow = narrow && l->q.element == STORED_BF16 && l->o.element == STORED_BF16 && l->gate.element == STORED_BF16 && l->up.element == STORED_BF16 && l->down.element == STORED_BF16;
-    }
-    return narrow ? WEIGHT_BF16 : WEIGHT_F32;
-}
-
 static int plain_open(struct engine_draft *d, void *context, const struct assistant_weights *w)
 {
     struct gpu_drafter *g = context;
     struct cuda_draft_options options = {.seqs_max = d->rows_max, .context_max = d->target.geometry.max_context, .ring_pages = d->target.geometry.sliding_pages_per_seq};
 
-    g->spec.format = plain_format(w);
-    const uint64_t bytes = g->lib.draft_plain_bytes(&g->spec, &g->target);
-    if (bytes == 0) stage_exit(d->stage, EXIT_CONFIG, "the GPU cannot compute a drafter of these shapes; use --draft ngram");
-    options.weights_device = g->weights_device = own_memory(d, g, bytes);
-    load_plain(d, g, w);
     map_keys(d, g, options.kv_device);
     g->states = map_states(d, g);
-    const int rc = g->lib.draft_plain_open(&g->plain, &g->spec, &g->target, &options, d->rows_max);
+    const int rc = g->lib.draft_plain_open(&g->plain, w, &g->target, &options, d->rows_max);
     if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
+    if (rc == -E_UNSUPPORTED) stage_exit(d->stage, EXIT_CONFIG, "the GPU cannot compute this drafter (%s); use --draft ngram", g->lib.backend_error());
     return rc;
 }
 

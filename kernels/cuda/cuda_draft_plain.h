@@ -1,7 +1,7 @@
 /* kernels/cuda/cuda_draft_plain.h - the MTP assistant of any shape on the GPU, step by step, with the very bits of model/assistant.h: a part of libsluice_cuda.so.
  *
  * For shapes that cuda_draft.h is not made for (the demo model). The host brings embeddings, hidden states and page tables and takes logits and hidden states
- * back: speed comes second. Matrices lie in the arena as the checkpoint has them, row-major, BF16 or F32; vectors are f32. The target's keys are read from
+ * back: speed comes second. Matrices lie on the device as the checkpoint has them, in every format of kernels/stored.h. The target's keys are read from
  * its pools, device memory; nothing is written there. Plain C; one handle serves one thread.
  *
  * Functions return 0 or a negative -E_CODE; cuda_backend_error() has the text. After -E_IO the CUDA context is lost. */
@@ -13,13 +13,6 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-
-/* spec.format: WEIGHT_BF16 or WEIGHT_F32, of all matrices. 0: the shape is not supported. */
-uint64_t cuda_draft_plain_bytes(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target);
-
-/* A whole tensor from host memory: matrices in spec.format, vectors f32. -E_RANGE: not its size or format. Returns when the source may be freed. */
-int cuda_draft_plain_put(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, void *weights_device, enum cuda_draft_tensor tensor, uint32_t layer,
-                         const void *source, uint64_t bytes);
 
 struct cuda_draft_plain_row {
     const float *embedding, *hidden;  /* host, [backbone_hidden] each */
@@ -34,8 +27,11 @@ struct cuda_draft_plain_seq {         /* page numbers, host */
 
 struct cuda_draft_plain;              /* opaque */
 
-/* options: weights_device, kv_device, seqs_max (of one step), context_max, ring_pages count. */
-int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, const struct cuda_draft_options *options,
+struct assistant_weights;             /* model/assistant.h */
+
+/* Copies the weights to the device; they may be freed when it returns. options: kv_device, seqs_max (of one step), context_max, ring_pages count.
+ * 0, -E_UNSUPPORTED (a shape or format; cuda_backend_error() says which), -E_RANGE, -E_NOMEM, -E_IO. */
+int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *options,
                           uint32_t rows_max);
 void cuda_draft_plain_close(struct cuda_draft_plain *draft);
 

@@ -6,7 +6,7 @@
 #include "launch.h"
 #include "setup.h"
 #include "plain_attn.cuh"
-#include "plain_linear.cuh"
+#include "plain_held.cuh"
 #include "plain_ops.cuh"
 #include "shm/error.h"
 #include <cuda_runtime.h>
@@ -15,26 +15,21 @@
 #include <vector>
 
 extern "C" {
-#include "model/forward_rope.h"
+#include "model/assistant.h"
 }
 
-#define ALIGN 256
 #define PART_BYTES_MAX (64ull << 20)
 #define ROWS_LIMIT 1024u
 
-struct placed { uint64_t offset, bytes; };
-
-struct plan {
-    uint64_t bytes;
-    struct placed pre, post, head, norm;
-    struct placed layer[CUDA_DRAFT_LAYERS_MAX][CUDA_DRAFT_TENSORS];   /* those of a layer */
-};
-
 struct cuda_draft_plain {
-    struct cuda_draft_spec spec;
+    struct model_config config;       /* the assistant's own */
     struct cuda_model_spec target;
     struct cuda_draft_options options;
-    struct plan plan;
+    struct plain_held held;           /* owned; the weights below point into it */
+    std::vector<struct plain_held_layer> layer;
+    struct plain_held_matrix pre, post, head;
+    const float *norm;
+    uint32_t backbone;                /* hidden size of the target */
     struct rope_table rope[2];
     uint32_t source[2];               /* the target's layer whose keys are read, per type */
     uint32_t rows_max, pages_stride[2], segments_max[2], batch_rows[2];
@@ -46,80 +41,13 @@ struct cuda_draft_plain {
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
 };
 
-/* ---- where everything lies ---- */
-
-static uint32_t dim_of(const struct cuda_draft_spec *s, const struct cuda_model_spec *t, uint32_t layer) { return t->head_dim[s->layer_type[layer]]; }
-
-static void place(struct plan *p, struct placed *at, uint64_t bytes)
-{
-    at->offset = p->bytes, at->bytes = bytes;
-    p->bytes += (bytes + ALIGN - 1) / ALIGN * ALIGN;
-}
-
-static bool fits(const struct cuda_draft_spec *s, const struct cuda_model_spec *t)
-{
-    if (s->layers == 0 || s->layers > CUDA_DRAFT_LAYERS_MAX || (s->format != WEIGHT_BF16 && s->format != WEIGHT_F32)) return false;
-    if (s->hidden == 0 || s->hidden % 16 || s->intermediate == 0 || s->intermediate % 16 || s->vocab == 0 || s->vocab % 16) return false;
-    if (s->backbone_hidden == 0 || s->backbone_hidden % 16 || s->backbone_hidden != t->hidden || s->q_heads == 0) return false;
-    for (uint32_t i = 0; i < s->layers; i++) {
-        if (s->layer_type[i] > CUDA_FULL) return false;
-        const uint32_t kv = t->kv_heads[s->layer_type[i]], dim = dim_of(s, t, i);
-
-        if (dim % 32 || dim == 0 || dim > PLAIN_HEAD_DIM_MAX || kv == 0 || s->q_heads % kv) return false;
-    }
-    return true;
-}
-
-static bool make_plan(struct plan *p, const struct cuda_draft_spec *s, const struct cuda_model_spec *t)
-{
-    const uint64_t element = s->format == WEIGHT_F32 ? 4 : 2;
-
-    memset(p, 0, sizeof *p);
-    if (!fits(s, t)) return false;
-    place(p, &p->pre, element * s->hidden * 2 * s->backbone_hidden);
-    place(p, &p->post, element * s->hidden * s->backbone_hidden);
-    place(p, &p->head, element * s->hidden * s->vocab);
-    place(p, &p->norm, 4ull * s->hidden);
-    for (uint32_t i = 0; i < s->layers; i++) {
-        struct placed *l = p->layer[i];
-        const uint64_t q = element * s->q_heads * dim_of(s, t, i) * s->hidden, wide = element * s->intermediate * s->hidden;
-
-        place(p, &l[CUDA_DRAFT_Q], q), place(p, &l[CUDA_DRAFT_O], q);
-        place(p, &l[CUDA_DRAFT_GATE], wide), place(p, &l[CUDA_DRAFT_UP], wide), place(p, &l[CUDA_DRAFT_DOWN], wide);
-        for (int v = CUDA_DRAFT_INPUT_NORM; v <= CUDA_DRAFT_POST_FF_NORM; v++) place(p, &l[v], 4ull * s->hidden);
-        place(p, &l[CUDA_DRAFT_Q_NORM], 4ull * dim_of(s, t, i));
-        place(p, &l[CUDA_DRAFT_LAYER_SCALAR], 4);
-    }
-    return true;
-}
-
-extern "C" uint64_t cuda_draft_plain_bytes(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target)
-{
-    struct plan p;
-
-    return make_plan(&p, spec, target) ? p.bytes : 0;
-}
-
-extern "C" int cuda_draft_plain_put(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, void *weights_device, enum cuda_draft_tensor tensor, uint32_t layer,
-                                    const void *source, uint64_t bytes)
-{
-    struct plan p;
-    const struct placed *to;
-
-    if (!make_plan(&p, spec, target)) return -E_UNSUPPORTED;
-    if (tensor >= CUDA_DRAFT_TENSORS || layer >= spec->layers) return -E_RANGE;
-    to = tensor == CUDA_DRAFT_PRE ? &p.pre : tensor == CUDA_DRAFT_POST ? &p.post : tensor == CUDA_DRAFT_HEAD ? &p.head : tensor == CUDA_DRAFT_FINAL_NORM ? &p.norm : &p.layer[layer][tensor];
-    if (bytes != to->bytes) return -E_RANGE;
-    return launch_check(cudaMemcpy((uint8_t *)weights_device + to->offset, source, bytes, cudaMemcpyHostToDevice), "the drafter's weights");
-}
-
 /* ---- the handle ---- */
 
 static void size_attention(struct cuda_draft_plain *d, uint64_t *part, uint64_t *tops)
 {
-    for (uint32_t i = 0; i < d->spec.layers; i++) {
-        const uint32_t type = d->spec.layer_type[i];
-        const uint64_t of_row = (uint64_t)d->spec.q_heads * (d->segments_max[type] = plain_attn_segments(d->options.context_max, type == CUDA_FULL ? 0 : d->target.window));
+    for (uint32_t i = 0; i < d->config.layer_count; i++) {
+        const uint32_t type = d->config.layer[i].type;
+        const uint64_t of_row = (uint64_t)d->config.q_heads * (d->segments_max[type] = plain_attn_segments(d->options.context_max, type == CUDA_FULL ? 0 : d->target.window));
         const uint64_t rows = PART_BYTES_MAX / (4 * of_row * d->target.head_dim[type]);
 
         d->batch_rows[type] = rows == 0 ? 1 : rows < d->rows_max ? (uint32_t)rows : d->rows_max;
@@ -130,17 +58,17 @@ static void size_attention(struct cuda_draft_plain *d, uint64_t *part, uint64_t 
 
 static int make_scratch(struct cuda_draft_plain *d)
 {
-    const struct cuda_draft_spec *s = &d->spec;
+    const struct model_config *s = &d->config;
     const uint64_t rows = d->rows_max;
     uint64_t widest = 0, part = 0, tops = 0;
 
-    for (uint32_t i = 0; i < s->layers; i++)
-        if (s->q_heads * dim_of(s, &d->target, i) > widest) widest = s->q_heads * dim_of(s, &d->target, i);
+    for (uint32_t i = 0; i < s->layer_count; i++)
+        if (model_q_dim(s, i) > widest) widest = model_q_dim(s, i);
     size_attention(d, &part, &tops);
     const struct setup_part want[] = {
-        { (void **)&d->joined, 8 * rows * s->backbone_hidden }, { (void **)&d->h, 4 * rows * s->hidden }, { (void **)&d->x, 4 * rows * s->hidden }, { (void **)&d->y, 4 * rows * s->hidden },
+        { (void **)&d->joined, 8 * rows * d->backbone }, { (void **)&d->h, 4 * rows * s->hidden }, { (void **)&d->x, 4 * rows * s->hidden }, { (void **)&d->y, 4 * rows * s->hidden },
         { (void **)&d->q, 4 * rows * widest }, { (void **)&d->attended, 4 * rows * widest }, { (void **)&d->gate, 4 * rows * s->intermediate },
-        { (void **)&d->hidden, 4 * rows * s->backbone_hidden }, { (void **)&d->logits, 4 * rows * s->vocab }, { (void **)&d->tile_top, 4 * rows * (s->vocab / 16) },
+        { (void **)&d->hidden, 4 * rows * d->backbone }, { (void **)&d->logits, 4 * rows * s->vocab }, { (void **)&d->tile_top, 4 * rows * (s->vocab / 16) },
         { (void **)&d->part, part }, { (void **)&d->part_top, tops }, { (void **)&d->angle[0], 8 * rows * ROPE_PAIRS_MAX }, { (void **)&d->angle[1], 8 * rows * ROPE_PAIRS_MAX },
         { (void **)&d->turn, rows * sizeof *d->turn }, { (void **)&d->see, rows * sizeof *d->see },
         { (void **)&d->pages[0], 4ull * d->options.seqs_max * d->pages_stride[0] }, { (void **)&d->pages[1], 4ull * d->options.seqs_max * d->pages_stride[1] },
@@ -149,32 +77,60 @@ static int make_scratch(struct cuda_draft_plain *d)
     return setup_slab(&d->slab, want, sizeof want / sizeof *want, "the drafter's scratch memory");
 }
 
-/* As plain.cu: half a pair more than `turned`, so that the cut to whole pairs gives it back whatever the head size. */
-static void make_rope(struct cuda_draft_plain *d, uint32_t type)
+/* Do its heads fit those of the target's layers? */
+static int check_shape(const struct assistant_weights *w, const struct cuda_model_spec *t)
 {
-    const uint32_t dim = d->target.head_dim[type];
-    const struct rope_config config = { ROPE_PROPORTIONAL, d->spec.rope_theta[type], (d->spec.rope_turned[type] + 0.5) * 2.0 / dim, 1.0 };
+    const struct model_config *c = &w->config;
 
-    rope_table_init(&d->rope[type], &config, dim);
-    for (uint32_t i = 0; i < d->target.layers; i++)
-        if (d->target.layer[i].type == type) d->source[type] = i;
+    if (w->backbone_hidden != t->hidden || c->vocab != t->vocab || c->layer_count == 0) return launch_fail(-E_UNSUPPORTED, "an assistant of another model");
+    for (uint32_t i = 0; i < c->layer_count; i++) {
+        const uint32_t type = c->layer[i].type, kv = type <= CUDA_FULL ? t->kv_heads[type] : 0, dim = c->layer[i].head_dim;
+
+        if (kv == 0 || dim != t->head_dim[type] || dim % 32 || dim > PLAIN_HEAD_DIM_MAX || c->q_heads % kv) return launch_fail(-E_UNSUPPORTED, "%u query heads of %u on %u", c->q_heads, dim, kv);
+    }
+    return 0;
 }
 
-extern "C" int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, const struct cuda_draft_options *options,
+static int load(struct cuda_draft_plain *d, const struct assistant_weights *w)
+{
+    int rc = plain_held_put(&d->held, &w->pre, &d->pre);
+
+    d->layer.resize(w->config.layer_count);
+    if (rc == 0) rc = plain_held_put(&d->held, &w->post, &d->post);
+    if (rc == 0) rc = plain_held_put(&d->held, &w->head, &d->head);
+    if (rc == 0) rc = plain_held_vector(&d->held, w->norm, w->config.hidden, &d->norm);
+    for (uint32_t i = 0; i < w->config.layer_count && rc == 0; i++) rc = plain_held_put_layer(&d->held, &w->layer[i], w->config.hidden, w->config.layer[i].head_dim, &d->layer[i]);
+    return rc;
+}
+
+static void find_sources(struct cuda_draft_plain *d)
+{
+    for (uint32_t i = 0; i < d->config.layer_count; i++) {
+        const struct layer_config *l = &d->config.layer[i];
+
+        rope_table_init(&d->rope[l->type], &d->config.rope[l->type], l->head_dim);
+    }
+    for (uint32_t i = 0; i < d->target.layers; i++) d->source[d->target.layer[i].type] = i;
+}
+
+extern "C" int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *options,
                                      uint32_t rows_max)
 {
-    struct cuda_draft_plain *d = new (std::nothrow) cuda_draft_plain();
+    int rc = check_shape(weights, target);
+    struct cuda_draft_plain *d;
 
     *draft = NULL;
-    if (d == NULL) return -E_NOMEM;
-    d->spec = *spec, d->target = *target, d->options = *options, d->rows_max = rows_max;
+    if (rc == 0 && (rows_max == 0 || rows_max > ROWS_LIMIT || options->seqs_max == 0 || options->context_max == 0)) rc = -E_RANGE;
+    if (rc) return rc;
+    if ((d = new (std::nothrow) cuda_draft_plain()) == NULL) return -E_NOMEM;
+    d->config = weights->config, d->backbone = weights->backbone_hidden, d->target = *target, d->options = *options, d->rows_max = rows_max;
     d->pages_stride[CUDA_SLIDING] = options->ring_pages;
     d->pages_stride[CUDA_FULL] = (options->context_max + PLAIN_PAGE_TOKENS - 1) / PLAIN_PAGE_TOKENS;
-    int rc = !make_plan(&d->plan, spec, target) ? -E_UNSUPPORTED : rows_max == 0 || rows_max > ROWS_LIMIT || options->seqs_max == 0 || options->context_max == 0 ? -E_RANGE : 0;
-    for (uint32_t i = 0; i < spec->layers && rc == 0; i++) make_rope(d, spec->layer_type[i]);
-    if (rc == 0) rc = plain_linear_init();
+    find_sources(d);
+    rc = plain_linear_init();
     if (rc == 0) rc = plain_ops_init();
     if (rc == 0) rc = plain_attn_init();
+    if (rc == 0) rc = load(d, weights);
     if (rc == 0) rc = make_scratch(d);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
     if (rc == 0) rc = launch_check(cudaDeviceSynchronize(), "opening the drafter");
@@ -188,26 +144,20 @@ extern "C" void cuda_draft_plain_close(struct cuda_draft_plain *d)
     if (d == NULL) return;
     if (d->stream) cudaStreamSynchronize(d->stream), cudaStreamDestroy(d->stream);
     cudaFree(d->slab);
+    plain_held_free(&d->held);
     delete d;
 }
 
 /* ---- a step ---- */
 
-static const float *vector(const struct cuda_draft_plain *d, const struct placed &at) { return (const float *)((const uint8_t *)d->options.weights_device + at.offset); }
-
-/* out [rows, n] = in [rows, k] w^T; with `up` the gated product. */
-static int product(const struct cuda_draft_plain *d, float *out, const float *in, const struct placed &w, const struct placed *up, uint32_t n, uint32_t k, uint32_t rows)
+static int product(const struct cuda_draft_plain *d, float *out, const float *in, const struct plain_held_matrix &w, const struct plain_held_matrix *up, uint32_t rows)
 {
-    const uint8_t *weights = (const uint8_t *)d->options.weights_device;
-    const struct plain_codes codes = { weights + w.offset, NULL, NULL }, up_codes = { up ? weights + up->offset : NULL, NULL, NULL };
-    const struct plain_linear a = { in, NULL, codes, up_codes, out, k, n, rows, n, k, d->spec.format };
-
-    return plain_linear_launch(&a, d->stream);
+    return plain_held_multiply(&w, up, in, out, w.rows, rows, d->stream);
 }
 
-static int norms(const struct cuda_draft_plain *d, const struct placed *post, const float *scalar, const struct placed &next, uint32_t rows)
+static int norms(const struct cuda_draft_plain *d, const float *post, const float *scalar, const float *next, uint32_t rows)
 {
-    const struct plain_norm a = { post ? d->y : NULL, post ? vector(d, *post) : NULL, scalar, d->h, vector(d, next), d->x, NULL, d->spec.hidden, d->spec.norm_eps };
+    const struct plain_norm a = { post ? d->y : NULL, post, scalar, d->h, next, d->x, NULL, d->config.hidden, d->config.norm_eps };
 
     return plain_norm_launch(&a, rows, d->stream);
 }
@@ -221,15 +171,15 @@ static uint32_t kv_bytes(const struct cuda_draft_plain *d, uint32_t type)
 
 static int attend(const struct cuda_draft_plain *d, uint32_t i, uint32_t rows)
 {
-    const uint32_t type = d->spec.layer_type[i], dim = d->target.head_dim[type];
+    const uint32_t type = d->config.layer[i].type, dim = d->target.head_dim[type];
     const struct cuda_layer_spec *l = &d->target.layer[d->source[type]];
     struct plain_heads h = {};
     struct plain_attn a = {};
 
-    h.row = d->turn, h.qkv = d->q, h.stride = (uint64_t)d->spec.q_heads * dim;
-    h.q_norm = vector(d, d->plan.layer[i][CUDA_DRAFT_Q_NORM]);
+    h.row = d->turn, h.qkv = d->q, h.stride = (uint64_t)d->config.q_heads * dim;
+    h.q_norm = d->layer[i].q_norm;
     h.angle = d->angle[type];
-    h.q_heads = d->spec.q_heads, h.kv_heads = 0, h.dim = dim, h.turned = d->rope[type].turned, h.eps = d->spec.norm_eps;
+    h.q_heads = d->config.q_heads, h.kv_heads = 0, h.dim = dim, h.turned = d->rope[type].turned, h.eps = d->config.norm_eps;
     const int rc = plain_heads_launch(&h, rows, d->stream);
 
     if (rc) return rc;
@@ -237,35 +187,34 @@ static int attend(const struct cuda_draft_plain *d, uint32_t i, uint32_t rows)
     a.pool = (const uint8_t *)d->options.kv_device[type];
     a.pages = d->pages[type], a.pages_stride = a.ring_pages = d->pages_stride[type];
     a.q_stride = h.stride, a.page_bytes = d->target.page_bytes[type], a.k_offset = l->k_offset, a.v_offset = l->v_offset;
-    a.q_heads = d->spec.q_heads, a.kv_heads = d->target.kv_heads[type], a.dim = dim, a.kv_bytes = kv_bytes(d, type);
+    a.q_heads = d->config.q_heads, a.kv_heads = d->target.kv_heads[type], a.dim = dim, a.kv_bytes = kv_bytes(d, type);
     a.window = type == CUDA_FULL ? 0 : d->target.window;
-    a.segments_max = d->segments_max[type], a.batch_rows = d->batch_rows[type], a.scale = d->spec.attention_scale;
+    a.segments_max = d->segments_max[type], a.batch_rows = d->batch_rows[type], a.scale = d->config.attention_scale;
     return plain_attn_launch(&a, rows, d->stream);
 }
 
 static int run_layers(const struct cuda_draft_plain *d, uint32_t rows)
 {
-    const struct cuda_draft_spec *s = &d->spec;
-    int rc = product(d, d->h, d->joined, d->plan.pre, NULL, s->hidden, 2 * s->backbone_hidden, rows);
+    const uint32_t layers = d->config.layer_count;
+    int rc = product(d, d->h, d->joined, d->pre, NULL, rows);
 
-    if (rc == 0) rc = norms(d, NULL, NULL, d->plan.layer[0][CUDA_DRAFT_INPUT_NORM], rows);
-    for (uint32_t i = 0; i < s->layers && rc == 0; i++) {
-        const struct placed *l = d->plan.layer[i];
-        const uint32_t q_rows = s->q_heads * dim_of(s, &d->target, i);
+    if (rc == 0) rc = norms(d, NULL, NULL, d->layer[0].input_norm, rows);
+    for (uint32_t i = 0; i < layers && rc == 0; i++) {
+        const struct plain_held_layer *l = &d->layer[i];
 
-        rc = product(d, d->q, d->x, l[CUDA_DRAFT_Q], NULL, q_rows, s->hidden, rows);
+        rc = product(d, d->q, d->x, l->q, NULL, rows);
         if (rc == 0) rc = attend(d, i, rows);
-        if (rc == 0) rc = product(d, d->y, d->attended, l[CUDA_DRAFT_O], NULL, s->hidden, q_rows, rows);
-        if (rc == 0) rc = norms(d, &l[CUDA_DRAFT_POST_ATTENTION_NORM], NULL, l[CUDA_DRAFT_PRE_FF_NORM], rows);
-        if (rc == 0) rc = product(d, d->gate, d->x, l[CUDA_DRAFT_GATE], &l[CUDA_DRAFT_UP], s->intermediate, s->hidden, rows);
-        if (rc == 0) rc = product(d, d->y, d->gate, l[CUDA_DRAFT_DOWN], NULL, s->hidden, s->intermediate, rows);
-        if (rc == 0) rc = norms(d, &l[CUDA_DRAFT_POST_FF_NORM], vector(d, l[CUDA_DRAFT_LAYER_SCALAR]), i + 1 == s->layers ? d->plan.norm : d->plan.layer[i + 1][CUDA_DRAFT_INPUT_NORM], rows);
+        if (rc == 0) rc = product(d, d->y, d->attended, l->o, NULL, rows);
+        if (rc == 0) rc = norms(d, l->post_attention_norm, NULL, l->pre_ff_norm, rows);
+        if (rc == 0) rc = product(d, d->gate, d->x, l->gate, &l->up, rows);
+        if (rc == 0) rc = product(d, d->y, d->gate, l->down, NULL, rows);
+        if (rc == 0) rc = norms(d, l->post_ff_norm, l->scalar, i + 1 == layers ? d->norm : d->layer[i + 1].input_norm, rows);
     }
-    const struct plain_logits cap = { d->logits, d->tile_top, s->vocab, s->softcap };
+    const struct plain_logits cap = { d->logits, d->tile_top, d->config.vocab, d->config.final_softcap };
 
-    if (rc == 0) rc = product(d, d->logits, d->x, d->plan.head, NULL, s->vocab, s->hidden, rows);
+    if (rc == 0) rc = product(d, d->logits, d->x, d->head, NULL, rows);
     if (rc == 0) rc = plain_logits_launch(&cap, rows, d->stream);
-    return rc ? rc : product(d, d->hidden, d->x, d->plan.post, NULL, s->backbone_hidden, s->hidden, rows);
+    return rc ? rc : product(d, d->hidden, d->x, d->post, NULL, rows);
 }
 
 static bool row_is_sound(const struct cuda_draft_plain *d, const struct cuda_draft_plain_row *r, const struct cuda_draft_plain_seq *seqs, uint32_t seq_count)
@@ -284,7 +233,7 @@ static int send(const struct cuda_draft_plain *d, void *to, const void *from, ui
 
 static int send_rows(const struct cuda_draft_plain *d, const struct cuda_draft_plain_row *rows, uint32_t count)
 {
-    const uint64_t width = d->spec.backbone_hidden;
+    const uint64_t width = d->backbone;
     std::vector<struct plain_row> turn(count), see(count);
     std::vector<float2> angle[2];
     float cosine[ROPE_PAIRS_MAX], sine[ROPE_PAIRS_MAX];
@@ -321,8 +270,8 @@ extern "C" int cuda_draft_plain_step(struct cuda_draft_plain *d, const struct cu
         }
     if (rc == 0) rc = send_rows(d, rows, count);
     if (rc == 0) rc = run_layers(d, count);
-    if (rc == 0) rc = launch_check(cudaMemcpyAsync(logits, d->logits, 4ull * count * d->spec.vocab, cudaMemcpyDeviceToHost, d->stream), "the drafter's logits");
-    if (rc == 0) rc = launch_check(cudaMemcpyAsync(hidden, d->hidden, 4ull * count * d->spec.backbone_hidden, cudaMemcpyDeviceToHost, d->stream), "the drafter's states");
+    if (rc == 0) rc = launch_check(cudaMemcpyAsync(logits, d->logits, 4ull * count * d->config.vocab, cudaMemcpyDeviceToHost, d->stream), "the drafter's logits");
+    if (rc == 0) rc = launch_check(cudaMemcpyAsync(hidden, d->hidden, 4ull * count * d->backbone, cudaMemcpyDeviceToHost, d->stream), "the drafter's states");
     return rc ? rc : launch_check(cudaStreamSynchronize(d->stream), "draft step");
 }
 

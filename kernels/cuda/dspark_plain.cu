@@ -9,6 +9,7 @@
 #include "dspark_plain_ops.cuh"
 #include "dspark_plain_weights.cuh"
 #include "launch.h"
+#include "setup.h"
 #include "plain_attn.cuh"
 #include "plain_ops.cuh"
 #include "shm/error.h"
@@ -22,9 +23,7 @@ extern "C" {
 #include "model/dspark.h"
 }
 
-#define ALIGN 256u
 #define PART_BYTES_MAX (64ull << 20)  /* attention's parts: more rows go in batches */
-#define TABLE_PIECE 4096u             /* positions of the table of angles made at a time */
 #define KV_BYTES 2u                   /* of an element of a ring: bf16, as the CPU's */
 #define CONTEXT_LIMIT (1u << 20)
 
@@ -33,7 +32,7 @@ struct dspark_plain {
     struct cuda_dspark_options options;
     struct dspark_plain_weights weights;
     float embed_scale, confidence_bias;
-    uint32_t suppress_count, suppress[CUDA_SUPPRESS_MAX];
+    uint32_t *left_out;               /* bits of the vocabulary */
     uint32_t kv_rows, q_rows, dim;    /* of every layer */
     uint32_t lines_max;               /* rows of activations: blocks of a round, or positions absorbed */
     uint32_t ring_pages, turned, segments_max, batch_rows;
@@ -100,27 +99,20 @@ static int make_slab(struct dspark_plain *d)
 {
     const struct model_config *c = &d->config.layers;
     const uint64_t lines = d->lines_max, hidden = c->hidden, seqs = CUDA_DSPARK_ROWS_MAX, blocks = seqs * d->config.block, places = d->options.features.places;
-    uint64_t part, tops, bytes = 0;
+    uint64_t part, tops;
 
     size_attention(d, &part, &tops);
-    const struct { void **at; uint64_t bytes; } want[] = {
+    const struct setup_part want[] = {
         { (void **)&d->sources, 4 * lines * d->config.source_count * hidden }, { (void **)&d->h, 4 * lines * hidden }, { (void **)&d->x, 4 * lines * hidden }, { (void **)&d->y, 4 * lines * hidden },
         { (void **)&d->qkv, 4 * lines * (d->q_rows + d->kv_rows) }, { (void **)&d->attended, 4 * lines * d->q_rows }, { (void **)&d->gate, 4 * lines * c->intermediate },
         { (void **)&d->base, 4 * blocks * c->vocab }, { (void **)&d->tile_top, 4 * blocks * (c->vocab / 16) }, { (void **)&d->z, 4 * seqs * c->vocab },
         { (void **)&d->markov, 4 * seqs * d->config.markov_rank }, { (void **)&d->part, part }, { (void **)&d->part_top, tops },
         { (void **)&d->seen, 4 * seqs * CUDA_DSPARK_GUESSES_MAX }, { (void **)&d->heard, 4 * seqs * CUDA_DSPARK_GUESSES_MAX }, { (void **)&d->guess, 4 * seqs * CUDA_DSPARK_GUESSES_MAX },
         { (void **)&d->row, lines * sizeof *d->row }, { (void **)&d->first, 4 * lines }, { (void **)&d->low, 4 * places }, { (void **)&d->pages, 4 * places * d->ring_pages },
+        { (void **)&d->left_out, (c->vocab + 31) / 32 * 4ull },
     };
 
-    for (const auto &w : want) bytes += (w.bytes + ALIGN - 1) / ALIGN * ALIGN;
-    int rc = launch_check(cudaMalloc((void **)&d->slab, bytes), "the drafter's scratch memory");
-    if (rc == 0) rc = launch_check(cudaMemset(d->slab, 0, bytes), "the drafter's scratch memory");
-    bytes = 0;
-    for (const auto &w : want) {
-        *w.at = d->slab + bytes;
-        bytes += (w.bytes + ALIGN - 1) / ALIGN * ALIGN;
-    }
-    return rc;
+    return setup_slab(&d->slab, want, sizeof want / sizeof *want, "the drafter's scratch memory");
 }
 
 static int make_rings(struct dspark_plain *d)
@@ -131,32 +123,21 @@ static int make_rings(struct dspark_plain *d)
 
     for (uint64_t i = 0; i < pages; i++) page[i] = (uint32_t)i;    /* a place's ring is one piece */
     if (rc == 0) rc = launch_check(cudaMemcpy(d->pages, page.data(), 4 * pages, cudaMemcpyHostToDevice), "the drafter's pages");
-    if (rc == 0) rc = launch_check(cudaHostAlloc((void **)&d->result, sizeof *d->result, cudaHostAllocMapped), "mapped memory");
-    if (rc == 0) rc = launch_check(cudaHostGetDevicePointer((void **)&d->result_device, d->result, 0), "mapped memory");
-    if (rc == 0) memset(d->result, 0, sizeof *d->result);
-    return rc;
+    return rc ? rc : setup_mapped((void **)&d->result, (void **)&d->result_device, sizeof *d->result);
 }
 
-/* Cosines and sines of every position, made by the CPU's own function. */
-static int make_angles(struct dspark_plain *d, const struct rope_table *table)
+static int leave_out(struct dspark_plain *d, struct cuda_dspark_left_out out)
 {
-    const uint32_t context = d->options.context_max;
-    float cosine[ROPE_PAIRS_MAX], sine[ROPE_PAIRS_MAX];
-    std::vector<float2> piece;
-    int rc = table->turned ? launch_check(cudaMalloc((void **)&d->angle, sizeof(float2) * context * table->turned), "table of angles") : 0;
+    std::vector<uint32_t> bits((d->config.layers.vocab + 31) / 32);
 
-    for (uint32_t at = 0; at < context && rc == 0 && table->turned; at += TABLE_PIECE) {
-        piece.clear();
-        for (uint32_t i = at; i < context && i < at + TABLE_PIECE; i++) {
-            rope_table_angles(table, i, cosine, sine);
-            for (uint32_t j = 0; j < table->turned; j++) piece.push_back(make_float2(cosine[j], sine[j]));
-        }
-        rc = launch_check(cudaMemcpy(d->angle + (uint64_t)at * table->turned, piece.data(), sizeof(float2) * piece.size(), cudaMemcpyHostToDevice), "table of angles");
+    for (uint32_t i = 0; i < out.count; i++) {
+        if (out.token[i] >= d->config.layers.vocab) return -E_RANGE;
+        bits[out.token[i] / 32] |= 1u << (out.token[i] % 32);
     }
-    return rc;
+    return launch_check(cudaMemcpy(d->left_out, bits.data(), 4 * bits.size(), cudaMemcpyHostToDevice), "tokens to leave out");
 }
 
-static int open_all(struct dspark_plain *d, const struct dspark_weights *weights, const struct cuda_model_spec *target)
+static int open_all(struct dspark_plain *d, const struct dspark_weights *weights, const struct cuda_model_spec *target, struct cuda_dspark_left_out left_out)
 {
     const struct model_config *c = &d->config.layers;
     struct rope_table table;
@@ -170,12 +151,14 @@ static int open_all(struct dspark_plain *d, const struct dspark_weights *weights
     if (rc == 0) rc = dspark_plain_weights_load(&d->weights, weights, target, d->options.target_device);
     if (rc == 0) rc = make_slab(d);
     if (rc == 0) rc = make_rings(d);
-    if (rc == 0) rc = make_angles(d, &table);
+    if (rc == 0) rc = leave_out(d, left_out);
+    if (rc == 0) rc = plain_angles(&d->angle, &table, d->options.context_max);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "opening the drafter");
 }
 
-int dspark_plain_open(struct dspark_plain **plain, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, uint64_t *own_bytes)
+int dspark_plain_open(struct dspark_plain **plain, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options,
+                      struct cuda_dspark_left_out left_out, uint64_t *own_bytes)
 {
     const struct dspark_config *c = &weights->config;
     int rc = check_shape(c, target);
@@ -186,13 +169,11 @@ int dspark_plain_open(struct dspark_plain **plain, const struct dspark_weights *
     if (rc) return rc;
     if ((d = new (std::nothrow) dspark_plain()) == NULL) return -E_NOMEM;
     d->config = *c, d->options = *options, d->embed_scale = weights->embed_scale, d->confidence_bias = weights->confidence_bias;
-    d->suppress_count = target->suppress_count;
-    memcpy(d->suppress, target->suppress, sizeof d->suppress);
     if (d->options.window > options->context_max) d->options.window = options->context_max;
     d->dim = c->layers.layer[0].head_dim, d->q_rows = model_q_dim(&c->layers, 0), d->kv_rows = model_kv_dim(&c->layers, 0);
     d->lines_max = CUDA_DSPARK_ROWS_MAX * c->block > CUDA_DSPARK_ABSORB_MAX ? CUDA_DSPARK_ROWS_MAX * c->block : CUDA_DSPARK_ABSORB_MAX;
     size_ring(d);
-    rc = open_all(d, weights, target);
+    rc = open_all(d, weights, target, left_out);
     if (own_bytes) *own_bytes = d->weights.held.bytes;
     if (rc) dspark_plain_close(d);
     else *plain = d;
@@ -330,9 +311,8 @@ static struct dspark_plain_step make_step(const struct dspark_plain *d, const st
 
     a.count = count, a.block = d->config.block, a.mask = d->config.mask_token, a.hidden = c->hidden, a.vocab = c->vocab, a.rank = d->config.markov_rank;
     a.embed = w->embed, a.markov_in = w->markov_in, a.embed_scale = d->embed_scale, a.low = d->low, a.row = d->row, a.first = d->first, a.h = d->h, a.markov = d->markov;
-    a.base = d->base, a.z = d->config.markov_rank ? d->z : NULL, a.guess = d->guess, a.suppress_count = d->suppress_count;
+    a.base = d->base, a.z = d->config.markov_rank ? d->z : NULL, a.guess = d->guess, a.left_out = d->left_out;
     a.x = d->x, a.confidence = w->confidence, a.sees_token = d->config.confidence_sees_token, a.seen = d->seen, a.heard = d->heard;
-    memcpy(a.suppress, d->suppress, sizeof a.suppress);
     for (uint32_t i = 0; i < count; i++)
         a.question[i] = { q[i].place, q[i].token, q[i].position, q[i].guesses, q[i].position > d->options.window ? q[i].position - d->options.window : 0, q[i].temperature, q[i].top_p, q[i].min_p,
                           q[i].top_k, 0, q[i].seed };

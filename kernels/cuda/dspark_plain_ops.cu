@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(THREADS) dspark_plain_start_kernel(const __gri
 
 struct pick_row { const float *base, *z; };       /* of one guess of one sequence */
 
-/* Four neighbouring logits, suppressed ones at -inf. */
+/* Four neighbouring logits, those of tokens that are left out at -inf. */
 __device__ __forceinline__ void load4(const dspark_plain_step &a, const pick_row &row, uint32_t quad, float (&v)[4])
 {
     const float4 base = __ldcg((const float4 *)row.base + quad);
@@ -77,10 +77,11 @@ __device__ __forceinline__ void load4(const dspark_plain_step &a, const pick_row
 
         v[0] = plain_add(z.x, v[0]), v[1] = plain_add(z.y, v[1]), v[2] = plain_add(z.z, v[2]), v[3] = plain_add(z.w, v[3]);
     }
-    for (uint32_t i = 0; i < a.suppress_count; i++)
+    const uint32_t out = __ldg(a.left_out + quad / 8) >> (4 * (quad % 8));
+
 #pragma unroll
-        for (uint32_t j = 0; j < 4; j++)
-            if (4 * quad + j == a.suppress[i]) v[j] = -CUDART_INF_F;
+    for (uint32_t j = 0; j < 4; j++)
+        if (out >> j & 1) v[j] = -CUDART_INF_F;
 }
 
 __device__ uint32_t pick_greedy(const dspark_plain_step &a, const pick_row &row, pick_shared &sh)

@@ -47,7 +47,7 @@ struct dspark_plain_step {
     float *markov;                    /* [count][rank]; rank 0: no Markov head */
     const float *base, *z;            /* [count * block][vocab], [count][vocab] (NULL: zeros) */
     uint32_t *guess;                  /* [count][CUDA_DSPARK_GUESSES_MAX] */
-    uint32_t suppress_count, suppress[CUDA_SUPPRESS_MAX];
+    const uint32_t *left_out;         /* bit t % 32 of word t / 32: token t is never guessed */
     const float *x;                   /* [count * block][hidden]: what met the output matrix */
     const float *confidence;          /* [hidden (+ rank)]; NULL: no confidence head */
     uint32_t sees_token;

@@ -85,31 +85,37 @@ static int make_scratch(struct plain *p)
     return setup_slab(&p->slab, want, sizeof want / sizeof *want, "scratch memory");
 }
 
-/* Cosines and sines of every position, made by the CPU's own function: the device's sine rounds differently once in a while. */
-static int make_table(struct plain *p, uint32_t type)
+/* Made by the CPU's own function: the device's sine rounds differently once in a while. */
+int plain_angles(float2 **device, const struct rope_table *table, uint32_t context)
 {
-    const uint32_t dim = p->spec.head_dim[type], context = p->options.context_max;
-    /* half a pair more than `turned`, so that the cut to whole pairs gives it back whatever the head size */
-    const struct rope_config config = { ROPE_PROPORTIONAL, p->spec.rope_theta[type], (p->spec.rope_turned[type] + 0.5) * 2.0 / dim, p->spec.rope_divisor[type] };
-    struct rope_table table;
     float cosine[ROPE_PAIRS_MAX], sine[ROPE_PAIRS_MAX];
 
-    rope_table_init(&table, &config, dim);
-    p->turned[type] = table.turned;
-    if (table.turned == 0) return 0;
-    float2 *host = (float2 *)malloc(sizeof(float2) * TABLE_PIECE * table.turned);
-    int rc = host ? launch_check(cudaMalloc((void **)&p->angle[type], sizeof(float2) * context * table.turned), "table of angles") : -E_NOMEM;
+    if (table->turned == 0) return 0;
+    float2 *host = (float2 *)malloc(sizeof(float2) * TABLE_PIECE * table->turned);
+    int rc = host ? launch_check(cudaMalloc((void **)device, sizeof(float2) * context * table->turned), "table of angles") : -E_NOMEM;
     for (uint32_t at = 0; at < context && rc == 0; at += TABLE_PIECE) {
         const uint32_t count = context - at < TABLE_PIECE ? context - at : TABLE_PIECE;
 
         for (uint32_t i = 0; i < count; i++) {
-            rope_table_angles(&table, at + i, cosine, sine);
-            for (uint32_t j = 0; j < table.turned; j++) host[(uint64_t)i * table.turned + j] = make_float2(cosine[j], sine[j]);
+            rope_table_angles(table, at + i, cosine, sine);
+            for (uint32_t j = 0; j < table->turned; j++) host[(uint64_t)i * table->turned + j] = make_float2(cosine[j], sine[j]);
         }
-        rc = launch_check(cudaMemcpy(p->angle[type] + (uint64_t)at * table.turned, host, sizeof(float2) * count * table.turned, cudaMemcpyHostToDevice), "table of angles");
+        rc = launch_check(cudaMemcpy(*device + (uint64_t)at * table->turned, host, sizeof(float2) * count * table->turned, cudaMemcpyHostToDevice), "table of angles");
     }
     free(host);
     return rc;
+}
+
+static int make_table(struct plain *p, uint32_t type)
+{
+    const uint32_t dim = p->spec.head_dim[type];
+    /* half a pair more than `turned`, so that the cut to whole pairs gives it back whatever the head size */
+    const struct rope_config config = { ROPE_PROPORTIONAL, p->spec.rope_theta[type], (p->spec.rope_turned[type] + 0.5) * 2.0 / dim, p->spec.rope_divisor[type] };
+    struct rope_table table;
+
+    rope_table_init(&table, &config, dim);
+    p->turned[type] = table.turned;
+    return plain_angles(&p->angle[type], &table, p->options.context_max);
 }
 
 extern "C" int plain_open(struct plain **plain, const struct cuda_model_spec *spec, const struct plain_options *options)

@@ -6,9 +6,14 @@
 #define SLUICE_CUDA_PLAIN_OPS_CUH
 
 #include "plain.h"
+#include <cuda_runtime.h>
 
 /* Once per process, before the first launch. */
 int plain_ops_init(void);
+
+/* Cosines and sines of every position, [context][table's turned], in device memory of its own (cudaFree; nothing where no pair turns); finished on return. 0, -E_NOMEM, -E_IO. In plain.cu. */
+struct rope_table;
+int plain_angles(float2 **device, const struct rope_table *table, uint32_t context);
 
 /* row[r] from the step's state; STEP_TOKEN_LAST becomes the token of last_token[r]. */
 int plain_rows_launch_from_state(struct plain_row *row, const struct step_state *state, const uint32_t *last_token, uint32_t rows, void *stream);

@@ -527,21 +527,9 @@ int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft
 }
 
 /* Every shape has the drafter above: nobody is sent here. */
-uint64_t cuda_draft_plain_bytes(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target)
+int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *options, uint32_t rows_max)
 {
-    (void)spec, (void)target;
-    return 0;
-}
-
-int cuda_draft_plain_put(const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, void *weights_device, enum cuda_draft_tensor tensor, uint32_t layer, const void *source, uint64_t bytes)
-{
-    (void)spec, (void)target, (void)weights_device, (void)tensor, (void)layer, (void)source, (void)bytes;
-    return fail(-E_UNSUPPORTED, "no such drafter");
-}
-
-int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct cuda_draft_spec *spec, const struct cuda_model_spec *target, const struct cuda_draft_options *options, uint32_t rows_max)
-{
-    (void)draft, (void)spec, (void)target, (void)options, (void)rows_max;
+    (void)draft, (void)weights, (void)target, (void)options, (void)rows_max;
     return fail(-E_UNSUPPORTED, "no such drafter");
 }
 
@@ -575,9 +563,10 @@ int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_dspark_spec 
     (void)dspark, (void)spec, (void)target, (void)options, (void)confidence_bias;
     return -E_UNSUPPORTED;
 }
-int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, uint64_t *own_bytes)
+int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, struct cuda_dspark_left_out left_out,
+                           uint64_t *own_bytes)
 {
-    (void)dspark, (void)weights, (void)target, (void)options, (void)own_bytes;
+    (void)dspark, (void)weights, (void)target, (void)options, (void)left_out, (void)own_bytes;
     return -E_UNSUPPORTED;
 }
 int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t low) { (void)d, (void)place, (void)low; return -E_UNSUPPORTED; }

@@ -280,38 +280,18 @@ static void test_refusals(struct cuda_draft *draft)
 
 /* ---- the steps of plain kernels ---- */
 
-static void put_plain(const struct rig *r, void *arena, enum cuda_draft_tensor tensor, uint32_t layer, const void *source, uint64_t bytes)
+static struct cuda_draft_plain *open_plain(const struct rig *r)
 {
-    ok(cuda_draft_plain_put(&r->draft, &r->spec, arena, tensor, layer, source, bytes), "plain tensor");
-}
-
-static struct cuda_draft_plain *open_plain(struct rig *r)
-{
-    struct cuda_draft_plain *plain;
-    void *arena;
-
-    r->draft.format = WEIGHT_BF16;
-    cuda_ok(cudaMalloc(&arena, cuda_draft_plain_bytes(&r->draft, &r->spec)), "memory");
-    put_plain(r, arena, CUDA_DRAFT_PRE, 0, r->w.pre.data, stored_bytes(&r->w.pre));
-    put_plain(r, arena, CUDA_DRAFT_POST, 0, r->w.post.data, stored_bytes(&r->w.post));
-    put_plain(r, arena, CUDA_DRAFT_HEAD, 0, r->w.embed, 2ull * VOCAB * HIDDEN);
-    put_plain(r, arena, CUDA_DRAFT_FINAL_NORM, 0, r->w.norm, 4 * HIDDEN);
-    for (uint32_t i = 0; i < LAYERS; i++) {
-        const struct drafter_layer *l = &r->w.layer[i];
-        const struct stored_matrix *matrix[] = {&l->q, &l->o, &l->gate, &l->up, &l->down};
-        const float *norm[] = {l->input_norm, l->post_attention_norm, l->pre_feedforward_norm, l->post_feedforward_norm};
-        for (uint32_t j = 0; j < 5; j++) put_plain(r, arena, CUDA_DRAFT_Q + j, i, matrix[j]->data, stored_bytes(matrix[j]));
-        for (uint32_t j = 0; j < 4; j++) put_plain(r, arena, CUDA_DRAFT_INPUT_NORM + j, i, norm[j], 4 * HIDDEN);
-        put_plain(r, arena, CUDA_DRAFT_Q_NORM, i, l->q_norm, 4ull * r->w.config.layer[i].head_dim);
-        put_plain(r, arena, CUDA_DRAFT_LAYER_SCALAR, i, &l->scalar, 4);
-    }
-    const struct cuda_draft_options options = {.weights_device = arena, .kv_device = {[CUDA_FULL] = r->kv_device, [CUDA_SLIDING] = (uint8_t *)r->kv_device + r->geo.sliding_offset},
+    const struct cuda_draft_options options = {.kv_device = {[CUDA_FULL] = r->kv_device, [CUDA_SLIDING] = (uint8_t *)r->kv_device + r->geo.sliding_offset},
                                                .seqs_max = SEQS, .context_max = CONTEXT, .ring_pages = r->per_seq[CUDA_SLIDING]};
-    ok(cuda_draft_plain_open(&plain, &r->draft, &r->spec, &options, SEQS), "open plain");
+    struct cuda_draft_plain *plain;
+
+    ok(cuda_draft_plain_open(&plain, &r->w, &r->spec, &options, SEQS), "open plain");
     return plain;
 }
 
-static void test_plain(struct rig *r, struct assistant *cpu)
+/* With the weights as they are: BF16, or what assistant_to_fp8 made of them. */
+static void test_plain(const struct rig *r, struct assistant *cpu, const char *format)
 {
     struct cuda_draft_plain *plain = open_plain(r);
     struct cuda_draft_plain_row row[SEQS];
@@ -337,7 +317,7 @@ static void test_plain(struct rig *r, struct assistant *cpu)
         for (uint64_t i = 0; i < (uint64_t)SEQS * VOCAB; i++) wrong += memcmp(&logits[i], &cpu_logits[i], 4) != 0;
         for (uint64_t i = 0; i < (uint64_t)SEQS * BACKBONE; i++) wrong += memcmp(&hidden[i], &cpu_hidden[i], 4) != 0;
     }
-    expect(wrong == 0, "plain kernels, %u rows, 2 steps: %llu words differ from the CPU's", SEQS, (unsigned long long)wrong);
+    expect(wrong == 0, "plain kernels, %s, %u rows, 2 steps: %llu words differ from the CPU's", format, SEQS, (unsigned long long)wrong);
     row[0].position = row[0].key_count - 1;
     expect(cuda_draft_plain_step(plain, row, 1, seq, SEQS, logits, hidden) == -E_RANGE, "a row with keys beyond its position is refused");
     cuda_draft_plain_close(plain);
@@ -373,7 +353,9 @@ int main(int argc, char **argv)
     test_stop(draft);
     test_refusals(draft);
     cuda_draft_close(draft);
-    test_plain(&r, cpu);
+    test_plain(&r, cpu, "BF16");
+    ok(assistant_to_fp8(&r.w, 8), "FP8");
+    test_plain(&r, cpu, "FP8");
     printf(failures ? "%d failed\n" : "draft: passed\n", failures);
     return failures != 0;
 }

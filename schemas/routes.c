@@ -177,8 +177,12 @@ static void get_response(struct connection *c, const char *id)
     struct wire body = {0};
     struct fault f = {0};
 
-    c->again = v && view_waits_for_tokenizer(v) && !vocabulary_ready(c->front) && !c->front->tokenizer_failed;
-    if (c->again) return; /* asked again from the sweep until log probabilities can be written */
+    c->again = false;
+    if (v && view_waits_for_tokenizer(v)) {
+        c->again = !vocabulary_ready(c->front) && !c->front->tokenizer_failed;
+        if (c->again) return; /* asked again from the sweep until log probabilities can be written */
+        v = slots_view(c->front, (uint32_t)s); /* with the tokenizer */
+    }
     if (!v || v->api != API_RESPONSES) fault_set(&f, 404, "response_not_found", "response_id", "Response with id '%.80s' not found.", id);
     else if (!responses_body(v, &body, &f)) {
         struct responses_fold fold = {.prelude = 1}; /* response.in_progress carries the object as it is while it runs */

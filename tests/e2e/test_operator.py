@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""What an operator reads: /health, /metrics, the Allow header of a wrong method. `sluice status` is looked at in test_supervision.py."""
+"""What an operator reads: /health, /metrics, the Allow header of a wrong method, a stored response. `sluice status` is looked at in test_supervision.py."""
 import asyncio
 import json
+import os
 import re
+import signal
 
-from server import Server, main
+from server import Server, main, wait_until
 from wsclient import http, run
 
 SAMPLE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="[^"\\]*",?)*)\})? (-?[0-9.e+-]+)$')
@@ -77,5 +79,18 @@ def test_health_and_methods():
         assert asyncio.run(run(s, BODY)).final
 
 
+def test_a_stored_response_outlives_the_gateway():
+    """GET /v1/responses/{id} from a gateway that has not loaded its tokenizer yet: the same log probabilities, not empty ones."""
+    with Server() as s:
+        wanted = json.loads(asyncio.run(http(s, "POST", "/v1/responses", {**BODY, "top_logprobs": 2}))[2])
+        assert wanted["output"][0]["content"][0]["logprobs"], wanted
+        pid = s.stage("gateway")["pid"]
+        os.kill(pid, signal.SIGKILL)
+        wait_until("another gateway", lambda: s.stage("gateway")["state"] == "ready" and s.stage("gateway")["pid"] != pid)
+        status, _, data = asyncio.run(http(s, "GET", "/v1/responses/" + wanted["id"]))
+        found = json.loads(data)
+        assert status == 200 and all(found[k] == wanted[k] for k in wanted if k != "sluice"), (found, wanted)
+
+
 if __name__ == "__main__":
-    main(test_metrics, test_health_and_methods)
+    main(test_metrics, test_health_and_methods, test_a_stored_response_outlives_the_gateway)

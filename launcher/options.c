@@ -52,6 +52,7 @@ static const struct option_row rows[OPT_COUNT] = {
     [OPT_PREFIX_CACHE_MIB] = {"prefix-cache-mib", NUMBER, 0, 1 << 24, "0", "N", "KV cache that prompts of the past may hold as long as nobody needs it; 0: on a GPU all of it, on a CPU a quarter, or two windows"},
     [OPT_DRAFT_WHEN] = {"draft-when", TEXT, 0, 0, "paying", "paying|always", "score drafts where they make the output faster, or all that are proposed"},
     [OPT_DRAFT_SIGNALS] = {"draft-signals", TEXT, 0, 0, "auto", "auto|device|host", "how a lone stream's drafts reach the step that scores them on a GPU: on the device, or over the hosts; auto: on the device under MPS"},
+    [OPT_DRAFT_VOCAB] = {"draft-vocab", NUMBER, 0, 1 << 20, "0", "N", "a neural drafter proposes the first N tokens of its draft_vocab.json only: on a GPU it reads less; 0: any token"},
     [OPT_DRAFT_TOKENS] = {"draft-tokens", NUMBER, 1, RING_TOKENS_MAX, "7", "N", "tokens the drafter may propose a round"},
     [OPT_SPIN_US] = {"spin-us", NUMBER, 0, 10000, "", "N", "microseconds a stage spins before it sleeps; default: 50, or 0 with fewer than 8 cores"},
     [OPT_MESSAGE_MIB] = {"max-message-mib", NUMBER, 1, 1024, "32", "N", "largest request"},

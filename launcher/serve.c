@@ -240,6 +240,7 @@ static void set_base_options(struct server *v)
     wiring_set(w, "draft.context", o->value[OPT_DRAFT_CONTEXT]);
     wiring_set(w, "draft.tokens", o->value[OPT_DRAFT_TOKENS]);
     wiring_set(w, "draft.when", o->value[OPT_DRAFT_WHEN]);
+    wiring_set(w, "draft.vocab", o->value[OPT_DRAFT_VOCAB]);
     wiring_set(w, "draft.signals", o->value[OPT_DRAFT_SIGNALS]);
     wiring_set(w, "prefix.cache", o->value[OPT_PREFIX_CACHE]);
     wiring_set(w, "prefix.cache_mib", o->value[OPT_PREFIX_CACHE_MIB]);

@@ -61,6 +61,9 @@ void engine_draft_open(struct engine_draft *d, struct stage *s, uint32_t slot_co
     if (kind < 0) stage_exit(s, EXIT_CONFIG, "the drafter cannot be used: %s", err.text);
     for (uint32_t i = 0; i < d->files.count && !cuda; i++)
         if (d->files.file[i].byte_count <= POPULATE_BYTES_MAX && d->files.file[i].bytes) madvise((void *)d->files.file[i].bytes, d->files.file[i].byte_count, MADV_POPULATE_READ);
+    const struct generation_config *g = &d->target.generation;
+    if (draft_vocab_open(&d->vocab, &d->files, (uint32_t)wiring_u64(&s->wiring, "draft.vocab", 0), d->target.config.vocab, g->suppress_token, g->suppress_count, &err) != 0)
+        stage_exit(s, EXIT_CONFIG, "the drafter cannot be used: %s", err.text);
     d->kind = (uint32_t)kind;
     if (cuda && kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark_cuda(d);
     else if (cuda) engine_draft_open_cuda(d);

@@ -12,6 +12,7 @@
 #ifndef SLUICE_MODEL_ENGINE_DRAFT_H
 #define SLUICE_MODEL_ENGINE_DRAFT_H
 
+#include "model/draft_vocab.h"
 #include "model/engine.h"
 
 enum draft_kind { DRAFT_KIND_NONE = 0, DRAFT_KIND_NGRAM = 1, DRAFT_KIND_MTP = 2, DRAFT_KIND_DSPARK = 3, DRAFT_KIND_COUNT = 4 };
@@ -47,6 +48,7 @@ struct engine_draft {
     struct engine target;            /* files, configuration and page geometry of the model that is drafted for; it has no device */
     struct stage *stage;             /* borrowed: its heart beats while we compute */
     struct model_files files;        /* of the drafter */
+    struct draft_vocab vocab;        /* what it may propose */
     uint32_t kind;                   /* enum draft_kind */
     uint32_t slot_count, rows_max;   /* questions of one round */
     uint32_t tokens_max;             /* drafts of one question */

@@ -144,6 +144,21 @@ static bool is_row_scaled(const struct stored_matrix *m)
     return m->element == STORED_E4M3 && m->scale_columns >= m->k && (m->scale_rows == 1 || m->scale_rows >= m->rows);
 }
 
+/* The rows of the tokens that may be proposed, in BF16. */
+static void put_choices(struct engine_draft *d, const struct stored_matrix *head)
+{
+    struct gpu_drafter *g = d->state;
+    uint16_t *rows = malloc((uint64_t)d->vocab.count * head->k * sizeof *rows);
+
+    if (!rows) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
+    for (uint64_t i = 0; i < d->vocab.count; i++)
+        for (uint64_t k = 0; k < head->k; k++) rows[i * head->k + k] = to_bf16(stored_value(head, d->vocab.token[i], k));
+    check(d, "the drafter's weights", g->lib.draft_weights_put(&g->spec, g->weights_device, CUDA_DRAFT_CHOICE, 0, d->vocab.count, 1, d->vocab.token, WEIGHT_F32, NULL, 0));
+    check(d, "the drafter's weights", g->lib.draft_weights_put(&g->spec, g->weights_device, CUDA_DRAFT_HEAD, 0, d->vocab.count, head->k, rows, WEIGHT_BF16, NULL, 0));
+    free(rows);
+    stage_beat(d->stage);
+}
+
 /* As it is if the kernels know the format, else by way of BF16. */
 static void put_matrix(struct engine_draft *d, enum cuda_draft_tensor tensor, uint32_t layer, const struct stored_matrix *m)
 {
@@ -190,7 +205,8 @@ static void load_weights(struct engine_draft *d)
     const struct assistant_weights *w = &g->weights;
     put_matrix(d, CUDA_DRAFT_PRE, 0, &w->pre);
     put_matrix(d, CUDA_DRAFT_POST, 0, &w->post);
-    put_matrix(d, CUDA_DRAFT_HEAD, 0, &w->head);
+    if (d->vocab.count) put_choices(d, &w->head);
+    else put_matrix(d, CUDA_DRAFT_HEAD, 0, &w->head);
     put_vector(d, CUDA_DRAFT_FINAL_NORM, 0, w->norm, w->config.hidden);
     for (uint32_t i = 0; i < w->config.layer_count; i++) put_layer(d, i);
 }
@@ -330,7 +346,8 @@ void engine_draft_open_cuda(struct engine_draft *d)
         engine_draft_open_mtp(d, &steps);
         return;
     }
-    g->weights_device = own_memory(d, g, bytes);
+    g->spec.choices = d->vocab.count;
+    g->weights_device = own_memory(d, g, g->lib.draft_weights_bytes(&g->spec));
     load_weights(d);
     open_drafter(d);
     assistant_weights_free(&g->weights);

@@ -224,7 +224,7 @@ void engine_draft_open_dspark(struct engine_draft *d)
     map_features(d, v);
     const struct forward_options options = {.threads = (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1), .rows_max = d->rows_max};
     int rc = dspark_open(&v->head, &v->weights, &v->cache, &options);
-    if (rc == 0) rc = sampler_open(&v->sampler, d->target.config.vocab, d->target.generation.suppress_token, d->target.generation.suppress_count);
+    if (rc == 0) rc = sampler_open(&v->sampler, d->target.config.vocab, d->vocab.left_out, d->vocab.left_out_count);
     if (rc != 0) stage_exit(d->stage, EXIT_MISSING, "the drafter cannot be set up: %s", error_text(rc));
     if (!make_room(d, v)) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter");
     d->device = &dspark_device;

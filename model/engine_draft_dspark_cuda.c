@@ -250,6 +250,24 @@ static void put_matrix(struct engine_draft *d, enum cuda_dspark_tensor tensor, u
     stage_beat(d->stage);
 }
 
+/* Of a matrix with a row for each token: those of the tokens that may be guessed. */
+static void put_rows(struct engine_draft *d, enum cuda_dspark_tensor tensor, const struct stored_matrix *m)
+{
+    struct gpu_head *g = d->state;
+    const uint64_t count = (uint64_t)d->vocab.count * m->k;
+
+    if (d->vocab.count == 0) {
+        put_matrix(d, tensor, 0, m);
+        return;
+    }
+    uint16_t *rows = malloc(count * sizeof *rows);
+    if (!rows) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
+    for (uint64_t i = 0; i < count; i++) rows[i] = to_bf16(stored_value(m, d->vocab.token[i / m->k], i % m->k));
+    check(d, "the drafter's weights", g->lib.dspark_weights_put(&g->spec, g->weights_device, tensor, 0, rows, count));
+    free(rows);
+    stage_beat(d->stage);
+}
+
 static void put_vector(struct engine_draft *d, enum cuda_dspark_tensor tensor, uint32_t layer, const float *values, uint32_t count)
 {
     struct gpu_head *g = d->state;
@@ -299,13 +317,14 @@ static void load_weights(struct engine_draft *d, const void *target_device)
     for (uint32_t i = 0; i < g->spec.layers; i++) put_layer(d, i);
     put_matrix(d, CUDA_DSPARK_FC, 0, &w->fc);
     put_matrix(d, CUDA_DSPARK_MARKOV_IN, 0, &markov_in);
-    put_matrix(d, CUDA_DSPARK_MARKOV_OUT, 0, &w->markov_out);
+    if (d->vocab.count) check(d, "the drafter's weights", g->lib.dspark_weights_put(&g->spec, g->weights_device, CUDA_DSPARK_CHOICE, 0, d->vocab.token, d->vocab.count));
+    put_rows(d, CUDA_DSPARK_MARKOV_OUT, &w->markov_out);
     put_vector(d, CUDA_DSPARK_HIDDEN_NORM, 0, w->hidden_norm, g->spec.hidden);
     put_vector(d, CUDA_DSPARK_FINAL_NORM, 0, w->norm, g->spec.hidden);
     if (w->confidence) put_confidence(d);
     if (g->spec.own_table) put_matrix(d, CUDA_DSPARK_TABLE, 0, &table);
     if (!w->head_is_shared) {
-        put_matrix(d, CUDA_DSPARK_HEAD, 0, &w->head);
+        put_rows(d, CUDA_DSPARK_HEAD, &w->head);
         return;
     }
     engine_await_weights(&d->target);
@@ -392,6 +411,7 @@ static uint64_t open_plain(struct engine_draft *d, const struct cuda_dspark_opti
     struct gpu_head *g = d->state;
     uint64_t bytes = 0;
 
+    if (d->vocab.count) stage_exit(d->stage, EXIT_CONFIG, "the GPU's kernels for a DSpark head of these shapes guess any token: leave --draft-vocab out");
     if (strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0 && dspark_to_fp8(&g->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1)) != 0)
         stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
     engine_await_weights(&d->target); /* its table and, mostly, its output matrix are the head's */
@@ -426,6 +446,7 @@ void engine_draft_open_dspark_cuda(struct engine_draft *d)
     engine_draft_dspark_spec(&g->spec, &g->weights.config, choose_format(d));
     g->spec.own_table = !g->weights.embed_is_shared;
     g->spec.embed_scale = g->weights.embed_scale;
+    g->spec.choices = d->vocab.count;
     map_features(d);
     g->window = (uint32_t)wiring_u64(&d->stage->wiring, "draft.context", 0);
     if (g->window == 0) g->window = 1;

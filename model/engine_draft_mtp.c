@@ -182,7 +182,7 @@ void engine_draft_open_mtp(struct engine_draft *d, const struct engine_draft_ste
     m->kernels = kernels_get(KERNELS_BEST);
     m->steps = steps ? *steps : cpu_steps;
     int rc = m->steps.open(d, m->steps.context, &m->weights);
-    if (rc == 0) rc = sampler_open(&m->sampler, d->target.config.vocab, d->target.generation.suppress_token, d->target.generation.suppress_count);
+    if (rc == 0) rc = sampler_open(&m->sampler, d->target.config.vocab, d->vocab.left_out, d->vocab.left_out_count);
     m->pages = calloc(d->slot_count, sizeof *m->pages);
     m->row = calloc(rows, sizeof *m->row);
     m->seq = calloc(rows, sizeof *m->seq);

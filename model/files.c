@@ -17,7 +17,7 @@
 
 static const char *const files_small[] = {
     "generation_config.json", "hf_quant_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "chat_template.json",
-    "processor_config.json", "preprocessor_config.json",
+    "processor_config.json", "preprocessor_config.json", "draft_vocab.json",
 };
 
 int model_error_set(struct model_error *err, int code, const char *format, ...)

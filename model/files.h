@@ -42,7 +42,7 @@ void model_files_init(struct model_files *files);
 
 /* Maps every file of `dir` that a checkpoint consists of: config.json (required), generation_config.json,
  * hf_quant_config.json, tokenizer.json, tokenizer_config.json, chat_template.jinja, chat_template.json (older exports), processor_config.json,
- * preprocessor_config.json, and model.safetensors or the shards that model.safetensors.index.json names.
+ * preprocessor_config.json, draft_vocab.json (a drafter's), and model.safetensors or the shards that model.safetensors.index.json names.
  * 0, or -E_NOT_FOUND, -E_IO, -E_FORMAT, -E_LIMIT with nothing left open. */
 int model_files_open_dir(struct model_files *files, const char *dir, struct model_error *err);
 

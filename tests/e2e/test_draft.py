@@ -85,6 +85,20 @@ def test_drafts_are_good():
                 assert length > ACCEPT_LEAST, figures
 
 
+def test_few_tokens():
+    """A drafter that may propose the most frequent tokens only is right less often; the text is the same. What is no such list is refused."""
+    if not NEURAL:
+        skip("no neural drafter beside the demo model")
+    with Server("--draft", "none") as s:
+        wanted = [asyncio.run(outcomes(s, prompts(sampled)[:6], 2)) for sampled in (False, True)]
+    for way in NEURAL:
+        with Server("--draft", way, "--draft-when", "always", "--draft-vocab", "512") as s:
+            for sampled in (False, True):
+                check(f"{way}, 512 tokens", asyncio.run(outcomes(s, prompts(sampled)[:6], 2)), wanted[sampled])
+            assert asyncio.run(run(s, {"input": "Tell me a story about a fox.", "max_output_tokens": 60, "temperature": 0})).response["sluice"]["accepted_tokens"] > 0
+        refuse(["--draft", way, "--draft-vocab", "4096"], "draft-vocab 4096", "2048 tokens")
+
+
 async def blows(server, ways, count, stop):
     """Kills the draft stage and has it draft in other ways, by turns; how often each was done."""
     done = {"kill": 0, "swap": 0}
@@ -174,7 +188,7 @@ def test_wrong_drafters():
         assert asyncio.run(outcomes(s, [body(0)], 1)) == wanted
 
 
-TESTS = (test_same_text, test_drafts_are_good, test_killed_and_exchanged, test_stopped_in_mid_stream, test_wrong_drafters)
+TESTS = (test_same_text, test_drafts_are_good, test_few_tokens, test_killed_and_exchanged, test_stopped_in_mid_stream, test_wrong_drafters)
 
 if __name__ == "__main__":
     main(*[t for t in TESTS if not sys.argv[1:] or t.__name__ in sys.argv[1:]])

@@ -172,15 +172,30 @@ static void put_vector(const struct rig *r, void *arena, enum cuda_draft_tensor 
     ok(cuda_draft_weights_put(&r->draft, arena, tensor, layer, count, 1, v, WEIGHT_F32, NULL, 0), "vector");
 }
 
-static struct cuda_draft *open_round(const struct rig *r)
+/* The rows of `tokens`, as the head of a drafter that may propose these only. */
+static void put_choices(const struct rig *r, void *arena, const uint32_t *tokens, uint32_t count)
+{
+    uint16_t *rows = room(2ull * count * HIDDEN);
+
+    for (uint32_t i = 0; i < count; i++) memcpy(rows + (uint64_t)i * HIDDEN, (const uint16_t *)r->w.embed + (uint64_t)tokens[i] * HIDDEN, 2 * HIDDEN);
+    ok(cuda_draft_weights_put(&r->draft, arena, CUDA_DRAFT_CHOICE, 0, count, 1, tokens, WEIGHT_F32, NULL, 0), "choices");
+    ok(cuda_draft_weights_put(&r->draft, arena, CUDA_DRAFT_HEAD, 0, count, HIDDEN, rows, WEIGHT_BF16, NULL, 0), "their rows");
+    free(rows);
+}
+
+/* tokens NULL: any token. */
+static struct cuda_draft *open_round(struct rig *r, const uint32_t *tokens, uint32_t count, struct cuda_handover_record *record)
 {
     struct cuda_draft *draft;
     void *arena;
 
+    r->draft.choices = tokens ? count : 0;
+
     cuda_ok(cudaMalloc(&arena, cuda_draft_weights_bytes(&r->draft)), "memory");
     put(r, arena, CUDA_DRAFT_PRE, 0, &r->w.pre);
     put(r, arena, CUDA_DRAFT_POST, 0, &r->w.post);
-    put(r, arena, CUDA_DRAFT_HEAD, 0, &r->w.head);
+    if (tokens) put_choices(r, arena, tokens, count);
+    else put(r, arena, CUDA_DRAFT_HEAD, 0, &r->w.head);
     put_vector(r, arena, CUDA_DRAFT_FINAL_NORM, 0, r->w.norm, HIDDEN);
     for (uint32_t i = 0; i < LAYERS; i++) {
         const struct drafter_layer *l = &r->w.layer[i];
@@ -193,7 +208,8 @@ static struct cuda_draft *open_round(const struct rig *r)
     }
     const struct cuda_draft_options options = {.weights_device = arena, .target_device = r->target_device,
                                                .kv_device = {[CUDA_FULL] = r->kv_device, [CUDA_SLIDING] = (uint8_t *)r->kv_device + r->geo.sliding_offset},
-                                               .states_device = r->states_device, .states_rows = STATES_ROWS, .seqs_max = SEQS, .context_max = CONTEXT, .ring_pages = r->per_seq[CUDA_SLIDING]};
+                                               .states_device = r->states_device, .states_rows = STATES_ROWS, .seqs_max = SEQS, .context_max = CONTEXT, .ring_pages = r->per_seq[CUDA_SLIDING],
+                                               .handover = record};
     ok(cuda_draft_open(&draft, &r->draft, &r->spec, &options), "open");
     for (uint32_t s = 0; s < SEQS; s++)
         for (uint32_t type = 0; type < 2; type++) ok(cuda_draft_pages(draft, s, type, 0, r->pages[type] + s * r->per_seq[type], r->per_seq[type]), "pages");
@@ -264,6 +280,69 @@ static void test_stop(struct cuda_draft *draft)
     ok(cuda_draft_round(draft, q, 2), "round");
     ok(cuda_draft_wait(draft, 2000000, a), "wait");
     expect(a[0].count < STEPS && a[1].count == STEPS, "a row that must be sure ends after %u of %u tokens, its neighbour after %u", a[0].count, STEPS, a[1].count);
+}
+
+static struct cuda_draft_answer drafts_of(struct cuda_draft *draft, const struct cuda_draft_question *q)
+{
+    struct cuda_draft_answer a;
+
+    ok(cuda_draft_round(draft, q, 1), "round");
+    ok(cuda_draft_wait(draft, 2000000, &a), "wait");
+    return a;
+}
+
+/* A head with the rows of all tokens in another order proposes what the whole one does; one with every other token proposes none but those, and where the whole one would have, the same. */
+static void test_choices(struct rig *r, struct cuda_draft *draft, const struct sampling_params *params, uint32_t count)
+{
+    uint32_t *tokens = room(4ull * VOCAB), same = 0, listed = 0, kept = 0, both = 0;
+
+    for (uint32_t i = 0; i < VOCAB; i++) tokens[i] = VOCAB - 1 - i;
+    struct cuda_draft *turned = open_round(r, tokens, VOCAB, NULL);
+    for (uint32_t i = 0; i < VOCAB / 2; i++) tokens[i] = VOCAB - 2 - 2 * i;
+    struct cuda_draft *halved = open_round(r, tokens, VOCAB / 2, NULL);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct cuda_draft_question q = ask(i % SEQS, 500 + 37 * i, STEPS, &params[i]);
+        const struct cuda_draft_answer whole = drafts_of(draft, &q), other = drafts_of(turned, &q), half = drafts_of(halved, &q);
+        same += other.count == STEPS && memcmp(whole.token, other.token, STEPS * sizeof *whole.token) == 0;
+        for (uint32_t k = 0; k < half.count; k++) listed += half.token[k] % 2 == 0;
+        both += params[i].temperature == 0 && whole.token[0] % 2 == 0; /* of a smaller vocabulary top_k leaves others */
+        kept += params[i].temperature == 0 && whole.token[0] % 2 == 0 && half.token[0] == whole.token[0];
+    }
+    expect(same == count && listed == count * STEPS && kept == both, "%u of %u rounds are the same with a head in another order; of one with every other token %u of %u drafts are its own, %u of %u greedy ones the same",
+           same, count, listed, count * STEPS, kept, both);
+    cuda_draft_close(turned);
+    cuda_draft_close(halved);
+    r->draft.choices = 0;
+    free(tokens);
+}
+
+/* What a round leaves for verify's step: its drafts, those that are likely enough, others in their place; nothing when it is not asked to. */
+static void test_hand_over(struct rig *r)
+{
+    const struct sampling_params greedy = {.repetition_penalty = 1};
+    const struct cuda_draft_question q = ask(2, 900, STEPS, &greedy);
+    struct cuda_handover hand = {.tag = 1ull << 40};
+    struct cuda_handover_record *record, left;
+
+    cuda_ok(cudaMalloc((void **)&record, sizeof *record), "memory");
+    cuda_ok(cudaMemset(record, 0, sizeof *record), "memory");
+    struct cuda_draft *draft = open_round(r, NULL, 0, record);
+    for (uint32_t i = 0; i < CUDA_HANDOVER_CLASSES; i++) hand.rate[i] = 0.5f;
+    const struct cuda_draft_answer silent = drafts_of(draft, &q);
+    cuda_ok(cudaMemcpy(&left, record, sizeof left, cudaMemcpyDeviceToHost), "record");
+    expect(left.word == 0 && left.tag == 0 && cuda_draft_hand_over(draft, &(struct cuda_handover){0}) == -E_RANGE, "a round that was not asked to leaves nothing");
+    ok(cuda_draft_hand_over(draft, &hand), "hand over");
+    drafts_of(draft, &q);
+    cuda_ok(cudaMemcpy(&left, record, sizeof left, cudaMemcpyDeviceToHost), "record");
+    expect(left.word == hand.tag && left.tag == hand.tag && left.count == STEPS && memcmp(left.token, silent.token, STEPS * sizeof *left.token) == 0, "a round leaves its %u drafts and the tag", left.count);
+    hand.tag++, hand.least = 0.2f, hand.instead_count = STEPS;
+    for (uint32_t i = 0; i < STEPS; i++) hand.instead[i] = 7 + i;
+    ok(cuda_draft_hand_over(draft, &hand), "hand over");
+    drafts_of(draft, &q);
+    cuda_ok(cudaMemcpy(&left, record, sizeof left, cudaMemcpyDeviceToHost), "record");
+    expect(left.word == hand.tag && left.tag == hand.tag && left.count == 2 && left.token[0] == 7 && left.token[1] == 8, "of chances 0.5, 0.25, 0.125 those of 0.2 and more are left: %u", left.count);
+    cuda_draft_close(draft);
+    cuda_ok(cudaFree(record), "memory");
 }
 
 static void test_refusals(struct cuda_draft *draft)
@@ -345,12 +424,15 @@ int main(int argc, char **argv)
     make_drafter(&r);
     ok(assistant_open(&cpu, &r.w, &r.target, &r.geo, r.kv, &options), "CPU");
     ok(sampler_open(&sampler, VOCAB, r.generation.suppress_token, r.generation.suppress_count), "sampler");
-    struct cuda_draft *draft = open_round(&r);
+    struct cuda_draft *draft = open_round(&r, NULL, 0, NULL);
     for (uint32_t i = 0; i < sizeof positions / sizeof *positions; i++) {
         test_chain(&r, draft, cpu, sampler, i % SEQS, positions[i], &greedy);
         test_chain(&r, draft, cpu, sampler, (i + 3) % SEQS, positions[i], &sampled[i % 3]);
     }
+    const struct sampling_params mixed[] = {greedy, sampled[0], greedy, sampled[1], greedy, sampled[2], greedy, greedy};
     test_stop(draft);
+    test_choices(&r, draft, mixed, sizeof mixed / sizeof *mixed);
+    test_hand_over(&r);
     test_refusals(draft);
     cuda_draft_close(draft);
     test_plain(&r, cpu, "BF16");

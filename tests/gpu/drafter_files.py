@@ -99,8 +99,11 @@ def write_dspark(folder, shape):
 
 
 def write(folder, settings, named):
-    """config.json and model.safetensors (BF16) in `folder`."""
+    """config.json, model.safetensors (BF16) and draft_vocab.json, tokens in no order that means anything, in `folder`."""
     os.makedirs(folder, exist_ok=True)
+    vocab = settings.get("text_config", settings)["vocab_size"]
+    with open(os.path.join(folder, "draft_vocab.json"), "w", encoding="utf-8") as f:
+        json.dump(random.Random(8).sample(range(vocab), vocab), f, separators=(",", ":"))
     with open(os.path.join(folder, "config.json"), "w", encoding="utf-8") as f:
         json.dump(settings, f, indent=2)
     header, at = {}, 0

@@ -133,7 +133,18 @@ static void put(const struct rig *r, void *arena, enum cuda_dspark_tensor tensor
     ok(cuda_dspark_weights_put(&r->spec, arena, tensor, layer, data, elements), "weights of the head");
 }
 
-static void *load_head(const struct rig *r)
+/* With a list of tokens: their rows of the matrices that have one for each token. */
+static void put_by_token(const struct rig *r, void *arena, enum cuda_dspark_tensor tensor, const uint16_t *rows, uint32_t k, const uint32_t *tokens)
+{
+    const uint32_t count = r->spec.choices ? r->spec.choices : VOCAB;
+    uint16_t *own = room(2ull * count * k);
+
+    for (uint32_t i = 0; i < count; i++) memcpy(own + (uint64_t)i * k, rows + (uint64_t)(tokens ? tokens[i] : i) * k, 2 * k);
+    put(r, arena, tensor, 0, own, (uint64_t)count * k);
+    free(own);
+}
+
+static void *load_head(const struct rig *r, const uint32_t *tokens)
 {
     const struct dspark_weights *w = &r->w;
     const uint64_t square = (uint64_t)HIDDEN * HIDDEN, wide = (uint64_t)WIDE * HIDDEN, heads = 16 * 512ull * HIDDEN;
@@ -141,9 +152,10 @@ static void *load_head(const struct rig *r)
 
     cuda_ok(cudaMalloc(&arena, cuda_dspark_weights_bytes(&r->spec)), "memory");
     put(r, arena, CUDA_DSPARK_FC, 0, w->fc.data, SOURCES * square);
-    put(r, arena, CUDA_DSPARK_HEAD, 0, w->head.data, (uint64_t)VOCAB * HIDDEN);
+    if (tokens) put(r, arena, CUDA_DSPARK_CHOICE, 0, tokens, r->spec.choices);
+    put_by_token(r, arena, CUDA_DSPARK_HEAD, w->head.data, HIDDEN, tokens);
     put(r, arena, CUDA_DSPARK_MARKOV_IN, 0, w->markov_in, VOCAB * 256);
-    put(r, arena, CUDA_DSPARK_MARKOV_OUT, 0, w->markov_out.data, VOCAB * 256);
+    put_by_token(r, arena, CUDA_DSPARK_MARKOV_OUT, w->markov_out.data, 256, tokens);
     put(r, arena, CUDA_DSPARK_HIDDEN_NORM, 0, w->hidden_norm, HIDDEN);
     put(r, arena, CUDA_DSPARK_FINAL_NORM, 0, w->norm, HIDDEN);
     put(r, arena, CUDA_DSPARK_CONFIDENCE, 0, w->confidence, HIDDEN + 256);
@@ -192,6 +204,19 @@ static void make_outputs(struct rig *r)
     r->features_device = to_device(f->base, features_bytes(f));
 }
 
+/* tokens NULL: any may be guessed. */
+static struct cuda_dspark *open_gpu(const struct rig *r, const uint32_t *tokens, struct cuda_handover_record *record)
+{
+    const struct features *f = &r->features;
+    const struct cuda_dspark_options o = {.weights_device = load_head(r, tokens), .target_device = r->target_device, .window = WINDOW, .context_max = CONTEXT, .handover = record,
+                                          .features = {.device = r->features_device, .row_bytes = f->row_bytes, .places = f->place_count, .rows = f->rows, .sources_max = f->source_max, .element_bytes = 2}};
+    struct cuda_dspark *gpu;
+
+    ok(cuda_dspark_open(&gpu, &r->spec, &r->target_spec, &o, r->w.confidence_bias), "open");
+    for (uint32_t p = 0; p < PLACES; p++) ok(cuda_dspark_place(gpu, p, 0), "place");
+    return gpu;
+}
+
 static void open_both(struct rig *r)
 {
     const struct forward_options options = {.threads = 8, .rows_max = PLACES};
@@ -202,11 +227,7 @@ static void open_both(struct rig *r)
     r->spec = (struct cuda_dspark_spec){.hidden = HIDDEN, .intermediate = WIDE, .vocab = VOCAB, .layers = LAYERS, .q_heads = 16, .kv_heads = 1, .head_dim = 512, .sources = SOURCES, .block = BLOCK,
                                         .rank = 256, .mask_token = MASK, .format = WEIGHT_FP8, .has_confidence = 1, .norm_eps = 1e-6f, .softcap = 30, .attention_scale = 1,
                                         .embed_scale = r->w.embed_scale, .rope_theta = 1e6, .rope_turned = 64};
-    const struct features *f = &r->features;
-    struct cuda_dspark_options o = {.weights_device = load_head(r), .target_device = r->target_device, .window = WINDOW, .context_max = CONTEXT,
-                                    .features = {.device = r->features_device, .row_bytes = f->row_bytes, .places = f->place_count, .rows = f->rows, .sources_max = f->source_max, .element_bytes = 2}};
-    ok(cuda_dspark_open(&r->gpu, &r->spec, &r->target_spec, &o, r->w.confidence_bias), "open");
-    for (uint32_t p = 0; p < PLACES; p++) ok(cuda_dspark_place(r->gpu, p, 0), "place");
+    r->gpu = open_gpu(r, NULL, NULL);
 }
 
 /* Both sides absorb up to `position`, in pieces of at most `step`. */
@@ -361,6 +382,66 @@ static void test_refusals(struct rig *r)
     expect(refused == 7, "%u of 7 questions that make no sense are refused", refused);
 }
 
+/* The guesses of the first `count` places on another handle; they all stand at `position`. */
+static void guesses_of(struct rig *r, struct cuda_dspark *gpu, uint32_t count, uint32_t position, float temperature, struct cuda_dspark_answer *a)
+{
+    struct cuda_dspark *const own = r->gpu;
+    struct cuda_dspark_question q[PLACES];
+
+    r->gpu = gpu;
+    for (uint32_t p = 0; p < count; p++) {
+        ok(cuda_dspark_place(gpu, p, 0), "place");
+        for (uint32_t at = 0; at < position; at += 40) {
+            const struct cuda_dspark_absorb item = {p, GENERATION + p, at, position - at < 40 ? position - at : 40};
+            ok(cuda_dspark_absorb(gpu, &item, 1, SOURCE_LAYERS), "GPU absorbs");
+        }
+        q[p] = ask(p, position, temperature);
+    }
+    ok(cuda_dspark_round(gpu, q, count), "round");
+    wait_for(r, a);
+    r->gpu = own;
+}
+
+/* A head with the rows of all tokens in another order guesses what the whole one does; one with every other token none but those. What is left for verify is what the host gets. */
+static void test_choices(struct rig *r)
+{
+    uint32_t *tokens = room(4ull * VOCAB), same = 0, listed = 0, rounds = 0;
+    struct cuda_handover_record *record, left;
+    struct cuda_handover hand = {.tag = 99};
+
+    cuda_ok(cudaMalloc((void **)&record, sizeof *record), "memory");
+    cuda_ok(cudaMemset(record, 0, sizeof *record), "memory");
+    for (uint32_t i = 0; i < VOCAB; i++) tokens[i] = VOCAB - 1 - i;
+    r->spec.choices = VOCAB;
+    struct cuda_dspark *turned = open_gpu(r, tokens, record);
+    for (uint32_t i = 0; i < VOCAB / 2; i++) tokens[i] = VOCAB - 2 - 2 * i;
+    r->spec.choices = VOCAB / 2;
+    struct cuda_dspark *halved = open_gpu(r, tokens, NULL);
+    r->spec.choices = 0;
+    for (uint32_t count = 1; count <= PLACES; count++)
+        for (uint32_t t = 0; t < 2; t++) {
+            struct cuda_dspark_answer whole[PLACES], other[PLACES], half[PLACES];
+            guesses_of(r, r->gpu, count, 30 + 20 * count, (float)t, whole);
+            guesses_of(r, turned, count, 30 + 20 * count, (float)t, other);
+            guesses_of(r, halved, count, 30 + 20 * count, (float)t, half);
+            for (uint32_t p = 0; p < count; p++, rounds++) {
+                same += memcmp(whole[p].token, other[p].token, BLOCK * sizeof *whole[p].token) == 0;
+                for (uint32_t i = 0; i < BLOCK; i++) listed += half[p].token[i] % 2 == 0;
+            }
+        }
+    expect(same == rounds && listed == rounds * BLOCK, "%u of %u blocks have the same guesses from a head in another order; %u of %u guesses of one with every other token are its own", same, rounds, listed, rounds * BLOCK);
+    struct cuda_dspark_answer answer[PLACES];
+    for (uint32_t i = 0; i < CUDA_HANDOVER_CLASSES; i++) hand.rate[i] = 1;
+    ok(cuda_dspark_hand_over(turned, &hand), "hand over");
+    guesses_of(r, turned, 1, 70, 0, answer);
+    cuda_ok(cudaMemcpy(&left, record, sizeof left, cudaMemcpyDeviceToHost), "record");
+    expect(left.word == 99 && left.tag == 99 && left.count == BLOCK && memcmp(left.token, answer[0].token, BLOCK * sizeof *left.token) == 0, "a round leaves its %u guesses and the tag", left.count);
+    cuda_dspark_close(turned);
+    cuda_dspark_close(halved);
+    cuda_ok(cudaFree(record), "memory");
+    free(tokens);
+}
+
 int main(void)
 {
     static struct rig r;
@@ -385,6 +466,7 @@ int main(void)
     test_together(&r, PLACES);
     test_gap(&r);
     test_refusals(&r);
+    test_choices(&r);
     cuda_dspark_close(r.gpu);
     printf(failures ? "%d failed\n" : "dspark: passed\n", failures);
     return failures != 0;

@@ -345,7 +345,7 @@ int quantize_command(int argc, char **argv)
     struct quantize *q;
     int rc;
 
-    if (argc > 0 && strcmp(argv[0], "--help") == 0) {
+    if (argc > 0 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0)) {
         usage(stdout);
         return 0;
     }

@@ -3,14 +3,9 @@
  * Golden data: tests/golden/forward, made by tests/oracle/make_forward_golden.py. Tolerances are stated where they are used. */
 #include "kernels/kernels.h"
 #include "model/forward.h"
-#include "model/forward_rope.h"
 #include "shm/error.h"
+#include "tests/read_whole.h"
 #include "tests/synthetic.h"
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
 
 #define GOLDEN "tests/golden/forward/"
 #define SEQS 16
@@ -29,24 +24,6 @@ struct bench {
     uint32_t seq_count;               /* sequences the arena is made for */
 };
 
-static void *read_all(const char *name, uint64_t *byte_count)
-{
-    FILE *file = fopen(name, "rb");
-    long size;
-    char *data;
-
-    if (!file) fail_msg("cannot open %s: run the tests from the top of the repository", name);
-    fseek(file, 0, SEEK_END);
-    size = ftell(file);
-    rewind(file);
-    data = malloc((size_t)size + 1);
-    assert_int_equal(fread(data, 1, (size_t)size, file), size);
-    data[size] = '\0';
-    fclose(file);
-    *byte_count = (uint64_t)size;
-    return data;
-}
-
 static void bench_load_case(struct bench *b, const char *name, bool f32, const char *prefix, uint32_t shards)
 {
     const struct synthetic_options options = { .f32 = f32, .prefix = prefix, .shards = shards };
@@ -56,7 +33,7 @@ static void bench_load_case(struct bench *b, const char *name, bool f32, const c
     char *json;
 
     snprintf(path, sizeof(path), GOLDEN "%s/config.json", name);
-    json = read_all(path, &byte_count);
+    json = read_whole(path, &byte_count);
     synthetic_checkpoint(&b->files, json, &options);
     free(json);
     if (model_load(&b->config, &b->generation, &b->weights, &b->files, &err) != 0) fail_msg("%s", err.text);
@@ -127,18 +104,18 @@ static void golden_load(struct golden *g, const char *name, const char *run)
     uint64_t bytes;
 
     g->name = name;
-#define GOLDEN_READ(field, suffix) (snprintf(path, sizeof(path), GOLDEN "%s/%s", name, suffix), field = read_all(path, &bytes))
+#define GOLDEN_READ(field, suffix) (snprintf(path, sizeof(path), GOLDEN "%s/%s", name, suffix), field = read_whole(path, &bytes))
     GOLDEN_READ(g->tokens, "tokens.u32");
     g->token_count = (uint32_t)bytes / 4;
     GOLDEN_READ(g->rows, "rows.u32");
     g->row_count = (uint32_t)bytes / 4;
 #undef GOLDEN_READ
     snprintf(path, sizeof(path), GOLDEN "%s/%s.hidden", name, run);
-    g->hidden = read_all(path, &bytes);
+    g->hidden = read_whole(path, &bytes);
     snprintf(path, sizeof(path), GOLDEN "%s/%s.final", name, run);
-    g->final = read_all(path, &bytes);
+    g->final = read_whole(path, &bytes);
     snprintf(path, sizeof(path), GOLDEN "%s/%s.logits", name, run);
-    g->logits = read_all(path, &bytes);
+    g->logits = read_whole(path, &bytes);
 }
 
 static void golden_free(struct golden *g)
@@ -185,7 +162,7 @@ static void golden_pictures(const struct golden *g, struct forward_row *rows)
 
     snprintf(path, sizeof(path), GOLDEN "%s/blocks.u32", g->name);
     if (access(path, R_OK) != 0) return;
-    uint32_t *blocks = read_all(path, &bytes);
+    uint32_t *blocks = read_whole(path, &bytes);
     for (uint64_t i = 0; i < bytes / 8; i++)
         for (uint32_t p = blocks[2 * i]; p <= blocks[2 * i + 1]; p++) rows[p].ahead = (uint16_t)(blocks[2 * i + 1] - p);
     free(blocks);
@@ -565,51 +542,6 @@ static void test_progress_is_called_for_every_layer(void **state)
     bench_unload(&b);
 }
 
-static void test_rope_angles_equal_the_reference(void **state)
-{
-    static const struct { const char *name; struct rope_config rope; uint32_t dim, pairs; } kinds[] = {
-        { "sliding_attention", { ROPE_DEFAULT, 1e4, 1, 1 }, 256, 128 },
-        { "full_attention", { ROPE_PROPORTIONAL, 1e6, 0.25, 1 }, 512, 256 },
-        { "gemma3_full", { ROPE_LINEAR, 1e6, 1, 8 }, 256, 128 },
-    };
-    uint64_t bytes;
-    uint32_t *positions = read_all(GOLDEN "rope.positions", &bytes);
-    const uint32_t count = (uint32_t)bytes / 4;
-    char path[128];
-
-    (void)state;
-    for (size_t kind = 0; kind < 3; kind++) {
-        const uint32_t pairs = kinds[kind].pairs;
-        struct rope_table table;
-        float *golden, cosine[ROPE_PAIRS_MAX], sine[ROPE_PAIRS_MAX];
-        uint32_t off = 0;
-
-        snprintf(path, sizeof(path), GOLDEN "rope.%s", kinds[kind].name);
-        golden = read_all(path, &bytes);
-        assert_int_equal(bytes, 4 * pairs * (1 + 2 * count));
-        rope_table_init(&table, &kinds[kind].rope, kinds[kind].dim);
-        for (uint32_t i = 0; i < pairs; i++) {
-            const float ours = i < table.turned ? table.inv_freq[i] : 0.0f;
-
-            if (memcmp(&ours, &golden[i], 4) != 0) off++;
-            assert_true(fabsf(ours - golden[i]) <= golden[i] * 1.2e-7f);   /* one unit: their power function is not exact */
-        }
-        for (uint32_t p = 0; p < count; p++) {
-            rope_table_angles(&table, positions[p], cosine, sine);
-            for (uint32_t i = 0; i < table.turned; i++) {
-                const float c = golden[pairs * (1 + p) + i], s = golden[pairs * (1 + count + p) + i];
-                /* the angle may be off by a unit of its frequency and one of the product; cosine and sine by a unit of 1 */
-                const float room = golden[i] * (float)positions[p] * 1.2e-7f * 2 + 1.2e-7f;
-
-                assert_true(fabsf(cosine[i] - c) <= room && fabsf(sine[i] - s) <= room);
-            }
-        }
-        print_message("  %s: %u of %u frequencies differ in the last place\n", kinds[kind].name, off, pairs);
-        free(golden);
-    }
-    free(positions);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -625,7 +557,6 @@ int main(void)
         cmocka_unit_test(test_soft_token_replaces_the_table),
         cmocka_unit_test(test_wrong_calls_are_refused_and_write_nothing),
         cmocka_unit_test(test_progress_is_called_for_every_layer),
-        cmocka_unit_test(test_rope_angles_equal_the_reference),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

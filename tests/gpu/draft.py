@@ -3,7 +3,7 @@
 
     SLUICE_BUILD=build/dist python3 tests/gpu/draft.py [mtp|dspark] [P...]           (default: both, 0.755)
     SLUICE_BUILD=build/dist python3 tests/gpu/draft.py load [mtp|dspark] [P...]      many streams
-    SIGNALS='host device'   how drafts reach the step, one server for each;   OPTIONS: more options of the server
+    WAYS='host device/32768'   one server for each: drafts over the hosts, of any token; over the device, of 32,768 tokens;   RUNS=1: timed runs of each;   OPTIONS: more options of the server
 
 Random weights agree about nothing, so the acceptance is forced: SLUICE_BUILD/faulty/draft_forced (tests/faults/forced.c) computes every round as
 the real stage does and then replaces its proposals by the tokens that an identical run gave, each with probability P. No arithmetic is touched.
@@ -31,7 +31,7 @@ FOLDER = "/dev/shm/sluice-drafter"
 KINDS = {"mtp": (lambda: write_assistant(FOLDER, GEMMA_12B), "6"), "dspark": (lambda: write_dspark(FOLDER, DSPARK_12B), "7")}
 TOKENS = 600
 RUNS = int(os.environ.get("RUNS", "2"))
-SIGNALS = os.environ.get("SIGNALS", "host device").split()
+WAYS = [(w + "/0").split("/")[:2] for w in os.environ.get("WAYS", "host device device/32768").split()]  # how drafts reach the step, tokens that may be drafted
 CONTEXT = 1000
 FORCED = os.path.join(BUILD, "faulty", "draft_forced")
 OPTIONS = os.environ.get("OPTIONS", "").split()
@@ -64,7 +64,7 @@ async def without(server):
     return text, (await run(server, request(text))).outcome()
 
 
-async def forced(server, text, wanted, p, signals):
+async def forced(server, text, wanted, p, signals, few):
     await run(server, request(text))          # the text becomes known
     outcome = (await run(server, request(text))).outcome()
     assert outcome == wanted, f"drafts changed the output\n  {wanted[:300]}\n  {outcome[:300]}"
@@ -75,7 +75,7 @@ async def forced(server, text, wanted, p, signals):
         draft, verify = 1e3 * work["draft"] / rounds, 1e3 * work["verify"] / rounds
         drafter = await asyncio.to_thread(server.status)
         say(f"drafter alone, by its own clock: {drafter['drafter']['round_us']:.0f} us and {drafter['drafter']['step_us']:.0f} us a draft")
-        say(f"drafts over the {signals}, forced P = {p}: accept length {TOKENS / rounds:.2f}, {1e3 * TOKENS / (wall * rounds):.0f} tok/s; a round {wall:.3f} ms = draft {draft:.3f} + verify {verify:.3f} + rest {wall - draft - verify:.3f}; "
+        say(f"drafts over the {signals}, of {few if few != '0' else 'all'} tokens, forced P = {p}: accept length {TOKENS / rounds:.2f}, {1e3 * TOKENS / (wall * rounds):.0f} tok/s; a round {wall:.3f} ms = draft {draft:.3f} + verify {verify:.3f} + rest {wall - draft - verify:.3f}; "
             f"at 3.50 tokens a round {3500 / wall:.0f} tok/s")
 
 
@@ -159,12 +159,12 @@ def one_kind(kind, text, wanted, chances):
     say(f"{kind}: random weights in {time.perf_counter() - begin:.1f} s")
     try:
         for p in chances:
-            for signals in SIGNALS:
+            for signals, few in WAYS:
                 begin = time.perf_counter()
-                with big("--draft", FOLDER, "--draft-tokens", tokens, "--draft-when", "always", "--draft-signals", signals, environment={"SLUICE_FORCED_ACCEPTANCE": p}) as s:
+                with big("--draft", FOLDER, "--draft-tokens", tokens, "--draft-when", "always", "--draft-signals", signals, "--draft-vocab", few, environment={"SLUICE_FORCED_ACCEPTANCE": p}) as s:
                     say(f"ready after {time.perf_counter() - begin:.1f} s")
                     assert s.command("swap", "draft", FORCED)[0] == 0, s.log()[-2000:]
-                    asyncio.run(forced(s, text, wanted, p, signals))
+                    asyncio.run(forced(s, text, wanted, p, signals, few))
                     asyncio.run(killed(s, text, wanted))
     finally:
         shutil.rmtree(FOLDER)

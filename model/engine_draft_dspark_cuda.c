@@ -398,8 +398,6 @@ static uint64_t open_head(struct engine_draft *d, struct cuda_dspark_options *op
 
     options->weights_device = g->weights_device = own_memory(d, bytes);
     load_weights(d, options->target_device);
-    options->handover = engine_gpu_signals(&g->lib, d->stage);
-    d->hands_over = options->handover != NULL;
     const int rc = g->lib.dspark_open(&g->dspark, &g->spec, &g->target, options, g->weights.confidence_bias);
     if (rc != 0) refuse(d, rc);
     return bytes;
@@ -411,11 +409,10 @@ static uint64_t open_plain(struct engine_draft *d, const struct cuda_dspark_opti
     struct gpu_head *g = d->state;
     uint64_t bytes = 0;
 
-    if (d->vocab.count) stage_exit(d->stage, EXIT_CONFIG, "the GPU's kernels for a DSpark head of these shapes guess any token: leave --draft-vocab out");
     if (strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0 && dspark_to_fp8(&g->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1)) != 0)
         stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
     engine_await_weights(&d->target); /* its table and, mostly, its output matrix are the head's */
-    const struct cuda_dspark_left_out left_out = {d->target.generation.suppress_token, d->target.generation.suppress_count};
+    const struct cuda_dspark_left_out left_out = {d->vocab.left_out, d->vocab.left_out_count};
     const int rc = g->lib.dspark_plain_open(&g->dspark, &g->weights, &g->target, options, left_out, &bytes);
     if (rc != 0) refuse(d, rc);
     return bytes;
@@ -427,6 +424,8 @@ static void open_device(struct engine_draft *d)
     struct cuda_dspark_options options = {.features = g->features, .window = g->window, .context_max = d->target.geometry.max_context};
     const bool is_made_for = g->lib.dspark_weights_bytes(&g->spec) != 0 && g->features.element_bytes == 2;
 
+    options.handover = engine_gpu_signals(&g->lib, d->stage);
+    d->hands_over = options.handover != NULL;
     options.target_device = engine_gpu_map(&g->lib, d->stage, "gpu.weights", wiring_u64(&d->stage->wiring, "gpu.weights_bytes", 0), false);
     const uint64_t bytes = is_made_for ? open_head(d, &options) : open_plain(d, &options);
     stage_log(d->stage, LOG_INFO, "drafter", "kind=dspark block=%u layers=%u mib=%llu kernels=%s shared=%s%s", g->spec.block, g->spec.layers, (unsigned long long)(bytes >> 20),

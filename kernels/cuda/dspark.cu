@@ -378,6 +378,7 @@ extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark
 
 extern "C" int cuda_dspark_hand_over(struct cuda_dspark *d, const struct cuda_handover *hand)
 {
+    if (d->plain) return dspark_plain_hand_over(d->plain, hand);
     if (!d->options.handover || hand->tag == 0) return -E_RANGE;
     d->hand = *hand;
     d->hands_over = true;

@@ -8,6 +8,7 @@
 #include "dspark_plain.h"
 #include "dspark_plain_ops.cuh"
 #include "dspark_plain_weights.cuh"
+#include "handover.cuh"
 #include "launch.h"
 #include "setup.h"
 #include "plain_attn.cuh"
@@ -51,6 +52,8 @@ struct dspark_plain {
     cudaStream_t stream;
     uint64_t round;                   /* last launched */
     uint32_t asked, guesses[CUDA_DSPARK_ROWS_MAX];
+    struct cuda_handover hand;        /* of the next round, if it */
+    bool hands_over;
 };
 
 /* ---- opening ---- */
@@ -335,6 +338,19 @@ static bool is_sound(const struct dspark_plain *d, const struct cuda_dspark_ques
     return q->temperature >= 0 && q->temperature <= 100 && q->top_p >= 0 && q->top_p <= 1 && q->min_p >= 0 && q->min_p <= 1;      /* false for NaN */
 }
 
+/* The first sequence's guesses, once they are published, for verify's step on the device. A confidence decides lengths only: f32 does. */
+__global__ void leave_kernel(cuda_handover_record *to, const __grid_constant__ cuda_handover hand, const dspark_plain_result *from, uint32_t count, float bias, bool confident, bool hears)
+{
+    uint32_t token[CUDA_HANDOVER_TOKENS_MAX];
+    float confidence[CUDA_HANDOVER_TOKENS_MAX];
+
+    for (uint32_t i = 0; i < CUDA_HANDOVER_TOKENS_MAX; i++) {
+        token[i] = i < count ? from->token[0][i] : 0;
+        confidence[i] = i < count && confident ? 1.0f / (1.0f + expf(-(bias + from->seen[0][i] + (hears ? from->heard[0][i] : 0.0f)))) : 1.0f;
+    }
+    handover_leave(to, hand, count, token, confidence);
+}
+
 int dspark_plain_round(struct dspark_plain *d, const struct cuda_dspark_question *q, uint32_t count)
 {
     uint32_t longest = 0;
@@ -361,7 +377,21 @@ int dspark_plain_round(struct dspark_plain *d, const struct cuda_dspark_question
         if (rc == 0) rc = dspark_plain_pick_launch(&step, g, d->stream);
     }
     if (rc == 0 && step.confidence) rc = dspark_plain_confide_launch(&step, d->stream);
-    return rc ? rc : dspark_plain_publish_launch(&step, d->result_device, d->round, d->stream);
+    if (rc == 0) rc = dspark_plain_publish_launch(&step, d->result_device, d->round, d->stream);
+    if (rc == 0 && d->hands_over && count == 1) {
+        leave_kernel<<<1, 1, 0, d->stream>>>(d->options.handover, d->hand, d->result_device, d->guesses[0], d->confidence_bias, d->weights.confidence != NULL, d->config.confidence_sees_token);
+        rc = launch_check(cudaGetLastError(), "handing guesses over");
+    }
+    d->hands_over = false;
+    return rc;
+}
+
+int dspark_plain_hand_over(struct dspark_plain *d, const struct cuda_handover *hand)
+{
+    if (!d->options.handover || hand->tag == 0) return -E_RANGE;
+    d->hand = *hand;
+    d->hands_over = true;
+    return 0;
 }
 
 static uint64_t now_us()

@@ -11,6 +11,7 @@ int dspark_plain_open(struct dspark_plain **plain, const struct dspark_weights *
 void dspark_plain_close(struct dspark_plain *plain);
 int dspark_plain_place(struct dspark_plain *plain, uint32_t place, uint32_t low);
 int dspark_plain_absorb(struct dspark_plain *plain, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers);
+int dspark_plain_hand_over(struct dspark_plain *plain, const struct cuda_handover *hand);
 int dspark_plain_round(struct dspark_plain *plain, const struct cuda_dspark_question *questions, uint32_t count);
 int dspark_plain_wait(struct dspark_plain *plain, uint32_t timeout_us, struct cuda_dspark_answer *answers);
 const float *dspark_plain_logits(const struct dspark_plain *plain);

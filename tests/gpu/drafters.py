@@ -5,7 +5,7 @@
 
   text    PROMPTS (default 100) requests, greedy and at temperature 1, alone and 8 at once, with n-gram, MTP and DSpark against none; tokens a round of each, beside
           those of the CPU: its drafters, its arithmetic
-  blows   SIGKILL of the draft stage and `sluice swap draft` in mid-stream, BLOWS (default 60) of them under 8 streams
+  blows   SIGKILL of the draft stage and `sluice swap draft` in mid-stream, BLOWS (default 60) of them under STREAMS (default 8) streams; one stream's drafts go over the device
 WAYS names some of the drafters. Needs a Hopper GPU and the standard library only.
 """
 import asyncio
@@ -16,6 +16,8 @@ import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
+sys.path.insert(0, os.path.join(ROOT, "tests", "gpu"))
+from serve import metrics  # noqa: E402
 from server import Server  # noqa: E402
 from workload import body  # noqa: E402
 from wsclient import gather_limited, run  # noqa: E402
@@ -26,6 +28,7 @@ DEVICE = os.environ.get("DEVICE", "cuda")
 WAYS = os.environ.get("WAYS", " ".join(WAYS)).split()
 PROMPTS = int(os.environ.get("PROMPTS", "100"))
 BLOWS = int(os.environ.get("BLOWS", "60"))
+STREAMS = int(os.environ.get("STREAMS", "8"))
 
 
 def say(text):
@@ -114,12 +117,14 @@ def blows():
                     same("under blows", [(await run(s, bodies[at % len(bodies)])).outcome()], [wanted[at % len(bodies)]])
                     ended += 1
                     at += 9
-            clients = [asyncio.ensure_future(client(n)) for n in range(8)]
+            clients = [asyncio.ensure_future(client(n)) for n in range(STREAMS)]
             done = await blows_on(s, stop)
             await asyncio.gather(*clients)
             return done, ended
 
         done, ended = asyncio.run(go())
+        handed = asyncio.run(metrics(s))["sluice_draft_handed_over_total"]
+        assert STREAMS > 1 or DEVICE != "cuda" or handed > ended, f"{handed} steps of {ended} responses had their drafts over the device"
         others = {r: n for r, n in s.restarts().items() if n and r != "draft"}
         assert not others, f"other stages died: {others}\n{s.log()[-3000:]}"
         code, _, err = s.command("swap", "draft", "--default")
@@ -128,7 +133,7 @@ def blows():
         for _ in range(2):  # the drafter that came is timed first
             got, length = asyncio.run(answers(s, bodies, 8))
         same("afterwards", got, wanted)
-        say(f"{done['kill']} kills and {done['swap']} swaps of the draft stage, {ended} responses, no byte differs; {before:.2f} tokens a round before, {length:.2f} afterwards")
+        say(f"{STREAMS} streams, {done['kill']} kills and {done['swap']} swaps of the draft stage, {ended} responses, no byte differs; {handed:.0f} steps had their drafts over the device; {before:.2f} tokens a round before, {length:.2f} afterwards")
         assert length - 1 >= 0.7 * (before - 1), "the drafter that is back drafts as before"
 
 

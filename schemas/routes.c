@@ -283,6 +283,7 @@ static const struct path *find_path(const char *path, const char **rest)
         const size_t n = strlen(paths[i].path);
         const bool prefix = paths[i].route == ROUTE_MODEL || paths[i].route == ROUTE_RESPONSE;
         if (prefix ? strncmp(path, paths[i].path, n) != 0 || !path[n] : strcmp(path, paths[i].path) != 0) continue;
+        if (paths[i].route == ROUTE_RESPONSE && strchr(path + n, '/')) continue; /* a model may have a slash in its name, a response's parts are not built */
         *rest = path + n;
         return &paths[i];
     }

@@ -76,6 +76,9 @@ def test_health_and_methods():
                                      ("/v1/chat/completions", "GET", "POST, OPTIONS")):
             status, head, data = asyncio.run(http(s, wrong, path))
             assert status == 405 and head["allow"] == allowed and json.loads(data)["error"]["code"] == "method_not_allowed", (path, status, head, data)
+        for path in ("/v1/responses/resp_1/input_items", "/v1/responses/", "/v1/embeddings"):
+            status, _, data = asyncio.run(http(s, "GET", path))
+            assert status == 404 and path in json.loads(data)["error"]["message"], (path, status, data)
         assert asyncio.run(run(s, BODY)).final
 
 

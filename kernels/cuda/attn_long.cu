@@ -1,6 +1,7 @@
 /* kernels/cuda/attn_long.cu - see attn_long.h; the work of one block in attn_block.cuh. */
 #include "attn_long.h"
 #include "attn_block.cuh"
+#include "attn_combine.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -98,43 +99,7 @@ __global__ void __maxnreg__(112) attn_long_kernel(const __grid_constant__ attn_a
 }
 
 /* One block per (row, head): the spans in ascending order. */
-__global__ void __launch_bounds__(D / 2) long_combine_kernel(const __grid_constant__ attn_args a)
-{
-    const uint32_t row = blockIdx.x / ATTN_HEADS, lane = threadIdx.x % 32;
-    const float2 *ml = a.part_ml + (uint64_t)blockIdx.x * a.spans_max;
-    const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * D + threadIdx.x * 2;
-    float top = NEVER, sum = 0.0f;
-    float2 out = make_float2(0.0f, 0.0f), x[COMBINE_BATCH];
-
-    chain_trigger();
-    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
-    const bool live = row < a.state->rows;
-    const uint32_t spans = live ? cut_spans<SPAN_UNIT>(group_tokens(a.state->group[a.state->row[row].group])) : 0;
-
-    chain_wait();
-    if (!live) return;
-    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
-    for (uint32_t s = lane; s < spans; s += 32) top = fmaxf(top, __ldcg(&ml[s].x));
-#pragma unroll
-    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    for (uint32_t first = 0; first < spans; first += COMBINE_BATCH) {
-        const float2 own = lane < COMBINE_BATCH && first + lane < spans ? __ldcg(ml + first + lane) : make_float2(NEVER, 0.0f);
-        const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top), mass = weight * own.y;
-
-#pragma unroll
-        for (uint32_t s = 0; s < COMBINE_BATCH; s++) x[s] = first + s < spans ? __ldcg((const float2 *)(part + (uint64_t)(first + s) * D)) : make_float2(0.0f, 0.0f);
-#pragma unroll
-        for (uint32_t s = 0; s < COMBINE_BATCH; s++) {
-            const float w = __shfl_sync(0xffffffffu, weight, s);
-
-            sum += __shfl_sync(0xffffffffu, mass, s), out.x += w * x[s].x, out.y += w * x[s].y;
-        }
-    }
-    const float inv = 1.0f / sum;
-
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * D + partial_dim<D>(threadIdx.x * 2)) = pack_bf16(out.x * inv, out.y * inv);
-    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
-}
+__global__ void __launch_bounds__(D / 2) long_combine_kernel(const __grid_constant__ attn_args a) { combine_spans<D, SPAN_UNIT, COMBINE_BATCH>(a); }
 
 int attn_long_init(void)
 {

@@ -328,7 +328,7 @@ static void load_weights(struct engine_draft *d, const void *target_device)
         return;
     }
     engine_await_weights(&d->target);
-    check(d, "the drafter's output matrix", g->lib.dspark_weights_head(&g->spec, g->weights_device, &g->target, target_device));
+    if (!g->spec.shared_head) check(d, "the drafter's output matrix", g->lib.dspark_weights_head(&g->spec, g->weights_device, &g->target, target_device));
 }
 
 /* ---- setting up ---------------------------------------------------------------------------- */
@@ -446,6 +446,7 @@ void engine_draft_open_dspark_cuda(struct engine_draft *d)
     g->spec.own_table = !g->weights.embed_is_shared;
     g->spec.embed_scale = g->weights.embed_scale;
     g->spec.choices = d->vocab.count;
+    g->spec.shared_head = g->weights.head_is_shared && g->spec.format == WEIGHT_BF16 && g->spec.choices == 0;
     map_features(d);
     g->window = (uint32_t)wiring_u64(&d->stage->wiring, "draft.context", 0);
     if (g->window == 0) g->window = 1;

@@ -107,7 +107,7 @@ static void open_bench(struct bench *b, uint32_t format, uint32_t choices)
     struct dspark_plan plan;
     struct arena arena;
 
-    b->spec = { 3840, 15360, 262144, 5, 16, 1, 512, 5, 7, 256, 4, format, choices, 1, 0, 1e-6f, 30.0f, 1.0f, 62.0f, 1e6, 64 };
+    b->spec = { 3840, 15360, 262144, 5, 16, 1, 512, 5, 7, 256, 4, format, choices, 1, 0, 0, 1e-6f, 30.0f, 1.0f, 62.0f, 1e6, 64 };
     OK(dspark_plan_make(&plan, &b->spec));
     OK(arena_plan(&arena, &target));
     o.weights_device = filled(plan.bytes, 0x2c);      /* 2^-1.4 and smaller, whatever the format: no NaN */

@@ -38,6 +38,7 @@ struct cuda_dspark_spec {
     uint32_t choices;                 /* tokens that may be guessed (CUDA_DSPARK_CHOICE says which; a multiple of 64): HEAD and MARKOV_OUT have only their rows; 0: all of vocab */
     uint32_t has_confidence;
     uint32_t own_table;               /* 1: it brings an embedding table of its own; 0: the target's */
+    uint32_t shared_head;             /* 1: the output matrix is the target's, read where the target has it (WEIGHT_BF16 and no choices): there is no CUDA_DSPARK_HEAD */
     float norm_eps, softcap, attention_scale, embed_scale;
     double rope_theta;
     uint32_t rope_turned;             /* pairs */

@@ -172,9 +172,10 @@ extern "C" void cuda_dspark_close(struct cuda_dspark *d)
 
 /* ---- parts ---- */
 
-static int product(const struct cuda_dspark *d, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t rows, enum rowmm_out kind)
+/* arena: the head's own weights, or the target's. */
+static int product_in(const struct cuda_dspark *d, const void *arena, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t rows, enum rowmm_out kind)
 {
-    const struct packed_matrix w = { (const uint8_t *)d->options.weights_device + m->offset, m->rows, m->k, m->slice_k, m->format };
+    const struct packed_matrix w = { (const uint8_t *)arena + m->offset, m->rows, m->k, m->slice_k, m->format };
     struct rowmm_args a = {};
 
     a.x = x, a.out = out, a.m = rows, a.out_kind = kind;
@@ -182,6 +183,18 @@ static int product(const struct cuda_dspark *d, const struct arena_matrix *m, co
     a.out_slice_stride = (uint64_t)ROWS * a.out_stride;
     if (kind == ROWMM_LOGITS) a.softcap = d->spec.softcap, a.tile_top = d->tile_top;
     return rows <= ROWMM_ROWS_MAX ? rowmm_launch(&w, a, &d->tuning, d->stream) : rowmm_wide_launch(&w, a, &d->tuning, d->stream);
+}
+
+static int product(const struct cuda_dspark *d, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t rows, enum rowmm_out kind)
+{
+    return product_in(d, d->options.weights_device, m, x, out, rows, kind);
+}
+
+static int output(const struct cuda_dspark *d, uint32_t rows)
+{
+    const bool shared = d->spec.shared_head != 0;
+
+    return product_in(d, shared ? d->options.target_device : d->options.weights_device, shared ? &d->target.head : &d->plan.head, d->x, d->logits, rows, ROWMM_LOGITS);
 }
 
 /* residual[flip ^ 1] = (residual[flip] + norm(sum of the product's slices)) * scalar; x = norm of it. */
@@ -369,7 +382,7 @@ extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark
     a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x;
     rc = dspark_start_launch(&a, count * d->spec.block, d->stream);
     for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count);
-    if (rc == 0) rc = product(d, &d->plan.head, d->x, d->logits, count * d->spec.block, ROWMM_LOGITS);
+    if (rc == 0) rc = output(d, count * d->spec.block);
     if (rc == 0) rc = guess(d, q, count);
     if (rc == 0) rc = publish(d, q, count);
     d->hands_over = false;

@@ -41,7 +41,7 @@ static bool fits(const struct cuda_dspark_spec *s)
     if (s->layers == 0 || s->layers > CUDA_DSPARK_LAYERS_MAX || s->sources == 0 || s->sources > CUDA_DSPARK_SOURCES_MAX) return false;
     if (s->block == 0 || s->block > CUDA_DSPARK_BLOCK_MAX || s->rank != DSPARK_RANK || s->rope_turned != DSPARK_TURNED || s->attention_scale != 1.0f) return false;
     if (s->q_heads != DSPARK_HEADS || s->kv_heads != 1 || s->head_dim != DSPARK_DIM || s->hidden == 0 || s->hidden % 128 || s->hidden > HIDDEN_MAX) return false;
-    if (s->choices % PRODUCT_ROWS || s->choices > s->vocab) return false;
+    if (s->choices % PRODUCT_ROWS || s->choices > s->vocab || (s->shared_head && (s->choices || s->format != WEIGHT_BF16))) return false;
     return s->vocab != 0 && s->vocab % PRODUCT_ROWS == 0 && s->mask_token < s->vocab && (s->format == WEIGHT_FP8 || s->format == WEIGHT_BF16);
 }
 
@@ -68,7 +68,7 @@ int dspark_plan_make(struct dspark_plan *p, const struct cuda_dspark_spec *s)
     for (uint32_t i = 0; i < s->sources && rc == 0; i++) rc = place(p, &p->fc[i], s->hidden, s->hidden, s->format);
     if (rc == 0) rc = place(p, &p->keys, s->layers * DSPARK_DIM, s->hidden, s->format);
     for (uint32_t i = 0; i < s->layers && rc == 0; i++) rc = place_layer(p, &p->layer[i], s);
-    if (rc == 0) rc = place(p, &p->head, dspark_head_rows(s), s->hidden, s->format);
+    if (rc == 0 && !s->shared_head) rc = place(p, &p->head, dspark_head_rows(s), s->hidden, s->format);
     p->w1 = place_bytes(p, 2ull * s->vocab * s->rank);
     p->w2 = place_bytes(p, (s->format == WEIGHT_FP8 ? 1ull : 2ull) * dspark_head_rows(s) * s->rank);
     p->w2_scale = place_bytes(p, s->format == WEIGHT_FP8 ? 4ull * dspark_head_rows(s) : 0);
@@ -221,7 +221,7 @@ static int matrix(const struct cuda_dspark_spec *s, const struct dspark_plan *p,
     case CUDA_DSPARK_GATE: m = &l->gate_up, piece.rows = s->intermediate, piece.half = 0; break;
     case CUDA_DSPARK_UP: m = &l->gate_up, piece.rows = s->intermediate, piece.half = 1; break;
     case CUDA_DSPARK_DOWN: m = &l->down, piece.rows = s->hidden, piece.stride = s->intermediate; break;
-    case CUDA_DSPARK_HEAD: m = &p->head, piece.rows = dspark_head_rows(s); break;
+    case CUDA_DSPARK_HEAD: m = &p->head, piece.rows = s->shared_head ? 0 : dspark_head_rows(s); break;
     case CUDA_DSPARK_K: *count = (uint64_t)DSPARK_DIM * s->hidden; return source ? put_keys(s, p, arena, layer, source, r) : 0;
     case CUDA_DSPARK_FC: *count = (uint64_t)s->hidden * s->sources * s->hidden; return source ? put_fc(s, p, arena, source, r) : 0;
     case CUDA_DSPARK_MARKOV_OUT: *count = (uint64_t)dspark_head_rows(s) * s->rank; return source ? put_markov_out(s, p, arena, source) : 0;

@@ -153,7 +153,7 @@ static void *load_head(const struct rig *r, const uint32_t *tokens)
     cuda_ok(cudaMalloc(&arena, cuda_dspark_weights_bytes(&r->spec)), "memory");
     put(r, arena, CUDA_DSPARK_FC, 0, w->fc.data, SOURCES * square);
     if (tokens) put(r, arena, CUDA_DSPARK_CHOICE, 0, tokens, r->spec.choices);
-    put_by_token(r, arena, CUDA_DSPARK_HEAD, w->head.data, HIDDEN, tokens);
+    if (!r->spec.shared_head) put_by_token(r, arena, CUDA_DSPARK_HEAD, w->head.data, HIDDEN, tokens);
     put(r, arena, CUDA_DSPARK_MARKOV_IN, 0, w->markov_in, VOCAB * 256);
     put_by_token(r, arena, CUDA_DSPARK_MARKOV_OUT, w->markov_out.data, 256, tokens);
     put(r, arena, CUDA_DSPARK_HIDDEN_NORM, 0, w->hidden_norm, HIDDEN);
@@ -442,6 +442,25 @@ static void test_choices(struct rig *r)
     free(tokens);
 }
 
+/* In BF16 an output matrix that is the target's is read in the target's memory. */
+static void test_shared_head(struct rig *r, struct sampler *sampler)
+{
+    uint64_t own, shared;
+
+    r->spec.format = WEIGHT_BF16;
+    own = cuda_dspark_weights_bytes(&r->spec);
+    r->spec.shared_head = 1;
+    shared = cuda_dspark_weights_bytes(&r->spec);
+    expect(own - shared == 2ull * VOCAB * HIDDEN, "a shared output matrix takes no memory: %llu bytes instead of %llu", (unsigned long long)shared, (unsigned long long)own);
+    cuda_dspark_close(r->gpu);
+    r->w.head = drafter_plain(r->table, DTYPE_BF16, VOCAB, HIDDEN);
+    r->gpu = open_gpu(r, NULL, NULL);
+    memset(r->filled, 0, sizeof r->filled);
+    test_round(r, sampler, 0, 60, 20, 0);
+    test_round(r, sampler, 1, 190, 50, 1);
+    test_together(r, PLACES);
+}
+
 int main(void)
 {
     static struct rig r;
@@ -467,6 +486,7 @@ int main(void)
     test_gap(&r);
     test_refusals(&r);
     test_choices(&r);
+    test_shared_head(&r, sampler);
     cuda_dspark_close(r.gpu);
     printf(failures ? "%d failed\n" : "dspark: passed\n", failures);
     return failures != 0;

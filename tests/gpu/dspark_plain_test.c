@@ -3,7 +3,7 @@
  * Small heads with random weights, each in other shapes and formats (BF16, F32, FP8 with scales of rows, of the matrix and of blocks, FP4; tables of the target or their own, packed ones among them; with
  * and without Markov head and confidences; outputs of layers in f32 and bf16). Positions are absorbed in pieces, rings go round. Of every guess the logits, the confidence and the choice, greedy and
  * sampled, are the CPU's. Also: sequences together and alone, a position whose outputs are another's, questions that make no sense. Run from anywhere. Exit 0 pass, 1 fail, 77 no GPU.
- * --time: what absorbing a step and a round of 1, 2, 4 and 8 sequences take besides. */
+ * --time: what absorbing a step and a round of 1, 2, 4 and 8 sequences take besides. --shape N: that one alone. */
 #include "kernels/cuda/cuda_dspark_plain.h"
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -481,12 +481,19 @@ static void test_shape(const struct shape *shape, bool timed)
 int main(int argc, char **argv)
 {
     struct cuda_device_facts facts;
+    uint32_t from = 0, to = sizeof shapes / sizeof *shapes;
+    bool timed = false;
 
+    for (int i = 1; i < argc; i++) {
+        if (strcmp(argv[i], "--time") == 0) timed = true;
+        else if (strcmp(argv[i], "--shape") == 0 && i + 1 < argc && (uint32_t)atoi(argv[i + 1]) < to) from = (uint32_t)atoi(argv[++i]), to = from + 1;
+        else return printf("usage: %s [--time] [--shape N]\n", argv[0]), 1;
+    }
     if (cuda_device_open(&facts) != 0) {
         printf("SKIP: %s\n", cuda_backend_error());
         return 77;
     }
-    for (uint32_t i = 0; i < sizeof shapes / sizeof *shapes; i++) test_shape(&shapes[i], argc > 1 && strcmp(argv[1], "--time") == 0);
+    for (uint32_t i = from; i < to; i++) test_shape(&shapes[i], timed);
     printf(failures ? "%d failed\n" : "dspark_plain: passed\n", failures);
     return failures != 0;
 }

@@ -8,7 +8,7 @@
 Random weights agree about nothing, so the acceptance is forced: SLUICE_BUILD/faulty/draft_forced (tests/faults/forced.c) computes every round as
 the real stage does and then replaces its proposals by the tokens that an identical run gave, each with probability P. No arithmetic is touched.
 Prints ms a round, split into the drafter's launch to answer, verify's step and the rest (hand-overs and hosts), and tokens a second; the output must be the
-one without drafts, to the token. Also: a drafter killed in mid-stream. `load`: tokens a second of 1, 8, 32 and 128 streams (STREAMS) without drafts, with all that are proposed and where they
+one without drafts, to the token. Also: drafter and verify killed in mid-stream. `load`: tokens a second of 1, 8, 32 and 128 streams (STREAMS) without drafts, with all that are proposed and where they
 pay; adaptive drafting must not be more than 2 % slower than the better of the two. Needs a Hopper GPU, 3 GB in /dev/shm and the standard library.
 """
 import array
@@ -85,11 +85,13 @@ async def forced(server, text, wanted, p, signals, few):
 
 async def killed(server, text, wanted):
     task = asyncio.create_task(run(server, request(text)))
-    for _ in range(3):
-        await asyncio.sleep(0.3)
-        server.signal("draft", signal.SIGKILL)
-    assert (await task).outcome() == wanted, "a dead drafter changed the output"
-    say("drafter killed three times in mid-stream: the same output")
+    for role in ("draft", "verify", "draft"):
+        await asyncio.sleep(0.25)
+        server.signal(role, signal.SIGKILL)
+    assert (await task).outcome() == wanted, "a dead drafter, or verify's death while its step waited for drafts, changed the output"
+    server.settle()
+    assert (await run(server, request(text))).outcome() == wanted, "behind the deaths the output is another"
+    say("drafter, verify and drafter killed in mid-stream: the same output, and afterwards")
 
 
 STREAMS = [int(n) for n in os.environ.get("STREAMS", "1,8,32,128").split(",")]

@@ -59,7 +59,7 @@ uint32_t video_version(void);
 uint32_t video_libavcodec(void);      /* the major version of the one that it runs with: frames are the reference's to the bit where that has the same */
 
 /* Decodes the frames that are taken, in order, each handed to the sink. 0; -E_FORMAT: no known format, or damaged; -E_RANGE: over the limits, by what the file says;
- * -E_LIMIT: over them by what was found; -E_NOMEM; or what the sink said. why has words for the client. */
+ * -E_LIMIT: over them by what was found, or over the memory that there is; or what the sink said. why has words for the client. */
 int video_decode(const uint8_t *file, size_t file_bytes, const struct video_limits *limits, const struct video_sink *sink, char why[VIDEO_ERROR_BYTES]);
 
 /* ---- finding it --------------------------------------------------------------------------------- */

@@ -16,5 +16,10 @@ $B/video/%.o: %.c $B/flags
 $(video_library): $(video_obj)
 	$(CC) $(LDFLAGS) -shared $(if $(SAN),,-Wl,-z,defs) $(call rpath,.) -o $@ $^ $(video_libs)
 
+$B/fuzz/video_fuzz: $(video_obj)
+$B/fuzz/video_fuzz: media_libs += $(video_libs)
+
 -include $(video_obj:.o=.d)
+else
+fuzzers := $(filter-out %/video_fuzz,$(fuzzers))
 endif

@@ -61,10 +61,17 @@ def video_part(frames, fps=1):
     return {"type": "video", "frames": ["data:image/png;base64," + b64(f) for f in frames], "fps": fps}
 
 
+def video_file(data, kind="video_url"):
+    url = "data:video/mp4;base64," + b64(data)
+    return {"type": kind, "video_url": url if kind == "input_video" else {"url": url}}
+
+
 def golden_part(name, make):
     """A file of tests/golden as a part; a list of them is a video of a frame every two seconds."""
     if isinstance(name, list):
         return video_part([golden(n) for n in name], 0.5)
+    if name.startswith("video"):
+        return video_file(golden(name), "input_video" if make is input_part else "video_url")
     return make(golden(name), name.startswith("sound"))
 
 
@@ -101,6 +108,12 @@ def wav(samples):
     return struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(data), b"WAVE", b"fmt ", 16, 3, 1, 16000, 64000, 4, 32, b"data", len(data)) + data
 
 
+def takes_video_files(server):
+    async def go():
+        return json.loads((await http(server, "GET", "/v1/models"))[2])
+    return "video" in asyncio.run(go())["data"][0]["input_modalities"]
+
+
 def workers_of(server):
     """Pids of the processes that decode."""
     parent, found = server.stage("vision")["pid"], []
@@ -121,6 +134,8 @@ def test_answers_equal_transformers():
     with open(os.path.join(GOLDEN, "media", "seeing.json"), encoding="utf-8") as f:
         cases = json.load(f)
     with serve() as s:
+        if not takes_video_files(s):
+            cases = {name: case for name, case in cases.items() if "file" not in name}
         for name, case in cases.items():
             status, answer = post(s, "/v1/chat/completions", chat_body([golden_part(n, chat_part) for n in case["files"]], case["question"], logprobs=True, top_logprobs=10))
             assert status == 200, (name, answer)

@@ -160,6 +160,16 @@ async def pictures_and_sound(s, b):
     await b.answer()
     media = s.status()["media"]
     assert media["files"] == 3 and media["cached"] == 1 and media["refused"] == 0, media  # the picture came again with the second turn
+    if "video" in await b.js("senses"):
+        with open(os.path.join(ROOT, "tests", "golden", "video", "one.webm"), "rb") as f:
+            film = base64.b64encode(f.read()).decode()
+        await b.js("put('drop', new File([Uint8Array.from(atob('%s'), (c) => c.charCodeAt(0))], 'a.webm', { type: 'video/webm' }))" % film)
+        await b.until("files.length === 1")
+        await b.ask("What happens?")
+        await b.answer()
+        assert await b.js("items.at(-2).content.map((c) => c.type).join() === 'input_video,input_text' && document.querySelector('.turn.user video').controls")
+        media = s.status()["media"]
+        assert media["files"] == 6 and media["cached"] == 3 and media["refused"] == 0, media
     await b.js("put('drop', new File(['x'], 'a.txt', { type: 'text/plain' }))")
     await b.until("document.querySelector('.note')?.textContent.includes('neither')")
 

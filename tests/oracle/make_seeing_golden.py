@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes tests/golden/media/seeing.json: what transformers answers about pictures and sounds on the checkpoint of tests/e2e/seeing.py.
 
-Run:  .venv/bin/python tests/oracle/make_seeing_golden.py      (torch, torchvision and Pillow on the CPU, transformers 5.x)
+Run:  .venv/bin/python tests/oracle/make_seeing_golden.py      (torch, torchvision, torchcodec and Pillow on the CPU, transformers 5.x)
 
 Everything in float32 on the checkpoint's bfloat16 weights, the embedding's scale, pixels and samples rounded as the checkpoint's type rounds them; the prompt from the
 reference's own processor. Masks: a picture's tokens see each other in the sliding layers, full layers stay causal (the library's create_masks_for_vision_model).
@@ -35,6 +35,8 @@ CASES = [
     ("video", [["image/rgb.png", "image/p.png", "image/rgba.png"]], "What happens?"),
     ("video and picture", ["image/rgb.png", ["image/l.png", "image/rgb.png"]], "Is it there?"),
     ("both", ["image/rgb.png", "sound/pcm_16_16000_1.wav"], "Say something."),
+    ("video file", ["video/h264.mp4"], "What happens?"),
+    ("video file and picture", ["video/turned_90.mp4", "image/rgb.png"], "Which way does it go?"),
 ]
 ANSWER = 8
 FPS = 0.5  # of videos: a list of frames among the files
@@ -59,11 +61,13 @@ def logits_of(model, inputs, ids):
 
 
 def answer(model, processor, files, question):
-    kinds = ["video" if isinstance(f, list) else "image" if f.startswith("image") else "audio" for f in files]
+    kinds = ["video" if isinstance(f, list) or f.startswith("video") else "image" if f.startswith("image") else "audio" for f in files]
     of = lambda kind: [f for f, k in zip(files, kinds) if k == kind]
     sounds, pictures = [load(f) for f in of("audio")], [load(f) for f in of("image")]
-    videos = [np.stack([np.asarray(load(f)) for f in v]) for v in of("video")]
-    more = {"video_metadata": [VideoMetadata(total_num_frames=len(v), fps=FPS, frames_indices=list(range(len(v)))) for v in videos], "do_sample_frames": False} if videos else {}
+    videos, more = [os.path.join(ROOT, "tests", "golden", v) for v in of("video") if isinstance(v, str)], {}  # files: the processor has them decoded, by torchcodec
+    if of("video") and not videos:
+        videos = [np.stack([np.asarray(load(f)) for f in v]) for v in of("video")]
+        more = {"video_metadata": [VideoMetadata(total_num_frames=len(v), fps=FPS, frames_indices=list(range(len(v)))) for v in videos], "do_sample_frames": False}
     content = [{"type": k} for k in kinds] + [{"type": "text", "text": question}]
     text = processor.tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True)
     inputs = processor(text=[text], images=pictures or None, audio=sounds or None, videos=videos or None, return_tensors="pt", add_special_tokens=False, **more)

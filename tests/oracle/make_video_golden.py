@@ -18,7 +18,7 @@ import numpy as np
 
 OUT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden", "video")
 SENSES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "model", "train", "heldout_media")
-SCENES = ["p004.png"]  # drawn scenes of the demo model, in scenes.mp4 bit for bit
+SCENES = ["p016.png", "p019.png", "p043.png", "p064.png", "p076.png", "p088.png"]  # drawn scenes that the demo model was never shown, in scenes.mp4 bit for bit, one a second
 X265 = "log-level=none"
 
 

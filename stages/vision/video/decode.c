@@ -49,7 +49,7 @@ static int open_decoder(struct reader *r, char why[VIDEO_ERROR_BYTES])
     if (!codec) return source_fault(-E_FORMAT, why, "this server's libavcodec cannot decode %s", avcodec_get_name(p->codec_id));
     r->decoder = avcodec_alloc_context3(codec);
     r->frame = av_frame_alloc();
-    if (!r->decoder || !r->frame || avcodec_parameters_to_context(r->decoder, p) < 0) return source_fault(-E_NOMEM, why, "there is no memory to decode it");
+    if (!r->decoder || !r->frame || avcodec_parameters_to_context(r->decoder, p) < 0) return source_no_memory(why);
     r->decoder->pkt_timebase = r->source.track->time_base;
     r->decoder->thread_count = 1;     /* the sandbox has no second thread */
     r->decoder->max_pixels = (int64_t)r->limits->pixels_max;
@@ -70,7 +70,7 @@ static int feed(struct reader *r, char why[VIDEO_ERROR_BYTES])
         return 0;
     }
     const int rc = avcodec_send_packet(r->decoder, r->source.packet[r->next++].packet);
-    if (rc == AVERROR(ENOMEM)) return source_fault(-E_NOMEM, why, "there is no memory to decode it");
+    if (rc == AVERROR(ENOMEM)) return source_no_memory(why);
     return rc < 0 ? source_fault(-E_FORMAT, why, "it is damaged: a packet cannot be decoded") : 0;
 }
 
@@ -82,7 +82,7 @@ static int decode_until(struct reader *r, int64_t pts, char why[VIDEO_ERROR_BYTE
         if (rc == 0 && time_of(r->frame) >= pts) return 0;
         if (rc == 0) continue;
         if (rc == AVERROR_EOF) return source_fault(-E_FORMAT, why, "a frame of it cannot be decoded");
-        if (rc == AVERROR(ENOMEM)) return source_fault(-E_NOMEM, why, "there is no memory to decode it");
+        if (rc == AVERROR(ENOMEM)) return source_no_memory(why);
         if (rc != AVERROR(EAGAIN)) return source_fault(-E_FORMAT, why, "it is damaged: a frame cannot be decoded");
         const int fed = feed(r, why);
         if (fed != 0) return fed;
@@ -132,7 +132,7 @@ static int open_converter(struct reader *r, char why[VIDEO_ERROR_BYTES])
     r->padded = aligned_alloc(ROW_ALIGN, (size_t)r->row_bytes * (uint32_t)f->height);
     r->rgb = malloc((size_t)f->width * (uint32_t)f->height * 3);
     r->converter = sws_getContext(f->width, f->height, f->format, f->width, f->height, AV_PIX_FMT_RGB24, SWS_BICUBIC, NULL, NULL, NULL);
-    if (!r->padded || !r->rgb || !r->converter) return source_fault(-E_NOMEM, why, "there is no memory for its colours");
+    if (!r->padded || !r->rgb || !r->converter) return source_no_memory(why);
     if (sws_getColorspaceDetails(r->converter, &inverse, &from_full, &table, &to_full, &brightness, &contrast, &saturation) < 0) return 0; /* RGB already */
     const int *matrix = sws_getCoefficients((int)f->colorspace);
     if (f->color_range == AVCOL_RANGE_JPEG) from_full = 1;

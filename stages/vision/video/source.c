@@ -28,6 +28,8 @@ int source_fault(int code, char why[VIDEO_ERROR_BYTES], const char *format, ...)
     return code;
 }
 
+int source_no_memory(char why[VIDEO_ERROR_BYTES]) { return source_fault(-E_LIMIT, why, "it takes more memory than one video is given"); }
+
 /* ---- bytes ---------------------------------------------------------------------------------- */
 
 static int read_bytes(void *context, uint8_t *out, int wanted)
@@ -90,7 +92,7 @@ static int open_format(struct source *s, char why[VIDEO_ERROR_BYTES])
     if (buffer) s->io = avio_alloc_context(buffer, IO_BYTES, 0, s, read_bytes, NULL, seek_bytes);
     if (!s->format || !s->io) {
         if (!s->io) av_free(buffer);
-        return source_fault(-E_NOMEM, why, "there is no memory to read it");
+        return source_no_memory(why);
     }
     s->format->pb = s->io;
     s->format->io_open = refuse_open;
@@ -98,7 +100,7 @@ static int open_format(struct source *s, char why[VIDEO_ERROR_BYTES])
     s->format->codec_whitelist = av_strdup(codecs);
     s->format->protocol_whitelist = av_strdup("");
     const int rc = avformat_open_input(&s->format, NULL, (AVInputFormat *)input, NULL); /* frees the context when it fails */
-    if (rc == AVERROR(ENOMEM)) return source_fault(-E_NOMEM, why, "there is no memory to read it");
+    if (rc == AVERROR(ENOMEM)) return source_no_memory(why);
     return rc < 0 ? source_fault(-E_FORMAT, why, "it is damaged: its header cannot be read") : 0;
 }
 
@@ -144,7 +146,7 @@ static int room_for_packet(struct source *s, uint32_t *room, char why[VIDEO_ERRO
     if (s->packet_count < *room) return 0;
     const uint32_t count = *room ? 2 * *room : PACKETS_AT_FIRST;
     struct source_packet *packet = realloc(s->packet, (size_t)count * sizeof *packet);
-    if (!packet) return source_fault(-E_NOMEM, why, "there is no memory for its packets");
+    if (!packet) return source_no_memory(why);
     s->packet = packet;
     *room = count;
     return 0;
@@ -160,14 +162,15 @@ static int read_packets(struct source *s, const struct video_limits *limits, cha
     for (;;) {
         if ((rc = room_for_packet(s, &room, why)) != 0) return rc;
         AVPacket *packet = av_packet_alloc();
-        if (!packet) return source_fault(-E_NOMEM, why, "there is no memory for its packets");
+        if (!packet) return source_no_memory(why);
         rc = av_read_frame(s->format, packet);
         if (rc == 0 && packet->stream_index == s->track->index) {
             bytes += (uint64_t)packet->size;
             s->packet[s->packet_count++] = (struct source_packet){.packet = packet, .pts = packet->pts != AV_NOPTS_VALUE ? packet->pts : packet->dts};
         } else av_packet_free(&packet);
         if (rc == AVERROR_EOF) return 0;
-        if (rc < 0) return source_fault(rc == AVERROR(ENOMEM) ? -E_NOMEM : -E_FORMAT, why, "it is damaged: it cannot be read to its end");
+        if (rc == AVERROR(ENOMEM)) return source_no_memory(why);
+        if (rc < 0) return source_fault(-E_FORMAT, why, "it is damaged: it cannot be read to its end");
         if (s->packet_count > limits->total_max) return source_fault(-E_LIMIT, why, "it has more than %u frames", limits->total_max);
         if (bytes > BYTES_OF_FILE_MAX * (uint64_t)s->bytes) return source_fault(-E_LIMIT, why, "its table of contents names more bytes than there are");
     }
@@ -194,7 +197,7 @@ static int sort_frames(struct source *s, const struct video_limits *limits, char
 {
     s->frame = malloc((s->packet_count + 1) * sizeof *s->frame);
     s->end_pts = INT64_MIN;
-    if (!s->frame) return source_fault(-E_NOMEM, why, "there is no memory for its frames");
+    if (!s->frame) return source_no_memory(why);
     for (uint32_t i = 0; i < s->packet_count; i++) {
         const AVPacket *p = s->packet[i].packet;
         if (p->flags & AV_PKT_FLAG_DISCARD) continue; /* decoded for the sake of others, never shown */

@@ -35,7 +35,7 @@ struct source {
     int64_t end_pts;                  /* of the frame that ends last */
 };
 
-/* 0; -E_FORMAT, -E_RANGE, -E_LIMIT, -E_NOMEM with words. Close it in any case. */
+/* 0; -E_FORMAT, -E_RANGE, -E_LIMIT with words. Close it in any case. */
 int source_open(struct source *s, const uint8_t *file, size_t bytes, const struct video_limits *limits, char why[VIDEO_ERROR_BYTES]);
 void source_close(struct source *s);
 
@@ -47,5 +47,8 @@ uint32_t source_orientation(const struct source *s);
 
 /* Words for the client; returns code. */
 __attribute__((format(printf, 3, 4))) int source_fault(int code, char why[VIDEO_ERROR_BYTES], const char *format, ...);
+
+/* The same of a file that asks for too much: a process for one file has memory enough for any good one. */
+int source_no_memory(char why[VIDEO_ERROR_BYTES]);
 
 #endif

@@ -33,6 +33,7 @@
 
 #define WORKERS_MAX 64u
 #define DECODE_LIMIT_NS 60000000000ull /* of wall time; SANDBOX_CPU_S is the limit that counts */
+#define FILM_LIMIT_NS 120000000000ull  /* of a video: SANDBOX_CPU_VIDEO_S */
 #define TRIES_MAX 3u                   /* of a file whose worker was killed from outside */
 #define POLL_BUSY_MS 20                /* while files are in work: heartbeat, and requests that are cancelled */
 #define POLL_IDLE_MS 50
@@ -472,7 +473,7 @@ static void watch_desks(struct vision *k)
 
     for (unsigned i = 0; i < k->desk_count; i++) {
         struct desk *d = &k->desk[i];
-        if (d->pid && d->busy && clock_ns() - k->job[i].began_ns > DECODE_LIMIT_NS) {
+        if (d->pid && d->busy && clock_ns() - k->job[i].began_ns > (i < k->desk_count - k->film_desks ? DECODE_LIMIT_NS : FILM_LIMIT_NS)) {
             k->job[i].killed = true;
             kill(d->pid, SIGKILL);
         }

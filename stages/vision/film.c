@@ -13,7 +13,6 @@
 _Static_assert(VIDEO_FRAMES_MAX == MEDIA_FRAMES_MAX, "a file gives as many frames as a list may have");
 
 static struct video_library library;
-static char missing[PATH_MAX];        /* why there is none */
 static bool is_looked_for;
 
 struct cutting {                      /* a video on its way to blocks */
@@ -26,7 +25,9 @@ struct cutting {                      /* a video on its way to blocks */
 
 void film_load(void)
 {
-    if (!is_looked_for) video_library_open(&library, missing, sizeof missing);
+    char why[PATH_MAX];
+
+    if (!is_looked_for && video_library_open(&library, why, sizeof why) != 0) fprintf(stderr, "stage=vision-worker level=error event=no-video-library reason=\"%s\"\n", why); /* for the operator; clients hear no paths */
     is_looked_for = true;
 }
 
@@ -82,7 +83,7 @@ void film_decode(const struct desk_limits *l, const struct media_file_hdr *hdr, 
 
     film_load();
     if (hdr->kind != MEDIA_VIDEO) desk_give_up(r, MEDIA_FAILED, "it is no video file");
-    else if (!library.decode) desk_give_up(r, MEDIA_FAILED, "this server cannot decode video files (%.80s): send its frames as pictures", missing);
+    else if (!library.decode) desk_give_up(r, MEDIA_FAILED, "this server's library for video files cannot be loaded: send its frames as pictures");
     if (r->status) return;
     if (l->frames_max < limits.frames_max) limits.frames_max = l->frames_max;
     const int rc = library.decode(file, hdr->bytes, &limits, &sink, why);

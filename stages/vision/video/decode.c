@@ -33,6 +33,8 @@ struct reader {
     uint32_t key;                     /* packet that decoding last began with; NO_PACKET: none */
     uint32_t next;                    /* packet that the decoder gets next */
     bool is_drained;                  /* it was told that no more come */
+    int64_t wanted[VIDEO_FRAMES_MAX]; /* times of the frames that are taken */
+    uint32_t wanted_count;
     struct SwsContext *converter;     /* for frames of this size, format and matrix */
     int width, height, format, space, range;
     uint8_t *padded, *rgb;            /* [height][row_bytes], and without the padding */
@@ -60,7 +62,14 @@ static int open_decoder(struct reader *r, char why[VIDEO_ERROR_BYTES])
 
 static int64_t time_of(const AVFrame *f) { return f->pts != AV_NOPTS_VALUE ? f->pts : f->pkt_dts; }
 
-/* The decoder gets the next packet, or hears that there is none. */
+static bool is_wanted(const struct reader *r, int64_t pts)
+{
+    for (uint32_t i = 0; i < r->wanted_count; i++)
+        if (r->wanted[i] == pts) return true;
+    return false;
+}
+
+/* The decoder gets the next packet, or hears that there is none. A frame that nobody wants and no other frame needs is not decoded: of H.264 as it is usually coded the half. */
 static int feed(struct reader *r, char why[VIDEO_ERROR_BYTES])
 {
     if (r->next == r->source.packet_count) {
@@ -69,7 +78,9 @@ static int feed(struct reader *r, char why[VIDEO_ERROR_BYTES])
         avcodec_send_packet(r->decoder, NULL);
         return 0;
     }
-    const int rc = avcodec_send_packet(r->decoder, r->source.packet[r->next++].packet);
+    const struct source_packet *packet = &r->source.packet[r->next++];
+    r->decoder->skip_frame = is_wanted(r, packet->pts) ? AVDISCARD_DEFAULT : AVDISCARD_NONREF;
+    const int rc = avcodec_send_packet(r->decoder, packet->packet);
     if (rc == AVERROR(ENOMEM)) return source_no_memory(why);
     return rc < 0 ? source_fault(-E_FORMAT, why, "it is damaged: a packet cannot be decoded") : 0;
 }
@@ -166,6 +177,7 @@ static int decode_all(struct reader *r, const uint8_t *file, size_t bytes, char 
     if (rc != 0 || (rc = open_decoder(r, why)) != 0) return rc;
     const uint32_t frames_max = r->limits->frames_max < VIDEO_FRAMES_MAX ? r->limits->frames_max : VIDEO_FRAMES_MAX;
     struct video_info info = {.orientation = source_orientation(s), .total = s->frame_count, .frames = s->frame_count < frames_max ? s->frame_count : frames_max, .fps = source_fps(s)};
+    for (r->wanted_count = 0; r->wanted_count < info.frames; r->wanted_count++) r->wanted[r->wanted_count] = s->frame[video_index(r->wanted_count, info.total, info.frames)].pts;
     for (uint32_t i = 0; i < info.frames; i++) {
         if ((rc = seek_frame(r, video_index(i, info.total, info.frames), why)) != 0 || (rc = convert(r, why)) != 0) return rc;
         if (i == 0) {

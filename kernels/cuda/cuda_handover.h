@@ -10,6 +10,8 @@
 #ifndef SLUICE_CUDA_HANDOVER_H
 #define SLUICE_CUDA_HANDOVER_H
 
+#include <assert.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #define CUDA_HANDOVER_TOKENS_MAX 8
@@ -24,6 +26,8 @@ struct cuda_handover_record {
     uint32_t token[CUDA_HANDOVER_TOKENS_MAX];
     uint8_t pad1[84];
 };
+
+static_assert(sizeof(struct cuda_handover_record) == 256 && offsetof(struct cuda_handover_record, tag) == 128, "the word has 128 bytes to itself");
 
 /* What a round of drafts for one sequence shall leave there. */
 struct cuda_handover {

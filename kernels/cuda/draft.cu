@@ -196,6 +196,8 @@ extern "C" int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_qu
 {
     struct draft_round_args *a = &d->args;
 
+    a->handover = d->hands_over && count == 1 ? d->handover : NULL;
+    d->hands_over = false;            /* also of a round that is refused */
     if (count == 0 || count > CUDA_DRAFT_ROWS_MAX) return -E_RANGE;
     a->steps = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -207,8 +209,6 @@ extern "C" int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_qu
     memcpy(a->question, questions, count * sizeof *questions);
     a->rows = count;
     a->round = ++d->round;
-    a->handover = d->hands_over && count == 1 ? d->handover : NULL;
-    d->hands_over = false;
     return draft_round_launch(a, d->spec.format, d->blocks, d->stream);
 }
 

@@ -129,7 +129,7 @@ async def rates(server):
     out = {}
     for streams in STREAMS:
         await at_once(server, streams)  # the pace settles
-        out[streams] = max([await at_once(server, streams) for _ in range(2)])
+        out[streams] = max([await at_once(server, streams) for _ in range(RUNS)])
     return out
 
 

@@ -148,7 +148,7 @@ help:
 #: make asan      build with address and undefined-behaviour sanitizer into build-asan/
 #: make fuzz      build the fuzz targets with clang into build-fuzz/fuzz/
 #: make bench     build and run the benchmarks
-#: make dist      a tree that runs from any directory, in build/dist/; FETCH=no: without the stage that fetches pictures, 16 MB less; VIDEO_DIST=yes: with what decodes video files, 170 MB more
+#: make dist      a tree that runs from any directory, in build/dist/; FETCH=no: without the stage that fetches pictures, 16 MB less; VIDEO_DIST=yes: with what decodes video files, 145 MB more
 #: make clean     remove everything that was built
 
 -include $(all_src:%.c=$B/obj/%.d)

@@ -13,6 +13,8 @@ __device__ __forceinline__ uint32_t cluster_rank()
 }
 
 __device__ __forceinline__ void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+/* For barriers in shared memory whose initialisation mbar_init_fence() has released: without waiting for anything else that is on its way. */
+__device__ __forceinline__ void cluster_arrive_relaxed() { asm volatile("barrier.cluster.arrive.relaxed.aligned;" ::: "memory"); }
 __device__ __forceinline__ void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
 
 /* The address of our shared memory's word in the block of that rank. */

@@ -102,6 +102,7 @@ __device__ __forceinline__ void wide_produce(const rowmm_args &a, uint8_t *ring,
         const uint8_t *first = a.w + (uint64_t)unit_of(w, item, 0) * W::UNIT_BYTES + W::HEADER_BYTES + rank * W::PART_BYTES;
         const uint64_t set_bytes = (uint64_t)(w.step / w.slices * TILES_AT_ONCE) * tile_bytes;
 
+#pragma unroll 1
         for (uint32_t slot = 0; slot < W::SLOTS; slot++, first += W::SLOT_BYTES)
             for (uint32_t set = 0; set < live; set++) {
                 const uint8_t *from = set ? first + set_bytes : first;
@@ -202,11 +203,15 @@ template <bool FP8, typename W>
 __device__ __forceinline__ void wide_item(float (&acc)[W::OWN_RANGES][2][W::N_TILES * 4], const rowmm_args &a, const uint8_t *ring, uint32_t xs, wide_shared *sh,
                                           uint32_t &stage, uint32_t &phase, uint32_t live, uint32_t tile, uint32_t lane)
 {
-    constexpr int STEPS = W::OWN_RANGES * W::LOADS;
+    constexpr int STEPS = W::OWN_RANGES * W::LOADS, TOGETHER = STEPS % 2 || (!FP8 && W::LOADS % 2) ? (W::SLOTS % 2 ? W::SLOTS : 2) : 1;
     uint32_t f[2][8];
 
+    /* A loop, and no more of its turns written out than fragments and accumulators need to alternate: a launch's code comes from the L2, too. */
+#pragma unroll 1
+    for (int first = 0; first < W::SLOTS; first += TOGETHER)
 #pragma unroll
-    for (int slot = 0; slot < W::SLOTS; slot++) {
+    for (int own = 0; own < TOGETHER; own++) {
+        const int slot = first + own;
         const uint8_t *from = ring + stage * W::STAGE_BYTES + tile * W::PART_BYTES + lane * 16;
         uint32_t loaded = 0;
 
@@ -214,7 +219,7 @@ __device__ __forceinline__ void wide_item(float (&acc)[W::OWN_RANGES][2][W::N_TI
         uint4 next = ld_shared(from);
 #pragma unroll
         for (int i = 0; i < STEPS; i++) {
-            const int turn = (slot * STEPS + i) % 2, range = i / W::LOADS, load = slot * W::LOADS + i % W::LOADS;
+            const int turn = (own * STEPS + i) % 2, range = i / W::LOADS, load = slot * W::LOADS + i % W::LOADS, chain = (own * W::LOADS + i % W::LOADS) % 2;
             const uint4 w = next;
 
             if (i + 1 < STEPS) next = ld_shared(from + (i + 1) * 512);
@@ -231,7 +236,7 @@ __device__ __forceinline__ void wide_item(float (&acc)[W::OWN_RANGES][2][W::N_TI
             } else {
                 const uint32_t block = xs + (range * W::BLOCKS + load / 2) * W::BLOCK_BYTES + load % 2 * 2 * W::COLUMN_BYTES;
 
-                wide_mma<false>(acc[range][load % 2], f[turn], wide_descriptor(block, W::COLUMN_BYTES));
+                wide_mma<false>(acc[range][chain], f[turn], wide_descriptor(block, W::COLUMN_BYTES));
             }
             wide_commit();
         }
@@ -311,39 +316,33 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
     if (FP8 && item < w.items) low = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4)), high = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4) + 8);
     cluster_wait();
     chain_wait();
-    float2 x_scale[W::STORE_N];
-
-#pragma unroll
-    for (int n = 0; n < W::STORE_N; n++) x_scale[n] = row_scales(a, (first_n + n) * 8 + lane % 4 * 2);
     const uint32_t freed = peer_address(&sh->sums_empty[set * TILES_AT_ONCE + tile], lane % SPLIT);
 
     for (; item < w.items; item += SETS * w.step) {
         const uint32_t unit = unit_of(w, item, tile), next = item + SETS * w.step;
-        float4 sum[W::STORE_N];
         float next_low = 1.0f, next_high = 1.0f;
 
         if (FP8 && next < w.items) next_low = __ldg(scales + (uint64_t)unit_of(w, next, tile) * (W::UNIT_BYTES / 4)), next_high = __ldg(scales + (uint64_t)unit_of(w, next, tile) * (W::UNIT_BYTES / 4) + 8);
         mbar_wait(&sh->sums_full[part], phase);
-#pragma unroll
-        for (int n = 0; n < W::STORE_N; n++) {
-            float4 s = make_float4(0, 0, 0, 0);
+#pragma unroll 1
+        for (uint32_t n = 0; n < W::STORE_N; n++) {
+            const uint32_t m = (first_n + n) * 8 + lane % 4 * 2;
+            float4 sum = make_float4(0, 0, 0, 0);
 
 #pragma unroll
             for (int r = 0; r < RANGES; r++) {
                 const float4 p = from[(r * W::N_TILES + n) * 32];
 
-                s.x += p.x, s.y += p.y, s.z += p.z, s.w += p.w;
+                sum.x += p.x, sum.y += p.y, sum.z += p.z, sum.w += p.w;
             }
-            s.x *= low, s.y *= low, s.z *= high, s.w *= high;
-            asm volatile("" ::"f"(s.x), "f"(s.y), "f"(s.z), "f"(s.w));    /* used before the arrival below */
-            sum[n] = s;
+            sum.x *= low, sum.y *= low, sum.z *= high, sum.w *= high;
+            asm volatile("" ::"f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w));    /* used before the arrival below */
+            store_tile(a, sum, unit / w.slices, unit % w.slices, m, lane / 4, row_scales(a, m));
         }
         if (lane == 0) mbar_arrive_expect(&sh->sums_full[part], W::STORE_BYTES);      /* of the next item */
         __syncwarp();
-        if (lane < SPLIT) peer_arrive(freed);
+        if (lane < SPLIT && next < w.items) peer_arrive(freed);
         phase ^= 1;
-#pragma unroll
-        for (int n = 0; n < W::STORE_N; n++) store_tile(a, sum[n], unit / w.slices, unit % w.slices, (first_n + n) * 8 + lane % 4 * 2, lane / 4, x_scale[n]);
         low = next_low, high = next_high;
     }
     if (lane == 0) trace_mark(a.trace, TRACE_END);
@@ -363,6 +362,7 @@ __global__ void __maxnreg__(144) rowmm_wide_kernel(const __grid_constant__ rowmm
     if (threadIdx.x == 0) {
         trace_mark(a.trace, TRACE_START);
         sh->ready = 0;
+#pragma unroll 1
         for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], TILES_AT_ONCE);
         for (uint32_t i = 0; i < CONSUMER_WARPS; i++) mbar_init(&sh->sums_empty[i], STORE_WARPS / W::ROOMS);
         for (uint32_t i = 0; i < STORE_WARPS; i++) {
@@ -372,7 +372,7 @@ __global__ void __maxnreg__(144) rowmm_wide_kernel(const __grid_constant__ rowmm
         mbar_init_fence();
     }
     __syncthreads();
-    cluster_arrive();
+    cluster_arrive_relaxed();
     if (warp < CONSUMER_WARPS) {
         wide_consume<FP8, W, ROWS, SPLIT>(a, ring, xs, sums, sh, rank, warp, lane);
     } else if (warp < CONSUMER_WARPS + STORE_WARPS) {
@@ -382,9 +382,8 @@ __global__ void __maxnreg__(144) rowmm_wide_kernel(const __grid_constant__ rowmm
         __syncwarp();
         cluster_wait();
     }
-    __syncwarp();
-    cluster_arrive();                 /* nobody leaves while a peer may still write here */
-    cluster_wait();
+    /* Nobody has to stay for a peer: what is sent here is waited for here, and that a room is free is not said behind its last item. A barrier
+     * at the end would wait for all stores, and the next kernel for our place on the SM. */
 }
 
 /* ---- launching ---- */

@@ -2,8 +2,8 @@
  *
  * One row and kv head need 2 query heads only, so keys are the 16-row operand of the tensor cores and queries the 8-column one: scores come out as
  * [key][head], p v as [d][head]. The 4 warps of a block work on one chunk of 64 keys after the other: each has 16 of its keys for the scores and 64 of the 256 columns of V, which
- * it asks for itself, one chunk ahead; they meet once a chunk, when its scores are there. A cluster of blocks shares the chunks of a row when there are few rows.
- * F8: E4M3 in shared memory, f16 at the tensor cores. Products and their order are those of attn.cu: which operand is which changes no bit. */
+ * it asks for itself, one chunk ahead (F8: two, the bytes in flight are as many then); they meet once a chunk, when its scores are there. A cluster of blocks shares the
+ * chunks of a row when there are few rows. F8: E4M3 in shared memory, f16 at the tensor cores. Products and their order are those of attn.cu: which operand is which changes no bit. */
 #include "attn_many.h"
 #include "attn_many_copy.cuh"
 #include "cluster.cuh"
@@ -26,14 +26,18 @@
 
 static_assert(HALF_KEYS == ATTN_PAGE_TOKENS && CHUNK_KEYS == WARPS * STEP_KEYS, "a chunk");
 
-/* A warp's place for keys: rows 64 bytes apart modulo the banks (F8: 32), so that 16-byte loads (F8: 8-byte) do not collide; and for values: 16, for ldmatrix. */
+/* A warp's place for keys: rows 64 bytes apart modulo the banks (F8: 32), so that 16-byte loads (F8: 8-byte) do not collide; and for values: 16, for ldmatrix. F8: there
+ * is no room for that; the four pieces of a value's part change places with key / 4 % 4 instead. */
 template <bool F8> struct row_of {
     static constexpr uint32_t BYTES = D * kv_bytes<F8>, PART = COLUMNS * kv_bytes<F8>;
-    static constexpr uint32_t K_STRIDE = BYTES + (F8 ? 32 : 64), V_STRIDE = PART + 16;
+    static constexpr uint32_t K_STRIDE = BYTES + (F8 ? 32 : 64), V_STRIDE = PART + (F8 ? 0 : 16);
+    static constexpr uint32_t AHEAD = F8 ? 2 : 1;      /* chunks */
 };
 
+static_assert(2 * row_of<true>::K_STRIDE <= 2 * D + 64 && 2 * row_of<true>::V_STRIDE <= 2 * COLUMNS + 16, "two chunks of E4M3 where one of bf16 has room");
+
 struct many_shared {
-    alignas(128) uint8_t k[WARPS][STEP_KEYS * (2 * D + 64)];
+    alignas(128) uint8_t k[WARPS][STEP_KEYS * (2 * D + 64)];      /* [AHEAD] in each */
     alignas(128) uint8_t v[WARPS][CHUNK_KEYS * (2 * COLUMNS + 16)];
     float out[CHUNKS][2][D];          /* p v of each chunk, not yet divided */
     float2 ml[CHUNKS][2];             /* (largest score, sum of weights) */
@@ -84,7 +88,7 @@ __device__ __forceinline__ uint32_t value_place(uint32_t newer, uint32_t step) {
 
 /* COUNT places of a chunk from `place` on, PART bytes of each key, one instruction for as many keys as have 512 bytes; zeros for keys that the row does not see.
  * base: of the head's part in a page, this lane's 16 bytes included. Nearly always all are neighbours in one page. */
-template <uint32_t COUNT, uint32_t PART, uint32_t ROW>
+template <uint32_t COUNT, uint32_t PART, uint32_t ROW, bool SWAPS>
 __device__ __forceinline__ void ask_places(const many_row &r, const many_shared &sh, const uint8_t *base, uint64_t page_bytes, uint32_t chunk, uint32_t place, uint32_t to,
                                            uint32_t stride, uint32_t lane)
 {
@@ -92,17 +96,18 @@ __device__ __forceinline__ void ask_places(const many_row &r, const many_shared 
     const int key = key_of(r, chunk, place), last = key_of(r, chunk, place + COUNT - 1);
     const uint32_t own = lane * 16 / PART;
 
-    to += own * stride + lane * 16 % PART;
+    /* SWAPS: rows of 64 bytes, 8 at once: their places 4 .. 7 swap neighbours, and every second load halves. */
+    to += own * stride + (SWAPS ? (lane % 4 ^ own / 4) * 16 : lane * 16 % PART);
     if (key >= 0 && last == key + (int)COUNT - 1) {
         const uint8_t *from = base + sh.page[key / ATTN_PAGE_TOKENS - r.first_page] * page_bytes + (key % ATTN_PAGE_TOKENS + own) * ROW;
 
 #pragma unroll
-        for (uint32_t i = 0; i < COUNT; i += AT_ONCE) copy_async(to + i * stride, from + i * ROW, 16);
+        for (uint32_t i = 0; i < COUNT; i += AT_ONCE) copy_async((to + i * stride) ^ (SWAPS ? i / 4 % 4 * 16 : 0), from + i * ROW, 16);
         return;
     }
     if (key < 0 && last < 0) {
-#pragma unroll
-        for (uint32_t i = 0; i < COUNT; i += AT_ONCE) copy_async(to + i * stride, base, 0);
+#pragma unroll 1
+        for (uint32_t i = 0; i < COUNT; i += AT_ONCE) copy_async((to + i * stride) ^ (SWAPS ? i / 4 % 4 * 16 : 0), base, 0);
         return;
     }
 #pragma unroll 1
@@ -111,46 +116,54 @@ __device__ __forceinline__ void ask_places(const many_row &r, const many_shared 
         const uint8_t *from = base;
 
         if (k >= 0) from += sh.page[k / ATTN_PAGE_TOKENS - r.first_page] * page_bytes + k % ATTN_PAGE_TOKENS * ROW;
-        copy_async(to + i * stride, from, k >= 0 ? 16 : 0);
+        copy_async((to + i * stride) ^ (SWAPS ? i / 4 % 4 * 16 : 0), from, k >= 0 ? 16 : 0);
     }
 }
 
 /* The warp's 16 keys of a turn's chunk. Always commits a group, so that waiting can count. */
 template <bool F8>
-__device__ __forceinline__ void ask_k(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t turn, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void ask_k(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t turn, uint32_t buffer, uint32_t warp, uint32_t lane)
 {
     using R = row_of<F8>;
 
     if (turn < CHUNKS)
-        ask_places<STEP_KEYS, R::BYTES, R::BYTES>(r, sh, a.arena + a.k_offset + (uint64_t)r.head * ATTN_PAGE_TOKENS * R::BYTES + lane * 16 % R::BYTES, a.page_bytes, chunk_of(r, turn),
-                                                  warp * STEP_KEYS, smem_address(sh.k[warp]), R::K_STRIDE, lane);
+        ask_places<STEP_KEYS, R::BYTES, R::BYTES, false>(r, sh, a.arena + a.k_offset + (uint64_t)r.head * ATTN_PAGE_TOKENS * R::BYTES + lane * 16 % R::BYTES, a.page_bytes, chunk_of(r, turn),
+                                                  warp * STEP_KEYS, smem_address(sh.k[warp]) + buffer * (STEP_KEYS * R::K_STRIDE), R::K_STRIDE, lane);
     copies_commit();
 }
 
 /* The warp's columns of all values of a turn's chunk. */
 template <bool F8>
-__device__ __forceinline__ void ask_v(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t turn, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void ask_v(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t turn, uint32_t buffer, uint32_t warp, uint32_t lane)
 {
     using R = row_of<F8>;
 
     if (turn < CHUNKS) {
+        const uint32_t to = smem_address(sh.v[warp]) + buffer * (CHUNK_KEYS * R::V_STRIDE);
         const uint8_t *base = a.arena + a.v_offset + (uint64_t)r.head * ATTN_PAGE_TOKENS * R::BYTES + warp * R::PART + lane * 16 % R::PART;
 
 #pragma unroll
         for (uint32_t place = 0; place < CHUNK_KEYS; place += HALF_KEYS)
-            ask_places<HALF_KEYS, R::PART, R::BYTES>(r, sh, base, a.page_bytes, chunk_of(r, turn), place, smem_address(sh.v[warp]) + place * R::V_STRIDE, R::V_STRIDE, lane);
+            ask_places<HALF_KEYS, R::PART, R::BYTES, F8>(r, sh, base, a.page_bytes, chunk_of(r, turn), place, to + place * R::V_STRIDE, R::V_STRIDE, lane);
     }
     copies_commit();
+}
+
+template <bool F8>
+__device__ __forceinline__ void ask_chunk(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t turn, uint32_t buffer, uint32_t warp, uint32_t lane)
+{
+    ask_k<F8>(a, r, sh, turn, buffer, warp, lane);
+    ask_v<F8>(a, r, sh, turn, buffer, warp, lane);
 }
 
 /* ---- one chunk ---- */
 
 /* Scores of the warp's 16 keys: column pair 0 of each quad's first lane holds both heads. */
 template <bool F8>
-__device__ __forceinline__ void score_keys(const many_shared &sh, float (&score)[2][CHUNK_KEYS], const uint4 (&q)[8], uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void score_keys(const many_shared &sh, float (&score)[2][CHUNK_KEYS], const uint4 (&q)[8], uint32_t buffer, uint32_t warp, uint32_t lane)
 {
     using words = typename kv_eight<F8>::words;
-    const uint8_t *low = sh.k[warp] + lane / 4 * row_of<F8>::K_STRIDE + lane % 4 * sizeof(words), *high = low + 8 * row_of<F8>::K_STRIDE;
+    const uint8_t *low = sh.k[warp] + (buffer * STEP_KEYS + lane / 4) * row_of<F8>::K_STRIDE + lane % 4 * sizeof(words), *high = low + 8 * row_of<F8>::K_STRIDE;
     float s[4] = {}, other[4] = {};
 
 #pragma unroll
@@ -205,14 +218,14 @@ template <bool F8>
 __device__ __forceinline__ void add_values(float (&acc)[COLUMNS / 16][4], uint32_t v, uint2 p, uint32_t lane)
 {
     /* ldmatrix: lanes 8 m .. 8 m + 7 give the rows of matrix m. 0: the first keys, d 0..7 (F8: 0..15); 1: the same, d 8..15 (16..31); 2 and 3: the second keys. */
-    const uint32_t m = lane / 8, key = lane % 8 / 2 * 4 + lane % 2 + m / 2 * 2, from = v + key * row_of<F8>::V_STRIDE + m % 2 * 16;
+    const uint32_t m = lane / 8, key = lane % 8 / 2 * 4 + lane % 2 + m / 2 * 2, row = v + key * row_of<F8>::V_STRIDE, swap = F8 ? key / 4 * 16 : 0;
 
 #pragma unroll
     for (int j = 0; j < COLUMNS / 16; j += F8 ? 2 : 1) {
         uint32_t x[4];
 
         asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(from + j * (row_of<F8>::BYTES / 16)) : "memory");
+                     : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3]) : "r"(row + ((m % 2 * 16 + j * (row_of<F8>::BYTES / 16)) ^ swap)) : "memory");
         if constexpr (F8) {           /* an element of a matrix is two neighbours of d, which become rows g and g + 8 */
 #pragma unroll
             for (int h = 0; h < 2; h++) {      /* d 0..15, d 16..31 */
@@ -228,7 +241,7 @@ __device__ __forceinline__ void add_values(float (&acc)[COLUMNS / 16][4], uint32
 
 /* The warp's columns of one chunk. */
 template <bool F8>
-__device__ __forceinline__ void multiply_values(const many_row &r, many_shared &sh, uint32_t chunk, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void multiply_values(const many_row &r, many_shared &sh, uint32_t chunk, uint32_t buffer, uint32_t warp, uint32_t lane)
 {
     const uint32_t newer = newer_places(r, chunk), steps = value_steps(newer);
     const bool both = steps > CHUNK_KEYS / STEP_KEYS;
@@ -241,7 +254,7 @@ __device__ __forceinline__ void multiply_values(const many_row &r, many_shared &
         uint2 p = lane / 4 < 2 ? *(const uint2 *)&sh.p[warp][lane / 4][place] : make_uint2(0, 0);
 
         if (both) p.x = keep_places(p.x, place, first, end), p.y = keep_places(p.y, place + 2, first, end);
-        add_values<F8>(acc, smem_address(sh.v[warp]) + from * row_of<F8>::V_STRIDE, p, lane);
+        add_values<F8>(acc, smem_address(sh.v[warp]) + (buffer * CHUNK_KEYS + from) * row_of<F8>::V_STRIDE, p, lane);
     }
     if (lane % 4) return;
 #pragma unroll
@@ -338,24 +351,26 @@ __device__ __forceinline__ void prepare_key(const attn_args &a, const many_row &
     head_store_key<D, F8>(v, to + (r.head * ATTN_PAGE_TOKENS + position % ATTN_PAGE_TOKENS) * row_of<F8>::BYTES, lane);
 }
 
-/* One warp each: the two query heads into shared memory, K and V of this position into their page. Rows of the same sequence in front of this one are
- * prepared here, too: the blocks that answer them write the same bytes, but nobody waits for them. */
+/* Tasks 0 and 1 are the two query heads, into shared memory; then K and V of this position and of those of the sequence's rows in front of it, into their pages: the blocks that
+ * answer those write the same bytes, but nobody waits for them. */
 template <bool F8>
 __device__ __forceinline__ void prepare_row(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane)
 {
-    if (warp < 2) {
+#pragma unroll 1
+    for (uint32_t task = warp; task < 4 + 2 * (r.position - r.first_fresh); task += WARPS) {
+        const uint32_t back = task / 2 - 1;
+
+        if (task >= 2) {
+            prepare_key<F8>(a, r, sh, r.row - back, r.position - back, task % 2, back ? a.rope + (uint64_t)(r.row - back) * a.rope_stride : sh.rope, lane);
+            continue;
+        }
         head_vector<D> v;
 
-        head_load<D>(v, a.qkv + (uint64_t)r.row * a.qkv_stride + (r.head * 2 + warp) * D, lane);
+        head_load<D>(v, a.qkv + (uint64_t)r.row * a.qkv_stride + (r.head * 2 + task) * D, lane);
         head_norm<D>(v, sh.norm[0], a.eps, lane, a.norm_bias);
         head_rotate<D>(v, sh.rope, a.turned, lane);
-        head_store_query<D, F8>(v, sh.q[warp], a.scale, lane);
-    } else {
-        prepare_key<F8>(a, r, sh, r.row, r.position, warp == 3, sh.rope, lane);
+        head_store_query<D, F8>(v, sh.q[task], a.scale, lane);
     }
-#pragma unroll 1
-    for (uint32_t i = warp; i < 2 * (r.position - r.first_fresh); i += WARPS)
-        prepare_key<F8>(a, r, sh, r.row - 1 - i / 2, r.position - 1 - i / 2, i % 2, a.rope + (uint64_t)(r.row - 1 - i / 2) * a.rope_stride, lane);
 }
 
 __device__ __forceinline__ many_row load_row(const attn_args &a, uint32_t row, uint32_t head)
@@ -385,34 +400,39 @@ __global__ void __launch_bounds__(THREADS) many_kernel(const __grid_constant__ a
     }
     const many_row r = load_row(a, row, task % a.kv_heads);
     const uint32_t first = (first_turn(r) + SPLIT - 1 - rank) / SPLIT * SPLIT + rank;
+    constexpr uint32_t AHEAD = row_of<F8>::AHEAD;
+    uint32_t asked = 0;
     uint4 q[8];
 
     load_constants(a, r, sh);
     __syncthreads();
-    const bool early = !is_fresh(r, first);      /* keys of earlier steps do not wait for this one's */
-    if (early) ask_k<F8>(a, r, sh, first, warp, lane), ask_v<F8>(a, r, sh, first, warp, lane);
-    chain_wait();
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-    prepare_row<F8>(a, r, sh, warp, lane);
-    __syncthreads();
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END), trace_mark(trace, TRACE_PAST_WAIT);
-    if (!early) ask_k<F8>(a, r, sh, first, warp, lane), ask_v<F8>(a, r, sh, first, warp, lane);
+    /* Keys of earlier steps do not wait for this one's: asked for in the first turn of this loop. Written out twice the asking is an eighth of the kernel's code. */
+#pragma unroll 1
+    for (bool prepared = false; ; prepared = true) {
+        for (; asked < AHEAD && (prepared || !is_fresh(r, first + asked * SPLIT)); asked++) ask_chunk<F8>(a, r, sh, first + asked * SPLIT, asked, warp, lane);
+        if (prepared) break;
+        chain_wait();
+        if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
+        prepare_row<F8>(a, r, sh, warp, lane);
+        __syncthreads();
+        if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END), trace_mark(trace, TRACE_PAST_WAIT);
+    }
 #pragma unroll
     for (int i = 0; i < 8; i++) q[i] = lane / 4 < 2 ? *(const uint4 *)&sh.q[lane / 4][i * 32 + lane % 4 * 8] : make_uint4(0, 0, 0, 0);      /* columns of the other 6 heads are nobody's */
 
-    for (uint32_t turn = first, buffer = 0; turn < CHUNKS; turn += SPLIT, buffer ^= 1) {
-        copies_wait<1>();             /* K; V may be on its way */
+    for (uint32_t turn = first, scores = 0, buffer = 0; turn < CHUNKS; turn += SPLIT, scores ^= 1, buffer = (buffer + 1) % AHEAD) {
+        copies_wait<2 * AHEAD - 1>();      /* K; V may be on its way */
         __syncwarp();
-        score_keys<F8>(sh, sh.score[buffer], q, warp, lane);
+        score_keys<F8>(sh, sh.score[scores], q, buffer, warp, lane);
         __syncwarp();                 /* everybody has read the keys */
-        ask_k<F8>(a, r, sh, turn + SPLIT, warp, lane);
+        ask_k<F8>(a, r, sh, turn + AHEAD * SPLIT, buffer, warp, lane);
         __syncthreads();              /* everybody's scores are there */
-        weigh_chunk<F8>(r, sh, sh.score[buffer], chunk_of(r, turn), warp, lane);
-        copies_wait<1>();             /* V */
+        weigh_chunk<F8>(r, sh, sh.score[scores], chunk_of(r, turn), warp, lane);
+        copies_wait<2 * AHEAD - 1>();      /* V */
         __syncwarp();
-        multiply_values<F8>(r, sh, chunk_of(r, turn), warp, lane);
+        multiply_values<F8>(r, sh, chunk_of(r, turn), buffer, warp, lane);
         __syncwarp();
-        ask_v<F8>(a, r, sh, turn + SPLIT, warp, lane);
+        ask_v<F8>(a, r, sh, turn + AHEAD * SPLIT, buffer, warp, lane);
     }
     __syncthreads();
     if (SPLIT > 1) cluster_arrive(), cluster_wait();

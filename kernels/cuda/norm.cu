@@ -58,12 +58,12 @@ __device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WAR
     if (threadIdx.x == 0) a.y_scale[blockIdx.x] = by.scale;
 }
 
-template <int SPLIT>
+/* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. */
 __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, float scalar, uint32_t warp, uint32_t lane)
 {
     const float inv_n = 1.0f / (float)a.hidden;
     const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
-    float4 part[SPLIT][PER_WARP], h[PER_WARP];
+    float4 part[NORM_SPLIT_MAX][PER_WARP], h[PER_WARP];
     float sum[PER_WARP];
 
 #pragma unroll
@@ -72,7 +72,8 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
         const uint64_t at = row + (i < a.hidden ? i : 0);
 
 #pragma unroll
-        for (int s = 0; s < SPLIT; s++) part[s][j] = ld_now(a.part + s * a.part_stride + at);
+        for (uint32_t s = 0; s < NORM_SPLIT_MAX; s++)
+            if (s < a.split) part[s][j] = ld_now(a.part + s * a.part_stride + at);
         h[j] = ld_now(a.residual + at);
     }
 #pragma unroll
@@ -80,8 +81,8 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
         const bool live = (warp + WARPS * j) * 128 < a.hidden;
 
 #pragma unroll
-        for (int s = 1; s < SPLIT; s++)
-            part[0][j].x += part[s][j].x, part[0][j].y += part[s][j].y, part[0][j].z += part[s][j].z, part[0][j].w += part[s][j].w;
+        for (uint32_t s = 1; s < NORM_SPLIT_MAX; s++)
+            if (s < a.split) part[0][j].x += part[s][j].x, part[0][j].y += part[s][j].y, part[0][j].z += part[s][j].z, part[0][j].w += part[s][j].w;
         sum[j] = live ? norm_square(part[0][j]) : 0.0f;
     }
     const float inv_a = rsqrtf(block_sum(sum, sh.sum[0], warp, lane) * inv_n + a.eps);
@@ -125,18 +126,15 @@ __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START);
-    for (uint32_t i = threadIdx.x; i < a.hidden / 4; i += WARPS * 32) {
-        sh.post[i] = __ldg((const uint2 *)a.w_post + i);
-        sh.next[i] = __ldg((const uint2 *)a.w_next + i);
-    }
+#pragma unroll
+    for (uint32_t i = threadIdx.x; i < HIDDEN_MAX / 4; i += WARPS * 32)
+        if (i < a.hidden / 4) sh.post[i] = __ldg((const uint2 *)a.w_post + i), sh.next[i] = __ldg((const uint2 *)a.w_next + i);
     const float scalar = a.scalar ? __ldg(a.scalar) : 1.0f;
 
     __syncthreads();
     chain_wait();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-    if (a.split == 4) norm_row<4>(a, sh, scalar, warp, lane);
-    else if (a.split == 2) norm_row<2>(a, sh, scalar, warp, lane);
-    else norm_row<1>(a, sh, scalar, warp, lane);
+    norm_row(a, sh, scalar, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }
 

@@ -32,8 +32,8 @@ struct turns {                        /* of either side */
 /* ---- prefill ---- */
 
 void turns_open_prefill(struct turns *t, struct stage *s, uint32_t share_percent);
-/* Waits for the turn, if sequences run; returns how long the slice may take, in ns. So many sequences wait for their first token: when more begin
- * than run, they get more than their share, up to TURNS_SHARE_CROWD. */
+/* Waits for the turn, if sequences run; returns how long the slice may take, in ns. So many sequences wait for their first token: when their square is
+ * more than run, they get more than their share, up to TURNS_SHARE_CROWD. */
 uint64_t turns_ask(struct turns *t, uint32_t sequences);
 /* The slice is over. Returns how long it took, in ns. */
 uint64_t turns_end(struct turns *t);

@@ -101,7 +101,7 @@ static void test_slices_follow_the_share(void **state)
 
 static void test_a_crowd_gets_more(void **state)
 {
-    static const struct { uint32_t sequences, running, ms; } cases[] = {{1, 8, 4}, {8, 8, 4}, {24, 8, 12}, {14, 1, 16}};
+    static const struct { uint32_t sequences, running, ms; } cases[] = {{1, 8, 4}, {2, 8, 4}, {4, 8, 8}, {4, 28, 4}, {8, 8, 16}, {14, 1, 16}};
     struct pair *t = *state;
 
     turns_note_step(&t->v, 4000000);

@@ -45,6 +45,7 @@ struct attention_keys {
     uint32_t ring_tokens;             /* UINT32_MAX rounded down to page_tokens: no ring */
     uint32_t head_dim;                /* multiple of 16, at most 512 */
     uint32_t dtype;                   /* enum kernels_dtype of the cache */
+    uint32_t turned;                  /* 0: keys are [page_tokens][head_dim]. Else they are [turned][page_tokens], so many values each (at most head_dim), f32, page_tokens % 16 == 0; values stay */
     float scale;                      /* multiplies q.k */
 };
 

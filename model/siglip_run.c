@@ -1,7 +1,7 @@
 /* model/siglip_run.c - runs the SigLIP tower: parallel loops over blocks of patches, and in between over heads and blocks of queries.
  *
  * Owns     x, the heads' queries, keys, values and results of one picture, and a piece of scratch for each thread: siglip_bytes()
- * Fails    not at all once it is open. Heads are padded with zeros to HEAD_ALIGN: neither a score nor a value changes by them. */
+ * Fails    not at all once it is open. Heads are padded with zeros to HEAD_ALIGN: neither a score nor a value changes by them. Keys stand dimension by dimension (attention_keys.turned). */
 #include "model/siglip.h"
 
 #include "model/embedder.h"
@@ -12,7 +12,7 @@
 #include <string.h>
 
 #define ROWS 32u                      /* patches of one task */
-#define HEAD_ALIGN 32u                /* kernels/cpu/attention.h */
+#define HEAD_ALIGN 16u                /* kernels/cpu/attention.h */
 #define PAGE KERNELS_SEGMENT          /* keys of a page */
 
 struct siglip {
@@ -23,7 +23,7 @@ struct siglip {
     float *memory;                    /* all of the following */
     float *x;                         /* [count][hidden] */
     float *q, *attended;              /* [count][heads][head_room] */
-    float *kv;                        /* [heads][page_count][keys, values][PAGE][head_room] */
+    float *kv;                        /* [heads][page_count][keys [head_room][PAGE], values [PAGE][head_room]] */
     float *ones;                      /* [inner] */
     float *thread;                    /* [threads][thread_floats] */
     uint64_t thread_floats;
@@ -130,10 +130,21 @@ static void embed_task(void *context, uint32_t task, uint32_t thread)
     }
 }
 
-/* Where head `head` of patch `row` keeps its key (values: PAGE * head_room further). */
-static float *key_of(const struct siglip *s, uint32_t head, uint32_t row)
+/* The keys of the page of patch `row`, those of a head; values: PAGE * head_room further. */
+static float *page_of(const struct siglip *s, uint32_t head, uint32_t row)
 {
-    return s->kv + (((uint64_t)head * s->page_count + row / PAGE) * 2 * PAGE + row % PAGE) * s->head_room;
+    return s->kv + ((uint64_t)head * s->page_count + row / PAGE) * 2 * PAGE * s->head_room;
+}
+
+/* One head's query, key or value of a patch to where attention looks for it: keys dimension by dimension. */
+static void place_head(struct siglip *s, uint32_t part, uint32_t head, uint32_t row, const float *from)
+{
+    float *page = page_of(s, head, row);
+
+    if (part == 0) memcpy(s->q + ((uint64_t)row * s->w->config.heads + head) * s->head_room, from, s->head * sizeof *from);
+    else if (part == 2) memcpy(page + (uint64_t)(PAGE + row % PAGE) * s->head_room, from, s->head * sizeof *from);
+    else
+        for (uint32_t d = 0; d < s->head; d++) page[(uint64_t)d * PAGE + row % PAGE] = from[d];
 }
 
 static void heads_task(void *context, uint32_t task, uint32_t thread)
@@ -151,10 +162,7 @@ static void heads_task(void *context, uint32_t task, uint32_t thread)
         embedder_multiply(s->kernels, y, normed, rows, parts[part].matrix);
         for (uint32_t r = 0; r < rows; r++) {
             add(y + (uint64_t)r * c->hidden, parts[part].bias, c->hidden);
-            for (uint32_t h = 0; h < c->heads; h++) {
-                float *to = part == 0 ? s->q + ((uint64_t)(first + r) * c->heads + h) * s->head_room : key_of(s, h, first + r) + (part == 2 ? (uint64_t)PAGE * s->head_room : 0);
-                memcpy(to, y + (uint64_t)r * c->hidden + h * s->head, s->head * sizeof *to);
-            }
+            for (uint32_t h = 0; h < c->heads; h++) place_head(s, part, h, first + r, y + (uint64_t)r * c->hidden + h * s->head);
         }
     }
 }
@@ -168,7 +176,7 @@ static void attention_task(void *context, uint32_t task, uint32_t thread)
     const struct attention_keys keys = {
         .arena = (const uint8_t *)(s->kv + head * s->page_count * page_floats), .pages = s->pages, .page_bytes = page_floats * sizeof(float),
         .v_offset = (uint64_t)PAGE * s->head_room * sizeof(float), .page_tokens = PAGE, .ring_tokens = UINT32_MAX / PAGE * PAGE,
-        .head_dim = s->head_room, .dtype = KERNELS_F32, .scale = (float)(1.0 / sqrt((double)s->head)),
+        .head_dim = s->head_room, .dtype = KERNELS_F32, .turned = s->head, .scale = (float)(1.0 / sqrt((double)s->head)),
     };
     struct attention_query query[KERNELS_QUERIES_MAX];
 

@@ -7,7 +7,11 @@
  * multiplied by zero: what stands in their pages may be anything. */
 
 /* Of a weighted sum ATTENTION_Q queries times ATTENTION_D registers of a value row are in hand at a time (set beside LINEAR_N);
- * head_dim is a multiple of 32. */
+ * head_dim is a multiple of 16. ATTENTION_ODD: so many registers at once of a row with an odd number of them (SigLIP's 72 values are 5). */
+#ifndef ATTENTION_ODD
+#define ATTENTION_ODD 1
+#endif
+#define ATTENTION_D_MOST (ATTENTION_ODD > ATTENTION_D ? ATTENTION_ODD : ATTENTION_D)
 
 struct attention_part { float top, sum; };        /* of one query and one segment */
 
@@ -18,18 +22,56 @@ VEC const char *attention_page(const struct attention_keys *keys, uint32_t posit
     return (const char *)keys->arena + keys->pool_offset + page * keys->page_bytes;
 }
 
+/* Queries times 16 * vecs keys that stand dimension by dimension: sums in lanes, none across them, which for heads of 72 values take longer than the products. */
+VEC void attention_turned_tile(const int queries, const int vecs, float *score, const float *q, uint32_t q_stride, const float *k, uint32_t dims, uint32_t stride)
+{
+    vec acc[ATTENTION_Q * ATTENTION_D];
+
+    UNROLL for (int i = 0; i < queries * vecs; i++) acc[i] = vec_zero();
+    for (uint32_t d = 0; d < dims; d++) {
+        vec row[ATTENTION_D];
+
+        UNROLL for (int j = 0; j < vecs; j++) row[j] = vec_load(k + (uint64_t)d * stride + 16 * j);
+        UNROLL for (int a = 0; a < queries; a++) {
+            const vec one = vec_set(q[a * q_stride + d]);
+
+            UNROLL for (int j = 0; j < vecs; j++) acc[a * vecs + j] = vec_fma(one, row[j], acc[a * vecs + j]);
+        }
+    }
+    UNROLL for (int a = 0; a < queries; a++)
+        UNROLL for (int j = 0; j < vecs; j++) vec_store(score + a * KERNELS_SEGMENT + 16 * j, acc[a * vecs + j]);
+}
+
+/* The same for `n` keys (rounded up to a whole number of lanes: a page has room for them) and all queries. */
+static void attention_turned(uint32_t count, const struct attention_keys *keys, struct attention_scratch *s, uint32_t at, const float *k, uint32_t n)
+{
+    for (uint32_t i = 0; i < n;) {
+        const uint32_t vecs = n - i > 16 * (ATTENTION_D - 1) ? ATTENTION_D : 1;
+        uint32_t q = 0;
+
+        for (; vecs == ATTENTION_D && q + ATTENTION_Q <= count; q += ATTENTION_Q)
+            attention_turned_tile(ATTENTION_Q, ATTENTION_D, &s->score[q][at + i], s->q[0] + q * keys->head_dim, keys->head_dim, k + i, keys->turned, keys->page_tokens);
+        for (; q < count; q++) {
+            if (vecs == 1) attention_turned_tile(1, 1, &s->score[q][at + i], s->q[0] + q * keys->head_dim, keys->head_dim, k + i, keys->turned, keys->page_tokens);
+            else attention_turned_tile(1, ATTENTION_D, &s->score[q][at + i], s->q[0] + q * keys->head_dim, keys->head_dim, k + i, keys->turned, keys->page_tokens);
+        }
+        i += 16 * vecs;
+    }
+}
+
 /* score[q][p - segment] = q . k * scale for the positions [from, to] of one segment, page by page. */
 static void attention_scores(uint32_t count, const struct attention_keys *keys, struct attention_scratch *s,
                              uint32_t segment, uint32_t from, uint32_t to)
 {
     const uint32_t element = kernels_dtype_bytes(keys->dtype);
 
-    for (uint32_t p = from; p <= to;) {
+    for (uint32_t p = keys->turned ? from & ~15u : from; p <= to;) {
         const uint32_t token = p % keys->page_tokens;
         const uint32_t room = keys->page_tokens - token, left = to - p + 1, n = room < left ? room : left;
-        const char *k = attention_page(keys, p) + keys->k_offset + (uint64_t)token * keys->head_dim * element;
+        const char *k = attention_page(keys, p) + keys->k_offset + (uint64_t)token * (keys->turned ? 1 : keys->head_dim) * element;
 
-        linear(&s->score[0][p - segment], KERNELS_SEGMENT, s->q[0], keys->head_dim, count, k, keys->dtype, keys->head_dim, 0, n);
+        if (keys->turned) attention_turned(count, keys, s, p - segment, (const float *)k, n);
+        else linear(&s->score[0][p - segment], KERNELS_SEGMENT, s->q[0], keys->head_dim, count, k, keys->dtype, keys->head_dim, 0, n);
         p += n;
     }
     for (uint32_t q = 0; q < count; q++)
@@ -61,12 +103,12 @@ VEC struct attention_part attention_softmax(float *score, uint32_t segment, uint
 VEC void attention_add(const int queries, const int dims, struct attention_scratch *s, uint32_t q0, uint32_t d, const char *v, uint32_t dim,
                        const enum kernels_dtype dtype, uint32_t at, uint32_t from, uint32_t to)
 {
-    vec acc[ATTENTION_Q * ATTENTION_D];
+    vec acc[ATTENTION_Q * ATTENTION_D_MOST];
 
     UNROLL for (int q = 0; q < queries; q++)
         UNROLL for (int j = 0; j < dims; j++) acc[q * dims + j] = vec_load(s->part[q0 + q] + d + 16 * j);
     for (uint32_t i = from; i < to; i++) {
-        vec row[ATTENTION_D];
+        vec row[ATTENTION_D_MOST];
 
         UNROLL for (int j = 0; j < dims; j++) row[j] = linear_weight(v, (uint64_t)i * dim + d + 16 * j, dtype);
         UNROLL for (int q = 0; q < queries; q++) {
@@ -86,6 +128,13 @@ VEC void attention_add_rows(const int queries, struct attention_scratch *s, uint
     uint32_t d = 0;
 
     if (from >= to) return;
+    if (dim % 32 && dim >= 16 * ATTENTION_ODD) {
+        attention_add(queries, ATTENTION_ODD, s, q0, d, v, dim, dtype, at, from, to);
+        d += 16 * ATTENTION_ODD;
+    } else if (dim % 32) {
+        attention_add(queries, 1, s, q0, d, v, dim, dtype, at, from, to);
+        d += 16;
+    }
     for (; d + 16 * ATTENTION_D <= dim; d += 16 * ATTENTION_D) attention_add(queries, ATTENTION_D, s, q0, d, v, dim, dtype, at, from, to);
     for (; d < dim; d += 32) attention_add(queries, 2, s, q0, d, v, dim, dtype, at, from, to);
 }

@@ -7,6 +7,7 @@
 #define STORED_WIDE_SCALED 3
 #define ATTENTION_Q 4                 /* 16 sums, 4 values */
 #define ATTENTION_D 4
+#define ATTENTION_ODD 5               /* 20 sums, 5 values */
 #define KERNELS_TABLE kernels_avx512
 #define KERNELS_NAME "avx512"
 #include "kernels/cpu/ops.h"

@@ -255,14 +255,14 @@ struct cache {
     struct attention_keys keys;
 };
 
-static void cache_make(struct cache *c, uint32_t dim, uint32_t dtype, uint32_t ring, const float *k, const float *v)
+static void cache_make(struct cache *c, uint32_t dim, uint32_t dtype, uint32_t ring, uint32_t turned, const float *k, const float *v)
 {
     const uint32_t element = kernels_dtype_bytes(dtype), pages = (ring ? ring : (POSITIONS + PAGE - 1) / PAGE * PAGE) / PAGE;
     const struct kernels *portable = kernels_get(KERNELS_PORTABLE);
 
     c->keys = (struct attention_keys){ .pages = c->pages, .pool_offset = 64, .page_bytes = 2ull * PAGE * dim * element, .k_offset = 0,
         .v_offset = (uint64_t)PAGE * dim * element, .page_tokens = PAGE, .ring_tokens = ring ? ring : UINT32_MAX / PAGE * PAGE,
-        .head_dim = dim, .dtype = dtype, .scale = 0.5f };
+        .head_dim = dim, .dtype = dtype, .turned = turned, .scale = 0.5f };
     c->arena = malloc(64 + pages * c->keys.page_bytes);
     memset(c->arena, 0xff, 64 + pages * c->keys.page_bytes);      /* NaN */
     c->keys.arena = c->arena;
@@ -271,7 +271,9 @@ static void cache_make(struct cache *c, uint32_t dim, uint32_t dtype, uint32_t r
     for (uint32_t p = 0; p < POSITIONS; p++) {
         uint8_t *page = c->arena + 64 + c->pages[p % c->keys.ring_tokens / PAGE] * c->keys.page_bytes;
 
-        portable->narrow(page + (uint64_t)(p % PAGE) * dim * element, dtype, k + (uint64_t)p * dim, dim);
+        if (turned)
+            for (uint32_t d = 0; d < turned; d++) memcpy(page + ((uint64_t)d * PAGE + p % PAGE) * element, k + (uint64_t)p * dim + d, element);
+        else portable->narrow(page + (uint64_t)(p % PAGE) * dim * element, dtype, k + (uint64_t)p * dim, dim);
         portable->narrow(page + c->keys.v_offset + (uint64_t)(p % PAGE) * dim * element, dtype, v + (uint64_t)p * dim, dim);
     }
 }
@@ -308,9 +310,10 @@ static void check_attention(const struct attention_query *q, uint32_t dim, const
 /* Queries over several segments, windows and a ring; blocks and single queries give the same bits on every table. */
 static void test_attention_is_right_and_equal_everywhere(void **unused)
 {
-    static const struct { uint32_t dim, dtype, ring, window; } settings[] = {
-        { 256, KERNELS_BF16, 0, 0 }, { 256, KERNELS_BF16, 320, 300 }, { 512, KERNELS_F32, 0, 0 }, { 32, KERNELS_F32, 64, 40 }, { 96, KERNELS_BF16, 0, 0 },
-        { 256, KERNELS_E4M3, 320, 300 }, { 512, KERNELS_E4M3, 0, 0 }, { 32, KERNELS_E4M3, 0, 0 },
+    static const struct { uint32_t dim, dtype, ring, window, turned; } settings[] = {
+        { 256, KERNELS_BF16, 0, 0, 0 }, { 256, KERNELS_BF16, 320, 300, 0 }, { 512, KERNELS_F32, 0, 0, 0 }, { 32, KERNELS_F32, 64, 40, 0 }, { 96, KERNELS_BF16, 0, 0, 0 },
+        { 256, KERNELS_E4M3, 320, 300, 0 }, { 512, KERNELS_E4M3, 0, 0, 0 }, { 32, KERNELS_E4M3, 0, 0, 0 },
+        { 80, KERNELS_F32, 0, 0, 0 }, { 48, KERNELS_BF16, 320, 300, 0 }, { 80, KERNELS_F32, 0, 0, 72 }, { 96, KERNELS_F32, 0, 77, 96 }, { 16, KERNELS_F32, 64, 40, 12 },
     };
     const struct kernels *list[4];
     const uint32_t count = tables(list);
@@ -325,7 +328,8 @@ static void test_attention_is_right_and_equal_everywhere(void **unused)
         struct cache cache;
 
         for (uint32_t j = 0; j < POSITIONS * dim; j++) k[j] = noise(), v[j] = noise();
-        cache_make(&cache, dim, settings[i].dtype, settings[i].ring, k, v);
+        for (uint32_t j = 0; settings[i].turned && j < POSITIONS * dim; j++) k[j] = j % dim < settings[i].turned ? k[j] : 0; /* the padding of a head */
+        cache_make(&cache, dim, settings[i].dtype, settings[i].ring, settings[i].turned, k, v);
         for (uint32_t j = 0; j < 16; j++) {
             const uint32_t last = settings[i].ring ? POSITIONS - 16 + j : (j * 97 + 5) % POSITIONS;
 

@@ -1,4 +1,5 @@
 /* kernels/cuda/backend.cu - the handle: scratch memory, page tables, graphs, launching and awaiting steps (contract in cuda_backend.h). */
+#include "await.h"
 #include "chain.h"
 #include "launch.h"
 #include "setup.h"
@@ -6,7 +7,6 @@
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <new>
 
 #define MANY_GROUPS 4                 /* fewer sequences: attention for blocks of rows */
@@ -402,26 +402,12 @@ extern "C" uint32_t cuda_backend_scored(const struct cuda_backend *b, uint32_t *
     return rows;
 }
 
-static uint64_t now_us()
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
 extern "C" int cuda_backend_wait(struct cuda_backend *b, uint64_t step, uint32_t timeout_us, struct step_result *result)
 {
-    const uint64_t end = now_us() + timeout_us;
-
     /* W1 <- publish() in sample.cu: the tokens are in host memory before the flag. */
-    for (uint32_t spins = 0; __atomic_load_n(&b->result->step, __ATOMIC_ACQUIRE) != step; spins++) {
-        if (spins % 1024 != 1023) continue;
-        const cudaError_t status = cudaStreamQuery(b->stream);
+    const int rc = await_word(&b->result->step, step, NULL, b->stream, timeout_us, "step");
 
-        if (status != cudaSuccess && status != cudaErrorNotReady) return launch_check(status, "step");
-        if (now_us() > end) return -E_TIMEOUT;
-    }
+    if (rc) return rc;
     copy_result(result, b->result, b->state_host->rows);
     return 0;
 }

@@ -2,6 +2,7 @@
  *
  * A round is one cooperative launch whose questions travel as its parameters; the answers come back through mapped host memory with a flag. */
 #include "arena.h"
+#include "await.h"
 #include "draft_round.h"
 #include "launch.h"
 #include "setup.h"
@@ -9,7 +10,6 @@
 #include <cuda_runtime.h>
 #include <new>
 #include <string.h>
-#include <time.h>
 #include <vector>
 
 #define PAGE_TOKENS 32
@@ -220,27 +220,12 @@ extern "C" int cuda_draft_hand_over(struct cuda_draft *d, const struct cuda_hand
     return 0;
 }
 
-static uint64_t now_us()
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
 extern "C" int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft_answer *answers)
 {
-    const uint64_t end = now_us() + timeout_us;
-
     /* W1 <- leave() in draft_round.cu: the answers are in host memory before the flag. */
-    for (uint32_t spins = 0; __atomic_load_n(&d->result->round, __ATOMIC_ACQUIRE) != d->round; spins++) {
-        if (__atomic_load_n(&d->result->gave_up, __ATOMIC_ACQUIRE) == d->round) return -E_CANCELLED;
-        if (spins % 1024 != 1023) continue;
-        const cudaError_t status = cudaStreamQuery(d->stream);
+    const int rc = await_word(&d->result->round, d->round, &d->result->gave_up, d->stream, timeout_us, "draft round");
 
-        if (status != cudaSuccess && status != cudaErrorNotReady) return launch_check(status, "draft round");
-        if (now_us() > end) return -E_TIMEOUT;
-    }
+    if (rc) return rc;
     memcpy(answers, d->result->answer, d->args.rows * sizeof *answers);
     return 0;
 }

@@ -4,6 +4,7 @@
  *   round   start, then per layer: qkv, attention of each sequence, o, norm, gate_up, down, norm; output matrix, guesses of each sequence, publish
  *
  * All as links of one chain in one stream: what is absorbed is there when the round begins. A handle of cuda_dspark_plain_open has nothing but `plain`, to which everything is passed on. */
+#include "await.h"
 #include "chain.h"
 #include "dspark_layout.h"
 #include "dspark_ops.h"
@@ -13,7 +14,6 @@
 #include "shm/error.h"
 #include <new>
 #include <string.h>
-#include <time.h>
 
 #define ROWS 64u                      /* of every buffer: blocks of a round, or positions absorbed */
 #define GUESS_STRIDE DSPARK_GUESSES_MAX
@@ -398,27 +398,12 @@ extern "C" int cuda_dspark_hand_over(struct cuda_dspark *d, const struct cuda_ha
     return 0;
 }
 
-static uint64_t now_us()
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
 extern "C" int cuda_dspark_wait(struct cuda_dspark *d, uint32_t timeout_us, struct cuda_dspark_answer *answers)
 {
     if (d->plain) return dspark_plain_wait(d->plain, timeout_us, answers);
-    const uint64_t end = now_us() + timeout_us;
+    const int rc = await_word(&d->result->round, d->round, NULL, d->stream, timeout_us, "draft round"); /* W1 <- publish_kernel */
 
-    /* W1 <- publish_kernel */
-    for (uint32_t spins = 0; __atomic_load_n(&d->result->round, __ATOMIC_ACQUIRE) != d->round; spins++) {
-        if (spins % 1024 != 1023) continue;
-        const cudaError_t status = cudaStreamQuery(d->stream);
-
-        if (status != cudaSuccess && status != cudaErrorNotReady) return launch_check(status, "draft round");
-        if (now_us() > end) return -E_TIMEOUT;
-    }
+    if (rc) return rc;
     memcpy(answers, d->result->answer, d->asked * sizeof *answers);
     return 0;
 }

@@ -9,6 +9,7 @@
 #include "dspark_plain_ops.cuh"
 #include "dspark_plain_weights.cuh"
 #include "handover.cuh"
+#include "await.h"
 #include "launch.h"
 #include "setup.h"
 #include "plain_attn.cuh"
@@ -18,7 +19,6 @@
 #include <math.h>
 #include <new>
 #include <string.h>
-#include <time.h>
 
 extern "C" {
 #include "model/dspark.h"
@@ -394,14 +394,6 @@ int dspark_plain_hand_over(struct dspark_plain *d, const struct cuda_handover *h
     return 0;
 }
 
-static uint64_t now_us()
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
 /* As dspark_confidence. */
 static float confidence_of(const struct dspark_plain *d, float seen, float heard)
 {
@@ -414,16 +406,9 @@ static float confidence_of(const struct dspark_plain *d, float seen, float heard
 
 int dspark_plain_wait(struct dspark_plain *d, uint32_t timeout_us, struct cuda_dspark_answer *answers)
 {
-    const uint64_t end = now_us() + timeout_us;
+    const int rc = await_word(&d->result->round, d->round, NULL, d->stream, timeout_us, "draft round"); /* W1 <- dspark_plain_publish_kernel */
 
-    /* W1 <- dspark_plain_publish_kernel */
-    for (uint32_t spins = 0; __atomic_load_n(&d->result->round, __ATOMIC_ACQUIRE) != d->round; spins++) {
-        if (spins % 1024 != 1023) continue;
-        const cudaError_t status = cudaStreamQuery(d->stream);
-
-        if (status != cudaSuccess && status != cudaErrorNotReady) return launch_check(status, "draft round");
-        if (now_us() > end) return -E_TIMEOUT;
-    }
+    if (rc) return rc;
     for (uint32_t i = 0; i < d->asked; i++) {
         answers[i].low = d->result->low[i];
         for (uint32_t g = 0; g < d->guesses[i]; g++) {

@@ -1,5 +1,6 @@
 /* kernels/cuda/plain_prefill.cu - cuda_prefill.h for the shapes of plain.h: rows of spans through all layers, K and V into the pages. */
 #include "cuda_prefill.h"
+#include "await.h"
 #include "launch.h"
 #include "outputs.h"
 #include "plain.h"
@@ -8,9 +9,7 @@
 #include "states.h"
 #include <cuda_runtime.h>
 #include <new>
-#include <time.h>
 
-#define WAIT_PAUSE_NS 10000           /* between two looks at the event */
 
 struct plain_prefill {
     struct plain *plain;              /* owned */
@@ -199,25 +198,9 @@ extern "C" int plain_prefill_go(struct plain_prefill *p, uint32_t layers)
     return rc ? rc : count < left;
 }
 
-static uint64_t now_us()
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
 extern "C" int plain_prefill_wait(struct plain_prefill *p, uint32_t timeout_us)
 {
-    const struct timespec pause = { 0, WAIT_PAUSE_NS };
-    const uint64_t end = now_us() + timeout_us;
-    cudaError_t status;
-
-    while ((status = cudaEventQuery(p->done)) == cudaErrorNotReady) {
-        if (now_us() >= end) return -E_TIMEOUT;
-        nanosleep(&pause, NULL);
-    }
-    return launch_check(status, "prefill");
+    return await_event(p->done, timeout_us, "prefill");
 }
 
 /* From now on the last layer is computed to its end. */

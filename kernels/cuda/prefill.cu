@@ -1,6 +1,7 @@
 /* kernels/cuda/prefill.cu - the prefill handle: memory, page tables, turning spans into rows and tiles, awaiting a run (contract in cuda_prefill.h).
  * Models of other shapes than Gemma 4 12B's are passed on to plain_prefill.cu. */
 #include "prefill.h"
+#include "await.h"
 #include "launch.h"
 #include "kernels/stored.h"
 #include "prefill_mm.h"
@@ -11,13 +12,11 @@ extern "C" {
 #include "shm/must.h"
 }
 #include <string.h>
-#include <time.h>
 #include <algorithm>
 #include <new>
 
 #define ROWS_LIMIT 65536              /* of a run: what the kernels' grids and 32-bit indices were written for */
 #define CONTEXT_LIMIT (1u << 20)
-#define WAIT_PAUSE_NS 10000           /* between two looks at the event */
 
 static_assert(CONTEXT_LIMIT / PREFILL_SEGMENT <= PREFILL_SLOTS, "the segments of a tile belong to one round");
 
@@ -487,26 +486,10 @@ extern "C" int cuda_prefill_run(struct cuda_prefill *p, const struct cuda_prefil
     return rc ? rc : cuda_prefill_go(p, CUDA_LAYERS_MAX);
 }
 
-static uint64_t now_us()
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
-}
-
 extern "C" int cuda_prefill_wait(struct cuda_prefill *p, uint32_t timeout_us)
 {
-    const struct timespec pause = { 0, WAIT_PAUSE_NS };
-    const uint64_t end = now_us() + timeout_us;
-    cudaError_t status;
-
     if (p->plain) return plain_prefill_wait(p->plain, timeout_us);
-    while ((status = cudaEventQuery(p->done)) == cudaErrorNotReady) {
-        if (now_us() >= end) return -E_TIMEOUT;
-        nanosleep(&pause, NULL);
-    }
-    return launch_check(status, "prefill");
+    return await_event(p->done, timeout_us, "prefill");
 }
 
 extern "C" void *cuda_prefill_residual(struct cuda_prefill *p)

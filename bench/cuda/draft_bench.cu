@@ -9,6 +9,7 @@
  * floor = bytes that must cross HBM / read bandwidth measured in the same run: all matrices once per step, a row's keys once per round. "round" is launch
  * to flag seen by the host, one after the other, medians. The check follows 3 chained steps with plain kernels that add in f64 on the
  * same packed weights: what differs is the rounding of activations (f16, or bf16). */
+#include "bench/cuda/gemma_12b.h"
 #include "bench/cuda/measure.cuh"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/draft_layout.h"
@@ -47,43 +48,6 @@ struct bench {
     struct cuda_draft *draft;
 };
 
-/* The target's last group of layers is enough: five sliding, one full. */
-static struct cuda_model_spec target_12b(void)
-{
-    struct cuda_model_spec s;
-    uint64_t at[2] = { 0, 0 };
-
-    memset(&s, 0, sizeof s);
-    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = 6, s.window = 1024, s.format = WEIGHT_FP8;
-    s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
-    s.q_heads = 16, s.kv_heads[0] = 8, s.kv_heads[1] = 1, s.head_dim[0] = 256, s.head_dim[1] = 512, s.has_v_norm = 1;
-    s.rope_divisor[0] = s.rope_divisor[1] = 1.0;
-    s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
-    s.suppress_count = 2, s.suppress[0] = 258883, s.suppress[1] = 258882;
-    for (uint32_t i = 0; i < s.layers; i++) {
-        const uint32_t type = i % 6 == 5 ? CUDA_FULL : CUDA_SLIDING;
-        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * 2;
-
-        s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
-        s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
-        at[type] += 2 * bytes;
-    }
-    s.page_bytes[0] = 8 * at[0], s.page_bytes[1] = 8 * at[1];   /* pages of 48 layers: the strides of the real cache */
-    return s;
-}
-
-static struct cuda_draft_spec assistant_12b(uint32_t format)
-{
-    struct cuda_draft_spec s;
-
-    memset(&s, 0, sizeof s);
-    s.hidden = 1024, s.intermediate = 8192, s.vocab = 262144, s.layers = 4, s.backbone_hidden = 3840, s.q_heads = 16, s.format = format;
-    s.norm_eps = 1e-6f, s.attention_scale = 1.0f;
-    s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
-    s.layer_type[3] = CUDA_FULL;
-    return s;
-}
-
 /* ---- set up ---- */
 
 __global__ void widen_kernel(const __nv_bfloat16 *from, float *to, uint64_t n)
@@ -121,8 +85,10 @@ static void fill_table(struct bench *b)
 static void open_bench(struct bench *b, const struct settings *o)
 {
     memset(b, 0, sizeof *b);
-    b->target = target_12b();
-    b->spec = assistant_12b(o->format);
+    b->target = gemma_12b_target(6);                            /* its last group of layers is enough: five sliding, one full */
+    for (int t = 0; t < 2; t++) b->target.page_bytes[t] *= 8;    /* pages of 48 layers: the strides of the real cache */
+    b->target.suppress_count = 2, b->target.suppress[0] = 258883, b->target.suppress[1] = 258882;
+    b->spec = gemma_12b_assistant(o->format);
     b->spec.choices = o->choices;
     b->seqs = CUDA_DRAFT_ROWS_MAX;
     b->ring_pages = 33 + 1, b->full_pages = (o->context + 64 + 31) / 32;

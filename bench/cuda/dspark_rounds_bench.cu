@@ -5,6 +5,7 @@
  * A round: absorbing the newest N positions of each sequence (default 5: four drafts accepted), then blocks and seven guesses, from the first launch to the answers, seen by the
  * host; medians of 30. Weights and outputs of layers are constants: what is computed means nothing, and takes as long. Also: absorbing a prompt, 64 positions at a time.
  * floor = bytes that must cross HBM / read bandwidth measured in the same run. */
+#include "bench/cuda/gemma_12b.h"
 #include "bench/cuda/measure.cuh"
 #include "kernels/cuda/cuda_dspark.h"
 #include "kernels/cuda/dspark_layout.h"
@@ -18,28 +19,6 @@
 #define REPEATS 33
 #define WINDOW 4096u
 #define LAYERS_WANTED 0x1full
-
-static struct cuda_model_spec target_12b(void)
-{
-    struct cuda_model_spec s;
-    uint64_t at[2] = { 0, 0 };
-
-    memset(&s, 0, sizeof s);
-    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = 6, s.window = 1024, s.format = WEIGHT_FP8;
-    s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
-    s.q_heads = 16, s.kv_heads[0] = 8, s.kv_heads[1] = 1, s.head_dim[0] = 256, s.head_dim[1] = 512, s.has_v_norm = 1;
-    s.rope_divisor[0] = s.rope_divisor[1] = 1.0, s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
-    for (uint32_t i = 0; i < s.layers; i++) {
-        struct cuda_layer_spec *l = &s.layer[i];
-        const uint64_t side = 32ull * s.kv_heads[i == 5] * s.head_dim[i == 5] * 2;
-
-        l->type = i == 5 ? CUDA_FULL : CUDA_SLIDING, l->has_v = i != 5;
-        l->k_offset = at[l->type], l->v_offset = at[l->type] + side;
-        at[l->type] += 2 * side;
-    }
-    s.page_bytes[0] = at[0], s.page_bytes[1] = at[1];
-    return s;
-}
 
 static void *filled(uint64_t bytes, int value)
 {
@@ -102,7 +81,7 @@ static uint64_t bytes_of(const struct arena_matrix *m) { return packed_bytes(m->
 
 static void open_bench(struct bench *b, uint32_t format, uint32_t choices)
 {
-    const struct cuda_model_spec target = target_12b();
+    const struct cuda_model_spec target = gemma_12b_target(6);
     struct cuda_dspark_options o = {};
     struct dspark_plan plan;
     struct arena arena;

@@ -6,6 +6,7 @@
  *   one after the other   drafts of n, then a step of n blocks of 1 + d rows
  *   by halves             twice: the drafts of one half beside the step of the other, each on a stream of its own, until both have ended
  * Times from the first launch to both flags seen by the host, medians. Both ways make the same number of tokens. */
+#include "bench/cuda/gemma_12b.h"
 #include "bench/cuda/measure.cuh"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/cuda_draft.h"
@@ -31,41 +32,6 @@ struct bench {
     uint64_t step;
 };
 
-static struct cuda_model_spec target_12b(void)
-{
-    struct cuda_model_spec s;
-    uint64_t at[2] = { 0, 0 };
-
-    memset(&s, 0, sizeof s);
-    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = 48, s.window = 1024, s.format = WEIGHT_FP8;
-    s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
-    s.q_heads = 16, s.kv_heads[0] = 8, s.kv_heads[1] = 1, s.head_dim[0] = 256, s.head_dim[1] = 512, s.has_v_norm = 1;
-    s.rope_divisor[0] = s.rope_divisor[1] = 1.0;
-    s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
-    for (uint32_t i = 0; i < s.layers; i++) {
-        const uint32_t type = i % 6 == 5 ? CUDA_FULL : CUDA_SLIDING;
-        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * 2;
-
-        s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
-        s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
-        at[type] += 2 * bytes;
-    }
-    s.page_bytes[0] = at[0], s.page_bytes[1] = at[1];
-    return s;
-}
-
-static struct cuda_draft_spec assistant_12b(void)
-{
-    struct cuda_draft_spec s;
-
-    memset(&s, 0, sizeof s);
-    s.hidden = 1024, s.intermediate = 8192, s.vocab = 262144, s.layers = 4, s.backbone_hidden = 3840, s.q_heads = 16, s.format = WEIGHT_FP8;
-    s.norm_eps = 1e-6f, s.attention_scale = 1.0f;
-    s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
-    s.layer_type[3] = CUDA_FULL;
-    return s;
-}
-
 static void open_bench(struct bench *b)
 {
     const uint32_t ring_pages = 34, full_pages = (b->context + 64 + 31) / 32;
@@ -76,7 +42,7 @@ static void open_bench(struct bench *b)
     struct arena arena;
     void *own;
 
-    b->target = target_12b(), b->spec = assistant_12b();
+    b->target = gemma_12b_target(48), b->spec = gemma_12b_assistant(WEIGHT_FP8);
     OK(arena_plan(&arena, &b->target));
     OK(draft_plan_make(&plan, &b->spec));
     memset(&o, 0, sizeof o), memset(&d, 0, sizeof d);

@@ -345,14 +345,14 @@ static int guess(const struct cuda_dspark *d, const struct cuda_dspark_question 
     return dspark_markov_many_launch(&m, d->tuning.sm_count, d->stream);
 }
 
-static int publish(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
+static int publish(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count, bool hands_over)
 {
     struct dspark_publish_args a = {};
 
     a.guess = d->guess, a.chance = d->spec.has_confidence ? d->chance : NULL, a.low = d->low, a.guess_stride = GUESS_STRIDE, a.count = count;
     for (uint32_t i = 0; i < count; i++) a.place[i] = q[i].place, a.least[i] = window_low(d, q[i].position), a.guesses[i] = q[i].guesses;
     a.result = d->result_device, a.round = d->round;
-    if (d->hands_over && count == 1) a.handover = d->options.handover, a.hand = d->hand;
+    if (hands_over && count == 1) a.handover = d->options.handover, a.hand = d->hand;
     return dspark_publish_launch(&a, d->stream);
 }
 
@@ -366,9 +366,11 @@ extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark
 {
     if (d->plain) return dspark_plain_round(d->plain, q, count);
     const struct arena_matrix *table = &d->target.head;
+    const bool hands_over = d->hands_over;
     struct dspark_start_args a = {};
     int rc;
 
+    d->hands_over = false;            /* also of a round that is refused */
     if (count == 0 || count > CUDA_DSPARK_ROWS_MAX) return -E_RANGE;
     for (uint32_t i = 0; i < count; i++) {
         if (!is_sound(d, &q[i])) return -E_RANGE;
@@ -384,9 +386,7 @@ extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark
     for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count);
     if (rc == 0) rc = output(d, count * d->spec.block);
     if (rc == 0) rc = guess(d, q, count);
-    if (rc == 0) rc = publish(d, q, count);
-    d->hands_over = false;
-    return rc;
+    return rc ? rc : publish(d, q, count, hands_over);
 }
 
 extern "C" int cuda_dspark_hand_over(struct cuda_dspark *d, const struct cuda_handover *hand)

@@ -353,8 +353,10 @@ __global__ void leave_kernel(cuda_handover_record *to, const __grid_constant__ c
 
 int dspark_plain_round(struct dspark_plain *d, const struct cuda_dspark_question *q, uint32_t count)
 {
+    const bool hands_over = d->hands_over;
     uint32_t longest = 0;
 
+    d->hands_over = false;            /* also of a round that is refused */
     if (count == 0 || count > CUDA_DSPARK_ROWS_MAX) return -E_RANGE;
     for (uint32_t i = 0; i < count; i++) {
         if (!is_sound(d, &q[i])) return -E_RANGE;
@@ -378,11 +380,10 @@ int dspark_plain_round(struct dspark_plain *d, const struct cuda_dspark_question
     }
     if (rc == 0 && step.confidence) rc = dspark_plain_confide_launch(&step, d->stream);
     if (rc == 0) rc = dspark_plain_publish_launch(&step, d->result_device, d->round, d->stream);
-    if (rc == 0 && d->hands_over && count == 1) {
+    if (rc == 0 && hands_over && count == 1) {
         leave_kernel<<<1, 1, 0, d->stream>>>(d->options.handover, d->hand, d->result_device, d->guesses[0], d->confidence_bias, d->weights.confidence != NULL, d->config.confidence_sees_token);
         rc = launch_check(cudaGetLastError(), "handing guesses over");
     }
-    d->hands_over = false;
     return rc;
 }
 

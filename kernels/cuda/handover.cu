@@ -45,9 +45,12 @@ static int find(const char *name, void **function)
 
 int handover_open(struct handover *h, struct cuda_handover_record *record)
 {
+    cudaFuncAttributes attributes;
     cudaStream_t side = NULL;
-    int rc = find("cuStreamWaitValue64", &h->wait);
+    int rc = launch_prepare((const void *)take_kernel, 0);
 
+    if (rc == 0) rc = launch_check(cudaFuncGetAttributes(&attributes, (const void *)take_kernel), "loading a kernel");      /* now: behind a stream's wait, loading would wait for that */
+    if (rc == 0) rc = find("cuStreamWaitValue64", &h->wait);
     if (rc == 0) rc = find("cuStreamWriteValue64", &h->write);
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&h->seen, sizeof *h->seen), "pinned memory");
     if (rc == 0) *h->seen = 0;

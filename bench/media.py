@@ -68,9 +68,9 @@ def reference(directory, rounds):
 
 
 class Talker:
-    """A program that answers each line with one, on one core."""
+    """A program that answers each line with one, on one core (or on a set of them)."""
     def __init__(self, core, *command):
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, {core}))
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, core if isinstance(core, set) else {core}))
 
     def read(self):
         line = self.process.stdout.readline()

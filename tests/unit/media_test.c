@@ -175,6 +175,39 @@ static void test_links(void **state)
     assert_string_equal(f.code, "invalid_value");
 }
 
+static void test_videos(void **state)
+{
+    static const char body[] = "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"video_url\",\"video_url\":{\"url\":\"data:video/mp4;base64,Zm9v\"}},"
+                               "{\"type\":\"video\",\"frames\":[\"data:;base64,YQ==\",\"data:;base64,Yg==\"],\"fps\":2},{\"type\":\"input_video\",\"video_url\":\"data:;base64,YmFy\"}]}]}";
+    static const char *const bad[] = {"{\"type\":\"video\"}", "{\"type\":\"video_url\",\"video_url\":\"https://a/b.mp4\"}", "{\"type\":\"video_url\",\"video_url\":\"data:;base64,YQ==\",\"fps\":1}",
+                                      "{\"type\":\"video\",\"video_url\":\"data:;base64,YQ==\",\"frames\":[\"data:;base64,YQ==\"]}"};
+    static const struct { uint32_t kind, video, at_ms; } wanted[] = {{MEDIA_VIDEO, 1, 0}, {MEDIA_FRAME, 2, 0}, {MEDIA_FRAME, 2, 500}, {MEDIA_VIDEO, 3, 0}};
+    struct request_defaults filming = seeing;
+    struct request r;
+    struct fault f;
+    char text[512];
+
+    (void)state;
+    filming.video = true;
+    assert_int_equal(read_body(&r, API_CHAT, body, &filming, &f), -E_FORMAT); /* no library: advice */
+    assert_string_equal(f.code, "unsupported_content");
+    assert_non_null(strstr(f.message, "'frames'"));
+    filming.video_files = true;
+    assert_int_equal(read_body(&r, API_CHAT, body, &filming, &f), 0);
+    assert_int_equal(r.media.count, 4);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(r.media.file[i].kind, wanted[i].kind);
+        assert_int_equal(r.media.file[i].video, wanted[i].video);
+        assert_int_equal(r.media.file[i].at_ms, wanted[i].at_ms);
+        assert_int_equal(r.media.file[i].budget, MEDIA_FRAME_BUDGET);
+    }
+    request_free(&r);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        snprintf(text, sizeof text, "{\"messages\":[{\"role\":\"user\",\"content\":[%s]}]}", bad[i]);
+        assert_int_equal(read_body(&r, API_CHAT, text, &filming, &f), -E_FORMAT);
+    }
+}
+
 static void test_refusals_name_the_part(void **state)
 {
     static const struct { const char *part, *code; int status; } cases[] = {
@@ -243,6 +276,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_base64), cmocka_unit_test(test_data_urls), cmocka_unit_test(test_record_and_back), cmocka_unit_test(test_a_list_is_full), cmocka_unit_test(test_requests_bring_files),
         cmocka_unit_test(test_links),
+        cmocka_unit_test(test_videos),
         cmocka_unit_test(test_refusals_name_the_part), cmocka_unit_test(test_sha256),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -18,6 +18,7 @@
 #define GROUP_TILES 4                 /* weight tiles of a warpgroup: one a warp */
 #define THREADS ((GROUPS + 1) * GROUP_TILES * 32)
 #define STAGES_MAX 12
+#define STORED_TOGETHER 4             /* tiles of 8 activation rows */
 #define SLOT_BYTES_MAX 20480u         /* what tuning counts in */
 
 /* N: activation rows of a warpgroup; M_GROUPS: warpgroups side by side along the weight rows, the others are along the activation rows. */
@@ -35,6 +36,7 @@ template <bool FP8_, int SLICE, int N_, int M_GROUPS> struct many {
     static constexpr uint32_t W_BYTES = TILES * RUN_BYTES, X_BYTES = LOADS * LOAD_BYTES, INVERSE_BYTES = FP8 ? COLUMNS * 4 : 0;
     static constexpr uint32_t STAGE_BYTES = X_BYTES + W_BYTES + INVERSE_BYTES;      /* the inverse powers of two come with a range's last stage */
     static constexpr uint32_t SLICE_STAGES = RANGES * SLOTS;
+    static constexpr int SLOTS_AT_ONCE = !FP8 && LOADS % 2 ? 2 : 1;         /* of BF16 loads, every other one goes to the same chain */
     static_assert(STAGE_BYTES % 128 == 0 && SLICE_STAGES > STAGES_MAX, "the ring is full before the first slice ends");
 };
 
@@ -126,14 +128,14 @@ template <bool FP8> __device__ __forceinline__ void many_fragments(uint32_t (&f)
 }
 
 /* Load number `load` of a range: rows are its activations. */
-template <typename W> __device__ __forceinline__ void many_multiply(float (&sum)[2][W::N / 2], const uint32_t (&f)[8], uint32_t rows, int load)
+template <typename W> __device__ __forceinline__ void many_multiply(float (&sum)[2][W::N / 2], const uint32_t (&f)[8], uint64_t rows, int chain, uint32_t add)
 {
     wide_fence();
     if (W::FP8) {
-        wide_mma<true>(sum[0], f, wide_descriptor(rows, W::COLUMN_BYTES), load > 0);
-        wide_mma<true>(sum[1], f + 4, wide_descriptor(rows + 2 * W::COLUMN_BYTES, W::COLUMN_BYTES), load > 0);
+        wide_mma<true>(sum[0], f, rows, add);
+        wide_mma<true>(sum[1], f + 4, rows + (2 * W::COLUMN_BYTES >> 4), add);      /* the address is the low end of a descriptor */
     } else {
-        wide_mma<false>(sum[load % 2], f, wide_descriptor(rows, W::COLUMN_BYTES), load > 1);
+        wide_mma<false>(sum[chain], f, rows, add);
     }
     wide_commit();
 }
@@ -145,29 +147,33 @@ __device__ __forceinline__ void many_range(float (&total)[W::N / 2], float (&sum
 {
     uint32_t f[2][8], before = 0;     /* before: the stage that goes back next */
 
+#pragma unroll 1
+    for (int first = 0; first < W::SLOTS; first += W::SLOTS_AT_ONCE)
 #pragma unroll
-    for (int slot = 0; slot < W::SLOTS; slot++) {
-        const uint8_t *stage = ring + place * W::STAGE_BYTES, *from = stage + own_weights;
-        const uint32_t rows = smem_address(stage) + own_rows;
+        for (int slot = 0; slot < W::SLOTS_AT_ONCE; slot++) {
+            const uint8_t *stage = ring + place * W::STAGE_BYTES, *from = stage + own_weights;
+            const uint64_t rows = wide_descriptor(smem_address(stage) + own_rows, W::COLUMN_BYTES);
 
-        mbar_wait(&sh->full[place], phase);
-        uint4 next = ld_shared(from);
+            mbar_wait(&sh->full[place], phase);
+            uint4 next = ld_shared(from);
 #pragma unroll
-        for (int i = 0; i < W::LOADS; i++) {
-            const int load = slot * W::LOADS + i;
-            const uint4 w = next;
+            for (int i = 0; i < W::LOADS; i++) {
+                const int load = slot * W::LOADS + i;
+                const uint4 w = next;
 
-            if (i + 1 < W::LOADS) next = ld_shared(from + (i + 1) * 512);
-            wide_wait<1>();           /* the products of the load before the last are through: their registers are free */
-            wide_pin(f[load % 2]);
-            if (slot > 0 && i == 1 && lane == 0) mbar_arrive(&sh->empty[before]);      /* all of that stage has been multiplied */
-            many_fragments<W::FP8>(f[load % 2], w);
-            wide_pin(f[load % 2]);
-            many_multiply<W>(sum, f[load % 2], rows + i * W::LOAD_BYTES, load);
+                if (i + 1 < W::LOADS) next = ld_shared(from + (i + 1) * 512);
+                /* The products of the load before the last are through: their registers are free. Behind an odd number of loads they are those of the last one. */
+                if (load == 0 && W::LOADS * W::SLOTS_AT_ONCE % 2) wide_wait<0>();
+                else wide_wait<1>();
+                wide_pin(f[load % 2]);
+                if (first + slot > 0 && i == 1 && lane == 0) mbar_arrive(&sh->empty[before]);      /* all of that stage has been multiplied */
+                many_fragments<W::FP8>(f[load % 2], w);
+                wide_pin(f[load % 2]);
+                many_multiply<W>(sum, f[load % 2], rows + (i * W::LOAD_BYTES >> 4), load % 2, first > 0 || load > (W::FP8 ? 0 : 1));
+            }
+            before = place;
+            if (++place == a.base.ring_slots) place = 0, phase ^= 1;
         }
-        before = place;
-        if (++place == a.base.ring_slots) place = 0, phase ^= 1;
-    }
     wide_wait<0>();
     wide_pin(sum[0]), wide_pin(sum[1]);
     const float2 *inverse = (const float2 *)(ring + before * W::STAGE_BYTES + W::X_BYTES + W::W_BYTES) + column / 2;
@@ -214,10 +220,19 @@ template <typename W> __device__ __forceinline__ void many_consume(const many_ar
         for (uint32_t range = 0; range < RANGES; range++)
             many_range<W>(total, sum, a, ring, sh, place, phase, own_row * 16, W::X_BYTES + own_tile * W::RUN_BYTES + lane * 16, own_row + lane % 4 * 2, lane);
         if (!live) continue;
+        /* A loop: written out for all columns, the stores are most of the code that a launch fetches. */
+#pragma unroll 1
+        for (int first = 0; first < W::N_TILES; first += STORED_TOGETHER) {
 #pragma unroll
-        for (int n = 0; n < W::N_TILES; n++)
-            store_tile(a.base, make_float4(total[n * 4] * low, total[n * 4 + 1] * low, total[n * 4 + 2] * high, total[n * 4 + 3] * high), tile, at.slice, m + n * 8, lane / 4,
-                       row_scales(a.base, m + n * 8));
+            for (int n = 0; n < STORED_TOGETHER; n++) {
+                const uint32_t row = m + (first + n) * 8;
+
+                store_tile(a.base, make_float4(total[n * 4] * low, total[n * 4 + 1] * low, total[n * 4 + 2] * high, total[n * 4 + 3] * high), tile, at.slice, row, lane / 4,
+                           row_scales(a.base, row));
+            }
+#pragma unroll
+            for (int j = 0; j + 4 * STORED_TOGETHER < W::N / 2; j++) total[j] = total[j + 4 * STORED_TOGETHER];
+        }
     }
     if (threadIdx.x == 0) trace_mark(a.base.trace, TRACE_END);
 }

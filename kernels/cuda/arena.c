@@ -13,7 +13,7 @@ static int place(struct arena *a, struct arena_matrix *m, uint32_t rows, uint32_
 {
     const uint32_t slice = packed_slice_k(k), slices = slice ? k / slice : 0;
 
-    if (rows == 0 || rows % packed_rows(format) || (slices != 1 && slices != 2 && slices != 4)) return -E_UNSUPPORTED;
+    if (rows == 0 || rows % TILE_ROWS || (slices != 1 && slices != 2 && slices != 4)) return -E_UNSUPPORTED;
     m->offset = a->bytes;
     m->rows = rows;
     m->k = k;

@@ -42,8 +42,6 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->part, 4ull * NORM_SPLIT_MAX * rows * s->hidden },
         { (void **)&b->qkv, 4ull * rows * qkv_rows },
         { (void **)&b->x, 2ull * rows * s->hidden },
-        { (void **)&b->terms, terms_offset(s->hidden, 2 * ROWMM_ROWS_MAX) },
-        { (void **)&b->terms_top, 4ull * ROWMM_ROWS_MAX },
         { (void **)&b->attn_out, 2ull * rows * q_rows },
         { (void **)&b->act, 2ull * rows * s->intermediate },
         { (void **)&b->x_scale, 4ull * rows },

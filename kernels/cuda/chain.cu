@@ -11,14 +11,12 @@
 #include "shm/error.h"
 
 #define MANY_SLOTS 11                 /* of 20 KB: a block of rowmm_many takes all registers of its SM: nobody would use what it left of the shared memory */
-#define TERMS_ROWS_LEAST 4            /* fewer rows an FP4 product splits as fast itself; 4, 8, 16 rows save 1 to 6 us a layer */
 
 struct chain {
     struct cuda_backend *b;
     uint32_t rows, parts;
     bool first;                       /* the next product is the first kernel behind embed */
     bool rounded;                     /* what the next product takes was rounded by the norm in front of it */
-    bool termed;                      /* it is in memory as terms, too */
     uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
 };
@@ -46,12 +44,6 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
     return words;
 }
 
-/* Do the norms write the terms of matrix m's input? */
-static bool takes_terms(const struct chain *c, const struct arena_matrix *m)
-{
-    return m->format == WEIGHT_FP4 && m->k == m->slice_k && m->k == c->b->spec.hidden && c->rows >= TERMS_ROWS_LEAST && c->rows <= ROWMM_ROWS_MAX;
-}
-
 /* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
                    uint32_t ring_slots, const struct arena_matrix *next)
@@ -71,7 +63,6 @@ static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 
     if (m->activation != STORED_AS_IS) a.x_scale = b->x_scale;
     c->rounded = false;
     a.x = x;
-    if (x == b->x && c->termed && takes_terms(c, m)) a.terms = b->terms + terms_offset(m->k, terms_rows(c->rows)), a.terms_top = b->terms_top;
     a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
     a.late_trigger = c->first;
     c->first = false;
@@ -104,12 +95,11 @@ static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 
 static struct norm_args norms(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar)
 {
     struct cuda_backend *b = c->b;
-    const struct packed_matrix w = matrix(b, from);
     struct norm_args n = {};
 
     n.part = b->part;
     n.part_stride = (uint64_t)b->rows_max * b->spec.hidden;
-    n.split = rowmm_slices(&w);
+    n.split = from->k / from->slice_k;
     n.hidden = b->spec.hidden;
     n.residual = b->residual[c->flip];
     n.residual_out = b->residual[c->flip ^ 1];
@@ -170,7 +160,6 @@ static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_pos
 
     if (!has(c, CUDA_PART_NORM)) return 0;
     if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = c->b->x_scale, n.y_fixed = next->input_scale;
-    if ((c->termed = next && takes_terms(c, next))) n.terms_rows = terms_rows(c->rows), n.terms = c->b->terms + terms_offset(next->k, n.terms_rows), n.terms_top = c->b->terms_top;
     n.trace = trace_words(c, 1);
     return norm_launch(&n, c->rows, c->b->stream);
 }
@@ -231,7 +220,7 @@ static int plain_chain(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
     if (b->is_plain) return plain_chain(b, rows, parts);
-    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, false, 0, 0 };
+    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0 };
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
@@ -248,7 +237,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 
 int chain_launch_first(struct cuda_backend *b, uint32_t rows)
 {
-    struct chain c = { b, rows, CHAIN_ALL, false, false, false, 0, 0 };
+    struct chain c = { b, rows, CHAIN_ALL, false, false, 0, 0 };
     struct sample_args s = chain_sample_args(b);
     const struct states_args from = states_of(b);
     const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };

@@ -15,7 +15,6 @@
 #include "rowmm_wide.h"
 #include "sample.h"
 #include "states.h"
-#include "terms.cuh"
 #include <cuda_runtime.h>
 
 #define GRAPHS 8                      /* 1, 2, 4, 8, 16, 32, 64, 128 rows */
@@ -51,8 +50,6 @@ struct cuda_backend {
     float *part;                      /* [NORM_SPLIT_MAX][rows][hidden] of o and down */
     float *qkv;                       /* [rows][largest qkv rows] */
     __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head */
-    uint8_t *terms;                   /* x as FP4 products take it, images for all numbers of rows (terms.cuh) */
-    uint32_t *terms_top;              /* [ROWMM_ROWS_MAX] */
     __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
     __nv_bfloat16 *act;               /* [rows][intermediate] */
     float *x_scale;                   /* [rows] of what was rounded for the next product */

@@ -90,15 +90,6 @@ __device__ __forceinline__ uint64_t policy_evict_first()
     return policy;
 }
 
-/* For what every block reads. */
-__device__ __forceinline__ uint64_t policy_evict_last()
-{
-    uint64_t policy;
-
-    asm volatile("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
 /* bytes % 16 == 0, both sides 16-byte aligned. Completes on bar as transferred bytes. */
 __device__ __forceinline__ void bulk_load(void *to, const void *from, uint32_t bytes, uint64_t *bar, uint64_t policy)
 {

@@ -6,10 +6,8 @@
  *   matrix = units in the order (tile, slice)
  *   unit   = header, then slots
  *   header = FP8: 128 bytes, 16 row scales f32, 64 bytes unused; FP8_BLOCK: 256 bytes, [rows 0..7, rows 8..15][32] f32, a scale for every 128 of k
- *            of the slice; BF16: none
- *   slot   = [8 warps][loads][32 lanes][16 bytes], loads = 5 (slice 3840) or 4 (slice 4096)
- *
- * FP4 has units of 4 tiles, see packed_fp4_word.
+ *            of the slice; FP4: as FP8, the factor of each row times 2^14 (packed_fp4_word's f16 are 2^-14 of their value); BF16: none
+ *   slot   = [8 warps][loads][32 lanes][16 bytes], loads = 5 (slice 3840) or 4 (slice 4096); FP4: see packed_fp4_run
  *
  * The 16 bytes of a lane are its A fragment of mma.m16n8k16 (two of them for FP8), so that no shuffle stands between
  * shared memory and tensor core. k is permuted inside each block of 32: lane t of a quad owns the 8 consecutive elements
@@ -37,7 +35,7 @@ enum weight_format {
 
 #define TILE_ROWS 16
 #define CONSUMER_WARPS 8
-#define UNIT_HEADER_BYTES 128         /* FP8 */
+#define UNIT_HEADER_BYTES 128         /* FP8, FP4 */
 #define BLOCK_HEADER_BYTES 256        /* FP8_BLOCK */
 #define WEIGHT_BLOCK 128              /* rows and columns of a scale of FP8_BLOCK */
 #define WEIGHT_GROUP 16               /* columns of a scale of FP4 */
@@ -61,24 +59,18 @@ LAYOUT_FN uint32_t packed_slot_bytes(uint32_t slice_k) { return slice_k == 3840 
 
 LAYOUT_FN uint32_t packed_header_bytes(uint32_t format)
 {
-    return format == WEIGHT_FP8_BLOCK ? BLOCK_HEADER_BYTES : format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0;
+    return format == WEIGHT_FP8_BLOCK ? BLOCK_HEADER_BYTES : format == WEIGHT_FP8 || format == WEIGHT_FP4 ? UNIT_HEADER_BYTES : 0;
 }
 
-#define FP4_TILES 4                   /* of a unit: what the tensor cores take at once */
-#define FP4_HEADER_BYTES (FP4_TILES * TILE_ROWS * 4)
-#define FP4_RUN_K 64
-#define FP4_RUN_CODES 512             /* 64 of k of a tile */
+#define FP4_RUN_CODES 512             /* what a warp loads at once: 64 of k of a tile */
 #define FP4_RUN_BYTES (FP4_RUN_CODES + 64)
+#define FP4_SLOT_RUNS 32              /* of the first slot; the second has the rest */
 
-/* FP4: of a quarter of a unit, a tile's share. */
 LAYOUT_FN uint32_t packed_unit_bytes(uint32_t format, uint32_t slice_k)
 {
-    if (format == WEIGHT_FP4) return slice_k / FP4_RUN_K * FP4_RUN_BYTES + FP4_HEADER_BYTES / FP4_TILES;
+    if (format == WEIGHT_FP4) return slice_k / 64 * FP4_RUN_BYTES + UNIT_HEADER_BYTES;
     return TILE_ROWS * slice_k * (format == WEIGHT_BF16 ? 2 : 1) + packed_header_bytes(format);
 }
-
-/* Rows that may not be cut: a matrix has a multiple of them. */
-LAYOUT_FN uint32_t packed_rows(uint32_t format) { return format == WEIGHT_FP4 ? FP4_TILES * TILE_ROWS : TILE_ROWS; }
 
 LAYOUT_FN uint64_t packed_bytes(uint32_t format, uint32_t rows, uint32_t k)
 {
@@ -107,36 +99,42 @@ LAYOUT_FN uint32_t packed_element_offset(uint32_t format, uint32_t slice_k, uint
          + (((load / loads * CONSUMER_WARPS + warp) * loads + load % loads) * 32 + lane) * 16 + byte;
 }
 
-/* FP4: a unit is 64 rows of a slice: a header, the factor of each row f32 times 2^14 (an E5M2 made of a code's bits is 2^-14 of its value), then the runs of 64 of k in their order, of each
- * run the 4 tiles'. A tile's run is 512 bytes of codes, 128 words, then 64 bytes of scales, [8 rows][2 groups of a block of 32][4 bytes]: (row g, row g + 8) of block 0, the same of
- * block 1. Word (g, h, t, block) holds elements 4t..4t+3 of group h of a block of 32, of the rows g and g + 8, and lies so that two readers have no bank conflicts: one
- * takes both blocks of (g, h, t), 8 bytes a lane (rowmm_fp4.cu), one those of (g, h, t) and (g, h, t + 1), 16 bytes (prefill_mm.cu). */
-LAYOUT_FN uint32_t packed_fp4_word(uint32_t g, uint32_t h, uint32_t t, uint32_t block) { return g * 16 + (h ^ (g >> 1 & 1)) * 8 + t * 2 + block; }
+/* FP4: a run is 64 of k of a tile: 512 bytes of codes, [32 lanes][4 words], then 64 bytes of scales, [8 rows][2 halves of a block of 32][4 bytes]. Lane (g, t)
+ * owns the elements 8t..8t+7 of both blocks of 32, of the rows g and g + 8: word j holds elements 4j % 8 .. 4j % 8 + 3 of block j / 2. The four bytes of scales
+ * of (g, t / 2): row g and row g + 8 of block 0, the same of block 1. Warps own whole runs: 8 each of a slice of 4096; of 3840 the first four 8, the others 7 (so that
+ * each scheduler has 15). A slot holds up to 4 runs of each warp. */
+LAYOUT_FN uint32_t fp4_warp_runs(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 4 ? 7 : 8; }
+LAYOUT_FN uint32_t fp4_warp_first(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 4 ? 32 + 7 * (warp - 4) : 8 * warp; }
 
-/* Bits of an E2M1 code (sign, exponent, exponent, fraction) in its word: element 0..3 of the four; high: row g + 8. Row g's are the bytes of E5M2 numbers in place, (word & 0x8e8e8e8e); row
- * g + 8's sizes three bits higher, their signs at the other end of the byte. As halves, elements 0 and 1 are high bytes, 2 and 3 low ones. */
-LAYOUT_FN uint32_t packed_fp4_bits(uint32_t code, uint32_t element, uint32_t high)
+/* Number of a warp's first run in a slot (0, 1), in memory's order within the slot. */
+LAYOUT_FN uint32_t fp4_slot_first(uint32_t slice_k, uint32_t slot, uint32_t warp) { return slot == 1 && slice_k == 3840 && warp >= 4 ? 16 + 3 * (warp - 4) : 4 * warp; }
+
+/* Number of the run, in memory's order, that holds elements 64 i .. 64 i + 63 of the slice. */
+LAYOUT_FN uint32_t packed_fp4_run(uint32_t slice_k, uint32_t i)
+{
+    const uint32_t warp = slice_k == 3840 && i >= 32 ? 4 + (i - 32) / 7 : i / 8, load = i - fp4_warp_first(slice_k, warp);
+
+    return load / 4 * FP4_SLOT_RUNS + fp4_slot_first(slice_k, load / 4, warp) + load % 4;
+}
+
+/* Bits of an E2M1 code (sign, exponent, exponent, fraction) in the 16 bits that element `pair` (0 or 1) of a register has in its word; reg: register of the fragment
+ * (row g or g + 8 by its lowest bit). Register 0 is then word & 0x8e008e00, register 1 the same of word << 3; 2 and 3 have signs apart. */
+LAYOUT_FN uint32_t packed_fp4_bits(uint32_t code, uint32_t reg, uint32_t pair)
 {
     const uint32_t size = code & 7, sign = code >> 3 & 1;
+    const uint32_t bits = reg == 0 ? sign << 15 | size << 9 : reg == 1 ? sign << 12 | size << 6 : reg == 2 ? sign << 14 | size << 3 : sign << 13 | size;
 
-    return (high ? size << 4 | sign : sign << 7 | size << 1) << (element < 2 ? 8 + 16 * element : 16 * (element - 2));
+    return bits << 16 * pair;
 }
 
 /* The inverse. */
-LAYOUT_FN uint32_t packed_fp4_code(uint32_t word, uint32_t element, uint32_t high)
+LAYOUT_FN uint32_t packed_fp4_code(uint32_t word, uint32_t reg, uint32_t pair)
 {
-    const uint32_t bits = word >> (element < 2 ? 8 + 16 * element : 16 * (element - 2)) & 0xff;
+    const uint32_t bits = word >> 16 * pair & 0xffff;
 
-    return high ? (bits << 3 & 8) | (bits >> 4 & 7) : (bits >> 4 & 8) | (bits >> 1 & 7);
-}
-
-/* Byte offset of a tile's run in its unit. */
-LAYOUT_FN uint32_t packed_fp4_run(uint32_t tile, uint32_t k_in_slice) { return FP4_HEADER_BYTES + (k_in_slice / FP4_RUN_K * FP4_TILES + tile % FP4_TILES) * FP4_RUN_BYTES; }
-
-/* Byte offset of the unit in its matrix. */
-LAYOUT_FN uint64_t packed_fp4_unit(uint32_t tile, uint32_t slices, uint32_t slice, uint32_t slice_k)
-{
-    return ((uint64_t)(tile / FP4_TILES) * slices + slice) * (FP4_TILES * packed_unit_bytes(WEIGHT_FP4, slice_k));
+    if (reg == 0) return (bits >> 12 & 8) | (bits >> 9 & 7);
+    if (reg == 1) return (bits >> 9 & 8) | (bits >> 6 & 7);
+    return reg == 2 ? (bits >> 11 & 8) | (bits >> 3 & 7) : (bits >> 10 & 8) | (bits & 7);
 }
 
 #endif

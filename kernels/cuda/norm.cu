@@ -2,7 +2,6 @@
 #include "norm.h"
 #include "round.cuh"
 #include "launch.h"
-#include "terms.cuh"
 #include "shm/error.h"
 
 #define WARPS 15
@@ -12,7 +11,6 @@
 struct norm_shared {
     uint2 post[HIDDEN_MAX / 4], next[HIDDEN_MAX / 4];
     float sum[2][32];
-    uint32_t top[32];
 };
 
 __device__ __forceinline__ float4 ld_now(const float *p)
@@ -58,33 +56,6 @@ __device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WAR
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) y[j] = make_uint2(pair_values(round_pair(y[j].x, by)), pair_values(round_pair(y[j].y, by)));
     if (threadIdx.x == 0) a.y_scale[blockIdx.x] = by.scale;
-}
-
-/* The row into the image of terms. */
-__device__ __forceinline__ void write_terms(const norm_args &a, const uint2 (&y)[PER_WARP], uint32_t *tops, uint32_t warp, uint32_t lane)
-{
-    uint32_t largest = 0;
-    float inverse;
-
-#pragma unroll
-    for (int j = 0; j < PER_WARP; j++)
-        if ((warp + WARPS * j) * 128 < a.hidden) largest = larger_pair(larger_pair(largest, y[j].x), y[j].y);
-    const uint32_t own = __reduce_max_sync(0xffffffffu, larger_of_pair(largest));
-    if (lane == 0) tops[warp] = own;
-    __syncthreads();
-    const uint32_t top = __reduce_max_sync(0xffffffffu, lane < WARPS ? tops[lane] : 0), scale = terms_scale(top, &inverse);
-
-    if (threadIdx.x == 0) a.terms_top[blockIdx.x] = top;
-#pragma unroll
-    for (int j = 0; j < PER_WARP; j++) {
-        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
-        uint32_t first, second;
-
-        if (i >= a.hidden) continue;
-        split_four(y[j].x, y[j].y, scale, &first, &second);
-        *(uint32_t *)(a.terms + terms_cell(a.hidden, a.terms_rows, i / 32, i / 16 % 2, blockIdx.x, 0) + i % 16) = first;
-        *(uint32_t *)(a.terms + terms_cell(a.hidden, a.terms_rows, i / 32, i / 16 % 2, blockIdx.x, 1) + i % 16) = second;
-    }
 }
 
 /* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. */
@@ -146,7 +117,6 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
 
         if (i < a.hidden) *(uint2 *)(a.y + row + i) = y[j];
     }
-    if (a.terms) write_terms(a, y, sh.top, warp, lane);
 }
 
 __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)

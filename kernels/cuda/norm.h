@@ -27,9 +27,6 @@ struct norm_args {
     __nv_bfloat16 *y;                 /* [rows][hidden] */
     float *y_scale;                   /* [rows]: y is rounded as round.h says (ROUND_VALUES), its scale goes there; NULL: y as it is */
     float y_fixed;                    /* the rule's one scale; 0: each row's own */
-    uint8_t *terms;                   /* y also as the image for terms_rows rows (2, 4, 8, 16) of rowmm_fp4 (terms.cuh), whose zeros are there; NULL: not */
-    uint32_t terms_rows;
-    uint32_t *terms_top;              /* [rows] with terms: largest |y|, the bits of an f32 */
     unsigned long long *trace;        /* device.cuh; NULL outside benches */
 };
 

@@ -82,33 +82,38 @@ __global__ void pack_kernel(pack_job j)
         ((float *)unit)[in_tile / 8 * BLOCK_SCALES_MAX + in_slice / WEIGHT_BLOCK] = j.scale[row / WEIGHT_BLOCK * j.scale_stride + k / WEIGHT_BLOCK];
 }
 
-#define FP4_FACTOR 16384.0f           /* the E5M2 that the kernels make of a word are 2^-14 of their value */
+#define FP4_FACTOR 16384.0f           /* the f16 that the kernels make of a word are 2^-14 of their value */
+#define FP4_LOW_BITS 0xce38ce38u      /* of a word: the codes of row g; the others are those of row g + 8 */
 
-/* 4 codes of a row as a number, element 0 lowest. */
-__device__ __forceinline__ uint32_t fp4_four(const pack_job &j, uint64_t row, uint32_t k) { return *(const uint16_t *)(j.src + (row * j.k + k) / 2); }
+/* 8 codes of a row as a number, element 0 lowest. */
+__device__ __forceinline__ uint32_t fp4_octet(const pack_job &j, uint64_t row, uint32_t k) { return *(const uint32_t *)(j.src + (row * j.k + k) / 2); }
 
-/* A thread handles 4 consecutive k of rows g and g + 8 of a tile: a word. Gate and up come one after the other and keep each other's bits. */
+/* A thread handles 8 consecutive k of rows g and g + 8 of a tile: two words. Gate and up come one after the other and keep each other's bits. */
 __global__ void pack_fp4_kernel(pack_job j)
 {
-    const uint32_t fours = j.k / 4, slices = j.k / j.slice_k;
+    const uint32_t octets = j.k / 8, slices = j.k / j.slice_k;
     const uint64_t index = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x;
-    const uint32_t k = (uint32_t)(index % fours) * 4, tile = (uint32_t)(index / fours / 8), g = (uint32_t)(index / fours % 8), in_slice = k % j.slice_k;
+    const uint32_t k = (uint32_t)(index % octets) * 8, tile = (uint32_t)(index / octets / 8), g = (uint32_t)(index / octets % 8), in_slice = k % j.slice_k;
 
     if (tile >= j.tiles) return;
-    uint8_t *unit = j.dst + packed_fp4_unit(j.tile_first + tile, slices, k / j.slice_k, j.slice_k), *run = unit + packed_fp4_run(j.tile_first + tile, in_slice);
-    const uint32_t block = in_slice % 64 / 32, h = in_slice % 32 / 16, t = in_slice % 16 / 4;
-    uint32_t *word = (uint32_t *)run + packed_fp4_word(g, h, t, block);
+    uint8_t *unit = j.dst + ((uint64_t)(j.tile_first + tile) * slices + k / j.slice_k) * packed_unit_bytes(WEIGHT_FP4, j.slice_k);
+    uint8_t *run = unit + UNIT_HEADER_BYTES + packed_fp4_run(j.slice_k, in_slice / 64) * FP4_RUN_BYTES;
+    const uint32_t block = in_slice % 64 / 32, t = in_slice % 32 / 8;
+    uint32_t *word = (uint32_t *)(run + (g * 4 + t) * 16 + block * 8);
 
     for (uint32_t high = 0; high < 2; high++) {
         if (j.half != PACK_WHOLE && j.half != high) continue;
         const uint64_t row = j.half == PACK_WHOLE ? (uint64_t)tile * 16 + high * 8 + g : (uint64_t)tile * 8 + g;
-        const uint32_t codes = fp4_four(j, row, k), keep = high ? 0x8e8e8e8eu : 0x71717171u;
-        uint32_t bits = 0;
+        const uint32_t codes = fp4_octet(j, row, k), keep = high ? FP4_LOW_BITS : ~FP4_LOW_BITS;
 
-        for (uint32_t e = 0; e < 4; e++) bits |= packed_fp4_bits(codes >> (4 * e) & 15, e, high);
-        *word = (*word & keep) | bits;
-        if (t == 0) run[FP4_RUN_CODES + g * 8 + h * 4 + block * 2 + high] = j.group[(row * j.k + k) / WEIGHT_GROUP];
-        if (in_slice == 0) ((float *)unit)[(j.tile_first + tile) % FP4_TILES * TILE_ROWS + high * 8 + g] = FP4_FACTOR * (j.scale[0] < 0.0f ? 1.0f / -j.scale[0] : j.scale[0]);
+        for (uint32_t i = 0; i < 2; i++) {                     /* elements 4i .. 4i + 3 */
+            uint32_t bits = 0;
+
+            for (uint32_t e = 0; e < 4; e++) bits |= packed_fp4_bits(codes >> (4 * (4 * i + e)) & 15, e / 2 * 2 + high, e % 2);
+            word[i] = (word[i] & keep) | bits;
+        }
+        if (t % 2 == 0) run[FP4_RUN_CODES + g * 8 + t / 2 * 4 + block * 2 + high] = j.group[(row * j.k + k) / WEIGHT_GROUP];
+        if (in_slice == 0) ((float *)unit)[high * 8 + g] = FP4_FACTOR * (j.scale[0] < 0.0f ? 1.0f / -j.scale[0] : j.scale[0]);
     }
 }
 
@@ -119,13 +124,13 @@ __device__ __forceinline__ float from_e4m3(uint8_t code)
     return __half2float(*(const __half *)&h);
 }
 
-__device__ __forceinline__ float unpack_fp4(const packed_matrix &m, uint32_t row, uint32_t k)
+__device__ __forceinline__ float unpack_fp4(const uint8_t *unit, uint32_t slice_k, uint32_t row, uint32_t k)
 {
-    const uint32_t tile = row / TILE_ROWS, in_slice = k % m.slice_k, block = k % 64 / 32, h = k % 32 / 16, t = k % 16 / 4, g = row % 8, high = row % TILE_ROWS / 8;
-    const uint8_t *unit = m.data + packed_fp4_unit(tile, m.k / m.slice_k, k / m.slice_k, m.slice_k), *run = unit + packed_fp4_run(tile, in_slice);
-    const uint32_t code = packed_fp4_code(((const uint32_t *)run)[packed_fp4_word(g, h, t, block)], k % 4, high);
+    const uint8_t *run = unit + UNIT_HEADER_BYTES + packed_fp4_run(slice_k, k / 64) * FP4_RUN_BYTES;
+    const uint32_t block = k % 64 / 32, t = k % 32 / 8, e = k % 8, g = row % 8, high = row / 8;
+    const uint32_t code = packed_fp4_code(((const uint32_t *)(run + (g * 4 + t) * 16))[block * 2 + e / 4], e % 4 / 2 * 2 + high, e % 2);
 
-    return stored_from_e2m1(code) * from_e4m3(run[FP4_RUN_CODES + g * 8 + h * 4 + block * 2 + high]) * (((const float *)unit)[row % (FP4_TILES * TILE_ROWS)] / FP4_FACTOR);
+    return stored_from_e2m1(code) * from_e4m3(run[FP4_RUN_CODES + g * 8 + t / 2 * 4 + block * 2 + high]) * (((const float *)unit)[row] / FP4_FACTOR);
 }
 
 __global__ void unpack_kernel(packed_matrix m, float *out)
@@ -134,14 +139,11 @@ __global__ void unpack_kernel(packed_matrix m, float *out)
     const uint32_t k = (uint32_t)(index % m.k), in_tile = (uint32_t)(row % TILE_ROWS), in_slice = k % m.slice_k;
 
     if (row >= m.rows) return;
-    if (m.format == WEIGHT_FP4) {
-        out[index] = unpack_fp4(m, (uint32_t)row, k);
-        return;
-    }
     const uint8_t *unit = m.data + ((row / TILE_ROWS) * (m.k / m.slice_k) + k / m.slice_k) * packed_unit_bytes(m.format, m.slice_k);
     const uint8_t *at = unit + packed_element_offset(m.format, m.slice_k, in_tile, in_slice);
 
-    if (m.format == WEIGHT_BF16) out[index] = __bfloat162float(*(const __nv_bfloat16 *)at);
+    if (m.format == WEIGHT_FP4) out[index] = unpack_fp4(unit, m.slice_k, in_tile, in_slice);
+    else if (m.format == WEIGHT_BF16) out[index] = __bfloat162float(*(const __nv_bfloat16 *)at);
     else if (m.format == WEIGHT_FP8) out[index] = from_e4m3(*at) * ((const float *)unit)[in_tile];
     else out[index] = from_e4m3(*at) * ((const float *)unit)[in_tile / 8 * BLOCK_SCALES_MAX + in_slice / WEIGHT_BLOCK];
 }
@@ -157,14 +159,14 @@ int pack_launch(const struct packed_matrix *to, const struct pack_source *from, 
     if (to->slice_k == 0) return -E_RANGE;
     if (from->format != to->format && !(from->format == WEIGHT_BF16 && to->format == WEIGHT_FP8)) return -E_UNSUPPORTED;
     if (from->format != WEIGHT_BF16 && from->scale == NULL) return -E_UNSUPPORTED;
-    if (from->format == WEIGHT_FP4 && (from->group == NULL || to->rows % packed_rows(WEIGHT_FP4))) return -E_UNSUPPORTED;
+    if (from->format == WEIGHT_FP4 && from->group == NULL) return -E_UNSUPPORTED;
     if (to->format == WEIGHT_FP8 && from->format == WEIGHT_BF16) {
         if (scratch == NULL) return -E_RANGE;
         row_scale_kernel<<<(from->rows + 7) / 8, 256, 0, (cudaStream_t)stream>>>((const __nv_bfloat16 *)from->data, scratch, from->rows, to->k);
         j.scale = scratch;
         j.scale_stride = 1;
     }
-    const uint64_t threads = (uint64_t)(from->format == WEIGHT_FP4 ? j.tiles * 16 : from->rows) * (to->k / 8);
+    const uint64_t threads = (uint64_t)(from->format == WEIGHT_FP4 ? j.tiles * 8 : from->rows) * (to->k / 8);
 
     if (from->format == WEIGHT_FP4) pack_fp4_kernel<<<(uint32_t)((threads + 255) / 256), 256, 0, (cudaStream_t)stream>>>(j);
     else pack_kernel<<<(uint32_t)((threads + 255) / 256), 256, 0, (cudaStream_t)stream>>>(j);

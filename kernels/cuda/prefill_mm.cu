@@ -18,9 +18,6 @@
 #include "shm/error.h"
 #include <cuda_runtime.h>
 
-/* Where a lane's 16 bytes of a run are: elements 8t..8t+7 of both blocks of 32 (layout.h). */
-__device__ __forceinline__ uint32_t fp4_lane(uint32_t lane) { return packed_fp4_word(lane / 4, lane % 4 / 2, lane % 2 * 2, 0) * 4; }
-
 /* The A fragments of a stage: 4 steps of k 16. FP8_BLOCK: without its scales. */
 template <uint32_t FORMAT, int N>
 __device__ __forceinline__ void load_weights(uint32_t (&a)[4][4], const uint8_t *own, uint32_t lane)
@@ -32,7 +29,7 @@ __device__ __forceinline__ void load_weights(uint32_t (&a)[4][4], const uint8_t 
         const uint4 v = ld_shared(own + i * (BLOCK_TILES * G::RUN_STRIDE));
 
         if constexpr (FORMAT == WEIGHT_FP4) {
-            const uint32_t scales = ld_shared_word(own - fp4_lane(lane) + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4);      /* two blocks of 32, rows g and g + 8 */
+            const uint32_t scales = ld_shared_word(own - lane * 16 + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4);      /* two blocks of 32, rows g and g + 8 */
 
             fp4_fragments(a, v, scales);
         } else if constexpr (FORMAT == WEIGHT_BF16) {
@@ -74,7 +71,7 @@ template <uint32_t FORMAT, int N>
 __device__ __forceinline__ void consume(const prefill_mm_args &a, uint8_t *ring, prefill_mm_shared *sh, uint32_t warp, uint32_t lane)
 {
     using G = geometry<FORMAT, N>;
-    const uint32_t own = G::BOX_BYTES + warp * G::RUN_STRIDE + (FORMAT == WEIGHT_FP4 ? fp4_lane(lane) : lane * 16), tiles = a.row_blocks * a.column_tiles;
+    const uint32_t own = G::BOX_BYTES + warp * G::RUN_STRIDE + lane * 16, tiles = a.row_blocks * a.column_tiles;
     constexpr bool BLOCK = FORMAT == WEIGHT_FP8_BLOCK;
     uint32_t stage = 0, phase = 0, behind = 0, w[2][4][4];     /* behind: the oldest stage not given back */
 
@@ -369,24 +366,13 @@ static CUresult encode_rows(CUtensorMap *map, uint32_t format, const void *x, ui
 /* The weights as words [tile][slice][run][64]; a box is one run of each of a block's tiles. Tiles past the end are zeros. */
 static CUresult encode_weights(CUtensorMap *map, const struct packed_matrix *w)
 {
+    const uint32_t run = w->format == WEIGHT_FP4 ? FP4_RUN_BYTES : RUN_BYTES;
     const uint64_t header = packed_header_bytes(w->format), unit = packed_unit_bytes(w->format, w->slice_k);
     const uint64_t slices = w->k / w->slice_k;
-    const cuuint64_t dims[4] = { RUN_BYTES / 8, (unit - header) / RUN_BYTES, slices, w->rows / TILE_ROWS }, strides[3] = { RUN_BYTES, unit, slices * unit };
-    const cuuint32_t box[4] = { RUN_BYTES / 8, 1, 1, BLOCK_TILES }, steps[4] = { 1, 1, 1, 1 };
+    const cuuint64_t dims[4] = { run / 8, (unit - header) / run, slices, w->rows / TILE_ROWS }, strides[3] = { run, unit, slices * unit };
+    const cuuint32_t box[4] = { run / 8, 1, 1, BLOCK_TILES }, steps[4] = { 1, 1, 1, 1 };
 
     return encode_map(map, CU_TENSOR_MAP_DATA_TYPE_INT64, 4, (void *)(w->data + header), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                      CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-}
-
-/* FP4: as words [unit][slice][run][tile][72]; a box is one run of a block's units. */
-static CUresult encode_fp4(CUtensorMap *map, const struct packed_matrix *w)
-{
-    const uint64_t slices = w->k / w->slice_k, unit = FP4_TILES * packed_unit_bytes(w->format, w->slice_k);
-    const cuuint64_t dims[5] = { FP4_RUN_BYTES / 8, FP4_TILES, w->slice_k / FP4_RUN_K, slices, w->rows / (FP4_TILES * TILE_ROWS) };
-    const cuuint64_t strides[4] = { FP4_RUN_BYTES, FP4_TILES * FP4_RUN_BYTES, unit, slices * unit };
-    const cuuint32_t box[5] = { FP4_RUN_BYTES / 8, FP4_TILES, 1, 1, BLOCK_TILES / FP4_TILES }, steps[5] = { 1, 1, 1, 1, 1 };
-
-    return encode_map(map, CU_TENSOR_MAP_DATA_TYPE_INT64, 5, (void *)(w->data + FP4_HEADER_BYTES), dims, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                       CU_TENSOR_MAP_SWIZZLE_NONE, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
 }
 
@@ -416,7 +402,7 @@ static int launch_any(const struct packed_matrix *w, uint32_t format, const void
     int i = 0;
 
     if (encode_map == NULL) return -E_UNSUPPORTED;
-    if (m < 1 || w->rows == 0 || w->rows % (kind == PREFILL_GEGLU ? 64 : packed_rows(w->format))) return -E_RANGE;
+    if (m < 1 || w->rows == 0 || w->rows % (kind == PREFILL_GEGLU ? 64 : TILE_ROWS)) return -E_RANGE;
     if (out_stride < (kind == PREFILL_GEGLU ? w->rows / 2 : w->rows)) return -E_RANGE;
     if ((w->slice_k != 3840 && w->slice_k != 4096) || w->k == 0 || w->k % w->slice_k) return -E_RANGE;
     if (kind == PREFILL_GEGLU && w->k != w->slice_k) return -E_RANGE;
@@ -426,7 +412,7 @@ static int launch_any(const struct packed_matrix *w, uint32_t format, const void
     const struct plan forced = { pick(format, i), (columns & PREFILL_MM_SPLIT) != 0 }, p = columns ? forced : choose(w, format, m);
 
     if (p.v.fn == NULL) return -E_UNSUPPORTED;
-    if (encode_rows(&a.x, format, x, m, w->k, p.v.n) != CUDA_SUCCESS || (format == WEIGHT_FP4 ? encode_fp4(&a.w, w) : encode_weights(&a.w, w)) != CUDA_SUCCESS) return -E_RANGE;
+    if (encode_rows(&a.x, format, x, m, w->k, p.v.n) != CUDA_SUCCESS || encode_weights(&a.w, w) != CUDA_SUCCESS) return -E_RANGE;
     a.slices = w->k / w->slice_k, a.slice_k = w->slice_k, a.stages = w->slice_k / stage_k(format);
     a.split = p.split, a.scales = w->data, a.tile_bytes = (uint64_t)a.slices * packed_unit_bytes(w->format, w->slice_k), a.x_scale = x_scale;
     a.out = out, a.out_stride = out_stride, a.kind = kind, a.m = m, a.tiles = w->rows / TILE_ROWS;

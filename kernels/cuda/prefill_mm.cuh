@@ -75,13 +75,6 @@ __device__ __forceinline__ void run_load(void *to, const CUtensorMap *map, uint3
                  ::"r"(smem_address(to)), "l"(map), "r"(0), "r"(run), "r"(slice), "r"(tile), "r"(smem_address(bar)), "l"(policy) : "memory");
 }
 
-/* FP4: a run of the 4 tiles of each of a block's units. */
-__device__ __forceinline__ void fp4_run_load(void *to, const CUtensorMap *map, uint32_t run, uint32_t slice, uint32_t unit, uint64_t *bar, uint64_t policy)
-{
-    asm volatile("cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3, %4, %5, %6}], [%7], %8;"
-                 ::"r"(smem_address(to)), "l"(map), "r"(0), "r"(0), "r"(run), "r"(slice), "r"(unit), "r"(smem_address(bar)), "l"(policy) : "memory");
-}
-
 __device__ __forceinline__ uint64_t policy_evict_normal()
 {
     uint64_t policy;
@@ -187,7 +180,7 @@ __device__ __forceinline__ void e4m3x4_to_bf16x4(uint32_t word, uint32_t *first,
  * fraction, which is 2^-126 of its value; the group's scale comes times 2^118, so that the product is 2^-8 of what it means: 6 bits of significand. */
 __device__ __forceinline__ void fp4_fragments(uint32_t (&a)[4][4], uint4 v, uint32_t scales)
 {
-    const uint32_t word[4] = { v.x, v.z, v.y, v.w }, size = 0x01c001c0u, sign = 0x80008000u, power = 0x7a807a80u;     /* 2^118, twice */
+    const uint32_t word[4] = { v.x, v.y, v.z, v.w }, size = 0x01c001c0u, sign = 0x80008000u, power = 0x7a807a80u;     /* 2^118, twice */
     uint32_t pair[2];
 
     e4m3x4_to_bf16x4(scales, &pair[0], &pair[1]);              /* of each block of 32: row g low, row g + 8 high */
@@ -196,9 +189,9 @@ __device__ __forceinline__ void fp4_fragments(uint32_t (&a)[4][4], uint4 v, uint
         const uint32_t both = bf16x2_times(pair[j / 2], power), low = __byte_perm(both, 0, 0x1010), high = __byte_perm(both, 0, 0x3232), w = word[j];
 
         a[j][0] = bf16x2_times((w >> 3 & size) | (w & sign), low);
-        a[j][1] = bf16x2_times((w >> 6 & size) | (w << 7 & sign), high);
-        a[j][2] = bf16x2_times((w << 5 & size) | (w << 8 & sign), low);
-        a[j][3] = bf16x2_times((w << 2 & size) | (w << 15 & sign), high);
+        a[j][1] = bf16x2_times((w & size) | (w << 3 & sign), high);
+        a[j][2] = bf16x2_times((w << 3 & size) | (w << 1 & sign), low);
+        a[j][3] = bf16x2_times((w << 6 & size) | (w << 2 & sign), high);
     }
 }
 

@@ -31,7 +31,7 @@ struct prefill_mm_args {
 
 struct prefill_mm_shared {
     uint64_t full[STAGES_MAX], empty[STAGES_MAX];
-    uint16_t run[RUNS_MAX];                                    /* which run of a unit is the next in the order of k; FP4: they lie in it */
+    uint16_t run[RUNS_MAX];                                    /* which run of a unit is the next in the order of k */
     float x_scale[CONSUMERS][TWICE_N_MAX];                      /* FP8_BOTH: of a tile's columns */
 };
 
@@ -73,6 +73,7 @@ __device__ __forceinline__ void fill_runs(const prefill_mm_args &a, prefill_mm_s
 {
     const uint32_t loads = a.slice_k == 3840 ? 5 : 4, runs = a.slice_k * (FORMAT == WEIGHT_BF16 ? 2 : 1) * TILE_ROWS / RUN_BYTES, per_warp = runs / CONSUMER_WARPS;
 
+    for (uint32_t i = threadIdx.x; FORMAT == WEIGHT_FP4 && i < a.slice_k / 64; i += THREADS) sh->run[i] = (uint16_t)packed_fp4_run(a.slice_k, i);
     for (uint32_t i = threadIdx.x; FORMAT != WEIGHT_FP4 && i < runs; i += THREADS)
         sh->run[i] = (uint16_t)((i % per_warp / loads * CONSUMER_WARPS + i / per_warp) * loads + i % per_warp % loads);
 }
@@ -101,8 +102,7 @@ __device__ __forceinline__ void produce(const prefill_mm_args &a, uint8_t *ring,
                 mbar_arrive_expect(&sh->full[stage], G::LOADED_BYTES);
 #pragma unroll
                 for (int r = 0; r < G::RUNS; r++)
-                    if (FORMAT == WEIGHT_FP4) fp4_run_load(to + G::BOX_BYTES, &a.w, i, slice, at.row_block * (BLOCK_TILES / FP4_TILES), &sh->full[stage], policy);
-                    else run_load(to + G::BOX_BYTES + r * (BLOCK_TILES * G::RUN_STRIDE), &a.w, sh->run[i * G::RUNS + r], slice, at.row_block * BLOCK_TILES, &sh->full[stage], policy);
+                    run_load(to + G::BOX_BYTES + r * (BLOCK_TILES * G::RUN_STRIDE), &a.w, sh->run[i * G::RUNS + r], slice, at.row_block * BLOCK_TILES, &sh->full[stage], policy);
                 if (!early) box_load(to, &a.x, k + i * G::STAGE_K, first, &sh->full[stage]);
                 stage += PRODUCERS;
                 if (stage < G::STAGES) continue;

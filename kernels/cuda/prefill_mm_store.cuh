@@ -59,11 +59,10 @@ __device__ __forceinline__ void store_geglu(const prefill_mm_args &a, const floa
     }
 }
 
-/* What multiplies the finished sum of a row: the header's factor. FP4's header is made for E5M2, 2^-14 of the value; bf16 are 2^-8 of it. */
+/* What multiplies the finished sum of a row: the header's factor. FP4's header is made for f16, 2^-14 of the value; bf16 are 2^-8 of it. */
 template <uint32_t FORMAT> __device__ __forceinline__ float row_factor(const prefill_mm_args &a, uint32_t tile, uint32_t row)
 {
-    if (FORMAT == WEIGHT_FP4) return __ldg((const float *)(a.scales + tile / FP4_TILES * (FP4_TILES * a.tile_bytes)) + tile % FP4_TILES * TILE_ROWS + row) * (1.0f / 64.0f);
-    return __ldg((const float *)(a.scales + tile * a.tile_bytes) + row);
+    return __ldg((const float *)(a.scales + tile * a.tile_bytes) + row) * (FORMAT == WEIGHT_FP4 ? 1.0f / 64.0f : 1.0f);
 }
 
 /* FP8_BOTH: the scales of a tile's activation rows, asked for by a warpgroup's threads when the tile begins (a wait for the L2 in front of the stores costs 8 % of the product). */

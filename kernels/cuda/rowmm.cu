@@ -4,7 +4,6 @@
  * launch and loops over the block's units. One producer lane streams units into a ring of slots with one bulk copy per slot and
  * starts before the previous kernel has ended. One epilogue warp adds the partial sums in a fixed order and stores. */
 #include "rowmm_block.cuh"
-#include "rowmm_fp4.h"
 #include "rowmm_ring.cuh"
 #include "launch.h"
 #include "shm/error.h"
@@ -15,8 +14,10 @@
 template <uint32_t FORMAT, int SLICE, int TILES>
 __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, SLICE>::BLOCKS][4], const rowmm_args &a, rowmm_shared *sh, uint32_t warp, uint32_t lane)
 {
+    constexpr bool FP4 = FORMAT == WEIGHT_FP4;
     constexpr int BLOCKS = geometry<FORMAT, SLICE>::BLOCKS;
-    const uint32_t first = warp * (SLICE / CONSUMER_WARPS) + lane % 4 * 8;
+    const uint32_t first = (FP4 ? fp4_warp_first(SLICE, warp) * 64 : warp * (SLICE / CONSUMER_WARPS)) + lane % 4 * 8;
+    const int blocks = FP4 ? 2 * fp4_warp_runs(SLICE, warp) : BLOCKS;
 
     chain_wait();
     if (a.late_trigger) chain_trigger();
@@ -29,7 +30,7 @@ __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, 
 
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
-            const uint4 v = m < a.m ? ld_l2((const uint4 *)(from + b * 32)) : make_uint4(0, 0, 0, 0);
+            const uint4 v = m < a.m && b < blocks ? ld_l2((const uint4 *)(from + b * 32)) : make_uint4(0, 0, 0, 0);
 
             x[n][b][0] = v.x, x[n][b][1] = v.y, x[n][b][2] = v.z, x[n][b][3] = v.w;
         }
@@ -43,22 +44,31 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
                                                  uint32_t warp, uint32_t lane)
 {
     using G = geometry<FORMAT, SLICE>;
-    uint32_t loaded = 0;
+    const bool fewer = G::FP4 && SLICE == 3840 && slot == 1 && warp >= 4;      /* a run less */
+    uint32_t loaded = 0, scales[G::LOADS];
     uint4 w[G::LOADS];
 
-    const uint32_t at = smem_address(from) + warp * G::LOADS * 512 + lane * 16;
+    const uint32_t at = smem_address(from) + (G::FP4 ? fp4_slot_first(SLICE, slot, warp) * FP4_RUN_BYTES : warp * G::LOADS * 512) + lane * 16;
+    const uint32_t scales_at = at - lane * 16 + FP4_RUN_CODES + lane / 4 * 8 + lane % 4 / 2 * 4;
 #pragma unroll
-    for (int i = 0; i < G::LOADS; i++) w[i] = ld_shared_at(at + i * 512);
+    for (int i = 0; i < G::LOADS; i++) {
+        scales[i] = 0;
+        w[i] = make_uint4(0, 0, 0, 0);
+        if (i == G::LOADS - 1 && fewer) break;
+        w[i] = ld_shared_at(at + i * (G::FP4 ? FP4_RUN_BYTES : 512));
+        if (G::FP4) scales[i] = ld_shared_word_at(scales_at + i * FP4_RUN_BYTES);
+    }
 #pragma unroll
     for (int i = 0; i < G::LOADS; i++) {
         const int load = slot * G::LOADS + i;
 
+        if (i == G::LOADS - 1 && fewer) break;
         if constexpr (FORMAT == WEIGHT_FP8_BLOCK)
             multiply_scaled<G::BLOCKS, TILES>(acc, w[i], __shfl_sync(0xffffffffu, scale, load), __shfl_sync(0xffffffffu, scale, 16 + load), x, load);
-        else multiply<FORMAT, G::BLOCKS, TILES>(acc, w[i], x, load);
+        else multiply<FORMAT, G::BLOCKS, TILES>(acc, w[i], x, load, scales[i]);
     }
 #pragma unroll
-    for (int i = 0; i < G::LOADS; i++) loaded |= w[i].x;
+    for (int i = 0; i < G::LOADS; i++) loaded |= w[i].x | scales[i];
     return loaded;
 }
 
@@ -117,7 +127,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
  * SM holds 16384 registers and 3 of these warps: 96 leave 7168, for two warps of 112 or four of 56. */
 constexpr int registers_of(uint32_t format, int tiles, bool room)
 {
-    return tiles == 2 ? 168 : room || format != WEIGHT_FP8_BLOCK ? 96 : 120;
+    return tiles == 2 ? 168 : room ? 96 : format == WEIGHT_FP4 ? 128 : format == WEIGHT_FP8_BLOCK ? 120 : 96;
 }
 
 template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM>
@@ -163,7 +173,7 @@ template <uint32_t FORMAT> static struct rowmm_variant pick_shape(bool wide, uin
     return wide ? variant<FORMAT, 4096, 1, true>() : variant<FORMAT, 3840, 1, true>();
 }
 
-static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK };
+static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4 };
 
 /* fn NULL: there is no kernel for the format. */
 static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m, bool room)
@@ -174,6 +184,7 @@ static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m, bool ro
     case WEIGHT_FP8: return pick_shape<WEIGHT_FP8>(wide, m, room);
     case WEIGHT_BF16: return pick_shape<WEIGHT_BF16>(wide, m, room);
     case WEIGHT_FP8_BLOCK: return pick_shape<WEIGHT_FP8_BLOCK>(wide, m, room);
+    case WEIGHT_FP4: return pick_shape<WEIGHT_FP4>(wide, m, room);
     default: return none;
     }
 }
@@ -187,7 +198,7 @@ int rowmm_init(void)
 
             if (rc) return rc;
         }
-    return rowmm_fp4_init();
+    return 0;
 }
 
 static uint32_t grid_blocks(const struct packed_matrix *w, const struct rowmm_tuning *tuning)
@@ -200,16 +211,12 @@ static uint32_t grid_blocks(const struct packed_matrix *w, const struct rowmm_tu
 
 void rowmm_next_of(struct rowmm_next *next, const struct packed_matrix *w, const struct rowmm_tuning *tuning)
 {
-    if (w->format == WEIGHT_FP4) {
-        rowmm_fp4_next_of(next, w, tuning);
-        return;
-    }
     next->w = w->data;
     next->blocks = grid_blocks(w, tuning);
     next->units = w->rows / TILE_ROWS * (w->k / w->slice_k);
     next->unit_bytes = packed_unit_bytes(w->format, w->slice_k);
     next->header_bytes = packed_header_bytes(w->format);
-    next->slot_bytes = packed_slot_bytes(w->slice_k);
+    next->slot_bytes = w->format == WEIGHT_FP4 ? (w->slice_k / 128) * FP4_RUN_BYTES : packed_slot_bytes(w->slice_k);      /* FP4: halves of a unit, near enough */
     next->unit_slots = next->unit_bytes / next->slot_bytes;
 }
 
@@ -218,7 +225,6 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     const struct rowmm_variant v = pick(w->format, w->slice_k == 4096, args.m, args.room);
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0;
 
-    if (w->format == WEIGHT_FP4) return rowmm_fp4_launch(w, args, tuning, stream);
     if (args.m < 1 || args.m > ROWMM_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
     if (v.fn == NULL) return -E_UNSUPPORTED;

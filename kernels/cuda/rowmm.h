@@ -5,7 +5,7 @@
  *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order
  *       ROWMM_GEGLU    [m, rows / 2] bf16: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
  *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
- *   sums in f32 on the tensor cores (mma.m16n8k16; FP4: see rowmm_fp4.h). FP8 weights become f16 exactly;
+ *   sums in f32 on the tensor cores (mma.m16n8k16). FP8 weights, and FP4 with their group's scale, become f16 exactly;
  *   scales of 128 x 128 multiply the sums of 32 columns; activations become f16 after
  *   scaling each row's part in a warp by a power of two, which loses nothing for elements within 2^-29 of the largest.
  * The bits of out[m, :] depend on x[m, :] only: the same instruction and the same split for every m <= 16 and every place.
@@ -36,8 +36,6 @@ struct rowmm_next {
 struct rowmm_args {
     const uint8_t *w;
     const __nv_bfloat16 *x;
-    const uint8_t *terms;             /* FP4: x as an image of terms (terms.cuh) for terms_rows(m) rows; NULL: x itself is split */
-    const uint32_t *terms_top;        /* [m] with terms: largest |x| of a row */
     void *out;
     uint64_t out_slice_stride;        /* elements between slices, ROWMM_PARTIAL */
     uint32_t out_stride;              /* elements between rows of out */
@@ -50,7 +48,7 @@ struct rowmm_args {
     uint32_t window_slots;            /* copies in flight: more harms everybody else's latency */
     uint32_t wait_slots;              /* the same while the predecessor runs */
     struct rowmm_next next;           /* what goes to the L2 once our own weights have landed */
-    uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP8_BLOCK some speed, and shared memory */
+    uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     const float *x_scale;             /* [m] written by the kernel in front of us: multiplies the sums of each row of x, whose elements are then E4M3's numbers (round.h); NULL: 1 */
     float softcap;                    /* ROWMM_LOGITS; 0: none */
@@ -61,12 +59,6 @@ struct rowmm_args {
 };
 
 struct rowmm_tuning { uint32_t ring_slots, window_slots, wait_slots, sm_count; };
-
-/* Sums of parts of k that a product leaves (ROWMM_PARTIAL): the slices; of FP4 twice as many where a slice is 4096, so that there are blocks for all SMs. */
-static inline uint32_t rowmm_slices(const struct packed_matrix *w)
-{
-    return w->k / w->slice_k * (w->format == WEIGHT_FP4 && w->slice_k == 4096 ? 2 : 1);
-}
 
 /* Bytes that must cross HBM. */
 static inline uint64_t rowmm_bytes(const struct packed_matrix *w, uint32_t m)

@@ -18,7 +18,7 @@ struct rowmm_shared {                 /* behind the ring */
 
 /* Our weights are all in the ring and the predecessor still runs: the memory would be idle. What the next product reads first goes to the
  * L2, at no more than the memory's own pace: a burst would stand in the way of the loads that we wait for. */
-__device__ __forceinline__ void prefetch_next(const rowmm_args &a, const uint32_t *done)
+__device__ __forceinline__ void prefetch_next(const rowmm_args &a, rowmm_shared *sh)
 {
     const rowmm_next &n = a.next;
     const uint32_t piece = n.slot_bytes / 2;
@@ -29,7 +29,7 @@ __device__ __forceinline__ void prefetch_next(const rowmm_args &a, const uint32_
 
         if (unit >= n.units || blockIdx.x >= n.blocks) return;
         for (uint32_t half = 0; half < 2; half++) {
-            if (*(const volatile uint32_t *)done) return;
+            if (*(volatile uint32_t *)&sh->done) return;
             bulk_prefetch(from + half * piece, piece + n.header_bytes);   /* the unit's header shifts its slots */
             __nanosleep(n.pace_ns);
         }
@@ -47,7 +47,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
         const uint8_t *from = a.w + (uint64_t)unit * G::UNIT_BYTES;
 
         for (int slot = 0; slot < G::SLOTS; slot++) {
-            const uint32_t bytes = (slot == 0 ? G::HEADER_BYTES : 0) + G::DATA_BYTES;
+            const uint32_t bytes = (slot == 0 ? G::HEADER_BYTES : 0) + (slot + 1 < G::SLOTS ? G::DATA_BYTES : G::LAST_BYTES);
 
             mbar_wait(&sh->empty[stage], phase ^ 1);
             /* While others still compute what we wait for, few copies in flight: every one of them makes their loads slower. */
@@ -68,7 +68,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
         mbar_wait(&sh->full[behind], behind_phase);
         if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
     }
-    prefetch_next(a, &sh->done);
+    prefetch_next(a, sh);
 }
 
 template <bool LATE, int TILES>

@@ -1,14 +1,10 @@
 /* tests/gpu/norm_test.cu - the norms between the blocks of a layer; exit 0 pass, 1 fail, 77 no GPU.
  *
  * The norm kernel agrees with f64 for 1, 2 and 4 partial results, and a row's bits are the same alone and among 16 rows, again and again. With an activation rule
- * it leaves what round.h makes of what it leaves without. A product of FP4 weights has the same bits from the image of terms that the norm leaves and from its bf16 rows, which
- * the product splits itself. */
+ * it leaves what round.h makes of what it leaves without. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
-#include "kernels/cuda/pack.h"
 #include "kernels/cuda/round.h"
-#include "kernels/cuda/rowmm.h"
-#include "kernels/cuda/terms.cuh"
 #include <cuda_runtime.h>
 #include <math.h>
 #include <random>
@@ -170,70 +166,6 @@ static int test_rounds_as_the_rule_says(const struct data *d, uint32_t split, fl
     return bad;
 }
 
-/* A random FP4 matrix [rows, HIDDEN]. */
-static struct packed_matrix make_matrix(uint32_t rows)
-{
-    const uint64_t n = (uint64_t)rows * HIDDEN;
-    const float factor = 0.01f;
-    struct packed_matrix w = { NULL, rows, HIDDEN, packed_slice_k(HIDDEN), WEIGHT_FP4 };
-    uint8_t *source, *codes;
-    float *scale;
-
-    CHECK(cudaMalloc((void **)&w.data, packed_bytes(w.format, rows, HIDDEN)));
-    CHECK(cudaMalloc(&source, 2 * n));
-    CHECK(cudaMalloc(&codes, n));
-    CHECK(cudaMalloc(&scale, sizeof factor));
-    CHECK(cudaMemcpy(scale, &factor, sizeof factor, cudaMemcpyHostToDevice));
-    OK(fill_normal_launch(source, n, 0.02f, 11, NULL));
-    OK(quantise_launch(w.format, source, rows, HIDDEN, codes, scale, factor, NULL));
-    const struct pack_source from = { codes, scale, 0, WEIGHT_FP4, rows, 0, PACK_WHOLE, codes + n / 2 };
-    OK(pack_launch(&w, &from, NULL, NULL));
-    CHECK(cudaDeviceSynchronize());
-    for (void *p : { (void *)source, (void *)codes, (void *)scale }) CHECK(cudaFree(p));
-    return w;
-}
-
-static int test_image_gives_the_bits_of_the_rows(const struct data *d)
-{
-    const struct packed_matrix w = make_matrix(8192);
-    const uint32_t bytes = terms_offset(HIDDEN, 2 * ROWS);
-    uint8_t *images;
-    uint32_t *top;
-    float *out;
-    int bad = 0, sms = 0;
-
-    CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
-    CHECK(cudaMalloc(&images, bytes));
-    CHECK(cudaMalloc(&top, 4 * ROWS));
-    CHECK(cudaMalloc(&out, 4ull * ROWS * w.rows));
-    CHECK(cudaMemset(images, 0, bytes));
-    for (uint32_t rows : { 16u, 1u, 2u, 3u, 4u, 7u, 8u, 11u }) {
-        uint8_t *image = images + terms_offset(HIDDEN, terms_rows(rows));
-        struct norm_args n = arguments(d, 1);
-        struct rowmm_tuning tuning = {};
-        std::vector<float> got[2];
-
-        n.terms = image, n.terms_rows = terms_rows(rows), n.terms_top = top;
-        OK(norm_launch(&n, rows, NULL));
-        tuning.ring_slots = 10, tuning.window_slots = 3, tuning.wait_slots = 2, tuning.sm_count = (uint32_t)sms;
-        for (int from_image = 0; from_image < 2; from_image++) {
-            struct rowmm_args a = {};
-
-            a.x = d->y, a.terms = from_image ? image : NULL, a.terms_top = top;
-            a.out = out, a.out_stride = w.rows, a.out_slice_stride = (uint64_t)ROWS * w.rows, a.m = rows;
-            CHECK(cudaMemset(out, 0xff, 4ull * ROWS * w.rows));
-            OK(rowmm_launch(&w, a, &tuning, NULL));
-            got[from_image] = fetch(out, (size_t)rows * w.rows);
-        }
-        const bool other = memcmp(got[0].data(), got[1].data(), 4 * got[0].size()) != 0 || !isfinite(got[0][0]);
-
-        printf("%-4s image of terms, %u rows: the product's bits are %s those of the rows\n", other ? "FAIL" : "ok", rows, other ? "NOT" : "");
-        bad += other;
-    }
-    for (void *p : { (void *)images, (void *)top, (void *)out, (void *)w.data }) CHECK(cudaFree(p));
-    return bad;
-}
-
 int main()
 {
     int count = 0, bad = 0;
@@ -241,7 +173,6 @@ int main()
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
     OK(norm_init());
     OK(round_init());
-    OK(rowmm_init());
     const struct data d = make_data();
 
     for (uint32_t split : { 1u, 2u, 4u }) {
@@ -249,6 +180,5 @@ int main()
         bad += test_company_changes_no_bit(&d, split);
         for (float fixed : { 0.0f, 0.0123f }) bad += test_rounds_as_the_rule_says(&d, split, fixed);
     }
-    bad += test_image_gives_the_bits_of_the_rows(&d);
     return bad ? 1 : 0;
 }

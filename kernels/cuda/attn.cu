@@ -135,12 +135,9 @@ __device__ __forceinline__ void work_sliding(const attn_args &a, const item &it,
         for (int i = 0; i < 4; i++) s[i] = (int)(warp * 8 + lane % 4 * 2 + i % 2) <= newest[i / 2] ? s[i] : older[i];
     }
     softmax_chunk<256, F8>(s, top, sum, factor, it, it.span.first, 0, sh, warp, lane);
-    if (!fresh) {
-        accumulate<256, F8, PLACES_ALL>(out, f, newest, sh, lane);
-        return;
-    }
-    if (it.span.first >= ATTN_WINDOW) accumulate<256, F8, PLACES_OLDER>(out, f, newest, sh, lane);
-    patch_v<256, F8>(f, it, it.span.first, sh, warp, lane);
+    if (!fresh) newest[0] = newest[1] = attn_shape<256>::KEYS;             /* every place counts; the same code, for a step should fit into the instruction cache */
+    if (fresh && it.span.first >= ATTN_WINDOW) accumulate<256, F8, PLACES_OLDER>(out, f, newest, sh, lane);
+    if (fresh) patch_v<256, F8>(f, it, it.span.first, sh, warp, lane);
     accumulate<256, F8, PLACES_NEWER>(out, f, newest, sh, lane);
 }
 

@@ -71,7 +71,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
     prefetch_next(a, sh);
 }
 
-template <bool LATE, int TILES>
+template <bool LATE, int TILES, bool LOGITS>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
@@ -102,7 +102,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         if (lane == 0) mbar_arrive(&sh->part_empty[buffer]);
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            store_tile(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4, x_scale[n]);
+            store_tile<LOGITS>(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4, x_scale[n]);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
     if (lane == 0) *(volatile uint32_t *)&sh->done = 1;

@@ -28,7 +28,9 @@ __device__ __forceinline__ float2 row_scales(const rowmm_args &a, uint32_t m)
     return make_float2(a.x_scale && m < a.m ? ld_l2(a.x_scale + m) : 1.0f, a.x_scale && m + 1 < a.m ? ld_l2(a.x_scale + m + 1) : 1.0f);
 }
 
-/* v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
+/* LOGITS: out_kind may be ROWMM_LOGITS; kernels that never make logits have no code for it.
+ * v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
+template <bool LOGITS = true>
 __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g, float2 x_scale)
 {
 #pragma unroll
@@ -40,7 +42,7 @@ __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32
             if (live) ((__nv_bfloat16 *)a.out)[(uint64_t)(m + i) * a.out_stride + tile * 8 + g] = __float2bfloat16_rn(gelu_tanh(low) * high);
             continue;
         }
-        if (a.out_kind == ROWMM_LOGITS) {
+        if (LOGITS && a.out_kind == ROWMM_LOGITS) {
             low = finish_logit(a, low, tile * TILE_ROWS + g);
             high = finish_logit(a, high, tile * TILE_ROWS + g + 8);
             float top = fmaxf(low, high);

@@ -68,5 +68,5 @@ void engine_draft_open(struct engine_draft *d, struct stage *s, uint32_t slot_co
     if (cuda && kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark_cuda(d);
     else if (cuda) engine_draft_open_cuda(d);
     else if (kind == DRAFT_KIND_DSPARK) engine_draft_open_dspark(d);
-    else engine_draft_open_mtp(d, NULL);
+    else engine_draft_open_mtp(d);
 }

@@ -80,15 +80,7 @@ int engine_draft_kind(const struct model_files *files, struct model_error *err);
 const char *engine_draft_kind_name(uint32_t kind);
 
 /* For the devices: each fills d->device, d->state and d->tokens_max. */
-struct assistant_row;
-struct assistant_weights;
-struct engine_draft_steps {          /* an assistant that is computed step by step elsewhere than on the CPU; all of them as model/assistant.h has it */
-    int (*open)(struct engine_draft *d, void *context, const struct assistant_weights *weights);   /* the weights stay */
-    int (*step)(struct engine_draft *d, void *context, const struct assistant_row *rows, uint32_t count, const struct forward_seq *seqs, uint32_t seq_count, float *logits, float *hidden);
-    void (*state)(struct engine_draft *d, void *context, uint32_t slot, uint32_t position, float *out); /* the target's state of a position */
-    void *context;
-};
-void engine_draft_open_mtp(struct engine_draft *d, const struct engine_draft_steps *steps);      /* NULL: the CPU */
+void engine_draft_open_mtp(struct engine_draft *d);
 void engine_draft_open_dspark(struct engine_draft *d);
 void engine_draft_open_cuda(struct engine_draft *d);   /* an MTP assistant */
 void engine_draft_open_dspark_cuda(struct engine_draft *d);

@@ -1,5 +1,5 @@
-/* model/engine_draft_cuda.c - the MTP assistant on the GPU: all steps of a round in one launch of libsluice_cuda.so, or, for shapes other than
- * Gemma 4 12B's, step by step with the CPU's bits (engine_draft_mtp.c picks then).
+/* model/engine_draft_cuda.c - the MTP assistant on the GPU: all steps of a round in one launch of libsluice_cuda.so (cuda_draft.h), or, for shapes other than Gemma 4 12B's, in a
+ * chain of launches with the CPU's bits (cuda_draft_plain.h).
  *
  * Reads    the drafter's checkpoint (files), the target's packed weights (gpu.weights: its embedding table), arena.kv and arena.states, device memory
  *          mapped read-only
@@ -32,22 +32,20 @@ struct gpu_drafter {
     struct cuda_model_spec target;
     struct cuda_draft_spec spec;
     struct assistant_weights weights; /* on the host; only while they are loaded */
-    void *weights_device;             /* mapped until the process ends */
+    void *weights_device;             /* mapped until the process ends; of another shape: the library owns them */
     struct cuda_draft *draft;
-    struct cuda_draft_plain *plain;   /* for shapes that `draft` is not made for */
-    const float *states;              /* device; for `plain` */
 };
 
-static void check_on(struct engine_draft *d, struct gpu_drafter *g, const char *what, int rc)
+static void check(struct engine_draft *d, const char *what, int rc)
 {
+    struct gpu_drafter *g = d->state;
+
     if (rc == 0) return;
     if (rc == -E_NOMEM) stage_exit(d->stage, EXIT_MISSING, "%s: %s", what, g->lib.backend_error());
     if (rc == -E_IO || rc == -E_TIMEOUT) engine_gpu_lost(&g->lib, d->stage, what, rc);
     stage_log(d->stage, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
     must(!"the GPU library refused what was checked before");
 }
-
-static void check(struct engine_draft *d, const char *what, int rc) { check_on(d, d->state, what, rc); }
 
 /* ---- sequences and rounds ----------------------------------------------------------------- */
 
@@ -265,62 +263,49 @@ static const float *map_states(struct engine_draft *d, const struct gpu_drafter 
     return engine_gpu_map(&g->lib, d->stage, "arena.states", states_bytes(d->slot_count, d->target.config.hidden), false);
 }
 
-static void open_drafter(struct engine_draft *d)
+static struct cuda_draft_options options_of(struct engine_draft *d)
 {
-    struct gpu_drafter *g = d->state;
+    const struct gpu_drafter *g = d->state;
     struct cuda_draft_options options = {
-        .weights_device = g->weights_device,
         .target_device = engine_gpu_map(&g->lib, d->stage, "gpu.weights", wiring_u64(&d->stage->wiring, "gpu.weights_bytes", 0), false),
         .states_device = map_states(d, g), .states_rows = STATES_ROWS, .seqs_max = d->slot_count, .context_max = d->target.geometry.max_context,
         .ring_pages = d->target.geometry.sliding_pages_per_seq,
     };
 
     map_keys(d, g, options.kv_device);
-    options.handover = engine_gpu_signals(&g->lib, d->stage);
-    d->hands_over = options.handover != NULL;
-    const int rc = g->lib.draft_open(&g->draft, &g->spec, &g->target, &options);
+    return options;
+}
+
+static void refuse(struct engine_draft *d, int rc)
+{
+    const struct gpu_drafter *g = d->state;
+
     if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
     if (rc != 0) stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());
 }
 
-/* ---- any other shape: steps ------------------------------------------------------------------- */
-
-static int plain_open(struct engine_draft *d, void *context, const struct assistant_weights *w)
+static void open_drafter(struct engine_draft *d, uint64_t bytes)
 {
-    struct gpu_drafter *g = context;
-    struct cuda_draft_options options = {.seqs_max = d->rows_max, .context_max = d->target.geometry.max_context, .ring_pages = d->target.geometry.sliding_pages_per_seq};
+    struct gpu_drafter *g = d->state;
+    struct cuda_draft_options options = options_of(d);
 
-    map_keys(d, g, options.kv_device);
-    g->states = map_states(d, g);
-    const int rc = g->lib.draft_plain_open(&g->plain, w, &g->target, &options, d->rows_max);
-    if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
-    if (rc == -E_UNSUPPORTED) stage_exit(d->stage, EXIT_CONFIG, "the GPU cannot compute this drafter (%s); use --draft ngram", g->lib.backend_error());
-    return rc;
+    options.weights_device = g->weights_device = own_memory(d, g, bytes);
+    load_weights(d);
+    options.handover = engine_gpu_signals(&g->lib, d->stage);
+    d->hands_over = options.handover != NULL;
+    refuse(d, g->lib.draft_open(&g->draft, &g->spec, &g->target, &options));
 }
 
-static int plain_step(struct engine_draft *d, void *context, const struct assistant_row *rows, uint32_t count, const struct forward_seq *seqs, uint32_t seq_count, float *logits, float *hidden)
+/* Of any other shape: weights as the checkpoint has them, or rounded as on the CPU. */
+static void open_plain(struct engine_draft *d)
 {
-    struct gpu_drafter *g = context;
-    struct cuda_draft_plain_row row[ENGINE_ROWS_MAX];
-    struct cuda_draft_plain_seq seq[ENGINE_ROWS_MAX];
+    struct gpu_drafter *g = d->state;
+    struct cuda_draft_options options = options_of(d);
+    const struct cuda_left_out left_out = {d->vocab.left_out, d->vocab.left_out_count};
 
-    must(count <= ENGINE_ROWS_MAX && seq_count <= ENGINE_ROWS_MAX);
-    for (uint32_t i = 0; i < count; i++)
-        row[i] = (struct cuda_draft_plain_row){.embedding = rows[i].embedding, .hidden = rows[i].hidden, .position = rows[i].position, .key_count = rows[i].key_count, .seq = rows[i].seq};
-    for (uint32_t i = 0; i < seq_count; i++)
-        seq[i] = (struct cuda_draft_plain_seq){.pages = {[CUDA_FULL] = seqs[i].full_pages, [CUDA_SLIDING] = seqs[i].sliding_pages},
-                                               .page_count = {[CUDA_FULL] = seqs[i].full_page_count, [CUDA_SLIDING] = seqs[i].sliding_page_count}};
-    const int rc = g->lib.draft_plain_step(g->plain, row, count, seq, seq_count, logits, hidden);
-    if (rc != -E_RANGE) check_on(d, g, "draft step", rc);
-    return rc;
-}
-
-static void plain_state(struct engine_draft *d, void *context, uint32_t slot, uint32_t position, float *out)
-{
-    struct gpu_drafter *g = context;
-    const uint32_t hidden = d->target.config.hidden;
-
-    check_on(d, g, "a state", g->lib.draft_plain_read(g->plain, g->states + states_offset(slot, position, hidden) / sizeof(float), out, hidden));
+    if (strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0 && assistant_to_fp8(&g->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1)) != 0)
+        stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
+    refuse(d, g->lib.draft_plain_open(&g->draft, &g->weights, &g->target, &options, left_out));
 }
 
 void engine_draft_open_cuda(struct engine_draft *d)
@@ -339,17 +324,10 @@ void engine_draft_open_cuda(struct engine_draft *d)
     engine_gpu_open(&g->lib, &g->facts, d->stage);
     engine_gpu_spec(d->stage, &g->target, &d->target.config, &d->target.generation, &d->target.geometry);
     make_spec(d);
-    const uint64_t bytes = g->lib.draft_weights_bytes(&g->spec);
-    if (bytes == 0) {
-        const struct engine_draft_steps steps = {plain_open, plain_step, plain_state, g};
-        assistant_weights_free(&g->weights);
-        engine_draft_open_mtp(d, &steps);
-        return;
-    }
+    const bool is_made_for = g->lib.draft_weights_bytes(&g->spec) != 0;
     g->spec.choices = d->vocab.count;
-    g->weights_device = own_memory(d, g, g->lib.draft_weights_bytes(&g->spec));
-    load_weights(d);
-    open_drafter(d);
+    if (is_made_for) open_drafter(d, g->lib.draft_weights_bytes(&g->spec));
+    else open_plain(d);
     assistant_weights_free(&g->weights);
     stage_beat(d->stage);
 }

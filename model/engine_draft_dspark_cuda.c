@@ -412,7 +412,7 @@ static uint64_t open_plain(struct engine_draft *d, const struct cuda_dspark_opti
     if (strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0 && dspark_to_fp8(&g->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1)) != 0)
         stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
     engine_await_weights(&d->target); /* its table and, mostly, its output matrix are the head's */
-    const struct cuda_dspark_left_out left_out = {d->vocab.left_out, d->vocab.left_out_count};
+    const struct cuda_left_out left_out = {d->vocab.left_out, d->vocab.left_out_count};
     const int rc = g->lib.dspark_plain_open(&g->dspark, &g->weights, &g->target, options, left_out, &bytes);
     if (rc != 0) refuse(d, rc);
     return bytes;

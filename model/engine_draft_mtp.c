@@ -1,4 +1,4 @@
-/* model/engine_draft_mtp.c - the MTP assistant step by step: model/assistant.h computes, or the GPU's kernels for any shape; model/sampler.h picks.
+/* model/engine_draft_mtp.c - the MTP assistant on the CPU, step by step: model/assistant.h computes, model/sampler.h picks.
  *
  * Reads    the drafter's checkpoint, the target's embedding table, its KV arena and state rows, all mapped read-only
  * Owns     logits and hidden states of one step
@@ -17,11 +17,10 @@
 struct mtp {
     struct model_weights target;         /* its embedding table is used, nothing else */
     struct assistant_weights weights;
-    struct engine_draft_steps steps;
-    struct assistant *assistant;         /* on the CPU */
+    struct assistant *assistant;
     const struct kernels *kernels;
     struct sampler *sampler;
-    const uint8_t *states;               /* arena.states; on the CPU */
+    const uint8_t *states;               /* arena.states */
     struct forward_seq *pages;           /* [slot_count], borrowed from whoever admitted */
     /* of one round, [rows_max] */
     struct assistant_row *row;
@@ -64,7 +63,7 @@ static void lay_questions(struct engine_draft *d, const struct engine_draft_ques
         m->asked[i] = i;
         m->seq[i] = m->pages[q[i].slot];
         m->row[i] = (struct assistant_row){.position = q[i].position, .key_count = q[i].position, .seq = i};
-        m->steps.state(d, m->steps.context, q[i].slot, q[i].position - 1, m->hidden + (uint64_t)i * hidden);
+        memcpy(m->hidden + (uint64_t)i * hidden, m->states + states_offset(q[i].slot, q[i].position - 1, hidden), hidden * sizeof(float));
         embed(d, q[i].token, m->embedding + (uint64_t)i * hidden);
     }
 }
@@ -109,7 +108,7 @@ static int mtp_round(struct engine_draft *d, const struct engine_draft_question 
             m->row[r].embedding = m->embedding + (uint64_t)r * hidden;
             m->row[r].hidden = m->hidden + (uint64_t)r * hidden;
         }
-        const int rc = m->steps.step(d, m->steps.context, m->row, rows, m->seq, count, m->logits, m->hidden);
+        const int rc = assistant_step(m->assistant, m->row, rows, m->seq, count, m->logits, m->hidden);
         if (rc != 0) return rc;
         stage_beat(d->stage);
         rows = advance(d, q, rows, answers, go_on, context);
@@ -119,7 +118,7 @@ static int mtp_round(struct engine_draft *d, const struct engine_draft_question 
 
 static const struct engine_draft_device mtp_device = {mtp_admit, mtp_leave, mtp_round, NULL};
 
-/* ---- the CPU ---- */
+/* ---- setting up ---- */
 
 static const void *map(struct engine_draft *d, const char *name, uint64_t bytes)
 {
@@ -130,33 +129,14 @@ static const void *map(struct engine_draft *d, const char *name, uint64_t bytes)
     return at;
 }
 
-static int cpu_open(struct engine_draft *d, void *context, const struct assistant_weights *weights)
+static int open_assistant(struct engine_draft *d)
 {
     const struct forward_options options = {.threads = (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1), .rows_max = d->rows_max};
     struct mtp *m = d->state;
 
-    (void)context;
     m->states = map(d, "arena.states", states_bytes(d->slot_count, d->target.config.hidden));
-    return assistant_open(&m->assistant, weights, &d->target.config, &d->target.geometry, map(d, "arena.kv", d->target.geometry.arena_bytes), &options);
+    return assistant_open(&m->assistant, &m->weights, &d->target.config, &d->target.geometry, map(d, "arena.kv", d->target.geometry.arena_bytes), &options);
 }
-
-static int cpu_step(struct engine_draft *d, void *context, const struct assistant_row *rows, uint32_t count, const struct forward_seq *seqs, uint32_t seq_count, float *logits, float *hidden)
-{
-    (void)context;
-    return assistant_step(((struct mtp *)d->state)->assistant, rows, count, seqs, seq_count, logits, hidden);
-}
-
-static void cpu_state(struct engine_draft *d, void *context, uint32_t slot, uint32_t position, float *out)
-{
-    const uint32_t hidden = d->target.config.hidden;
-
-    (void)context;
-    memcpy(out, ((const struct mtp *)d->state)->states + states_offset(slot, position, hidden), hidden * sizeof(float));
-}
-
-static const struct engine_draft_steps cpu_steps = {cpu_open, cpu_step, cpu_state, NULL};
-
-/* ---- setting up ---- */
 
 static void load(struct engine_draft *d, struct mtp *m)
 {
@@ -169,7 +149,7 @@ static void load(struct engine_draft *d, struct mtp *m)
     if (rc != 0) stage_exit(d->stage, EXIT_CONFIG, "the drafter cannot be used: %s", err.text[0] ? err.text : error_text(rc));
 }
 
-void engine_draft_open_mtp(struct engine_draft *d, const struct engine_draft_steps *steps)
+void engine_draft_open_mtp(struct engine_draft *d)
 {
     const uint64_t rows = d->rows_max, hidden = d->target.config.hidden;
     struct mtp *m = calloc(1, sizeof *m);
@@ -180,8 +160,7 @@ void engine_draft_open_mtp(struct engine_draft *d, const struct engine_draft_ste
     d->tokens_max = RING_TOKENS_MAX;
     load(d, m);
     m->kernels = kernels_get(KERNELS_BEST);
-    m->steps = steps ? *steps : cpu_steps;
-    int rc = m->steps.open(d, m->steps.context, &m->weights);
+    int rc = open_assistant(d);
     if (rc == 0) rc = sampler_open(&m->sampler, d->target.config.vocab, d->vocab.left_out, d->vocab.left_out_count);
     m->pages = calloc(d->slot_count, sizeof *m->pages);
     m->row = calloc(rows, sizeof *m->row);

@@ -71,6 +71,11 @@ struct cuda_features {
     uint32_t element_bytes;           /* 2: bf16, 4: f32 */
 };
 
+struct cuda_left_out {                /* tokens that a drafter never proposes; host */
+    const uint32_t *token;
+    uint32_t count;
+};
+
 struct cuda_options {
     void *weights_device;             /* cuda_weights_bytes(spec), 256-byte aligned; contents kept, packed or not yet */
     void *kv_device[2];               /* pool of pages per layer type: page p at p * page_bytes[type] */

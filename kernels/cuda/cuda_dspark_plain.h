@@ -18,16 +18,11 @@ extern "C" {
 
 struct dspark_weights;                /* model/dspark.h */
 
-struct cuda_dspark_left_out {         /* tokens that are never guessed; host */
-    const uint32_t *token;
-    uint32_t count;
-};
-
 /* Copies the head's weights to the device; `weights` may be freed when it returns. target: the spec of the model it drafts for, whose weights must be in
  * place. options->weights_device is not looked at, features may be bf16 or f32. own_bytes: device memory that the weights take; may be NULL.
  * 0, -E_UNSUPPORTED (a shape or format; cuda_backend_error() says which), -E_RANGE, -E_NOMEM, -E_IO. */
 int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options,
-                           struct cuda_dspark_left_out left_out, uint64_t *own_bytes);
+                           struct cuda_left_out left_out, uint64_t *own_bytes);
 
 /* For tests: f32 [rows][vocab], the Markov head's part of the last guess of each of the last round's sequences; device memory. NULL without one. */
 const float *cuda_dspark_plain_markov(const struct cuda_dspark *dspark);

@@ -3,6 +3,7 @@
  * A round is one cooperative launch whose questions travel as its parameters; the answers come back through mapped host memory with a flag. */
 #include "arena.h"
 #include "await.h"
+#include "draft_plain.h"
 #include "draft_round.h"
 #include "launch.h"
 #include "setup.h"
@@ -15,6 +16,7 @@
 #define PAGE_TOKENS 32
 
 struct cuda_draft {
+    struct draft_plain *plain;        /* owned; an assistant of another shape: nothing below is used, everything is passed on */
     struct cuda_draft_spec spec;
     struct draft_round_args args;     /* what stays the same from round to round; owned pointers point into slab */
     uint32_t blocks, seqs_max, context_max, pages_stride[2];
@@ -171,9 +173,21 @@ extern "C" int cuda_draft_open(struct cuda_draft **draft, const struct cuda_draf
     return rc;
 }
 
+extern "C" int cuda_draft_plain_open(struct cuda_draft **draft, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *options,
+                                     struct cuda_left_out left_out)
+{
+    struct cuda_draft *d = new (std::nothrow) cuda_draft();
+    const int rc = d ? draft_plain_open(&d->plain, weights, target, options, left_out) : -E_NOMEM;
+
+    if (rc) delete d;
+    *draft = rc ? NULL : d;
+    return rc;
+}
+
 extern "C" void cuda_draft_close(struct cuda_draft *d)
 {
     if (d == NULL) return;
+    draft_plain_close(d->plain);
     if (d->stream) cudaStreamSynchronize(d->stream), cudaStreamDestroy(d->stream);
     cudaFree(d->slab);
     if (d->result) cudaFreeHost(d->result);
@@ -182,6 +196,7 @@ extern "C" void cuda_draft_close(struct cuda_draft *d)
 
 extern "C" int cuda_draft_pages(struct cuda_draft *d, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count)
 {
+    if (d->plain) return draft_plain_pages(d->plain, seq, type, first, pages, count);
     if (type > CUDA_FULL || seq >= d->seqs_max || first > d->pages_stride[type] || count > d->pages_stride[type] - first) return -E_RANGE;
     return launch_check(cudaMemcpyAsync(d->pages[type] + (uint64_t)seq * d->pages_stride[type] + first, pages, 4ull * count, cudaMemcpyHostToDevice, d->stream), "pages");
 }
@@ -196,6 +211,7 @@ extern "C" int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_qu
 {
     struct draft_round_args *a = &d->args;
 
+    if (d->plain) return draft_plain_round(d->plain, questions, count);
     a->handover = d->hands_over && count == 1 ? d->handover : NULL;
     d->hands_over = false;            /* also of a round that is refused */
     if (count == 0 || count > CUDA_DRAFT_ROWS_MAX) return -E_RANGE;
@@ -222,6 +238,7 @@ extern "C" int cuda_draft_hand_over(struct cuda_draft *d, const struct cuda_hand
 
 extern "C" int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft_answer *answers)
 {
+    if (d->plain) return draft_plain_wait(d->plain, timeout_us, answers);
     /* W1 <- leave() in draft_round.cu: the answers are in host memory before the flag. */
     const int rc = await_word(&d->result->round, d->round, &d->result->gave_up, d->stream, timeout_us, "draft round");
 
@@ -230,7 +247,7 @@ extern "C" int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct
     return 0;
 }
 
-extern "C" const float *cuda_draft_hidden(const struct cuda_draft *d) { return d->args.hidden; }
-extern "C" const float *cuda_draft_logits(const struct cuda_draft *d) { return d->args.logits; }
-extern "C" void *cuda_draft_stream(struct cuda_draft *d) { return d->stream; }
+extern "C" const float *cuda_draft_hidden(const struct cuda_draft *d) { return d->plain ? draft_plain_hidden(d->plain) : d->args.hidden; }
+extern "C" const float *cuda_draft_logits(const struct cuda_draft *d) { return d->plain ? draft_plain_logits(d->plain) : d->args.logits; }
+extern "C" void *cuda_draft_stream(struct cuda_draft *d) { return d->plain ? draft_plain_stream(d->plain) : d->stream; }
 extern "C" void cuda_draft_trace(struct cuda_draft *d, void *words_device) { d->args.trace = (unsigned long long *)words_device; }

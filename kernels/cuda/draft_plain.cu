@@ -1,8 +1,10 @@
-/* kernels/cuda/draft_plain.cu - the MTP assistant on the kernels of plain.h (contract in cuda_draft_plain.h).
+/* kernels/cuda/draft_plain.cu - the MTP assistant on the kernels of plain.h, whole rounds (contract in cuda_draft_plain.h).
  *
  * As model/assistant.c, operation for operation: pre_projection, per layer norm, q, heads, attention on the target's keys, o, norms, gate and up, down,
- * norms; then head and post_projection. A row attends from position key_count - 1 and turns by the angles of its own position. */
-#include "cuda_draft_plain.h"
+ * norms; then head and post_projection; the choice. A row attends from the position before its own and turns by the angles of its own, in every step. */
+#include "draft_plain.h"
+#include "draft_plain_ops.cuh"
+#include "await.h"
 #include "launch.h"
 #include "setup.h"
 #include "plain_attn.cuh"
@@ -10,6 +12,7 @@
 #include "plain_ops.cuh"
 #include "shm/error.h"
 #include <cuda_runtime.h>
+#include <math.h>
 #include <new>
 #include <string.h>
 #include <vector>
@@ -19,9 +22,9 @@ extern "C" {
 }
 
 #define PART_BYTES_MAX (64ull << 20)
-#define ROWS_LIMIT 1024u
+#define ROWS CUDA_DRAFT_ROWS_MAX
 
-struct cuda_draft_plain {
+struct draft_plain {
     struct model_config config;       /* the assistant's own */
     struct cuda_model_spec target;
     struct cuda_draft_options options;
@@ -30,36 +33,43 @@ struct cuda_draft_plain {
     struct plain_held_matrix pre, post, head;
     const float *norm;
     uint32_t backbone;                /* hidden size of the target */
-    struct rope_table rope[2];
+    const uint32_t *left_out;
+    struct plain_table table;         /* the target's */
     uint32_t source[2];               /* the target's layer whose keys are read, per type */
-    uint32_t rows_max, pages_stride[2], segments_max[2], batch_rows[2];
+    uint32_t pages_stride[2], segments_max[2], batch_rows[2], turned[2];
+    float2 *angle[2];                 /* owned; [context_max][turned] */
     cudaStream_t stream;              /* owned */
+    struct draft_plain_result *result, *result_device;   /* mapped; owned */
+    uint64_t round;                   /* last launched */
+    struct cuda_draft_question asked[ROWS];
+    uint32_t asked_count;
     uint8_t *slab;                    /* owned; what follows lies in it */
-    float *joined, *h, *x, *y, *q, *attended, *gate, *hidden, *logits, *tile_top, *part;
-    float2 *part_top, *angle[2];
-    struct plain_row *turn, *see;     /* [rows_max] */
+    float *joined, *h, *x, *y, *q, *attended, *gate, *hidden, *logits, *tile_top, *part, *lead;
+    float2 *part_top;
+    struct plain_row *turn, *see;     /* [ROWS] */
+    uint32_t *token;                  /* [ROWS][CUDA_DRAFT_STEPS_MAX] */
     uint32_t *pages[2];               /* [seqs_max][pages_stride] */
 };
 
 /* ---- the handle ---- */
 
-static void size_attention(struct cuda_draft_plain *d, uint64_t *part, uint64_t *tops)
+static void size_attention(struct draft_plain *d, uint64_t *part, uint64_t *tops)
 {
     for (uint32_t i = 0; i < d->config.layer_count; i++) {
         const uint32_t type = d->config.layer[i].type;
         const uint64_t of_row = (uint64_t)d->config.q_heads * (d->segments_max[type] = plain_attn_segments(d->options.context_max, type == CUDA_FULL ? 0 : d->target.window));
         const uint64_t rows = PART_BYTES_MAX / (4 * of_row * d->target.head_dim[type]);
 
-        d->batch_rows[type] = rows == 0 ? 1 : rows < d->rows_max ? (uint32_t)rows : d->rows_max;
+        d->batch_rows[type] = rows == 0 ? 1 : rows < ROWS ? (uint32_t)rows : ROWS;
         if (4 * of_row * d->target.head_dim[type] * d->batch_rows[type] > *part) *part = 4 * of_row * d->target.head_dim[type] * d->batch_rows[type];
         if (8 * of_row * d->batch_rows[type] > *tops) *tops = 8 * of_row * d->batch_rows[type];
     }
 }
 
-static int make_scratch(struct cuda_draft_plain *d)
+static int make_scratch(struct draft_plain *d)
 {
     const struct model_config *s = &d->config;
-    const uint64_t rows = d->rows_max;
+    const uint64_t rows = ROWS;
     uint64_t widest = 0, part = 0, tops = 0;
 
     for (uint32_t i = 0; i < s->layer_count; i++)
@@ -69,7 +79,7 @@ static int make_scratch(struct cuda_draft_plain *d)
         { (void **)&d->joined, 8 * rows * d->backbone }, { (void **)&d->h, 4 * rows * s->hidden }, { (void **)&d->x, 4 * rows * s->hidden }, { (void **)&d->y, 4 * rows * s->hidden },
         { (void **)&d->q, 4 * rows * widest }, { (void **)&d->attended, 4 * rows * widest }, { (void **)&d->gate, 4 * rows * s->intermediate },
         { (void **)&d->hidden, 4 * rows * d->backbone }, { (void **)&d->logits, 4 * rows * s->vocab }, { (void **)&d->tile_top, 4 * rows * (s->vocab / 16) },
-        { (void **)&d->part, part }, { (void **)&d->part_top, tops }, { (void **)&d->angle[0], 8 * rows * ROPE_PAIRS_MAX }, { (void **)&d->angle[1], 8 * rows * ROPE_PAIRS_MAX },
+        { (void **)&d->part, part }, { (void **)&d->part_top, tops }, { (void **)&d->token, 4 * rows * CUDA_DRAFT_STEPS_MAX }, { (void **)&d->lead, 4 * rows * CUDA_DRAFT_STEPS_MAX },
         { (void **)&d->turn, rows * sizeof *d->turn }, { (void **)&d->see, rows * sizeof *d->see },
         { (void **)&d->pages[0], 4ull * d->options.seqs_max * d->pages_stride[0] }, { (void **)&d->pages[1], 4ull * d->options.seqs_max * d->pages_stride[1] },
     };
@@ -91,7 +101,7 @@ static int check_shape(const struct assistant_weights *w, const struct cuda_mode
     return 0;
 }
 
-static int load(struct cuda_draft_plain *d, const struct assistant_weights *w)
+static int load(struct draft_plain *d, const struct assistant_weights *w, struct cuda_left_out left_out)
 {
     int rc = plain_held_put(&d->held, &w->pre, &d->pre);
 
@@ -99,77 +109,96 @@ static int load(struct cuda_draft_plain *d, const struct assistant_weights *w)
     if (rc == 0) rc = plain_held_put(&d->held, &w->post, &d->post);
     if (rc == 0) rc = plain_held_put(&d->held, &w->head, &d->head);
     if (rc == 0) rc = plain_held_vector(&d->held, w->norm, w->config.hidden, &d->norm);
+    if (rc == 0) rc = plain_held_left_out(&d->held, left_out, w->config.vocab, &d->left_out);
+    if (rc == 0) rc = plain_table_of(&d->target, d->options.target_device, &d->table);
     for (uint32_t i = 0; i < w->config.layer_count && rc == 0; i++) rc = plain_held_put_layer(&d->held, &w->layer[i], w->config.hidden, w->config.layer[i].head_dim, &d->layer[i]);
     return rc;
 }
 
-static void find_sources(struct cuda_draft_plain *d)
+/* Angles of the assistant's own kinds of layers, and where the keys of each are. */
+static int find_sources(struct draft_plain *d)
 {
-    for (uint32_t i = 0; i < d->config.layer_count; i++) {
-        const struct layer_config *l = &d->config.layer[i];
+    int rc = 0;
 
-        rope_table_init(&d->rope[l->type], &d->config.rope[l->type], l->head_dim);
+    for (uint32_t i = 0; i < d->config.layer_count && rc == 0; i++) {
+        const struct layer_config *l = &d->config.layer[i];
+        struct rope_table table;
+
+        if (d->angle[l->type]) continue;
+        rope_table_init(&table, &d->config.rope[l->type], l->head_dim);
+        d->turned[l->type] = table.turned;
+        rc = plain_angles(&d->angle[l->type], &table, d->options.context_max);
     }
     for (uint32_t i = 0; i < d->target.layers; i++) d->source[d->target.layer[i].type] = i;
-}
-
-extern "C" int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *options,
-                                     uint32_t rows_max)
-{
-    int rc = check_shape(weights, target);
-    struct cuda_draft_plain *d;
-
-    *draft = NULL;
-    if (rc == 0 && (rows_max == 0 || rows_max > ROWS_LIMIT || options->seqs_max == 0 || options->context_max == 0)) rc = -E_RANGE;
-    if (rc) return rc;
-    if ((d = new (std::nothrow) cuda_draft_plain()) == NULL) return -E_NOMEM;
-    d->config = weights->config, d->backbone = weights->backbone_hidden, d->target = *target, d->options = *options, d->rows_max = rows_max;
-    d->pages_stride[CUDA_SLIDING] = options->ring_pages;
-    d->pages_stride[CUDA_FULL] = (options->context_max + PLAIN_PAGE_TOKENS - 1) / PLAIN_PAGE_TOKENS;
-    find_sources(d);
-    rc = plain_linear_init();
-    if (rc == 0) rc = plain_ops_init();
-    if (rc == 0) rc = plain_attn_init();
-    if (rc == 0) rc = load(d, weights);
-    if (rc == 0) rc = make_scratch(d);
-    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
-    if (rc == 0) rc = launch_check(cudaDeviceSynchronize(), "opening the drafter");
-    if (rc) cuda_draft_plain_close(d);
-    else *draft = d;
     return rc;
 }
 
-extern "C" void cuda_draft_plain_close(struct cuda_draft_plain *d)
+static int open_all(struct draft_plain *d, const struct assistant_weights *weights, struct cuda_left_out left_out)
+{
+    int rc = plain_linear_init();
+
+    if (rc == 0) rc = plain_ops_init();
+    if (rc == 0) rc = plain_attn_init();
+    if (rc == 0) rc = draft_plain_ops_init();
+    if (rc == 0) rc = load(d, weights, left_out);
+    if (rc == 0) rc = find_sources(d);
+    if (rc == 0) rc = make_scratch(d);
+    if (rc == 0) rc = setup_mapped((void **)&d->result, (void **)&d->result_device, sizeof *d->result);
+    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
+    return rc ? rc : launch_check(cudaDeviceSynchronize(), "opening the drafter");
+}
+
+int draft_plain_open(struct draft_plain **plain, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *o, struct cuda_left_out left_out)
+{
+    int rc = check_shape(weights, target);
+    struct draft_plain *d;
+
+    *plain = NULL;
+    if (rc == 0 && (!o->kv_device[0] || !o->kv_device[1] || !o->states_device || o->states_rows == 0 || o->seqs_max == 0 || o->context_max == 0 || o->ring_pages == 0)) rc = -E_RANGE;
+    if (rc) return rc;
+    if ((d = new (std::nothrow) draft_plain()) == NULL) return -E_NOMEM;
+    d->config = weights->config, d->backbone = weights->backbone_hidden, d->target = *target, d->options = *o;
+    d->pages_stride[CUDA_SLIDING] = o->ring_pages;
+    d->pages_stride[CUDA_FULL] = (o->context_max + PLAIN_PAGE_TOKENS - 1) / PLAIN_PAGE_TOKENS;
+    rc = open_all(d, weights, left_out);
+    if (rc) draft_plain_close(d);
+    else *plain = d;
+    return rc;
+}
+
+void draft_plain_close(struct draft_plain *d)
 {
     if (d == NULL) return;
     if (d->stream) cudaStreamSynchronize(d->stream), cudaStreamDestroy(d->stream);
     cudaFree(d->slab);
+    for (float2 *angle : d->angle) cudaFree(angle);
+    if (d->result) cudaFreeHost(d->result);
     plain_held_free(&d->held);
     delete d;
 }
 
 /* ---- a step ---- */
 
-static int product(const struct cuda_draft_plain *d, float *out, const float *in, const struct plain_held_matrix &w, const struct plain_held_matrix *up, uint32_t rows)
+static int product(const struct draft_plain *d, float *out, const float *in, const struct plain_held_matrix &w, const struct plain_held_matrix *up, uint32_t rows)
 {
     return plain_held_multiply(&w, up, in, out, w.rows, rows, d->stream);
 }
 
-static int norms(const struct cuda_draft_plain *d, const float *post, const float *scalar, const float *next, uint32_t rows)
+static int norms(const struct draft_plain *d, const float *post, const float *scalar, const float *next, uint32_t rows)
 {
     const struct plain_norm a = { post ? d->y : NULL, post, scalar, d->h, next, d->x, NULL, d->config.hidden, d->config.norm_eps };
 
     return plain_norm_launch(&a, rows, d->stream);
 }
 
-static uint32_t kv_bytes(const struct cuda_draft_plain *d, uint32_t type)
+static uint32_t kv_bytes(const struct draft_plain *d, uint32_t type)
 {
     const struct cuda_layer_spec *l = &d->target.layer[d->source[type]];
 
     return (uint32_t)((l->v_offset - l->k_offset) / ((uint64_t)d->target.kv_heads[type] * d->target.head_dim[type] * PLAIN_PAGE_TOKENS));
 }
 
-static int attend(const struct cuda_draft_plain *d, uint32_t i, uint32_t rows)
+static int attend(const struct draft_plain *d, uint32_t i, uint32_t rows)
 {
     const uint32_t type = d->config.layer[i].type, dim = d->target.head_dim[type];
     const struct cuda_layer_spec *l = &d->target.layer[d->source[type]];
@@ -179,7 +208,7 @@ static int attend(const struct cuda_draft_plain *d, uint32_t i, uint32_t rows)
     h.row = d->turn, h.qkv = d->q, h.stride = (uint64_t)d->config.q_heads * dim;
     h.q_norm = d->layer[i].q_norm;
     h.angle = d->angle[type];
-    h.q_heads = d->config.q_heads, h.kv_heads = 0, h.dim = dim, h.turned = d->rope[type].turned, h.eps = d->config.norm_eps;
+    h.q_heads = d->config.q_heads, h.kv_heads = 0, h.dim = dim, h.turned = d->turned[type], h.eps = d->config.norm_eps;
     const int rc = plain_heads_launch(&h, rows, d->stream);
 
     if (rc) return rc;
@@ -193,7 +222,7 @@ static int attend(const struct cuda_draft_plain *d, uint32_t i, uint32_t rows)
     return plain_attn_launch(&a, rows, d->stream);
 }
 
-static int run_layers(const struct cuda_draft_plain *d, uint32_t rows)
+static int run_layers(const struct draft_plain *d, uint32_t rows)
 {
     const uint32_t layers = d->config.layer_count;
     int rc = product(d, d->h, d->joined, d->pre, NULL, rows);
@@ -217,67 +246,77 @@ static int run_layers(const struct cuda_draft_plain *d, uint32_t rows)
     return rc ? rc : product(d, d->hidden, d->x, d->post, NULL, rows);
 }
 
-static bool row_is_sound(const struct cuda_draft_plain *d, const struct cuda_draft_plain_row *r, const struct cuda_draft_plain_seq *seqs, uint32_t seq_count)
-{
-    if (r->seq >= seq_count || r->key_count == 0 || r->key_count > r->position || r->position >= d->options.context_max) return false;
-    const uint32_t pages = (r->key_count + PLAIN_PAGE_TOKENS - 1) / PLAIN_PAGE_TOKENS, ring = pages < d->pages_stride[CUDA_SLIDING] ? pages : d->pages_stride[CUDA_SLIDING];
+/* ---- rounds ---- */
 
-    return seqs[r->seq].page_count[CUDA_FULL] >= pages && seqs[r->seq].page_count[CUDA_SLIDING] >= ring;
+int draft_plain_pages(struct draft_plain *d, uint32_t seq, enum cuda_layer_type type, uint32_t first, const uint32_t *pages, uint32_t count)
+{
+    if (type > CUDA_FULL || seq >= d->options.seqs_max || first > d->pages_stride[type] || count > d->pages_stride[type] - first) return -E_RANGE;
+    return launch_check(cudaMemcpyAsync(d->pages[type] + (uint64_t)seq * d->pages_stride[type] + first, pages, 4ull * count, cudaMemcpyHostToDevice, d->stream), "pages");
 }
 
-/* From pageable memory: each copy has read its source when the call returns. */
-static int send(const struct cuda_draft_plain *d, void *to, const void *from, uint64_t bytes)
+static bool is_sound(const struct draft_plain *d, const struct cuda_draft_question *q)
 {
-    return bytes ? launch_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, d->stream), "the drafter's input") : 0;
+    if (q->seq >= d->options.seqs_max || q->token >= d->config.vocab || q->position == 0 || q->position >= d->options.context_max) return false;
+    if (q->steps < 1 || q->steps > CUDA_DRAFT_STEPS_MAX) return false;
+    return q->temperature >= 0 && q->temperature <= 100 && q->top_p >= 0 && q->top_p <= 1 && q->min_p >= 0 && q->min_p <= 1;      /* false for NaN */
 }
 
-static int send_rows(const struct cuda_draft_plain *d, const struct cuda_draft_plain_row *rows, uint32_t count)
+static struct draft_plain_step make_step(const struct draft_plain *d, const struct cuda_draft_question *questions, uint32_t count)
 {
-    const uint64_t width = d->backbone;
-    std::vector<struct plain_row> turn(count), see(count);
-    std::vector<float2> angle[2];
-    float cosine[ROPE_PAIRS_MAX], sine[ROPE_PAIRS_MAX];
-    int rc = 0;
+    struct draft_plain_step a = {};
 
-    for (uint32_t i = 0; i < count && rc == 0; i++) {
-        turn[i] = plain_row{ 0, i, rows[i].seq, 1 };           /* `position` finds the row's own angles */
-        see[i] = plain_row{ 0, rows[i].key_count - 1, rows[i].seq, 1 };
-        rc = send(d, d->joined + 2 * width * i, rows[i].embedding, 4 * width);
-        if (rc == 0) rc = send(d, d->joined + 2 * width * i + width, rows[i].hidden, 4 * width);
-        for (uint32_t type = 0; type < 2; type++) {
-            rope_table_angles(&d->rope[type], rows[i].position, cosine, sine);
-            for (uint32_t j = 0; j < d->rope[type].turned; j++) angle[type].push_back(make_float2(cosine[j], sine[j]));
-        }
+    memcpy(a.question, questions, count * sizeof *questions);
+    a.count = count, a.backbone = d->backbone, a.vocab = d->config.vocab, a.table = d->table, a.embed_scale = d->target.embed_scale;
+    a.states = d->options.states_device, a.states_rows = d->options.states_rows, a.turn = d->turn, a.see = d->see, a.joined = d->joined;
+    a.hidden = d->hidden, a.logits = d->logits, a.left_out = d->left_out, a.token = d->token, a.lead = d->lead;
+    return a;
+}
+
+int draft_plain_round(struct draft_plain *d, const struct cuda_draft_question *questions, uint32_t count)
+{
+    uint32_t longest = 0;
+
+    if (count == 0 || count > ROWS) return -E_RANGE;
+    for (uint32_t i = 0; i < count; i++) {
+        if (!is_sound(d, &questions[i])) return -E_RANGE;
+        if (questions[i].steps > longest) longest = questions[i].steps;
     }
-    for (uint32_t type = 0; type < 2 && rc == 0; type++) rc = send(d, d->angle[type], angle[type].data(), sizeof(float2) * angle[type].size());
-    if (rc == 0) rc = send(d, d->turn, turn.data(), count * sizeof turn[0]);
-    return rc ? rc : send(d, d->see, see.data(), count * sizeof see[0]);
+    if (d->round && __atomic_load_n(&d->result->round, __ATOMIC_ACQUIRE) != d->round) return -E_BUSY;
+    d->round++, d->asked_count = count;
+    memcpy(d->asked, questions, count * sizeof *questions);
+    const struct draft_plain_step step = make_step(d, questions, count);
+    int rc = draft_plain_start_launch(&step, d->stream);
+
+    for (uint32_t i = 0; i < longest && rc == 0; i++) {
+        rc = run_layers(d, count);
+        if (rc == 0) rc = draft_plain_pick_launch(&step, i, d->stream);
+    }
+    return rc ? rc : draft_plain_publish_launch(&step, d->result_device, d->round, d->stream);
 }
 
-extern "C" int cuda_draft_plain_step(struct cuda_draft_plain *d, const struct cuda_draft_plain_row *rows, uint32_t count, const struct cuda_draft_plain_seq *seqs, uint32_t seq_count,
-                                     float *logits, float *hidden)
+/* A row ends before a token that there was not, and behind the one that makes it less sure than it must be. */
+static void take_answer(const struct draft_plain *d, uint32_t row, struct cuda_draft_answer *a)
 {
-    int rc = 0;
+    float sure = 1;
 
-    if (count == 0 || count > d->rows_max || seq_count > d->options.seqs_max) return -E_RANGE;
-    for (uint32_t i = 0; i < count; i++)
-        if (!row_is_sound(d, &rows[i], seqs, seq_count)) return -E_RANGE;
-    for (uint32_t s = 0; s < seq_count && rc == 0; s++)
-        for (uint32_t type = 0; type < 2 && rc == 0; type++) {
-            const uint32_t n = seqs[s].page_count[type] < d->pages_stride[type] ? seqs[s].page_count[type] : d->pages_stride[type];
-
-            rc = send(d, d->pages[type] + (uint64_t)s * d->pages_stride[type], seqs[s].pages[type], 4ull * n);
-        }
-    if (rc == 0) rc = send_rows(d, rows, count);
-    if (rc == 0) rc = run_layers(d, count);
-    if (rc == 0) rc = launch_check(cudaMemcpyAsync(logits, d->logits, 4ull * count * d->config.vocab, cudaMemcpyDeviceToHost, d->stream), "the drafter's logits");
-    if (rc == 0) rc = launch_check(cudaMemcpyAsync(hidden, d->hidden, 4ull * count * d->backbone, cudaMemcpyDeviceToHost, d->stream), "the drafter's states");
-    return rc ? rc : launch_check(cudaStreamSynchronize(d->stream), "draft step");
+    a->count = 0;
+    for (uint32_t i = 0; i < d->asked[row].steps && d->result->token[row][i] < d->config.vocab; i++) {
+        a->token[i] = d->result->token[row][i];
+        a->confidence[i] = 1.0f - expf(-d->result->lead[row][i]);
+        a->count = i + 1;
+        if ((sure *= a->confidence[i]) < d->asked[row].stop_below) return;
+    }
 }
 
-extern "C" int cuda_draft_plain_read(struct cuda_draft_plain *d, const float *from_device, float *to, uint32_t count)
+int draft_plain_wait(struct draft_plain *d, uint32_t timeout_us, struct cuda_draft_answer *answers)
 {
-    const int rc = launch_check(cudaMemcpyAsync(to, from_device, 4ull * count, cudaMemcpyDeviceToHost, d->stream), "a state");
+    const int rc = await_word(&d->result->round, d->round, NULL, d->stream, timeout_us, "draft round"); /* W1 <- draft_plain_publish_kernel */
 
-    return rc ? rc : launch_check(cudaStreamSynchronize(d->stream), "a state");
+    if (rc) return rc;
+    for (uint32_t i = 0; i < d->asked_count; i++) take_answer(d, i, &answers[i]);
+    return 0;
 }
+
+const float *draft_plain_hidden(const struct draft_plain *d) { return d->hidden; }
+const float *draft_plain_logits(const struct draft_plain *d) { return d->logits; }
+void *draft_plain_stream(struct draft_plain *d) { return d->stream; }

@@ -148,7 +148,7 @@ extern "C" int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_d
 }
 
 extern "C" int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options,
-                                      struct cuda_dspark_left_out left_out, uint64_t *own_bytes)
+                                      struct cuda_left_out left_out, uint64_t *own_bytes)
 {
     struct cuda_dspark *d = new (std::nothrow) cuda_dspark();
     const int rc = d ? dspark_plain_open(&d->plain, weights, target, options, left_out, own_bytes) : -E_NOMEM;

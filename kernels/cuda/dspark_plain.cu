@@ -33,7 +33,7 @@ struct dspark_plain {
     struct cuda_dspark_options options;
     struct dspark_plain_weights weights;
     float embed_scale, confidence_bias;
-    uint32_t *left_out;               /* bits of the vocabulary */
+    const uint32_t *left_out;         /* in weights.held */
     uint32_t kv_rows, q_rows, dim;    /* of every layer */
     uint32_t lines_max;               /* rows of activations: blocks of a round, or positions absorbed */
     uint32_t ring_pages, turned, segments_max, batch_rows;
@@ -112,7 +112,6 @@ static int make_slab(struct dspark_plain *d)
         { (void **)&d->markov, 4 * seqs * d->config.markov_rank }, { (void **)&d->part, part }, { (void **)&d->part_top, tops },
         { (void **)&d->seen, 4 * seqs * CUDA_DSPARK_GUESSES_MAX }, { (void **)&d->heard, 4 * seqs * CUDA_DSPARK_GUESSES_MAX }, { (void **)&d->guess, 4 * seqs * CUDA_DSPARK_GUESSES_MAX },
         { (void **)&d->row, lines * sizeof *d->row }, { (void **)&d->first, 4 * lines }, { (void **)&d->low, 4 * places }, { (void **)&d->pages, 4 * places * d->ring_pages },
-        { (void **)&d->left_out, (c->vocab + 31) / 32 * 4ull },
     };
 
     return setup_slab(&d->slab, want, sizeof want / sizeof *want, "the drafter's scratch memory");
@@ -129,18 +128,7 @@ static int make_rings(struct dspark_plain *d)
     return rc ? rc : setup_mapped((void **)&d->result, (void **)&d->result_device, sizeof *d->result);
 }
 
-static int leave_out(struct dspark_plain *d, struct cuda_dspark_left_out out)
-{
-    std::vector<uint32_t> bits((d->config.layers.vocab + 31) / 32);
-
-    for (uint32_t i = 0; i < out.count; i++) {
-        if (out.token[i] >= d->config.layers.vocab) return -E_RANGE;
-        bits[out.token[i] / 32] |= 1u << (out.token[i] % 32);
-    }
-    return launch_check(cudaMemcpy(d->left_out, bits.data(), 4 * bits.size(), cudaMemcpyHostToDevice), "tokens to leave out");
-}
-
-static int open_all(struct dspark_plain *d, const struct dspark_weights *weights, const struct cuda_model_spec *target, struct cuda_dspark_left_out left_out)
+static int open_all(struct dspark_plain *d, const struct dspark_weights *weights, const struct cuda_model_spec *target, struct cuda_left_out left_out)
 {
     const struct model_config *c = &d->config.layers;
     struct rope_table table;
@@ -152,16 +140,16 @@ static int open_all(struct dspark_plain *d, const struct dspark_weights *weights
     if (rc == 0) rc = plain_attn_init();
     if (rc == 0) rc = dspark_plain_ops_init();
     if (rc == 0) rc = dspark_plain_weights_load(&d->weights, weights, target, d->options.target_device);
+    if (rc == 0) rc = plain_held_left_out(&d->weights.held, left_out, c->vocab, &d->left_out);
     if (rc == 0) rc = make_slab(d);
     if (rc == 0) rc = make_rings(d);
-    if (rc == 0) rc = leave_out(d, left_out);
     if (rc == 0) rc = plain_angles(&d->angle, &table, d->options.context_max);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "opening the drafter");
 }
 
 int dspark_plain_open(struct dspark_plain **plain, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options,
-                      struct cuda_dspark_left_out left_out, uint64_t *own_bytes)
+                      struct cuda_left_out left_out, uint64_t *own_bytes)
 {
     const struct dspark_config *c = &weights->config;
     int rc = check_shape(c, target);

@@ -7,7 +7,7 @@
 struct dspark_plain;                  /* opaque */
 
 int dspark_plain_open(struct dspark_plain **plain, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options,
-                      struct cuda_dspark_left_out left_out, uint64_t *own_bytes);
+                      struct cuda_left_out left_out, uint64_t *own_bytes);
 void dspark_plain_close(struct dspark_plain *plain);
 int dspark_plain_place(struct dspark_plain *plain, uint32_t place, uint32_t low);
 int dspark_plain_absorb(struct dspark_plain *plain, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers);

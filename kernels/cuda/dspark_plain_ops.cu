@@ -3,11 +3,9 @@
 #include "device.cuh"
 #include "plain_launch.cuh"
 #include "plain_math.cuh"
-#include "sample_pick.cuh"
+#include "plain_pick.cuh"
 
 #define THREADS 256u
-#define TOP_K_MAX 64u                 /* a larger one, or none beside top_p or min_p, counts as this */
-#define NOISE_MOST 23.0               /* more than any Gumbel noise of a 32-bit word: log of 2^33 is 22.9 */
 
 struct row_head { unsigned long long layers, of; uint8_t pad[48]; };      /* struct feature_row */
 
@@ -36,16 +34,6 @@ __global__ void __launch_bounds__(THREADS) dspark_plain_gather_kernel(const __gr
     if (!(there && is_there(head, a.layers, of))) atomicMax(a.low + place, position + 1);
 }
 
-__device__ __forceinline__ float table_value(const dspark_plain_table &t, uint32_t row, uint32_t columns, uint32_t i)
-{
-    const uint64_t at = (uint64_t)row * columns + i;
-
-    if (t.rows) return t.element_bytes == 2 ? plain_widen(__ldg((const uint16_t *)t.rows + at)) : __ldg((const float *)t.rows + at);
-    const uint64_t unit = (uint64_t)(row / TILE_ROWS) * t.slices + i / t.slice_k;
-
-    return plain_widen(*(const uint16_t *)(t.packed + unit * packed_unit_bytes(WEIGHT_BF16, t.slice_k) + packed_element_offset(WEIGHT_BF16, t.slice_k, row % TILE_ROWS, i % t.slice_k)));
-}
-
 __global__ void __launch_bounds__(THREADS) dspark_plain_start_kernel(const __grid_constant__ dspark_plain_step a)
 {
     const uint32_t r = blockIdx.x, s = r / a.block, i = r % a.block;
@@ -57,125 +45,9 @@ __global__ void __launch_bounds__(THREADS) dspark_plain_start_kernel(const __gri
         a.row[r] = { token, q.position + i, q.place, a.block - i };    /* sees the rest of its block */
         a.first[r] = max(ld_l2(a.low + q.place), q.least);
     }
-    for (uint32_t j = threadIdx.x; j < a.hidden; j += THREADS) a.h[(uint64_t)r * a.hidden + j] = plain_mul(table_value(a.embed, token, a.hidden, j), a.embed_scale);
+    for (uint32_t j = threadIdx.x; j < a.hidden; j += THREADS) a.h[(uint64_t)r * a.hidden + j] = plain_mul(plain_table_value(a.embed, token, a.hidden, j), a.embed_scale);
     if (i == 0)
-        for (uint32_t j = threadIdx.x; j < a.rank; j += THREADS) a.markov[s * a.rank + j] = table_value(a.markov_in, token, a.rank, j);
-}
-
-/* ---- choosing ---- */
-
-struct pick_row { const float *base, *z; };       /* of one guess of one sequence */
-
-/* Four neighbouring logits, those of tokens that are left out at -inf. */
-__device__ __forceinline__ void load4(const dspark_plain_step &a, const pick_row &row, uint32_t quad, float (&v)[4])
-{
-    const float4 base = __ldcg((const float4 *)row.base + quad);
-
-    v[0] = base.x, v[1] = base.y, v[2] = base.z, v[3] = base.w;
-    if (row.z) {
-        const float4 z = __ldcg((const float4 *)row.z + quad);
-
-        v[0] = plain_add(z.x, v[0]), v[1] = plain_add(z.y, v[1]), v[2] = plain_add(z.z, v[2]), v[3] = plain_add(z.w, v[3]);
-    }
-    const uint32_t out = __ldg(a.left_out + quad / 8) >> (4 * (quad % 8));
-
-#pragma unroll
-    for (uint32_t j = 0; j < 4; j++)
-        if (out >> j & 1) v[j] = -CUDART_INF_F;
-}
-
-__device__ uint32_t pick_greedy(const dspark_plain_step &a, const pick_row &row, pick_shared &sh)
-{
-    float best = -CUDART_INF_F, v[4];
-    uint32_t token = 0xffffffffu;
-
-    for (uint32_t quad = threadIdx.x; quad < a.vocab / 4; quad += PICK_THREADS) {
-        load4(a, row, quad, v);
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++)
-            if (v[j] > best) best = v[j], token = 4 * quad + j;
-    }
-    pick_best(best, token, sh.best, sh);
-    return token;
-}
-
-/* Nothing is filtered: every token has its noise, which is computed where it can decide. */
-__device__ uint32_t pick_noisiest(const dspark_plain_step &a, const pick_row &row, const step_sampling &p, uint64_t position, pick_shared &sh)
-{
-    double best = -CUDART_INF;
-    uint32_t token = 0xffffffffu;
-    float v[4];
-
-    for (uint32_t quad = threadIdx.x; quad < a.vocab / 4; quad += PICK_THREADS) {
-        load4(a, row, quad, v);
-        const uint4 words = sample_philox(p.seed, position, quad);
-
-        for (uint32_t j = 0; j < 4; j++) {
-            const double logit = (double)(v[j] / p.temperature);
-
-            if (!(logit + NOISE_MOST >= best) || v[j] == -CUDART_INF_F) continue;
-            const double noisy = logit + sample_gumbel(sample_above(sample_word(words, j)));
-
-            if (noisy > best) best = noisy, token = 4 * quad + j;
-        }
-    }
-    pick_best(best, token, sh.noisy, sh);
-    return token;
-}
-
-/* Notes every logit that reaches the bound; how many there are, also beyond the room. */
-__device__ uint32_t gather_from(const dspark_plain_step &a, const pick_row &row, uint32_t bound, pick_shared &sh)
-{
-    float v[4];
-
-    __syncthreads();
-    if (threadIdx.x == 0) sh.count = 0;
-    __syncthreads();
-    for (uint32_t quad = threadIdx.x; quad < a.vocab / 4; quad += PICK_THREADS) {
-        load4(a, row, quad, v);
-#pragma unroll
-        for (uint32_t j = 0; j < 4; j++) {
-            if (!(v[j] > -CUDART_INF_F) || sample_ordered(v[j]) < bound) continue;
-            const uint32_t at = atomicAdd(&sh.count, 1);
-
-            if (at < PICK_MAX) sh.found[at].logit = v[j], sh.found[at].token = 4 * quad + j;
-        }
-    }
-    __syncthreads();
-    return sh.count;
-}
-
-/* top_k, then top_p and min_p: the bound is one that at least top_k logits reach and hardly more, raised while there are more than there is room for. */
-__device__ uint32_t pick_filtered(const dspark_plain_step &a, const pick_row &row, const step_sampling &p, uint64_t position, pick_shared &sh)
-{
-    float own = -CUDART_INF_F, v[4];
-
-    for (uint32_t quad = threadIdx.x; quad < a.vocab / 4; quad += PICK_THREADS) {
-        load4(a, row, quad, v);
-        own = fmaxf(own, fmaxf(fmaxf(v[0], v[1]), fmaxf(v[2], v[3])));
-    }
-    uint32_t low = pick_bound(sample_ordered(own), p.top_k), high = 0xff800000u, n = gather_from(a, row, low, sh);
-
-    while (n > PICK_MAX && high - low > 1) {
-        const uint32_t middle = low + (high - low) / 2, reached = gather_from(a, row, middle, sh);
-
-        if (reached >= p.top_k) low = middle, n = reached;
-        else high = middle;
-    }
-    if (sh.count != n) n = gather_from(a, row, low, sh);
-    n = min(n, (uint32_t)PICK_MAX);   /* ties beyond the room are dropped, as in sample.h */
-    pick_sort(n, sh);
-    return pick_draw(p, position, n, sh);
-}
-
-__device__ __forceinline__ step_sampling sampling_of(const dspark_plain_question &q, uint32_t vocab)
-{
-    step_sampling p = {};
-
-    p.seed = q.seed, p.temperature = q.temperature, p.top_p = q.top_p, p.min_p = q.min_p;
-    p.top_k = q.top_k >= vocab ? 0 : q.top_k;
-    if (p.top_k > TOP_K_MAX || (p.top_k == 0 && ((p.top_p > 0.0f && p.top_p < 1.0f) || p.min_p > 0.0f))) p.top_k = TOP_K_MAX;
-    return p;
+        for (uint32_t j = threadIdx.x; j < a.rank; j += THREADS) a.markov[s * a.rank + j] = plain_table_value(a.markov_in, token, a.rank, j);
 }
 
 __global__ void __launch_bounds__(PICK_THREADS) dspark_plain_pick_kernel(const __grid_constant__ dspark_plain_step a, uint32_t index)
@@ -183,28 +55,26 @@ __global__ void __launch_bounds__(PICK_THREADS) dspark_plain_pick_kernel(const _
     __shared__ pick_shared sh;
     const uint32_t s = blockIdx.x;
     const dspark_plain_question &q = a.question[s];
-    const step_sampling p = sampling_of(q, a.vocab);
-    const uint64_t position = (uint64_t)q.position + 1 + index;
-    const pick_row row = { a.base + ((uint64_t)s * a.block + index) * a.vocab, a.z ? a.z + (uint64_t)s * a.vocab : NULL };
+    const plain_choice choice = { a.base + ((uint64_t)s * a.block + index) * a.vocab, a.z ? a.z + (uint64_t)s * a.vocab : NULL, a.left_out, a.vocab, PLAIN_NOBODY };
 
     chain_trigger();
     chain_wait();
     if (index >= q.guesses) return;
-    uint32_t token = !(p.temperature >= SAMPLE_TEMPERATURE_MIN) ? pick_greedy(a, row, sh) : p.top_k ? pick_filtered(a, row, p, position, sh) : pick_noisiest(a, row, p, position, sh);
+    uint32_t token = plain_pick(choice, plain_sampling(q.seed, q.temperature, q.top_k, q.top_p, q.min_p, a.vocab), (uint64_t)q.position + 1 + index, sh, NULL);
 
     if (token >= a.vocab) token = 0;  /* no finite logit: advice that is worth nothing */
     if (threadIdx.x == 0) a.guess[s * CUDA_DSPARK_GUESSES_MAX + index] = token;
-    for (uint32_t j = threadIdx.x; j < a.rank; j += PICK_THREADS) a.markov[s * a.rank + j] = table_value(a.markov_in, token, a.rank, j);
+    for (uint32_t j = threadIdx.x; j < a.rank; j += PICK_THREADS) a.markov[s * a.rank + j] = plain_table_value(a.markov_in, token, a.rank, j);
 }
 
 /* ---- confidence ---- */
 
 /* A warp's sum of w * x in 16 lanes and their tree, as kernels/cpu/linear.h; x of the device's memory, or a row of a table. */
-__device__ __forceinline__ float lanes_sum(const float *x, const dspark_plain_table *table, uint32_t row, const float *w, uint32_t n)
+__device__ __forceinline__ float lanes_sum(const float *x, const plain_table *table, uint32_t row, const float *w, uint32_t n)
 {
     float lane = 0.0f;
 
-    for (uint32_t i = threadIdx.x % 16; i < n; i += 16) lane = plain_fma(w[i], x ? ld_l2(x + i) : table_value(*table, row, n, i), lane);
+    for (uint32_t i = threadIdx.x % 16; i < n; i += 16) lane = plain_fma(w[i], x ? ld_l2(x + i) : plain_table_value(*table, row, n, i), lane);
 #pragma unroll
     for (int d = 8; d >= 1; d >>= 1) lane = plain_add(lane, __shfl_xor_sync(0xffffffffu, lane, d));
     return lane;
@@ -245,9 +115,9 @@ __global__ void dspark_plain_publish_kernel(const __grid_constant__ dspark_plain
     if (s == 0) *(volatile uint64_t *)&result->round = number;         /* W1 -> dspark_plain_wait: the answers are in host memory */
 }
 
-__global__ void dspark_plain_unpack_kernel(const __grid_constant__ dspark_plain_table table, uint16_t *to, uint32_t hidden)
+__global__ void dspark_plain_unpack_kernel(const __grid_constant__ plain_table table, uint16_t *to, uint32_t hidden)
 {
-    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) to[(uint64_t)blockIdx.x * hidden + i] = plain_narrow(table_value(table, blockIdx.x, hidden, i));
+    for (uint32_t i = threadIdx.x; i < hidden; i += blockDim.x) to[(uint64_t)blockIdx.x * hidden + i] = plain_narrow(plain_table_value(table, blockIdx.x, hidden, i));
 }
 
 /* ---- launching ---- */
@@ -279,7 +149,7 @@ int dspark_plain_publish_launch(const struct dspark_plain_step *step, struct dsp
     return plain_chained(dspark_plain_publish_kernel, dim3(1), 32, 0, stream, *step, result, number);
 }
 
-int dspark_plain_unpack_launch(const struct dspark_plain_table *table, uint16_t *to, uint32_t vocab, uint32_t hidden, void *stream)
+int dspark_plain_unpack_launch(const struct plain_table *table, uint16_t *to, uint32_t vocab, uint32_t hidden, void *stream)
 {
     dspark_plain_unpack_kernel<<<vocab, THREADS, 0, (cudaStream_t)stream>>>(*table, to, hidden);
     return launch_check(cudaGetLastError(), "dspark unpack");

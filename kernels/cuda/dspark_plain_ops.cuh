@@ -38,7 +38,7 @@ struct dspark_plain_question {
 struct dspark_plain_step {
     struct dspark_plain_question question[CUDA_DSPARK_ROWS_MAX];
     uint32_t count, block, mask, hidden, vocab, rank;
-    struct dspark_plain_table embed, markov_in;
+    struct plain_table embed, markov_in;
     float embed_scale;
     const uint32_t *low;              /* [places] */
     struct plain_row *row;            /* [count * block] */
@@ -65,7 +65,7 @@ struct dspark_plain_result {          /* mapped host memory */
 int dspark_plain_publish_launch(const struct dspark_plain_step *step, struct dspark_plain_result *result, uint64_t number, void *stream);
 
 /* to [vocab][hidden] bf16. */
-int dspark_plain_unpack_launch(const struct dspark_plain_table *table, uint16_t *to, uint32_t vocab, uint32_t hidden, void *stream);
+int dspark_plain_unpack_launch(const struct plain_table *table, uint16_t *to, uint32_t vocab, uint32_t hidden, void *stream);
 
 /* Once per process, before the first launch. 0 or -E_IO. */
 int dspark_plain_ops_init(void);

@@ -1,9 +1,7 @@
 /* kernels/cuda/dspark_plain_weights.cu - see dspark_plain_weights.cuh. */
 #include "dspark_plain_weights.cuh"
-#include "arena.h"
 #include "dspark_plain_ops.cuh"
 #include "launch.h"
-#include "plain.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
 
@@ -20,25 +18,7 @@ static int put_layer(struct dspark_plain_weights *w, const struct dspark_weights
     return rc ? rc : plain_held_vector(&w->held, from->layer[i].k_norm, dim, &w->layer[i].k_norm);
 }
 
-/* Where the target's own table lies. */
-static int find_table(const struct cuda_model_spec *target, const void *target_device, struct dspark_plain_table *table)
-{
-    struct arena packed;
-    struct plain_arena plain;
-
-    *table = {};
-    if (target_device == NULL) return -E_RANGE;
-    if (arena_plan(&packed, target) == 0) {
-        table->packed = (const uint8_t *)target_device + packed.head.offset;
-        table->slice_k = packed.head.slice_k, table->slices = packed.head.k / packed.head.slice_k;
-        return 0;
-    }
-    if (plain_plan(&plain, target) != 0) return launch_fail(-E_UNSUPPORTED, "a target of unknown layout");
-    table->rows = (const uint8_t *)target_device + plain.embed, table->element_bytes = plain.weight_bytes;
-    return 0;
-}
-
-static int put_table(struct dspark_plain_weights *w, const void *rows, enum tensor_dtype dtype, uint64_t elements, struct dspark_plain_table *table)
+static int put_table(struct dspark_plain_weights *w, const void *rows, enum tensor_dtype dtype, uint64_t elements, struct plain_table *table)
 {
     *table = {};
     table->element_bytes = dtype == DTYPE_BF16 ? 2 : 4;
@@ -46,7 +26,7 @@ static int put_table(struct dspark_plain_weights *w, const void *rows, enum tens
 }
 
 /* The output matrix that is the target's table. */
-static int share_head(struct dspark_plain_weights *w, const struct dspark_plain_table *table, uint32_t vocab, uint32_t hidden)
+static int share_head(struct dspark_plain_weights *w, const struct plain_table *table, uint32_t vocab, uint32_t hidden)
 {
     void *own = NULL;
 
@@ -62,8 +42,8 @@ int dspark_plain_weights_load(struct dspark_plain_weights *w, const struct dspar
 {
     const struct dspark_config *c = &from->config;
     const uint32_t vocab = c->layers.vocab, hidden = c->layers.hidden;
-    struct dspark_plain_table shared = {};
-    int rc = from->embed_is_shared || from->head_is_shared ? find_table(target, target_device, &shared) : 0;
+    struct plain_table shared = {};
+    int rc = from->embed_is_shared || from->head_is_shared ? plain_table_of(target, target_device, &shared) : 0;
 
     w->layer.resize(c->layers.layer_count);
     for (uint32_t i = 0; i < c->layers.layer_count && rc == 0; i++) rc = put_layer(w, from, i);

@@ -7,14 +7,9 @@
 
 #include "cuda_backend.h"
 #include "plain_held.cuh"
+#include "plain_table.cuh"
 
 struct dspark_weights;
-
-struct dspark_plain_table {           /* of rows that are looked up */
-    const void *rows;                 /* row-major, elements of element_bytes (2: bf16, 4: f32); NULL: `packed` */
-    const uint8_t *packed;            /* layout.h, WEIGHT_BF16 */
-    uint32_t element_bytes, slice_k, slices;
-};
 
 struct dspark_plain_layer {
     struct plain_held_layer shared;
@@ -26,7 +21,7 @@ struct dspark_plain_weights {
     struct plain_held held;           /* all else points into it or into the target's arena */
     std::vector<struct dspark_plain_layer> layer;
     struct plain_held_matrix fc, head, markov_out;   /* markov_out.rows 0: no Markov head */
-    struct dspark_plain_table embed, markov_in;
+    struct plain_table embed, markov_in;
     const float *hidden_norm, *norm, *confidence;      /* confidence NULL: none */
 };
 

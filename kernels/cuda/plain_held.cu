@@ -1,6 +1,9 @@
 /* kernels/cuda/plain_held.cu - see plain_held.cuh. */
 #include "plain_held.cuh"
+#include "arena.h"
 #include "launch.h"
+#include "plain.h"
+#include "plain_table.cuh"
 #include "kernels/stored.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
@@ -88,6 +91,17 @@ int plain_held_put_layer(struct plain_held *h, const struct drafter_layer *l, ui
     return rc ? rc : plain_held_vector(h, &l->scalar, 1, &to->scalar);
 }
 
+int plain_held_left_out(struct plain_held *h, struct cuda_left_out out, uint32_t vocab, const uint32_t **to)
+{
+    std::vector<uint32_t> bits((vocab + 31) / 32);
+
+    for (uint32_t i = 0; i < out.count; i++) {
+        if (out.token[i] >= vocab) return -E_RANGE;
+        bits[out.token[i] / 32] |= 1u << (out.token[i] % 32);
+    }
+    return plain_held_bytes(h, bits.data(), 4 * bits.size(), (const void **)to);
+}
+
 void plain_held_free(struct plain_held *h)
 {
     for (void *device : h->owned) cudaFree(device);
@@ -102,4 +116,21 @@ int plain_held_multiply(const struct plain_held_matrix *w, const struct plain_he
     a.x = in, a.w = w->codes, a.y = out, a.x_stride = w->k, a.y_stride = out_stride, a.rows = rows, a.n = w->rows, a.k = w->k, a.format = w->format;
     if (up) a.up = up->codes;
     return plain_linear_launch(&a, stream);
+}
+
+int plain_table_of(const struct cuda_model_spec *target, const void *target_device, struct plain_table *table)
+{
+    struct arena packed;
+    struct plain_arena plain;
+
+    *table = {};
+    if (target_device == NULL) return -E_RANGE;
+    if (arena_plan(&packed, target) == 0) {
+        table->packed = (const uint8_t *)target_device + packed.head.offset;
+        table->slice_k = packed.head.slice_k, table->slices = packed.head.k / packed.head.slice_k;
+        return 0;
+    }
+    if (plain_plan(&plain, target) != 0) return launch_fail(-E_UNSUPPORTED, "a target of unknown layout");
+    table->rows = (const uint8_t *)target_device + plain.embed, table->element_bytes = plain.weight_bytes;
+    return 0;
 }

@@ -5,6 +5,7 @@
 #ifndef SLUICE_CUDA_PLAIN_HELD_CUH
 #define SLUICE_CUDA_PLAIN_HELD_CUH
 
+#include "cuda_backend.h"
 #include "plain_linear.cuh"
 #include <vector>
 
@@ -32,6 +33,8 @@ int plain_held_vector(struct plain_held *held, const float *values, uint32_t cou
 int plain_held_put(struct plain_held *held, const struct stored_matrix *matrix, struct plain_held_matrix *to);
 /* dim: of a head. */
 int plain_held_put_layer(struct plain_held *held, const struct drafter_layer *layer, uint32_t hidden, uint32_t dim, struct plain_held_layer *to);
+/* A set of tokens as bits: bit t % 32 of word t / 32. -E_RANGE: one is no token. */
+int plain_held_left_out(struct plain_held *held, struct cuda_left_out left_out, uint32_t vocab, const uint32_t **to);
 void plain_held_free(struct plain_held *held);
 
 /* out [rows][out_stride] = in [rows][w.k] w^T; with `up`, of w's shape and format, the gated product. 0 or -E_IO. */

@@ -527,21 +527,9 @@ int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft
 }
 
 /* Every shape has the drafter above: nobody is sent here. */
-int cuda_draft_plain_open(struct cuda_draft_plain **draft, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *options, uint32_t rows_max)
+int cuda_draft_plain_open(struct cuda_draft **draft, const struct assistant_weights *weights, const struct cuda_model_spec *target, const struct cuda_draft_options *options, struct cuda_left_out left_out)
 {
-    (void)draft, (void)weights, (void)target, (void)options, (void)rows_max;
-    return fail(-E_UNSUPPORTED, "no such drafter");
-}
-
-int cuda_draft_plain_step(struct cuda_draft_plain *draft, const struct cuda_draft_plain_row *rows, uint32_t count, const struct cuda_draft_plain_seq *seqs, uint32_t seq_count, float *logits, float *hidden)
-{
-    (void)draft, (void)rows, (void)count, (void)seqs, (void)seq_count, (void)logits, (void)hidden;
-    return fail(-E_UNSUPPORTED, "no such drafter");
-}
-
-int cuda_draft_plain_read(struct cuda_draft_plain *draft, const float *from_device, float *to, uint32_t count)
-{
-    (void)draft, (void)from_device, (void)to, (void)count;
+    (void)draft, (void)weights, (void)target, (void)options, (void)left_out;
     return fail(-E_UNSUPPORTED, "no such drafter");
 }
 
@@ -563,7 +551,7 @@ int cuda_dspark_open(struct cuda_dspark **dspark, const struct cuda_dspark_spec 
     (void)dspark, (void)spec, (void)target, (void)options, (void)confidence_bias;
     return -E_UNSUPPORTED;
 }
-int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, struct cuda_dspark_left_out left_out,
+int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weights *weights, const struct cuda_model_spec *target, const struct cuda_dspark_options *options, struct cuda_left_out left_out,
                            uint64_t *own_bytes)
 {
     (void)dspark, (void)weights, (void)target, (void)options, (void)left_out, (void)own_bytes;

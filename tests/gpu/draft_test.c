@@ -155,9 +155,12 @@ static void make_target(struct rig *r)
     cuda_ok(cudaFree(table), "memory");
 }
 
-static void embed(const struct rig *r, uint32_t token, float *out)
+static void embed(const struct rig *r, uint32_t token, bool rounded, float *out)
 {
-    for (uint32_t i = 0; i < BACKBONE; i++) out[i] = stored_from_bf16(to_bf16(stored_from_bf16(r->table[(uint64_t)token * BACKBONE + i]) * r->spec.embed_scale));
+    for (uint32_t i = 0; i < BACKBONE; i++) {
+        const float x = stored_from_bf16(r->table[(uint64_t)token * BACKBONE + i]) * r->spec.embed_scale;
+        out[i] = rounded ? stored_from_bf16(to_bf16(x)) : x; /* the round of one launch takes it as BF16, as its target does; the CPU and the plain kernels do not */
+    }
 }
 
 /* ---- the round of one launch ---- */
@@ -217,14 +220,14 @@ static struct cuda_draft *open_round(struct rig *r, const uint32_t *tokens, uint
 }
 
 /* Logits of one row after `steps` chained steps on the CPU, whose inputs are the tokens that the device drafted. */
-static void cpu_steps(const struct rig *r, struct assistant *cpu, uint32_t seq, uint32_t position, const uint32_t *tokens, uint32_t steps, float *logits, float *hidden)
+static void cpu_steps(const struct rig *r, struct assistant *cpu, uint32_t seq, uint32_t position, const uint32_t *tokens, uint32_t steps, bool rounded, float *logits, float *hidden)
 {
     float *embedding = room(BACKBONE * sizeof(float));
 
     memcpy(hidden, (const uint8_t *)r->states + states_offset(seq, position - 1, BACKBONE), BACKBONE * sizeof(float));
     for (uint32_t i = 0; i < steps; i++) {
         const struct assistant_row row = {.embedding = embedding, .hidden = hidden, .position = position, .key_count = position, .seq = seq};
-        embed(r, tokens[i], embedding);
+        embed(r, tokens[i], rounded, embedding);
         ok(assistant_step(cpu, &row, 1, r->seqs, SEQS, logits, hidden), "CPU step");
     }
     free(embedding);
@@ -255,7 +258,7 @@ static void test_chain(const struct rig *r, struct cuda_draft *draft, struct ass
         memcpy(tokens + 1, a.token, steps * sizeof *tokens);
         cuda_ok(cudaMemcpy(logits, cuda_draft_logits(draft), VOCAB * sizeof(float), cudaMemcpyDeviceToHost), "logits");
         cuda_ok(cudaMemcpy(state, cuda_draft_hidden(draft), BACKBONE * sizeof(float), cudaMemcpyDeviceToHost), "state");
-        cpu_steps(r, cpu, seq, position, tokens, steps, mine, hidden);
+        cpu_steps(r, cpu, seq, position, tokens, steps, true, mine, hidden);
         worst_state = fmax(worst_state, difference(state, hidden, BACKBONE));
         if (p->temperature > 0) {     /* greedy rows leave no logits */
             for (uint32_t i = 0; i < r->generation.suppress_count; i++) mine[r->generation.suppress_token[i]] = logits[r->generation.suppress_token[i]] = 0;
@@ -359,48 +362,71 @@ static void test_refusals(struct cuda_draft *draft)
 
 /* ---- the steps of plain kernels ---- */
 
-static struct cuda_draft_plain *open_plain(const struct rig *r)
+static struct cuda_draft *open_plain(const struct rig *r)
 {
-    const struct cuda_draft_options options = {.kv_device = {[CUDA_FULL] = r->kv_device, [CUDA_SLIDING] = (uint8_t *)r->kv_device + r->geo.sliding_offset},
-                                               .seqs_max = SEQS, .context_max = CONTEXT, .ring_pages = r->per_seq[CUDA_SLIDING]};
-    struct cuda_draft_plain *plain;
+    const struct cuda_draft_options options = {.target_device = r->target_device, .kv_device = {[CUDA_FULL] = r->kv_device, [CUDA_SLIDING] = (uint8_t *)r->kv_device + r->geo.sliding_offset},
+                                               .states_device = r->states_device, .states_rows = STATES_ROWS, .seqs_max = SEQS, .context_max = CONTEXT, .ring_pages = r->per_seq[CUDA_SLIDING]};
+    const struct cuda_left_out left_out = {r->generation.suppress_token, r->generation.suppress_count};
+    struct cuda_draft *draft;
 
-    ok(cuda_draft_plain_open(&plain, &r->w, &r->spec, &options, SEQS), "open plain");
-    return plain;
+    ok(cuda_draft_plain_open(&draft, &r->w, &r->spec, &options, left_out), "open plain");
+    for (uint32_t s = 0; s < SEQS; s++)
+        for (uint32_t type = 0; type < 2; type++) ok(cuda_draft_pages(draft, s, type, 0, r->pages[type] + s * r->per_seq[type], r->per_seq[type]), "pages");
+    return draft;
+}
+
+static uint32_t words_that_differ(const float *a, const float *b, uint32_t count)
+{
+    uint32_t wrong = 0;
+
+    for (uint32_t i = 0; i < count; i++) wrong += memcmp(&a[i], &b[i], sizeof *a) != 0;
+    return wrong;
+}
+
+/* Rounds of 1 .. STEPS steps of all sequences: the last step's logits, states, tokens and confidences are the CPU's. */
+static void test_plain_rounds(const struct rig *r, struct cuda_draft *draft, struct assistant *cpu, struct sampler *sampler, const char *format, const struct sampling_params *p)
+{
+    const uint32_t positions[SEQS] = {1, 31, 32, 257, 1023, 1025, 1700, CONTEXT - 1};
+    float *logits = room(4ull * SEQS * VOCAB), *states = room(4ull * SEQS * BACKBONE), *mine = room(4ull * VOCAB), *hidden = room(4ull * BACKBONE);
+    uint32_t words = 0, tokens = 0, confidences = 0;
+
+    for (uint32_t steps = 1; steps <= STEPS; steps++) {
+        struct cuda_draft_question q[SEQS];
+        struct cuda_draft_answer a[SEQS];
+        for (uint32_t s = 0; s < SEQS; s++) q[s] = ask(s, positions[s], steps, p);
+        ok(cuda_draft_round(draft, q, SEQS), "round");
+        ok(cuda_draft_wait(draft, 2000000, a), "wait");
+        cuda_ok(cudaMemcpy(logits, cuda_draft_logits(draft), 4ull * SEQS * VOCAB, cudaMemcpyDeviceToHost), "logits");
+        cuda_ok(cudaMemcpy(states, cuda_draft_hidden(draft), 4ull * SEQS * BACKBONE, cudaMemcpyDeviceToHost), "states");
+        for (uint32_t s = 0; s < SEQS; s++) {
+            uint32_t input[STEPS + 1] = {q[s].token}, token;
+            float lead;
+            if (a[s].count != steps) die("%u tokens instead of %u", a[s].count, steps);
+            memcpy(input + 1, a[s].token, steps * sizeof *input);
+            cpu_steps(r, cpu, s, positions[s], input, steps, false, mine, hidden);
+            words += words_that_differ(logits + (uint64_t)s * VOCAB, mine, VOCAB) + words_that_differ(states + (uint64_t)s * BACKBONE, hidden, BACKBONE);
+            ok(sampler_guess(sampler, p, mine, (uint64_t)positions[s] + steps, NULL, &token, &lead), "sampler");
+            const float confidence = 1.0f - expf(-lead);
+            tokens += token != a[s].token[steps - 1];
+            confidences += words_that_differ(&confidence, &a[s].confidence[steps - 1], 1);
+        }
+    }
+    expect(words + tokens + confidences == 0, "plain kernels, %s, temperature %.1f top_k %u top_p %.2f min_p %.2f: of %u rows' last steps %u words, %u tokens, %u confidences differ from the CPU's", format,
+           (double)p->temperature, p->top_k, (double)p->top_p, (double)p->min_p, STEPS * SEQS, words, tokens, confidences);
+    free(logits), free(states), free(mine), free(hidden);
 }
 
 /* With the weights as they are: BF16, or what assistant_to_fp8 made of them. */
-static void test_plain(const struct rig *r, struct assistant *cpu, const char *format)
+static void test_plain(const struct rig *r, struct assistant *cpu, struct sampler *sampler, const char *format)
 {
-    struct cuda_draft_plain *plain = open_plain(r);
-    struct cuda_draft_plain_row row[SEQS];
-    struct cuda_draft_plain_seq seq[SEQS];
-    struct assistant_row cpu_row[SEQS];
-    const uint32_t positions[SEQS] = {1, 31, 32, 257, 1023, 1025, 1700, CONTEXT - 1};
-    float *embedding = room(4ull * SEQS * BACKBONE), *hidden = room(4ull * SEQS * BACKBONE), *cpu_hidden = room(4ull * SEQS * BACKBONE), *logits = room(4ull * SEQS * VOCAB),
-          *cpu_logits = room(4ull * SEQS * VOCAB);
-    uint64_t wrong = 0;
+    static const struct sampling_params params[] = {{.repetition_penalty = 1}, {.temperature = 1, .seed = 21, .top_p = 1}, {.temperature = 1, .top_k = 64, .top_p = 0.95f, .seed = 22},
+                                                    {.temperature = 1.3f, .top_k = 20, .top_p = 0.8f, .min_p = 0.02f, .seed = 23}};
+    struct cuda_draft *draft = open_plain(r);
 
-    for (uint32_t i = 0; i < SEQS; i++) {
-        embed(r, 7 * i + 3, embedding + (uint64_t)i * BACKBONE);
-        ok(cuda_draft_plain_read(plain, (const float *)r->states_device + states_offset(i, positions[i] - 1, BACKBONE) / 4, hidden + (uint64_t)i * BACKBONE, BACKBONE), "state");
-        memcpy(cpu_hidden + (uint64_t)i * BACKBONE, (const uint8_t *)r->states + states_offset(i, positions[i] - 1, BACKBONE), 4 * BACKBONE);
-        row[i] = (struct cuda_draft_plain_row){embedding + (uint64_t)i * BACKBONE, hidden + (uint64_t)i * BACKBONE, positions[i], positions[i], i};
-        cpu_row[i] = (struct assistant_row){.embedding = embedding + (uint64_t)i * BACKBONE, .hidden = cpu_hidden + (uint64_t)i * BACKBONE, .position = positions[i], .key_count = positions[i], .seq = i};
-        seq[i] = (struct cuda_draft_plain_seq){.pages = {[CUDA_FULL] = r->seqs[i].full_pages, [CUDA_SLIDING] = r->seqs[i].sliding_pages},
-                                               .page_count = {[CUDA_FULL] = r->seqs[i].full_page_count, [CUDA_SLIDING] = r->seqs[i].sliding_page_count}};
-    }
-    for (uint32_t step = 0; step < 2; step++) {
-        ok(cuda_draft_plain_step(plain, row, SEQS, seq, SEQS, logits, hidden), "plain step");
-        ok(assistant_step(cpu, cpu_row, SEQS, r->seqs, SEQS, cpu_logits, cpu_hidden), "CPU step");
-        for (uint64_t i = 0; i < (uint64_t)SEQS * VOCAB; i++) wrong += memcmp(&logits[i], &cpu_logits[i], 4) != 0;
-        for (uint64_t i = 0; i < (uint64_t)SEQS * BACKBONE; i++) wrong += memcmp(&hidden[i], &cpu_hidden[i], 4) != 0;
-    }
-    expect(wrong == 0, "plain kernels, %s, %u rows, 2 steps: %llu words differ from the CPU's", format, SEQS, (unsigned long long)wrong);
-    row[0].position = row[0].key_count - 1;
-    expect(cuda_draft_plain_step(plain, row, 1, seq, SEQS, logits, hidden) == -E_RANGE, "a row with keys beyond its position is refused");
-    cuda_draft_plain_close(plain);
-    free(embedding), free(hidden), free(cpu_hidden), free(logits), free(cpu_logits);
+    for (uint32_t i = 0; i < sizeof params / sizeof *params; i++) test_plain_rounds(r, draft, cpu, sampler, format, &params[i]);
+    test_stop(draft);
+    test_refusals(draft);
+    cuda_draft_close(draft);
 }
 
 int main(int argc, char **argv)
@@ -435,9 +461,9 @@ int main(int argc, char **argv)
     test_hand_over(&r);
     test_refusals(draft);
     cuda_draft_close(draft);
-    test_plain(&r, cpu, "BF16");
+    test_plain(&r, cpu, sampler, "BF16");
     ok(assistant_to_fp8(&r.w, 8), "FP8");
-    test_plain(&r, cpu, "FP8");
+    test_plain(&r, cpu, sampler, "FP8");
     printf(failures ? "%d failed\n" : "draft: passed\n", failures);
     return failures != 0;
 }

@@ -239,7 +239,7 @@ static void open_both(struct rig *r)
 
     ok(dspark_cache_init(&r->cache, &r->w.config, KV_BF16, r->shape->window, CONTEXT), "cache");
     ok(dspark_open(&r->cpu, &r->w, &r->cache, &options), "CPU");
-    ok(cuda_dspark_plain_open(&r->gpu, &r->w, &r->target_spec, &o, (struct cuda_dspark_left_out){r->generation.suppress_token, r->generation.suppress_count}, &bytes), "open");
+    ok(cuda_dspark_plain_open(&r->gpu, &r->w, &r->target_spec, &o, (struct cuda_left_out){r->generation.suppress_token, r->generation.suppress_count}, &bytes), "open");
     ok(sampler_open(&r->sampler, r->shape->vocab, r->generation.suppress_token, r->generation.suppress_count), "sampler");
     for (uint32_t p = 0; p < PLACES; p++) {
         r->caches[p] = room(r->cache.slot_bytes);
@@ -410,7 +410,7 @@ static void test_refusals(struct rig *r, const struct sampling_params *greedy)
     refused += cuda_dspark_round(r->gpu, twice, 2) == -E_RANGE;
     bad[0].position = CONTEXT - r->shape->block + 1, bad[1].temperature = NAN, bad[2].guesses = guesses_most(r) + 1, bad[3].token = r->shape->vocab, bad[4].top_p = 2;
     for (uint32_t i = 0; i < 5; i++) refused += cuda_dspark_round(r->gpu, &bad[i], 1) == -E_RANGE;
-    refused += cuda_dspark_plain_open(&none, &r->w, &r->target_spec, &o, (struct cuda_dspark_left_out){0}, NULL) == -E_RANGE && !none;
+    refused += cuda_dspark_plain_open(&none, &r->w, &r->target_spec, &o, (struct cuda_left_out){0}, NULL) == -E_RANGE && !none;
     expect(refused == 11, "  %u of 11 calls that make no sense are refused", refused);
 }
 

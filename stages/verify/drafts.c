@@ -20,6 +20,8 @@
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
 #define WAIT_ANSWER_QUARTERS 5u  /* or for so many quarters of what the answers to as many questions took, ... */
 #define WAIT_ANSWER_MOST 8       /* ... which is believed up to so many times what the drafter says */
+#define ROUND_MOST 16             /* what answers take counts as the drafter's work up to so many times what it says of a round */
+#define ANSWER_FORGET 256u       /* share by which it fades in a step that asks nobody: a drafter that was slow gets another chance */
 #define TIMED_NS 1000000000ull   /* a question that got no answer for so long gets none */
 #define ANSWER_SHARE 8u          /* weight of a shorter one in what they take: 1 / this */
 #define MILLION 1000000u
@@ -122,6 +124,16 @@ static double drafter_us(const struct verify *k, unsigned counter)
     return ns < GUESS_NS_MAX ? (double)ns * 1e-3 : GUESS_NS_MAX * 1e-3;
 }
 
+/* What a round for so many questions takes beside its drafts. A drafter speaks of its last round, which may have been one question's: what answers to as many took is
+ * believed where it is more. */
+static double round_us(const struct verify *k, uint32_t questions)
+{
+    const double said = drafter_us(k, DRAFT_ROUND_NS), drafts = k->draft_tokens * drafter_us(k, DRAFT_STEP_NS), most = ROUND_MOST * (said + drafts);
+    const double seen = (double)k->answer_ns[size_of(questions)] * 1e-3, taken = (seen < most ? seen : most) - drafts;
+
+    return taken > said ? taken : said;
+}
+
 static uint32_t rows_computed(const void *engine, uint32_t rows)
 {
     return engine_rows_computed(engine, rows);
@@ -152,7 +164,7 @@ void drafts_decide(struct verify *k)
     k->drafting = k->exploring = false;
     k->longest_asked = 0;
     k->pace.guess_us = drafter_us(k, DRAFT_STEP_NS);
-    k->pace.round_us = drafter_us(k, DRAFT_ROUND_NS);
+    k->pace.round_us = round_us(k, count);
     for (uint32_t i = 0; i < count; i++) {
         struct sequence *q = in_turn(k, i);
         want(q, 0, 0);
@@ -174,7 +186,9 @@ void drafts_decide(struct verify *k)
     else if (!k->drafting && otherwise && count < k->engine.rows_max) explore(k);
     else if (k->drafting)
         for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->asker[i].most, k->asker[i].least);
-    if (!k->drafting) stage_count(&k->stage, VERIFY_UNPAID, count);
+    if (k->drafting) return;
+    k->answer_ns[size_of(count)] -= k->answer_ns[size_of(count)] / ANSWER_FORGET;
+    stage_count(&k->stage, VERIFY_UNPAID, count);
 }
 
 void drafts_begin(struct verify *k, struct sequence *q)
@@ -265,7 +279,7 @@ static double guesses_us(const struct verify *k)
 static uint64_t wait_limit_ns(const struct verify *k)
 {
     const uint64_t share = (uint64_t)(pace_step_us(&k->pace, k->active_count) * 1000) / WAIT_STEP_SHARE;
-    const uint64_t own = (uint64_t)(guesses_us(k) * 1000), seen = k->answer_ns[size_of(open_questions(k))], most = own * WAIT_ANSWER_MOST;
+    const uint64_t own = (uint64_t)((drafter_us(k, DRAFT_ROUND_NS) + k->longest_asked * k->pace.guess_us) * 1000), seen = k->answer_ns[size_of(open_questions(k))], most = own * WAIT_ANSWER_MOST;
     const uint64_t answer = (seen < most ? seen : most) * WAIT_ANSWER_QUARTERS / 4, said = own * WAIT_GUESSES;
 
     return (share && share < WAIT_NS ? share : WAIT_NS) + (answer > said ? answer : said);

@@ -31,6 +31,7 @@
 #define FILL_ROWS_SHARED 512u         /* while sequences run: a layer of more rows is too long a slice, of fewer reads the weights too often */
 #define PREFILL_SHARE 40u             /* percent of the GPU's time that prompts get while sequences run */
 #define GRAPH_ROWS_MIN 16u            /* enough for a block and a few neighbours */
+#define GRAPH_ROWS_BLOCKS 64u         /* up to so many every sequence has a whole block */
 
 _Static_assert(STEP_ROWS_MAX == ENGINE_ROWS_MAX, "a step's rows");
 _Static_assert(STEP_GROUP_ROWS_MAX <= STATES_ROWS - STATES_HISTORY, "a step in flight does not touch the committed states");
@@ -406,10 +407,11 @@ static void *map_memory(struct engine *e, const char *name, uint64_t bytes, bool
     return engine_gpu_map(&g->lib, e->stage, name, bytes, writable);
 }
 
-/* Rows of the largest graph: two for every sequence that may run, so that there is room for drafts. */
+/* Rows of the largest graph: two for every sequence that may run, so that there is room for drafts; a whole block for each where they are few. */
 static uint32_t choose_rows(const struct engine *e)
 {
-    const uint64_t wanted = 2 * wiring_u64(&e->stage->wiring, "max_sequences", 32);
+    const uint64_t sequences = wiring_u64(&e->stage->wiring, "max_sequences", 32), blocks = sequences * STEP_GROUP_ROWS_MAX;
+    const uint64_t wanted = 2 * sequences > GRAPH_ROWS_BLOCKS ? 2 * sequences : blocks < GRAPH_ROWS_BLOCKS ? blocks : GRAPH_ROWS_BLOCKS;
     uint32_t rows = GRAPH_ROWS_MIN;
 
     while (rows < wanted && rows < STEP_ROWS_MAX) rows *= 2;

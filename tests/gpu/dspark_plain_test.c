@@ -383,6 +383,7 @@ static void test_gap(struct rig *r, const struct sampling_params *greedy)
 
     other.of++;
     cuda_ok(cudaMemcpy(r->features_device + features_offset(&r->features, place, gap), &other, sizeof other, cudaMemcpyHostToDevice), "copy");
+    cuda_ok(cudaDeviceSynchronize(), "copy");      /* a small copy may return before it has arrived, and the drafter's stream does not wait for it */
     ok(cuda_dspark_absorb(r->gpu, &item, 1, r->layers), "absorb");
     round_of(r, &q, 1, &a);
     expect(a.low == gap + 1, "  behind a gap at %u the block sees from %u on", gap, a.low);

@@ -351,6 +351,7 @@ static void test_gap(struct rig *r)
 
     other.of++;
     cuda_ok(cudaMemcpy(r->features_device + features_offset(&r->features, place, gap), &other, sizeof other, cudaMemcpyHostToDevice), "copy");
+    cuda_ok(cudaDeviceSynchronize(), "copy");      /* a small copy may return before it has arrived, and the drafter's stream does not wait for it */
     ok(cuda_dspark_absorb(r->gpu, &item, 1, SOURCE_LAYERS), "absorb");
     ok(cuda_dspark_round(r->gpu, &q, 1), "round");
     wait_for(r, &a);

@@ -3,7 +3,7 @@
  * A block of 8 warps takes one range of k of 8 rows, a row a warp: it finds the power of two, turns the elements, and puts them into shared memory in
  * the image's order, so that what the block writes are runs of 128 bytes. */
 #include "rowmm_ready.h"
-#include "device.cuh"
+#include "row_range.cuh"
 #include "launch.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
@@ -19,26 +19,6 @@ struct ready_args {
     float *inverse;
     uint32_t m, k, range, columns, scaled;
 };
-
-/* Elements of a range that a lane holds, twice 16 bytes, times a power of two as scale_to_f16 in rowmm_block.cuh has it; returns the power's inverse. */
-__device__ __forceinline__ float ready_scale(uint4 (&x)[2])
-{
-    uint32_t *v = (uint32_t *)x;
-    __nv_bfloat162 largest = __float2bfloat162_rn(0.0f);
-
-#pragma unroll
-    for (int i = 0; i < 8; i++) largest = __hmax2(largest, __habs2(*(const __nv_bfloat162 *)&v[i]));
-    float top = fmaxf(__low2float(largest), __high2float(largest));
-#pragma unroll
-    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    const int e = (int)(__float_as_uint(top) >> 23) - 127;
-    const int shift = top == 0.0f ? 0 : min(max(14 - e, -100), 100);
-    const float scale = __uint_as_float((uint32_t)(127 + shift) << 23);
-
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = pack_f16(bf16_low(v[i]) * scale, bf16_high(v[i]) * scale);
-    return __uint_as_float((uint32_t)(127 - shift) << 23);
-}
 
 /* A lane's 8 elements 8 t .. of a block of 32 go to the block's 4 columns in pairs, at place t: that is the k order of the weights. */
 __device__ __forceinline__ void put_block(uint8_t *to, uint4 x)
@@ -61,7 +41,7 @@ __global__ void __launch_bounds__(THREADS) ready_kernel(const __grid_constant__ 
         if (lane + 32 < vectors) x[1] = ld_l2(from + lane + 32);
     }
     if (a.scaled) {
-        const float inverse = ready_scale(x);
+        const float inverse = row_range_to_f16(x);
 
         if (lane == 0) a.inverse[((uint64_t)column_tile * ranges + range) * a.columns + row % a.columns] = inverse;
     }

@@ -6,6 +6,7 @@
  * blocks and no block waits for another one's weights. One producer lane streams the block's ranges of the weights into a ring, one
  * stage (a slot's part of 4 tiles) for each warpgroup by turns, and starts before the previous kernel has ended. */
 #include "cluster.cuh"
+#include "row_range.cuh"
 #include "rowmm_wide.h"
 #include "rowmm_store.cuh"
 #include "launch.h"
@@ -125,26 +126,6 @@ __device__ __forceinline__ void wide_produce(const rowmm_args &a, uint8_t *ring,
 
 /* ---- activations ---- */
 
-/* One row's elements of one range, 16 bytes twice a lane: to f16 times a power of two as scale_to_f16 in rowmm.cu, which returns its inverse. */
-__device__ __forceinline__ float wide_scale(uint4 (&x)[2])
-{
-    uint32_t *v = (uint32_t *)x;
-    __nv_bfloat162 largest = __float2bfloat162_rn(0.0f);
-
-#pragma unroll
-    for (int i = 0; i < 8; i++) largest = __hmax2(largest, __habs2(*(const __nv_bfloat162 *)&v[i]));
-    float top = fmaxf(__low2float(largest), __high2float(largest));
-#pragma unroll
-    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    const int e = (int)(__float_as_uint(top) >> 23) - 127;
-    const int shift = top == 0.0f ? 0 : min(max(14 - e, -100), 100);
-    const float scale = __uint_as_float((uint32_t)(127 + shift) << 23);
-
-#pragma unroll
-    for (int i = 0; i < 8; i++) v[i] = pack_f16(bf16_low(v[i]) * scale, bf16_high(v[i]) * scale);
-    return __uint_as_float((uint32_t)(127 - shift) << 23);
-}
-
 template <typename W> __device__ __forceinline__ void put_columns(uint8_t *to, uint4 x)
 {
     *(uint32_t *)to = x.x, *(uint32_t *)(to + W::COLUMN_BYTES) = x.y, *(uint32_t *)(to + 2 * W::COLUMN_BYTES) = x.z, *(uint32_t *)(to + 3 * W::COLUMN_BYTES) = x.w;
@@ -173,7 +154,7 @@ __device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, wid
         for (uint32_t i = 0; i < BATCH; i++) {
             const uint32_t row = (first + i) / W::OWN_RANGES, range = (first + i) % W::OWN_RANGES;
             uint8_t *to = xs + (range * W::BLOCKS + lane / 4) * W::BLOCK_BYTES + row / 8 * 128 + row % 8 * 16 + lane % 4 * 4;
-            const float inverse = FP8 ? wide_scale(x[i]) : 1.0f;
+            const float inverse = FP8 ? row_range_to_f16(x[i]) : 1.0f;
 
             put_columns<W>(to, x[i][0]);
             if (lane + 32 < VECTORS) put_columns<W>(to + 8 * W::BLOCK_BYTES, x[i][1]);

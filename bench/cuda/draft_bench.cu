@@ -85,7 +85,7 @@ static void fill_table(struct bench *b)
 static void open_bench(struct bench *b, const struct settings *o)
 {
     memset(b, 0, sizeof *b);
-    b->target = gemma_12b_target(6);                            /* its last group of layers is enough: five sliding, one full */
+    b->target = gemma_12b_target(6, WEIGHT_FP8, 2);                            /* its last group of layers is enough: five sliding, one full */
     for (int t = 0; t < 2; t++) b->target.page_bytes[t] *= 8;    /* pages of 48 layers: the strides of the real cache */
     b->target.suppress_count = 2, b->target.suppress[0] = 258883, b->target.suppress[1] = 258882;
     b->spec = gemma_12b_assistant(o->format);

@@ -81,7 +81,7 @@ static uint64_t bytes_of(const struct arena_matrix *m) { return packed_bytes(m->
 
 static void open_bench(struct bench *b, uint32_t format, uint32_t choices)
 {
-    const struct cuda_model_spec target = gemma_12b_target(6);
+    const struct cuda_model_spec target = gemma_12b_target(6, WEIGHT_FP8, 2);
     struct cuda_dspark_options o = {};
     struct dspark_plan plan;
     struct arena arena;

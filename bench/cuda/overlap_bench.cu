@@ -42,7 +42,7 @@ static void open_bench(struct bench *b)
     struct arena arena;
     void *own;
 
-    b->target = gemma_12b_target(48), b->spec = gemma_12b_assistant(WEIGHT_FP8);
+    b->target = gemma_12b_target(48, WEIGHT_FP8, 2), b->spec = gemma_12b_assistant(WEIGHT_FP8);
     OK(arena_plan(&arena, &b->target));
     OK(draft_plan_make(&plan, &b->spec));
     memset(&o, 0, sizeof o), memset(&d, 0, sizeof d);

@@ -7,6 +7,7 @@
  * TFLOP/s counts what a prompt needs: 2 * rows * weights for the products, 4 * 16 * d per query and visible key for attention.
  * cuBLASLt: bf16 x bf16 -> bf16 with its best of 8 heuristics for each of the shapes; loaded at run time, no part of the library. */
 #include "bench/cuda/measure.cuh"
+#include "bench/cuda/gemma_12b.h"
 #include "bench/cuda/shapes.cuh"
 #include "kernels/cuda/cuda_weights.h"
 #include "kernels/cuda/prefill.h"
@@ -44,25 +45,10 @@ static uint32_t find_format(const char *name, uint32_t *activation)
 
 static struct cuda_model_spec gemma_12b(uint32_t format, uint32_t layers, uint32_t kv_bytes, uint32_t activation)
 {
-    struct cuda_model_spec s;
-    uint64_t at[2] = { 0, 0 };
+    struct cuda_model_spec s = gemma_12b_target(layers, format, kv_bytes);
 
-    memset(&s, 0, sizeof s);
-    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = layers, s.window = 1024, s.format = format;
-    s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
-    s.q_heads = 16, s.kv_heads[0] = 8, s.kv_heads[1] = 1, s.head_dim[0] = 256, s.head_dim[1] = 512, s.has_v_norm = 1;
-    s.rope_divisor[0] = s.rope_divisor[1] = 1.0;
-    s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
-    for (uint32_t i = 0; i < layers; i++) {
-        const uint32_t type = i % 6 == 5 ? CUDA_FULL : CUDA_SLIDING;
-        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * kv_bytes;
-
-        s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
-        s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
+    for (uint32_t i = 0; i < layers; i++)
         for (int t = CUDA_Q; t <= CUDA_DOWN; t++) s.layer[i].stored.activation[t] = (uint8_t)activation, s.layer[i].stored.input_scale[t] = activation == 2 ? 0.02f : 0.0f;
-        at[type] += 2 * bytes;
-    }
-    s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;
     return s;
 }
 

@@ -6,6 +6,7 @@
  * floor = bytes that must cross HBM / measured read bandwidth. Times are medians of graph replays by events; "wall" is
  * launch to flag seen by the host, one step after the other. "one" = rows are one sequence's verify block (16: two of 8), "many" = one row per sequence. */
 #include "bench/cuda/measure.cuh"
+#include "bench/cuda/gemma_12b.h"
 #include "bench/cuda/shapes.cuh"
 #include "kernels/cuda/arena.h"
 #include "kernels/cuda/cuda_weights.h"
@@ -53,27 +54,13 @@ static uint32_t seqs_of(const struct settings *o)
 
 static struct cuda_model_spec gemma_12b(const struct format *format, uint32_t layers, uint32_t kv_bytes)
 {
-    struct cuda_model_spec s;
-    uint64_t at[2] = { 0, 0 };
+    struct cuda_model_spec s = gemma_12b_target(layers, format->attention, kv_bytes);
 
-    memset(&s, 0, sizeof s);
-    s.hidden = 3840, s.intermediate = 15360, s.vocab = 262144, s.layers = layers, s.window = 1024, s.format = format->attention;
-    s.norm_eps = 1e-6f, s.softcap = 30.0f, s.embed_scale = 62.0f, s.attention_scale = 1.0f;
-    s.q_heads = 16, s.kv_heads[0] = 8, s.kv_heads[1] = 1, s.head_dim[0] = 256, s.head_dim[1] = 512, s.has_v_norm = 1;
-    s.rope_divisor[0] = s.rope_divisor[1] = 1.0;
-    s.rope_theta[0] = 1e4, s.rope_theta[1] = 1e6, s.rope_turned[0] = 128, s.rope_turned[1] = 64;
     s.suppress_count = 2, s.suppress[0] = 258883, s.suppress[1] = 258882;
     for (uint32_t i = 0; i < layers; i++) {
-        const uint32_t type = i % 6 == 5 ? CUDA_FULL : CUDA_SLIDING;
-        const uint64_t bytes = (type == CUDA_FULL ? 1 * 512 : 8 * 256) * 32 * kv_bytes;
-
-        s.layer[i].type = type, s.layer[i].has_v = type == CUDA_SLIDING;
-        s.layer[i].k_offset = at[type], s.layer[i].v_offset = at[type] + bytes;
         s.layer[i].stored.format[CUDA_GATE] = s.layer[i].stored.format[CUDA_UP] = s.layer[i].stored.format[CUDA_DOWN] = (uint8_t)format->mlp;
         for (int t = CUDA_Q; t <= CUDA_DOWN; t++) s.layer[i].stored.activation[t] = (uint8_t)format->activation, s.layer[i].stored.input_scale[t] = format->activation == 2 ? 0.02f : 0.0f;
-        at[type] += 2 * bytes;
     }
-    s.page_bytes[0] = at[0], s.page_bytes[1] = at[1] ? at[1] : 64;
     return s;
 }
 

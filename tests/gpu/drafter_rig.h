@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/stored.h"
+#include "model/features.h"
 #include "shm/error.h"
 #include "tests/gpu/check.h"
 #include <cuda_runtime_api.h>
@@ -56,6 +57,31 @@ static inline void *room(size_t bytes)
 
     if (!p) die("out of memory");
     return p;
+}
+
+/* Outputs of `sources` layers at every position of every place: their rows in f->base, as the target leaves them; returns [places][context][sources * hidden] as those rows mean it. */
+static inline float *make_features(struct features *f, uint32_t places, uint32_t context, uint32_t hidden, uint32_t sources, uint32_t element_bytes, uint64_t layers, uint32_t generation)
+{
+    const uint64_t floats = (uint64_t)sources * hidden;
+
+    features_init_device(f, places, context, context, hidden, sources + 1, element_bytes);
+    f->base = room(features_bytes(f));
+    memset(f->base, 0, features_bytes(f));
+    float *outputs = room(places * context * floats * sizeof(float));
+    for (uint32_t p = 0; p < places; p++)
+        for (uint32_t t = 0; t < context; t++) {
+            struct feature_row *row = (struct feature_row *)(f->base + features_offset(f, p, t));
+            float *out = outputs + ((uint64_t)p * context + t) * floats;
+            for (uint64_t i = 0; i < floats; i++) {
+                const float x = 3 * uniform();
+                out[i] = element_bytes == 4 ? x : stored_from_bf16(to_bf16(x));
+                if (element_bytes == 4) ((float *)(row + 1))[i] = x;
+                else ((uint16_t *)(row + 1))[i] = to_bf16(x);
+            }
+            row->layers = layers;
+            row->of = features_whose(generation + p, t);
+        }
+    return outputs;
 }
 
 static inline void *to_device(const void *from, uint64_t bytes)

@@ -203,29 +203,11 @@ static void make_head(struct rig *r)
     w->confidence_bias = -0.25f;
 }
 
-/* Outputs of every position and place; their rows lie in host memory first. */
 static void make_outputs(struct rig *r)
 {
-    const uint64_t floats = r->shape->sources * r->shape->hidden;
     struct features *f = &r->features;
 
-    features_init_device(f, PLACES, CONTEXT, CONTEXT, r->shape->hidden, r->shape->sources + 1, r->shape->element_bytes);
-    f->base = room(features_bytes(f));
-    memset(f->base, 0, features_bytes(f));
-    r->outputs = room(PLACES * CONTEXT * floats * sizeof(float));
-    for (uint32_t p = 0; p < PLACES; p++)
-        for (uint32_t t = 0; t < CONTEXT; t++) {
-            struct feature_row *row = (struct feature_row *)(f->base + features_offset(f, p, t));
-            float *out = r->outputs + ((uint64_t)p * CONTEXT + t) * floats;
-            for (uint64_t i = 0; i < floats; i++) {
-                const float x = 3 * uniform();
-                out[i] = f->element_bytes == 4 ? x : stored_from_bf16(to_bf16(x));
-                if (f->element_bytes == 4) ((float *)(row + 1))[i] = x;
-                else ((uint16_t *)(row + 1))[i] = to_bf16(x);
-            }
-            row->layers = r->layers;
-            row->of = features_whose(GENERATION + p, t);
-        }
+    r->outputs = make_features(f, PLACES, CONTEXT, r->shape->hidden, r->shape->sources, r->shape->element_bytes, r->layers, GENERATION);
     r->features_device = to_device(f->base, features_bytes(f));
 }
 

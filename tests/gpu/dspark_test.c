@@ -179,28 +179,11 @@ static void *load_head(const struct rig *r, const uint32_t *tokens)
     return arena;
 }
 
-/* Outputs of every position and place; their rows lie in host memory first. */
 static void make_outputs(struct rig *r)
 {
-    const uint64_t floats = SOURCES * HIDDEN;
     struct features *f = &r->features;
 
-    features_init_device(f, PLACES, CONTEXT, CONTEXT, HIDDEN, SOURCES + 1, 2);
-    f->base = room(features_bytes(f));
-    memset(f->base, 0, features_bytes(f));
-    r->outputs = room(PLACES * CONTEXT * floats * sizeof(float));
-    for (uint32_t p = 0; p < PLACES; p++)
-        for (uint32_t t = 0; t < CONTEXT; t++) {
-            struct feature_row *row = (struct feature_row *)(f->base + features_offset(f, p, t));
-            float *out = r->outputs + ((uint64_t)p * CONTEXT + t) * floats;
-            for (uint64_t i = 0; i < floats; i++) {
-                const uint16_t bits = to_bf16(3 * uniform());
-                ((uint16_t *)(row + 1))[i] = bits;
-                out[i] = stored_from_bf16(bits);
-            }
-            row->layers = SOURCE_LAYERS;
-            row->of = features_whose(GENERATION + p, t);
-        }
+    r->outputs = make_features(f, PLACES, CONTEXT, HIDDEN, SOURCES, 2, SOURCE_LAYERS, GENERATION);
     r->features_device = to_device(f->base, features_bytes(f));
 }
 

@@ -17,6 +17,8 @@
 
 #include <cmocka.h>
 
+#include "tests/desk_await.h"
+
 #define GOLDEN "tests/golden/video/"
 #define FILE_BYTES_MAX (1u << 18)
 #define MEANS 12
@@ -155,16 +157,6 @@ static void test_frames_equal_the_reference(void **state)
 
 /* ---- a desk of its own ---------------------------------------------------------------------------------- */
 
-static int await(struct desk *d, int *status)
-{
-    for (;;) {
-        struct pollfd p = {.fd = d->socket, .events = POLLIN};
-        assert_int_equal(poll(&p, 1, 30000), 1);
-        const int rc = desk_poll(d, status);
-        if (rc != 0) return rc;
-    }
-}
-
 static void test_a_worker_gives_the_same(void **state)
 {
     static const char *const names[] = {"h264.mp4", "hevc_10.mkv", "vp8.webm", "vp9.webm", "av1.webm", "animated.gif", "turned_90.mp4", "frames.txt", "mpeg4.mp4"};
@@ -185,7 +177,7 @@ static void test_a_worker_gives_the_same(void **state)
         desk_decode(&limits, &hdr, file, out, &wanted);
         assert_int_equal(desk_hire(&d), 0);
         assert_int_equal(desk_begin(&d, &hdr, file), 0);
-        if (await(&d, &status) != 1) fail_msg("%s: the worker died, status %x", names[i], status);
+        if (desk_await(&d, &status) != 1) fail_msg("%s: the worker died, status %x", names[i], status);
         desk_result(&d, &got, &data, &bytes);
         assert_int_equal(got.status, wanted.status);
         assert_string_equal(got.why, wanted.why);

@@ -25,6 +25,8 @@
 
 #include <cmocka.h>
 
+#include "tests/desk_await.h"
+
 static const struct desk_limits limits = {.picture_budget = 70, .picture_positions = 80, .sound_tokens = 750};
 
 static uint8_t *load(const char *path, struct media_file_hdr *hdr)
@@ -36,17 +38,6 @@ static uint8_t *load(const char *path, struct media_file_hdr *hdr)
     hdr->bytes = fread(bytes, 1, 1 << 20, f);
     fclose(f);
     return bytes;
-}
-
-/* 1: done, -E_PEER: it died. */
-static int await(struct desk *d, int *status)
-{
-    for (;;) {
-        struct pollfd p = {.fd = d->socket, .events = POLLIN};
-        assert_int_equal(poll(&p, 1, 30000), 1);
-        const int rc = desk_poll(d, status);
-        if (rc != 0) return rc;
-    }
 }
 
 static void test_workers_give_what_the_work_gives(void **state)
@@ -72,7 +63,7 @@ static void test_workers_give_what_the_work_gives(void **state)
 
         desk_decode(&limits, &hdr, file, out, &want);
         assert_int_equal(desk_begin(&d, &hdr, file), 0);
-        if (await(&d, &status) != 1) fail_msg("%s killed its worker: signal %d", files[i].path, WTERMSIG(status));
+        if (desk_await(&d, &status) != 1) fail_msg("%s killed its worker: signal %d", files[i].path, WTERMSIG(status));
         desk_result(&d, &got, &data, &bytes);
         assert_int_equal(got.status, want.status);
         assert_string_equal(got.why, want.why);
@@ -136,7 +127,7 @@ static void test_a_dead_worker_is_known(void **state)
     assert_int_equal(desk_open(&d, &limits), 0);
     kill(d.pid, SIGKILL);
     desk_begin(&d, &hdr, file); /* may still succeed: the byte waits in the socket */
-    assert_int_equal(await(&d, &status), -E_PEER);
+    assert_int_equal(desk_await(&d, &status), -E_PEER);
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     desk_result(&d, &r, &data, &bytes); /* whoever died has left no result */
     assert_int_equal(r.status, MEDIA_FAILED);
@@ -144,7 +135,7 @@ static void test_a_dead_worker_is_known(void **state)
     desk_clear(&d);
     assert_int_equal(desk_hire(&d), 0);
     assert_int_equal(desk_begin(&d, &hdr, file), 0);
-    assert_int_equal(await(&d, &status), 1);
+    assert_int_equal(desk_await(&d, &status), 1);
     desk_result(&d, &r, &data, &bytes);
     assert_int_equal(r.status, MEDIA_READY);
     free(file);

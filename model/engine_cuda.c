@@ -72,13 +72,9 @@ __attribute__((noreturn)) static void lost(struct engine *e, const char *what, i
 
 static void check(struct engine *e, const char *what, int rc)
 {
-    struct gpu *g = e->state;
+    const struct gpu *g = e->state;
 
-    if (rc == 0) return;
-    if (rc == -E_NOMEM) stage_exit(e->stage, EXIT_MISSING, "%s: %s", what, g->lib.backend_error()); /* nobody's fault: no request is accused */
-    if (rc == -E_IO || rc == -E_TIMEOUT) lost(e, what, rc);
-    stage_log(e->stage, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
-    must(!"the GPU library refused what was checked before");
+    engine_gpu_check(&g->lib, e->stage, what, rc);
 }
 
 /* ---- outputs of layers -------------------------------------------------------------------- */

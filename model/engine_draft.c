@@ -1,6 +1,7 @@
 /* model/engine_draft.c - finds out what the wired drafter is, and opens it on the target's device (contract in engine_draft.h). */
 #include "model/engine_draft.h"
 
+#include "model/engine_gpu.h"
 #include "shm/error.h"
 
 #include <jansson.h>
@@ -33,6 +34,21 @@ int engine_draft_kind(const struct model_files *files, struct model_error *err)
     else model_error_set(err, -E_UNSUPPORTED, "config.json: architectures is %.100s; a drafter is a Gemma4UnifiedAssistantForCausalLM or a Gemma4DSparkModel", name ? name : "missing");
     json_decref(root);
     return kind;
+}
+
+uint32_t engine_draft_format(const struct engine_draft *d)
+{
+    const char *dtype = wiring_text(&d->stage->wiring, "draft.dtype", "auto");
+
+    if (strcmp(dtype, "bf16") == 0) return WEIGHT_BF16;
+    if (strcmp(dtype, "auto") != 0 && strcmp(dtype, "fp8") != 0) stage_exit(d->stage, EXIT_CONFIG, "draft.dtype is \"%s\", known are auto, bf16 and fp8", dtype);
+    return WEIGHT_FP8; /* a drafter's rounding costs accepted drafts at most, its bytes decide the round */
+}
+
+void engine_draft_accepted(const struct engine_draft *d, const struct cuda_library *lib, int rc)
+{
+    if (rc == -E_IO) engine_gpu_lost(lib, d->stage, "setting up", rc);
+    if (rc != 0) stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), lib->backend_error());
 }
 
 static void add_files(struct engine_draft *d)

@@ -85,6 +85,12 @@ void engine_draft_open_dspark(struct engine_draft *d);
 void engine_draft_open_cuda(struct engine_draft *d);   /* an MTP assistant */
 void engine_draft_open_dspark_cuda(struct engine_draft *d);
 
+/* For drafters on a GPU. The format of their weights there by option draft.dtype: WEIGHT_BF16 or WEIGHT_FP8. Exits on any other word. */
+uint32_t engine_draft_format(const struct engine_draft *d);
+/* What the library said when the drafter was set up; exits with the reason unless it took it. */
+struct cuda_library;
+void engine_draft_accepted(const struct engine_draft *d, const struct cuda_library *lib, int rc);
+
 /* A head's shape as the GPU's kernels take it; own_table and embed_scale are its weights' to say. */
 struct cuda_dspark_spec;
 struct dspark_config;

@@ -8,18 +8,17 @@
  *          other stages' kernels keep out for too long: no advice.
  *
  * The drafts are chosen with the target's noise, temperature, top_k, top_p and min_p; penalties and bias are left to the target. */
+#include "kernels/bf16.h"
 #include "model/assistant.h"
 #include "model/engine_draft.h"
 #include "model/engine_gpu.h"
 #include "model/states.h"
 #include "shm/clock.h"
 #include "shm/error.h"
-#include "shm/must.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define WAIT_US 10000u                /* between two heartbeats */
 #define ROUND_LIMIT_NS 5000000000ull  /* a round takes a millisecond; another process may have the GPU for some time */
@@ -38,13 +37,9 @@ struct gpu_drafter {
 
 static void check(struct engine_draft *d, const char *what, int rc)
 {
-    struct gpu_drafter *g = d->state;
+    const struct gpu_drafter *g = d->state;
 
-    if (rc == 0) return;
-    if (rc == -E_NOMEM) stage_exit(d->stage, EXIT_MISSING, "%s: %s", what, g->lib.backend_error());
-    if (rc == -E_IO || rc == -E_TIMEOUT) engine_gpu_lost(&g->lib, d->stage, what, rc);
-    stage_log(d->stage, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
-    must(!"the GPU library refused what was checked before");
+    engine_gpu_check(&g->lib, d->stage, what, rc);
 }
 
 /* ---- sequences and rounds ----------------------------------------------------------------- */
@@ -129,14 +124,6 @@ static void put_vector(struct engine_draft *d, enum cuda_draft_tensor tensor, ui
     check(d, "the drafter's weights", g->lib.draft_weights_put(&g->spec, g->weights_device, tensor, layer, count, 1, values, WEIGHT_F32, NULL, 0));
 }
 
-static uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* ties to even */
-}
-
 static bool is_row_scaled(const struct stored_matrix *m)
 {
     return m->element == STORED_E4M3 && m->scale_columns >= m->k && (m->scale_rows == 1 || m->scale_rows >= m->rows);
@@ -150,7 +137,7 @@ static void put_choices(struct engine_draft *d, const struct stored_matrix *head
 
     if (!rows) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
     for (uint64_t i = 0; i < d->vocab.count; i++)
-        for (uint64_t k = 0; k < head->k; k++) rows[i * head->k + k] = to_bf16(stored_value(head, d->vocab.token[i], k));
+        for (uint64_t k = 0; k < head->k; k++) rows[i * head->k + k] = bf16_of(stored_value(head, d->vocab.token[i], k));
     check(d, "the drafter's weights", g->lib.draft_weights_put(&g->spec, g->weights_device, CUDA_DRAFT_CHOICE, 0, d->vocab.count, 1, d->vocab.token, WEIGHT_F32, NULL, 0));
     check(d, "the drafter's weights", g->lib.draft_weights_put(&g->spec, g->weights_device, CUDA_DRAFT_HEAD, 0, d->vocab.count, head->k, rows, WEIGHT_BF16, NULL, 0));
     free(rows);
@@ -170,7 +157,7 @@ static void put_matrix(struct engine_draft *d, enum cuda_draft_tensor tensor, ui
         own = malloc((uint64_t)m->rows * m->k * sizeof *own);
         if (!own) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
         for (uint64_t row = 0; row < m->rows; row++)
-            for (uint64_t k = 0; k < m->k; k++) own[row * m->k + k] = to_bf16(stored_value(m, row, k));
+            for (uint64_t k = 0; k < m->k; k++) own[row * m->k + k] = bf16_of(stored_value(m, row, k));
         source = own;
     }
     check(d, "the drafter's weights", g->lib.draft_weights_put(&g->spec, g->weights_device, tensor, layer, m->rows, m->k, source, format, m->scale, m->scale_rows == 1));
@@ -211,22 +198,13 @@ static void load_weights(struct engine_draft *d)
 
 /* ---- setting up ------------------------------------------------------------------------------ */
 
-static uint32_t choose_format(struct engine_draft *d)
-{
-    const char *dtype = wiring_text(&d->stage->wiring, "draft.dtype", "auto");
-
-    if (strcmp(dtype, "bf16") == 0) return WEIGHT_BF16;
-    if (strcmp(dtype, "auto") != 0 && strcmp(dtype, "fp8") != 0) stage_exit(d->stage, EXIT_CONFIG, "draft.dtype is \"%s\", known are auto, bf16 and fp8", dtype);
-    return WEIGHT_FP8; /* a drafter's rounding costs accepted drafts at most, its bytes decide the round */
-}
-
 static void make_spec(struct engine_draft *d)
 {
     struct gpu_drafter *g = d->state;
     const struct model_config *c = &g->weights.config;
 
     g->spec = (struct cuda_draft_spec){.hidden = c->hidden, .intermediate = c->intermediate, .vocab = c->vocab, .layers = c->layer_count, .backbone_hidden = g->weights.backbone_hidden,
-                                       .q_heads = c->q_heads, .format = choose_format(d), .norm_eps = c->norm_eps, .softcap = c->final_softcap, .attention_scale = c->attention_scale};
+                                       .q_heads = c->q_heads, .format = engine_draft_format(d), .norm_eps = c->norm_eps, .softcap = c->final_softcap, .attention_scale = c->attention_scale};
     for (uint32_t type = 0; type < LAYER_TYPES; type++) {
         const struct rope_config *rope = &c->rope[type];
         const uint32_t dim = g->target.head_dim[type]; /* the drafter's, too: assistant_check saw to it */
@@ -235,17 +213,6 @@ static void make_spec(struct engine_draft *d)
         g->spec.rope_turned[type] = rope->type == ROPE_PROPORTIONAL ? (uint32_t)floor(rope->partial_rotary_factor * dim / 2) : dim / 2;
     }
     for (uint32_t i = 0; i < c->layer_count && i < CUDA_DRAFT_LAYERS_MAX; i++) g->spec.layer_type[i] = c->layer[i].type;
-}
-
-static void *own_memory(struct engine_draft *d, const struct gpu_drafter *g, uint64_t bytes)
-{
-    void *device = NULL;
-    int fd = -1, rc = g->lib.memory_create(bytes, &fd);
-
-    if (rc == 0) rc = g->lib.memory_map(fd, bytes, true, &device);
-    if (fd >= 0) close(fd); /* the mapping holds it */
-    if (rc != 0) stage_exit(d->stage, EXIT_MISSING, "%llu MiB of GPU memory for the drafter: %s", (unsigned long long)(bytes >> 20), g->lib.backend_error());
-    return device;
 }
 
 /* The target's pools, per layer type. */
@@ -276,24 +243,16 @@ static struct cuda_draft_options options_of(struct engine_draft *d)
     return options;
 }
 
-static void refuse(struct engine_draft *d, int rc)
-{
-    const struct gpu_drafter *g = d->state;
-
-    if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
-    if (rc != 0) stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());
-}
-
 static void open_drafter(struct engine_draft *d, uint64_t bytes)
 {
     struct gpu_drafter *g = d->state;
     struct cuda_draft_options options = options_of(d);
 
-    options.weights_device = g->weights_device = own_memory(d, g, bytes);
+    options.weights_device = g->weights_device = engine_gpu_own(&g->lib, d->stage, bytes, "the drafter");
     load_weights(d);
     options.handover = engine_gpu_signals(&g->lib, d->stage);
     d->hands_over = options.handover != NULL;
-    refuse(d, g->lib.draft_open(&g->draft, &g->spec, &g->target, &options));
+    engine_draft_accepted(d, &g->lib, g->lib.draft_open(&g->draft, &g->spec, &g->target, &options));
 }
 
 /* Of any other shape: weights as the checkpoint has them, or rounded as on the CPU. */
@@ -305,7 +264,7 @@ static void open_plain(struct engine_draft *d)
 
     if (strcmp(wiring_text(&d->stage->wiring, "draft.dtype", "auto"), "fp8") == 0 && assistant_to_fp8(&g->weights, (uint32_t)wiring_u64(&d->stage->wiring, "threads", 1)) != 0)
         stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
-    refuse(d, g->lib.draft_plain_open(&g->draft, &g->weights, &g->target, &options, left_out));
+    engine_draft_accepted(d, &g->lib, g->lib.draft_plain_open(&g->draft, &g->weights, &g->target, &options, left_out));
 }
 
 void engine_draft_open_cuda(struct engine_draft *d)

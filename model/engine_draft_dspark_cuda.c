@@ -7,6 +7,7 @@
  *          successor takes them from arena.features again
  * Fails    a head that does not fit target or kernels, a server that keeps no outputs of layers: exit 100 with the reason; no memory: 111. A lost context: exit 112, as the
  *          other GPU stages. Positions whose outputs are gone: the head looks back as far as the ones behind them, and not at all for a while. */
+#include "kernels/bf16.h"
 #include "model/cuda_library.h"
 #include "model/dspark.h"
 #include "model/engine_draft.h"
@@ -16,12 +17,10 @@
 #include "shm/atomic.h"
 #include "shm/clock.h"
 #include "shm/error.h"
-#include "shm/must.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define WAIT_US 10000u                /* between two heartbeats */
 #define ROUND_LIMIT_NS 5000000000ull  /* a round takes a millisecond; another process may have the GPU for some time */
@@ -56,13 +55,9 @@ struct gpu_head {
 
 static void check(struct engine_draft *d, const char *what, int rc)
 {
-    struct gpu_head *g = d->state;
+    const struct gpu_head *g = d->state;
 
-    if (rc == 0) return;
-    if (rc == -E_NOMEM) stage_exit(d->stage, EXIT_MISSING, "%s: %s", what, g->lib.backend_error());
-    if (rc == -E_IO || rc == -E_TIMEOUT) engine_gpu_lost(&g->lib, d->stage, what, rc);
-    stage_log(d->stage, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
-    must(!"the GPU library refused what was checked before");
+    engine_gpu_check(&g->lib, d->stage, what, rc);
 }
 
 /* ---- sequences ----------------------------------------------------------------------------- */
@@ -228,14 +223,6 @@ void engine_draft_dspark_spec(struct cuda_dspark_spec *spec, const struct dspark
     spec->rope_turned = rope->factor != 1.0 ? 0 : rope->type == ROPE_PROPORTIONAL ? (uint32_t)floor(rope->partial_rotary_factor * dim / 2) : dim / 2;
 }
 
-static uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16); /* ties to even */
-}
-
 /* By way of BF16, if it is not that. */
 static void put_matrix(struct engine_draft *d, enum cuda_dspark_tensor tensor, uint32_t layer, const struct stored_matrix *m)
 {
@@ -244,7 +231,7 @@ static void put_matrix(struct engine_draft *d, enum cuda_dspark_tensor tensor, u
     uint16_t *own = m->element == STORED_BF16 ? NULL : malloc(count * sizeof *own);
 
     if (m->element != STORED_BF16 && !own) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
-    for (uint64_t i = 0; i < count && own; i++) own[i] = to_bf16(stored_value(m, i / m->k, i % m->k));
+    for (uint64_t i = 0; i < count && own; i++) own[i] = bf16_of(stored_value(m, i / m->k, i % m->k));
     check(d, "the drafter's weights", g->lib.dspark_weights_put(&g->spec, g->weights_device, tensor, layer, own ? own : m->data, count));
     free(own);
     stage_beat(d->stage);
@@ -262,7 +249,7 @@ static void put_rows(struct engine_draft *d, enum cuda_dspark_tensor tensor, con
     }
     uint16_t *rows = malloc(count * sizeof *rows);
     if (!rows) stage_exit(d->stage, EXIT_MISSING, "out of memory for the drafter's weights");
-    for (uint64_t i = 0; i < count; i++) rows[i] = to_bf16(stored_value(m, d->vocab.token[i / m->k], i % m->k));
+    for (uint64_t i = 0; i < count; i++) rows[i] = bf16_of(stored_value(m, d->vocab.token[i / m->k], i % m->k));
     check(d, "the drafter's weights", g->lib.dspark_weights_put(&g->spec, g->weights_device, tensor, 0, rows, count));
     free(rows);
     stage_beat(d->stage);
@@ -333,15 +320,6 @@ static void load_weights(struct engine_draft *d, const void *target_device)
 
 /* ---- setting up ---------------------------------------------------------------------------- */
 
-static uint32_t choose_format(struct engine_draft *d)
-{
-    const char *dtype = wiring_text(&d->stage->wiring, "draft.dtype", "auto");
-
-    if (strcmp(dtype, "bf16") == 0) return WEIGHT_BF16;
-    if (strcmp(dtype, "auto") != 0 && strcmp(dtype, "fp8") != 0) stage_exit(d->stage, EXIT_CONFIG, "draft.dtype is \"%s\", known are auto, bf16 and fp8", dtype);
-    return WEIGHT_FP8; /* a drafter's rounding costs accepted drafts at most, its bytes decide the round */
-}
-
 /* The head, with tables that are the target's where they are not in its files or equal. A target of random weights has no tables on the host. */
 static void load_head(struct engine_draft *d)
 {
@@ -370,36 +348,16 @@ static void map_features(struct engine_draft *d)
         stage_exit(d->stage, EXIT_CONFIG, "the drafter reads %u layers, this server keeps the outputs of %u at most: it began with another drafter", g->spec.sources, g->features.sources_max);
 }
 
-static void *own_memory(struct engine_draft *d, uint64_t bytes)
-{
-    const struct gpu_head *g = d->state;
-    void *device = NULL;
-    int fd = -1, rc = g->lib.memory_create(bytes, &fd);
-
-    if (rc == 0) rc = g->lib.memory_map(fd, bytes, true, &device);
-    if (fd >= 0) close(fd); /* the mapping holds it */
-    if (rc != 0) stage_exit(d->stage, EXIT_MISSING, "%llu MiB of GPU memory for the drafter: %s", (unsigned long long)(bytes >> 20), g->lib.backend_error());
-    return device;
-}
-
-static void refuse(struct engine_draft *d, int rc)
-{
-    const struct gpu_head *g = d->state;
-
-    if (rc == -E_IO) engine_gpu_lost(&g->lib, d->stage, "setting up", rc);
-    stage_exit(d->stage, rc == -E_NOMEM ? EXIT_MISSING : EXIT_CONFIG, "the drafter cannot be set up on the GPU (%s): %s", error_text(rc), g->lib.backend_error());
-}
-
 /* Returns the bytes that the head's weights take on the device. */
 static uint64_t open_head(struct engine_draft *d, struct cuda_dspark_options *options)
 {
     struct gpu_head *g = d->state;
     const uint64_t bytes = g->lib.dspark_weights_bytes(&g->spec);
 
-    options->weights_device = g->weights_device = own_memory(d, bytes);
+    options->weights_device = g->weights_device = engine_gpu_own(&g->lib, d->stage, bytes, "the drafter");
     load_weights(d, options->target_device);
     const int rc = g->lib.dspark_open(&g->dspark, &g->spec, &g->target, options, g->weights.confidence_bias);
-    if (rc != 0) refuse(d, rc);
+    engine_draft_accepted(d, &g->lib, rc);
     return bytes;
 }
 
@@ -414,7 +372,7 @@ static uint64_t open_plain(struct engine_draft *d, const struct cuda_dspark_opti
     engine_await_weights(&d->target); /* its table and, mostly, its output matrix are the head's */
     const struct cuda_left_out left_out = {d->vocab.left_out, d->vocab.left_out_count};
     const int rc = g->lib.dspark_plain_open(&g->dspark, &g->weights, &g->target, options, left_out, &bytes);
-    if (rc != 0) refuse(d, rc);
+    engine_draft_accepted(d, &g->lib, rc);
     return bytes;
 }
 
@@ -442,7 +400,7 @@ void engine_draft_open_dspark_cuda(struct engine_draft *d)
     engine_gpu_open(&g->lib, &g->facts, d->stage);
     engine_gpu_spec(d->stage, &g->target, &d->target.config, &d->target.generation, &d->target.geometry);
     load_head(d);
-    engine_draft_dspark_spec(&g->spec, &g->weights.config, choose_format(d));
+    engine_draft_dspark_spec(&g->spec, &g->weights.config, engine_draft_format(d));
     g->spec.own_table = !g->weights.embed_is_shared;
     g->spec.embed_scale = g->weights.embed_scale;
     g->spec.choices = d->vocab.count;

@@ -5,6 +5,7 @@
 #include "model/features.h"
 #include "shm/atomic.h"
 #include "shm/error.h"
+#include "shm/must.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,6 +33,26 @@ void *engine_gpu_map(const struct cuda_library *lib, struct stage *s, const char
     const int rc = lib->memory_map(fd, bytes, writable, &device);
     if (rc != 0) stage_exit(s, EXIT_MISSING, "%s (%llu MiB of GPU memory) cannot be mapped: %s", name, (unsigned long long)(bytes >> 20), lib->backend_error());
     return device;
+}
+
+void *engine_gpu_own(const struct cuda_library *lib, struct stage *s, uint64_t bytes, const char *what)
+{
+    void *device = NULL;
+    int fd = -1, rc = lib->memory_create(bytes, &fd);
+
+    if (rc == 0) rc = lib->memory_map(fd, bytes, true, &device);
+    if (fd >= 0) close(fd); /* the mapping holds it */
+    if (rc != 0) stage_exit(s, EXIT_MISSING, "%llu MiB of GPU memory for %s: %s", (unsigned long long)(bytes >> 20), what, lib->backend_error());
+    return device;
+}
+
+void engine_gpu_check(const struct cuda_library *lib, struct stage *s, const char *what, int rc)
+{
+    if (rc == 0) return;
+    if (rc == -E_NOMEM) stage_exit(s, EXIT_MISSING, "%s: %s", what, lib->backend_error());
+    if (rc == -E_IO || rc == -E_TIMEOUT) engine_gpu_lost(lib, s, what, rc);
+    stage_log(s, LOG_ERROR, "gpu-refused", "call=\"%s\" reason=\"%s\"", what, error_text(rc));
+    must(!"the GPU library refused what was checked before");
 }
 
 void engine_gpu_formats(struct stage *s, struct cuda_layer_format *formats, uint32_t layers)

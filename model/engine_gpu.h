@@ -29,6 +29,12 @@ void engine_gpu_features(const struct cuda_library *lib, struct stage *s, const 
  * to process by turns anyway. Exits on failure. */
 struct cuda_handover_record *engine_gpu_signals(const struct cuda_library *lib, struct stage *s);
 
+/* Device memory of the process's own, mapped until it ends; `what` is it for? Exits on failure. */
+void *engine_gpu_own(const struct cuda_library *lib, struct stage *s, uint64_t bytes, const char *what);
+
+/* What the library answered to a call whose arguments were checked before. No memory: exits, nobody's request is accused; a lost context: leaves as below; anything else is our own mistake. */
+void engine_gpu_check(const struct cuda_library *lib, struct stage *s, const char *what, int rc);
+
 /* The context is gone, and with it every further call: says so where the launcher looks, and leaves without the destructors of a dead driver. */
 void engine_gpu_lost(const struct cuda_library *lib, struct stage *s, const char *what, int rc) __attribute__((noreturn));
 

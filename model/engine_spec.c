@@ -12,20 +12,6 @@ _Static_assert(CUDA_Q == 0 && CUDA_DOWN == MODEL_MATRICES - 1 && MODEL_MATRICES 
 _Static_assert(WEIGHT_GROUP == STORED_GROUP && WEIGHT_BLOCK == STORED_BLOCK, "one size of groups and blocks");
 _Static_assert(MODEL_LAYERS_MAX <= CUDA_LAYERS_MAX, "every layer has a place");
 
-/* sqrt(hidden), rounded to the embedding's type as the reference does. */
-static float embed_scale(uint32_t hidden, uint32_t format)
-{
-    const float scale = (float)sqrt((double)hidden);
-    uint32_t bits;
-
-    if (format == WEIGHT_F32) return scale;
-    memcpy(&bits, &scale, sizeof bits);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u; /* to bf16, ties to even */
-    float rounded;
-    memcpy(&rounded, &bits, sizeof rounded);
-    return rounded;
-}
-
 static const char *const format_names[] = {[WEIGHT_FP8] = "fp8", [WEIGHT_BF16] = "bf16", [WEIGHT_F32] = "f32", [WEIGHT_FP8_BLOCK] = "fp8-block128", [WEIGHT_FP4] = "nvfp4"};
 
 const char *engine_weights_format_name(uint32_t format)
@@ -116,7 +102,7 @@ int engine_cuda_spec(struct cuda_model_spec *spec, const struct model_config *co
     spec->has_v_norm = config->has_v_norm;
     spec->norm_eps = config->norm_eps;
     spec->softcap = config->final_softcap;
-    spec->embed_scale = embed_scale(config->hidden, weights_format);
+    spec->embed_scale = model_embed_scale(config->hidden, weights_format == WEIGHT_F32 ? DTYPE_F32 : DTYPE_BF16);
     spec->attention_scale = config->attention_scale;
     spec->full_ahead = config->vision_bidirectional && config->family == MODEL_GEMMA3;
     spec->suppress_count = generation->suppress_count;

@@ -1,5 +1,6 @@
 /* model/quantize.c - see quantize.h. */
 #include "model/quantize.h"
+#include "kernels/bf16.h"
 #include "shm/must.h"
 #include <stddef.h>
 
@@ -37,15 +38,6 @@ static float float_of(uint32_t bits)
     memcpy(&value, &bits, sizeof(value));
     return value;
 }
-
-static uint16_t to_bf16(float value)
-{
-    const uint32_t bits = bits_of(value);
-
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
-static float round_bf16(float value) { return stored_from_bf16(to_bf16(value)); }
 
 uint8_t quantize_e4m3(float value)
 {
@@ -114,7 +106,7 @@ float quantize_whole(enum quantize_format format, float largest)
 
     if (format != QUANTIZE_NVFP4A16) return fp8_scale(largest);
     if (!(largest > QUANTIZE_SCALE_LEAST)) return 1.0f;
-    divisor = round_bf16(STORED_E4M3_MAX * STORED_E2M1_MAX * round_bf16(1.0f / round_bf16(largest)));
+    divisor = bf16_round(STORED_E4M3_MAX * STORED_E2M1_MAX * bf16_round(1.0f / bf16_round(largest)));
     return isfinite(divisor) && divisor > 0 ? divisor : 1.0f;
 }
 
@@ -142,10 +134,10 @@ static void rows_fp8(const struct quantize_job *job, uint32_t begin, uint32_t en
 
     for (uint32_t row = begin; row < end; row++) {
         const uint64_t at = (uint64_t)row * k;
-        const float scale = job->format == QUANTIZE_FP8_STATIC ? job->whole : round_bf16(fp8_scale(largest_of(job->from, at, k)));
+        const float scale = job->format == QUANTIZE_FP8_STATIC ? job->whole : bf16_round(fp8_scale(largest_of(job->from, at, k)));
 
         if (job->format == QUANTIZE_FP8_ROW) ((float *)job->scales)[row] = scale;
-        if (job->format == QUANTIZE_FP8_DYNAMIC) ((uint16_t *)job->scales)[row] = to_bf16(scale);
+        if (job->format == QUANTIZE_FP8_DYNAMIC) ((uint16_t *)job->scales)[row] = bf16_of(scale);
         code_run(job, at, k, scale);
     }
 }
@@ -211,7 +203,7 @@ static void rows_fp4(const struct quantize_job *job, uint32_t begin, uint32_t en
 
     for (uint64_t group = first; group < last; group++) {
         const uint64_t at = group * STORED_GROUP;
-        const float ideal = job->whole * round_bf16(largest_of(job->from, at, STORED_GROUP) / STORED_E2M1_MAX);
+        const float ideal = job->whole * bf16_round(largest_of(job->from, at, STORED_GROUP) / STORED_E2M1_MAX);
         uint8_t code = quantize_e4m3(ideal);
         float scale;
 

@@ -1,6 +1,7 @@
 /* model/soft.c - soft tokens: configuration, tensors, arithmetic. */
 #include "model/soft.h"
 
+#include "kernels/bf16.h"
 #include "model/embedder.h"
 #include "shm/error.h"
 
@@ -188,16 +189,6 @@ void soft_weights_free(struct soft_weights *w)
 
 /* ---- arithmetic ------------------------------------------------------------------------------ */
 
-static float round_bf16(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 uint64_t soft_scratch_floats(const struct soft_config *soft, uint32_t count)
 {
     const uint64_t picture = soft->picture_dim ? PICTURE_PATCH_BYTES + soft->picture_dim : 0;
@@ -211,7 +202,7 @@ int soft_picture(const struct soft_weights *w, const struct kernels *kernels, co
     float *pixels = scratch, *x = scratch + (uint64_t)count * PICTURE_PATCH_BYTES, value[256];
 
     if (dim == 0 || count == 0 || columns == 0 || columns > w->config.picture_positions || last < first || last / columns >= w->config.picture_positions) return -E_RANGE;
-    for (uint32_t v = 0; v < 256; v++) value[v] = w->dense.element == STORED_F32 ? (float)v * (float)(1.0 / 255.0) : round_bf16((float)v * (float)(1.0 / 255.0));
+    for (uint32_t v = 0; v < 256; v++) value[v] = w->dense.element == STORED_F32 ? (float)v * (float)(1.0 / 255.0) : bf16_round((float)v * (float)(1.0 / 255.0));
     for (uint32_t r = 0; r < count; r++) {
         float *row = pixels + (uint64_t)r * PICTURE_PATCH_BYTES;
         for (uint32_t i = 0; i < PICTURE_PATCH_BYTES; i++) row[i] = value[blocks[(uint64_t)r * PICTURE_PATCH_BYTES + i]];
@@ -240,7 +231,7 @@ int soft_sound(const struct soft_weights *w, const struct kernels *kernels, cons
         float *row = scratch + (uint64_t)r * frame;
         for (uint32_t i = 0; i < frame; i++) {
             const float sample = frames[(uint64_t)r * frame + i];
-            row[i] = w->audio_projection.element == STORED_F32 ? sample : round_bf16(sample);
+            row[i] = w->audio_projection.element == STORED_F32 ? sample : bf16_round(sample);
         }
         kernels->rmsnorm(row, row, NULL, frame, w->config.audio_eps);
     }

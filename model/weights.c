@@ -1,5 +1,6 @@
 /* model/weights.c - see weights.h. Binds names to places: one table row per tensor of a layer, shapes from the config. */
 #include "model/weights.h"
+#include "kernels/bf16.h"
 #include "model/format.h"
 #include "shm/error.h"
 #include "shm/must.h"
@@ -140,14 +141,9 @@ static int check_rest(const struct binder *b)
 /* The rounding of sqrt(hidden) that the reference makes: to the type of the table. */
 float model_embed_scale(uint32_t hidden, enum tensor_dtype dtype)
 {
-    float scale = (float)sqrt((double)hidden);
-    uint32_t bits;
+    const float scale = (float)sqrt((double)hidden);
 
-    if (dtype == DTYPE_F32) return scale;
-    memcpy(&bits, &scale, sizeof(bits));
-    bits = (bits + 0x7fff + (bits >> 16 & 1)) & 0xffff0000u;
-    memcpy(&scale, &bits, sizeof(scale));
-    return scale;
+    return dtype == DTYPE_F32 ? scale : bf16_round(scale);
 }
 
 /* Every layout has the embedding table. */

@@ -3,6 +3,7 @@
 #ifndef SLUICE_TESTS_MEMORY_CHECKPOINT_H
 #define SLUICE_TESTS_MEMORY_CHECKPOINT_H
 
+#include "kernels/bf16.h"
 #include "model/safetensors.h"
 #include "tests/synthetic.h"
 
@@ -41,11 +42,9 @@ static inline void memory_checkpoint_make(struct memory_checkpoint *c, const str
     for (uint32_t i = 0; i < count; i++)
         for (uint64_t k = 0; k < (uint64_t)list[i].rows * (list[i].columns ? list[i].columns : 1); k++) {
             const float v = value(&list[i], k);
-            uint32_t bits;
+            const uint16_t narrow = bf16_of(v);
 
-            memcpy(&bits, &v, 4);
-            const uint16_t narrow = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-            memcpy(to, f32 ? (const void *)&bits : (const void *)&narrow, f32 ? 4 : 2);
+            memcpy(to, f32 ? (const void *)&v : (const void *)&narrow, f32 ? 4 : 2);
             to += f32 ? 4 : 2;
         }
     safetensors_init(&c->index);

@@ -6,6 +6,7 @@
 #ifndef SLUICE_TESTS_SYNTHETIC_H
 #define SLUICE_TESTS_SYNTHETIC_H
 
+#include "kernels/bf16.h"
 #include "model/weights.h"
 #include <math.h>
 #include <stdio.h>
@@ -118,11 +119,9 @@ static inline void synthetic_fill(uint8_t *data, const struct synthetic_tensor *
     synthetic_rule(t, plus_one, &amplitude, &middle);
     for (uint64_t i = 0; i < count; i++) {
         const float value = synthetic_hash(seed, i) * amplitude + middle;
-        uint32_t bits;
 
-        memcpy(&bits, &value, 4);
-        if (f32) memcpy(data + 4 * i, &bits, 4);
-        else ((uint16_t *)data)[i] = (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+        if (f32) memcpy(data + 4 * i, &value, 4);
+        else ((uint16_t *)data)[i] = bf16_of(value);
     }
 }
 

@@ -6,6 +6,7 @@
 #include "soft_matrix.h"
 #include "tower_attn.h"
 #include "tower_mm.h"
+#include "kernels/bf16.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
 #include <new>
@@ -115,14 +116,6 @@ __global__ void __launch_bounds__(NORM_THREADS) pool_kernel(const float *x, cons
 
 /* ---- weights ------------------------------------------------------------------------------------------ */
 
-static uint16_t round_bf16(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 static int device_zeros(void **to, uint64_t bytes)
 {
     const int rc = launch_check(cudaMalloc(to, bytes), "vision tower");
@@ -143,7 +136,7 @@ static int send_matrix(__nv_bfloat16 *to, const struct stored_matrix *m, uint32_
     uint16_t *host = (uint16_t *)malloc((uint64_t)m->rows * m->k * 2);
     if (!host) return -E_NOMEM;
     for (uint32_t r = 0; r < m->rows; r++)
-        for (uint32_t i = 0; i < m->k; i++) host[(uint64_t)r * m->k + i] = round_bf16(stored_value(m, r, i));
+        for (uint32_t i = 0; i < m->k; i++) host[(uint64_t)r * m->k + i] = bf16_of(stored_value(m, r, i));
     const int rc = send_rows(to, host, m->rows, m->k, room);
     free(host);
     return rc;

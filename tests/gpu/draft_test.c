@@ -139,14 +139,14 @@ static void make_target(struct rig *r)
     r->kv = room(r->geo.arena_bytes);
     for (uint64_t i = 0; i < r->geo.arena_bytes / r->geo.element_bytes; i++) {
         if (cache == KV_FP8) r->kv[i] = quantize_e4m3(2 * uniform());
-        else ((uint16_t *)r->kv)[i] = to_bf16(2 * uniform());
+        else ((uint16_t *)r->kv)[i] = bf16_of(2 * uniform());
     }
     r->kv_device = to_device(r->kv, r->geo.arena_bytes);
     r->states = room(states_bytes(SEQS, BACKBONE));
-    for (uint64_t i = 0; i < states_bytes(SEQS, BACKBONE) / 4; i++) r->states[i] = stored_from_bf16(to_bf16(2 * uniform()));
+    for (uint64_t i = 0; i < states_bytes(SEQS, BACKBONE) / 4; i++) r->states[i] = bf16_round(2 * uniform());
     r->states_device = to_device(r->states, states_bytes(SEQS, BACKBONE));
     r->table = room(2ull * VOCAB * BACKBONE);
-    for (uint64_t i = 0; i < (uint64_t)VOCAB * BACKBONE; i++) r->table[i] = to_bf16(uniform() / 32);
+    for (uint64_t i = 0; i < (uint64_t)VOCAB * BACKBONE; i++) r->table[i] = bf16_of(uniform() / 32);
     cuda_ok(cudaMalloc(&r->target_device, cuda_weights_bytes(&r->spec)), "memory");
     void *table = to_device(r->table, 2ull * VOCAB * BACKBONE);
     ok(cuda_weights_open(&weights, &r->spec, r->target_device), "weights");
@@ -159,7 +159,7 @@ static void embed(const struct rig *r, uint32_t token, bool rounded, float *out)
 {
     for (uint32_t i = 0; i < BACKBONE; i++) {
         const float x = stored_from_bf16(r->table[(uint64_t)token * BACKBONE + i]) * r->spec.embed_scale;
-        out[i] = rounded ? stored_from_bf16(to_bf16(x)) : x; /* the round of one launch takes it as BF16, as its target does; the CPU and the plain kernels do not */
+        out[i] = rounded ? bf16_round(x) : x; /* the round of one launch takes it as BF16, as its target does; the CPU and the plain kernels do not */
     }
 }
 

@@ -3,6 +3,7 @@
 #ifndef SLUICE_TESTS_GPU_DRAFTER_RIG_H
 #define SLUICE_TESTS_GPU_DRAFTER_RIG_H
 
+#include "kernels/bf16.h"
 #include "kernels/cuda/cuda_backend.h"
 #include "kernels/stored.h"
 #include "model/features.h"
@@ -43,14 +44,6 @@ static inline uint32_t next_word(void)
 
 static inline float uniform(void) { return (float)next_word() / 2147483648.0f - 1.0f; }
 
-static inline uint16_t to_bf16(float x)
-{
-    uint32_t bits;
-
-    memcpy(&bits, &x, sizeof bits);
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 static inline void *room(size_t bytes)
 {
     void *p = aligned_alloc(64, (bytes + 63) / 64 * 64);
@@ -74,9 +67,9 @@ static inline float *make_features(struct features *f, uint32_t places, uint32_t
             float *out = outputs + ((uint64_t)p * context + t) * floats;
             for (uint64_t i = 0; i < floats; i++) {
                 const float x = 3 * uniform();
-                out[i] = element_bytes == 4 ? x : stored_from_bf16(to_bf16(x));
+                out[i] = element_bytes == 4 ? x : bf16_round(x);
                 if (element_bytes == 4) ((float *)(row + 1))[i] = x;
-                else ((uint16_t *)(row + 1))[i] = to_bf16(x);
+                else ((uint16_t *)(row + 1))[i] = bf16_of(x);
             }
             row->layers = layers;
             row->of = features_whose(generation + p, t);
@@ -102,9 +95,9 @@ static inline struct stored_matrix make_matrix(uint32_t rows, uint32_t k)
     for (uint64_t row = 0; row < rows; row++) {
         for (uint64_t i = 0; i < k; i++) {
             const float size = exp2f((float)(next_word() % 5) + 3) * (1 + (float)(next_word() % 8) / 8);
-            data[row * k + i] = to_bf16((next_word() & 1 ? size : -size) * scale);
+            data[row * k + i] = bf16_of((next_word() & 1 ? size : -size) * scale);
         }
-        data[row * k + next_word() % k] = to_bf16(448 * scale);
+        data[row * k + next_word() % k] = bf16_of(448 * scale);
     }
     return (struct stored_matrix){.data = data, .rows = rows, .k = k, .element = STORED_BF16};
 }
@@ -113,7 +106,7 @@ static inline float *make_vector(uint32_t count, float around)
 {
     float *v = room(count * sizeof *v);
 
-    for (uint32_t i = 0; i < count; i++) v[i] = stored_from_bf16(to_bf16(around * (1 + 0.25f * uniform())));
+    for (uint32_t i = 0; i < count; i++) v[i] = bf16_round(around * (1 + 0.25f * uniform()));
     return v;
 }
 

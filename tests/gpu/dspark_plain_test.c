@@ -93,7 +93,7 @@ static void make_target(struct rig *r)
     ok(kv_geometry_init(&r->geo, &r->target, KV_BF16, CONTEXT, 16, 16, 16), "geometry");
     if (engine_cuda_spec(&r->target_spec, &r->target, &r->generation, &r->geo, WEIGHT_BF16, NULL, &err) != 0) die("%s", err.text);
     r->table = room(2 * elements);
-    for (uint64_t i = 0; i < elements; i++) r->table[i] = to_bf16(uniform() / 16);
+    for (uint64_t i = 0; i < elements; i++) r->table[i] = bf16_of(uniform() / 16);
     cuda_ok(cudaMalloc(&r->target_device, cuda_weights_bytes(&r->target_spec)), "memory");
     void *table = to_device(r->table, 2 * elements);
     ok(cuda_weights_open(&weights, &r->target_spec, r->target_device), "weights");

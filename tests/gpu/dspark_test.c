@@ -82,7 +82,7 @@ static void make_target(struct rig *r)
     ok(kv_geometry_init(&r->geo, &r->target, KV_BF16, CONTEXT, 16, 16, 16), "geometry");
     ok(engine_cuda_spec(&r->target_spec, &r->target, &r->generation, &r->geo, WEIGHT_FP8, NULL, &err), "spec");
     r->table = room(2ull * VOCAB * HIDDEN);
-    for (uint64_t i = 0; i < (uint64_t)VOCAB * HIDDEN; i++) r->table[i] = to_bf16(uniform() / 16);
+    for (uint64_t i = 0; i < (uint64_t)VOCAB * HIDDEN; i++) r->table[i] = bf16_of(uniform() / 16);
     cuda_ok(cudaMalloc(&r->target_device, cuda_weights_bytes(&r->target_spec)), "memory");
     void *table = to_device(r->table, 2ull * VOCAB * HIDDEN);
     ok(cuda_weights_open(&weights, &r->target_spec, r->target_device), "weights");

@@ -507,9 +507,8 @@ void children_tick(struct server *v, uint64_t now)
 {
     for (int role = 0; role < ROLE_COUNT; role++) {
         struct child *c = &v->child[role];
-        if (!c->enabled) continue;
         if (c->pid == 0) {
-            if (c->restart_ns && now >= c->restart_ns && v->exit_code < 0 && gpu_may_start(v, role)) child_start(v, c);
+            if (c->enabled && c->restart_ns && now >= c->restart_ns && v->exit_code < 0 && gpu_may_start(v, role)) child_start(v, c);
             continue;
         }
         if (c->sigkill_ns && now >= c->sigkill_ns) {

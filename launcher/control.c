@@ -86,8 +86,10 @@ void control_accept(struct server *v)
     close(fd);
 }
 
-static void drop(struct client *c)
+static void drop(struct server *v, struct client *c)
 {
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (v->child[role].swap_client == c - v->client) v->child[role].swap_client = -1; /* nobody waits any more, and the next client in this place asked for nothing */
     close(c->fd);
     c->fd = -1;
 }
@@ -100,7 +102,7 @@ void control_reply(struct server *v, int client, const char *json_line)
 
     while (c->fd >= 0 && done < bytes) {
         const ssize_t sent = send(c->fd, json_line + done, bytes - done, MSG_NOSIGNAL);
-        if (sent <= 0) drop(c);
+        if (sent <= 0) drop(v, c);
         else done += (size_t)sent;
     }
 }
@@ -124,7 +126,7 @@ static void swap(struct server *v, int client, const char *stage, const char *ex
     const int role = stage ? role_from_name(stage) : -E_NOT_FOUND;
 
     if (role < 0 || role == ROLE_LAUNCHER || role == ROLE_KEEPER) {
-        reply_error(v, client, "swap takes one of: gateway, tokenize, prefill, draft, verify, detokenize");
+        reply_error(v, client, "swap takes one of: gateway, vision, fetch, tokenize, prefill, draft, verify, detokenize");
         return;
     }
     struct stat st;
@@ -169,11 +171,7 @@ void control_read(struct server *v, struct client *c)
     const ssize_t got = recv(c->fd, c->line + c->bytes, sizeof c->line - 1 - c->bytes, MSG_DONTWAIT);
 
     if (got <= 0) {
-        if (got == 0 || (errno != EAGAIN && errno != EINTR)) {
-            for (int role = 0; role < ROLE_COUNT; role++)
-                if (v->child[role].swap_client == index) v->child[role].swap_client = -1; /* nobody waits any more */
-            drop(c);
-        }
+        if (got == 0 || (errno != EAGAIN && errno != EINTR)) drop(v, c);
         return;
     }
     c->bytes += (unsigned)got;
@@ -185,6 +183,6 @@ void control_read(struct server *v, struct client *c)
         c->bytes = 0;
     } else if (c->bytes >= sizeof c->line - 1) {
         reply_error(v, index, "the line is too long");
-        if (c->fd >= 0) drop(c);
+        if (c->fd >= 0) drop(v, c);
     }
 }

@@ -217,6 +217,20 @@ static int find_model(struct server *v, const char *exe_dir, char *err, size_t e
     return 0;
 }
 
+static int block_signals(void)
+{
+    sigset_t set;
+
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGCHLD);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN);
+    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+}
+
 static void set_base_options(struct server *v)
 {
     const struct options *o = &v->options;
@@ -344,11 +358,11 @@ static void announce(struct server *v)
 
 /* ---- the loop -------------------------------------------------------------------- */
 
-static void on_signal(struct server *v, int signal_fd)
+static void on_signal(struct server *v)
 {
     struct signalfd_siginfo info;
 
-    while (read(signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
+    while (read(v->signal_fd, &info, sizeof info) == (ssize_t)sizeof info) {
         if (info.ssi_signo == SIGCHLD) continue; /* pidfds and the tick see it */
         if (v->phase == PIPELINE_DRAINING || v->phase == PIPELINE_STOPPING) {
             server_stop(v, 0, "asked twice");
@@ -387,12 +401,12 @@ static bool all_gone(const struct server *v)
 
 enum { POLL_SIGNAL, POLL_CONTROL, POLL_GPU, POLL_CLIENTS, POLL_CHILDREN = POLL_CLIENTS + CLIENTS_MAX, POLL_COUNT = POLL_CHILDREN + 3 * ROLE_COUNT };
 
-static void poll_once(struct server *v, int signal_fd)
+static void poll_once(struct server *v)
 {
     struct pollfd p[POLL_COUNT];
 
     for (int i = 0; i < POLL_COUNT; i++) p[i] = (struct pollfd){.fd = -1, .events = POLLIN};
-    p[POLL_SIGNAL].fd = signal_fd;
+    p[POLL_SIGNAL].fd = v->signal_fd;
     p[POLL_CONTROL].fd = v->control_fd;
     p[POLL_GPU].fd = v->gpu.log_fd;
     for (unsigned i = 0; i < CLIENTS_MAX; i++) p[POLL_CLIENTS + i].fd = v->client[i].fd;
@@ -402,7 +416,7 @@ static void poll_once(struct server *v, int signal_fd)
         p[POLL_CHILDREN + 3 * role + 2].fd = v->child[role].pidfd;
     }
     if (poll(p, POLL_COUNT, TICK_MS) <= 0) return;
-    if (p[POLL_SIGNAL].revents) on_signal(v, signal_fd);
+    if (p[POLL_SIGNAL].revents) on_signal(v);
     if (p[POLL_CONTROL].revents) control_accept(v);
     if (p[POLL_GPU].revents) gpu_read_log(v);
     for (unsigned i = 0; i < CLIENTS_MAX; i++)
@@ -414,20 +428,6 @@ static void poll_once(struct server *v, int signal_fd)
         if (p[POLL_CHILDREN + 3 * role + 2].revents && c->pid) child_reap(v, c);
     }
     if (!v->model_known && v->exit_code < 0 && v->model_told) start_pipeline(v);
-}
-
-static int block_signals(void)
-{
-    sigset_t set;
-
-    sigemptyset(&set);
-    sigaddset(&set, SIGTERM);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGHUP);
-    sigaddset(&set, SIGCHLD);
-    sigprocmask(SIG_BLOCK, &set, NULL);
-    signal(SIGPIPE, SIG_IGN);
-    return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
 static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_bytes)
@@ -444,6 +444,7 @@ static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_b
     }
     if ((rc = open_listener(v, err, err_bytes)) != 0) return rc;
     if ((rc = open_key_file(v, err, err_bytes)) != 0) return rc;
+    v->signal_fd = block_signals(); /* not before: looking up a host may be interrupted; from here on there is something to put away */
     if ((rc = open_run_dir(v, err, err_bytes)) != 0) return rc;
     v->gateway_event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (v->gateway_event_fd < 0) return -E_IO;
@@ -474,12 +475,11 @@ static int run(struct server *v, int argc, char **argv)
         if (v->control_fd >= 0) control_close(v);
         return rc == -E_CONFIG || rc == -E_BUSY ? EXIT_CONFIG : EXIT_MISSING;
     }
-    const int signal_fd = block_signals();
     if (v->options.value[OPT_RANDOM_WEIGHTS][0]) server_say("sluice: random weights in the shape of %s", v->options.value[OPT_RANDOM_WEIGHTS]);
     else server_say("sluice: reading %s", wiring_text(&v->base, "model.dir", ""));
     child_start(v, &v->child[ROLE_KEEPER]);
     while (v->exit_code < 0 || !all_gone(v)) {
-        poll_once(v, signal_fd);
+        poll_once(v);
         tick(v);
     }
     gpu_end(v);
@@ -494,7 +494,7 @@ int serve(int argc, char **argv)
     struct rlimit files;
 
     if (!v) return EXIT_MISSING;
-    v->exit_code = v->listen_fd = v->gateway_event_fd = v->vision_event_fd = v->control_fd = v->gpu.log_fd = -1;
+    v->exit_code = v->listen_fd = v->gateway_event_fd = v->vision_event_fd = v->control_fd = v->signal_fd = v->gpu.log_fd = -1;
     v->started_ns = clock_ns();
     for (int role = 0; role < ROLE_COUNT; role++) v->segment_fd[role] = v->segment_ro_fd[role] = -1;
     for (unsigned i = 0; i < CLIENTS_MAX; i++) v->client[i].fd = -1;

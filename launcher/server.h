@@ -89,7 +89,7 @@ struct server {
     bool load_shown, load_done;      /* a line of progress stands on the terminal; the last one was said */
     struct gpu_sharing gpu;
     struct drafter_choice *drafter, *drafter_first; /* what serves, and what the server began with; owned */
-    int listen_fd, gateway_event_fd, vision_event_fd, control_fd;
+    int listen_fd, gateway_event_fd, vision_event_fd, control_fd, signal_fd;
     char address[256], run_dir[1024], control_path[1100];
     bool made_run_dir;
     struct client client[CLIENTS_MAX];

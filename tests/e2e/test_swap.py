@@ -74,6 +74,16 @@ def test_python_drafter():
         assert s.stage("draft")["exe"] == LOOKUP
         check_swap(s, wanted, "draft", "--default", os.path.join(BUILD, "stages", "draft"))
         assert "level=error" not in s.log(), s.log()[-2000:]
+        # and one that does not leave when it is asked to is made to, also where nobody takes its place
+        stubborn = os.path.join(s.dir, "stubborn")
+        with open(stubborn, "w") as f:
+            f.write("#!/usr/bin/env python3\nimport runpy, signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nsignal.signal = lambda *_: None\n"
+                    f"runpy.run_path({LOOKUP!r}, run_name='__main__')\n")
+        os.chmod(stubborn, 0o755)
+        check_swap(s, wanted, "draft", stubborn, stubborn)
+        code, _, err = s.command("swap", "draft", "none")
+        assert code == 0, err
+        wait_until("the drafter that ignores SIGTERM is gone", lambda: s.stage("draft")["state"] == "off" and "other" not in s.processes().values(), 20)
 
 
 def test_same_stage_from_elsewhere():

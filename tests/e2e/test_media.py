@@ -345,8 +345,10 @@ def test_poisoned_vision():
 def seeds():
     out = [(golden(f"image/{n}"), False) for n in sorted(os.listdir(os.path.join(GOLDEN, "image"))) if not n.endswith(".txt")]
     out += [(golden(f"sound/{n}"), True) for n in sorted(os.listdir(os.path.join(GOLDEN, "sound"))) if not n.endswith(".txt")]
-    odd = os.path.join(ROOT, "tests", "fuzz", "sound.seeds")
-    return out + [(golden(os.path.join(odd, n)), True) for n in sorted(os.listdir(odd))]
+    for name, sound in (("image.seeds", False), ("sound.seeds", True)):
+        odd = os.path.join(ROOT, "tests", "fuzz", name)
+        out += [(golden(os.path.join(odd, n)), sound) for n in sorted(os.listdir(odd))]
+    return out + [(golden("video/animated.gif"), False)]
 
 
 async def throw(s, count, at_once, seed, until):

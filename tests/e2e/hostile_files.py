@@ -6,6 +6,7 @@ import struct
 import zlib
 
 MUTATED_OF_TEN = 8  # the others are made up
+FILE_BYTES_MAX = 12 << 20  # what is larger is refused before anybody looks at it
 
 
 # ---- mutation
@@ -182,7 +183,7 @@ def jpeg_scans(r, base):
     head, scan = base[:at], base[at:-2]
     kind = r.randrange(4)
     if kind == 0:
-        return head + scan * r.choice((2, 101, 5000)) + b"\xff\xd9"
+        return head + scan * min(r.choice((2, 101, 5000)), FILE_BYTES_MAX // (len(scan) or 1)) + b"\xff\xd9"
     if kind == 1:
         return head + b"\xff\xdd\0\4" + struct.pack(">H", r.choice((1, 2, 65535))) + scan + b"".join(bytes((0xFF, 0xD0 + i % 8)) for i in range(r.randrange(5000))) + b"\xff\xd9"
     if kind == 2:

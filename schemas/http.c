@@ -32,6 +32,7 @@ static int on_url(http_parser *p, const char *at, size_t bytes)
     struct http_reader *h = of(p);
 
     if (count_head(h, bytes)) return 1;
+    if (h->url.bytes + bytes >= HTTP_PATH_BYTES_MAX) return refuse(h, 414, "uri_too_long", "The request's target is longer than 4 KiB.");
     wire_add(&h->url, at, bytes);
     return 0;
 }
@@ -72,10 +73,29 @@ static int on_value(http_parser *p, const char *at, size_t bytes)
     return 0;
 }
 
+/* One header, that has this value in any case, or none. */
+static bool is_alone(const struct http_reader *h, const char *name, const char *value)
+{
+    unsigned count = 0, right = 0;
+
+    for (uint32_t i = 0; i < h->header_count; i++) {
+        if (strcmp(h->head.data + h->header[i].name, name) != 0) continue;
+        const char *said = h->header[i].value ? h->head.data + h->header[i].value : "";
+        size_t bytes = strlen(said);
+        while (bytes && (said[bytes - 1] == ' ' || said[bytes - 1] == '\t')) bytes--;
+        count++;
+        right += bytes == strlen(value) && strncasecmp(said, value, bytes) == 0;
+    }
+    return count == 0 || (count == 1 && right == 1);
+}
+
 static int check_head(struct http_reader *h)
 {
     unsigned hosts = 0;
 
+    if (!is_alone(h, "transfer-encoding", "chunked")) return refuse(h, 501, "unsupported_encoding", "Of transfer codings this server knows chunked, once and alone.");
+    if (!is_alone(h, "content-encoding", "identity")) return refuse(h, 415, "unsupported_encoding", "The body must come as it is, without Content-Encoding.");
+    if (!is_alone(h, "expect", "100-continue")) return refuse(h, 417, "expectation_failed", "This server can be expected to answer 100-continue, and nothing else.");
     for (uint32_t i = 0; i < h->header_count; i++) hosts += strcmp(h->head.data + h->header[i].name, "host") == 0;
     if (hosts > 1 || (hosts == 0 && (h->parser.http_major > 1 || h->parser.http_minor >= 1)))
         return refuse(h, 400, "bad_request", "A request must have exactly one Host header.");
@@ -106,13 +126,23 @@ static int on_headers_complete(http_parser *p)
     return 0;
 }
 
+/* http-parser takes any two bytes for the CRLF behind a chunk; then the next chunk would begin elsewhere than a proxy before us thinks. */
+static int check_chunk_end(struct http_reader *h, const char *at)
+{
+    for (; h->chunk_end_left && at < h->fed_end; h->chunk_end_left--)
+        if (*at++ != "\n\r"[h->chunk_end_left - 1]) return refuse(h, 400, "bad_request", "A chunk of the body does not end where its length says.");
+    return 0;
+}
+
 static int on_body(http_parser *p, const char *at, size_t bytes)
 {
     struct http_reader *h = of(p);
 
     if (bytes > h->body_bytes_max - h->body.bytes) return refuse(h, 413, "body_too_large", "The request's body is larger than this server accepts.");
     wire_add(&h->body, at, bytes);
-    return 0;
+    if (!(p->flags & F_CHUNKED) || p->content_length != 0) return 0;
+    h->chunk_end_left = 2; /* the chunk is whole */
+    return check_chunk_end(h, at + bytes);
 }
 
 static int on_complete(http_parser *p)
@@ -162,6 +192,8 @@ enum http_progress http_feed(struct http_reader *h, const char *data, size_t byt
 
     *taken = 0;
     if (h->fault.status) return HTTP_REFUSED;
+    h->fed_end = data + bytes;
+    if (check_chunk_end(h, data)) return HTTP_REFUSED;
     *taken = http_parser_execute(&h->parser, &settings, data, bytes);
     const enum http_errno error = HTTP_PARSER_ERRNO(&h->parser);
     if (h->fault.status) return HTTP_REFUSED;
@@ -221,11 +253,14 @@ static const char *status_text(int status)
     case 405: return "Method Not Allowed";
     case 408: return "Request Timeout";
     case 413: return "Content Too Large";
+    case 414: return "URI Too Long";
     case 415: return "Unsupported Media Type";
+    case 417: return "Expectation Failed";
     case 422: return "Unprocessable Content";
     case 426: return "Upgrade Required";
     case 429: return "Too Many Requests";
     case 431: return "Request Header Fields Too Large";
+    case 501: return "Not Implemented";
     case 503: return "Service Unavailable";
     default: return status >= 500 ? "Internal Server Error" : "Error";
     }

@@ -2,9 +2,10 @@
  *
  * One struct http_reader per connection; it is fed bytes as they come and stops after
  * each message, so that pipelined requests wait. Framing is http-parser's (strict: no
- * request with both Content-Length and chunked). On top of that, limits: head bytes,
- * number of headers, body bytes, one Host, known methods. After a fault the connection
- * must be closed: where the next request begins is unknown. */
+ * request with both Content-Length and chunked), but for what it passes over: the end of
+ * a chunk, and transfer codings besides chunked. On top of that, limits: head bytes,
+ * number of headers, target and body bytes, one Host, known methods, nothing compressed.
+ * After a fault the connection must be closed: where the next request begins is unknown. */
 #ifndef SLUICE_SCHEMAS_HTTP_H
 #define SLUICE_SCHEMAS_HTTP_H
 
@@ -15,7 +16,7 @@
 
 #define HTTP_HEAD_BYTES_MAX 16384u
 #define HTTP_HEADERS_MAX 100u
-#define HTTP_PATH_BYTES_MAX 1024u
+#define HTTP_PATH_BYTES_MAX 4096u /* and of the whole target, with its query */
 
 enum http_progress { HTTP_MORE = 0, HTTP_HEAD_DONE, HTTP_MESSAGE, HTTP_UPGRADE, HTTP_REFUSED };
 
@@ -30,6 +31,8 @@ struct http_reader {
     struct http_header header[HTTP_HEADERS_MAX];
     uint32_t header_count;
     uint32_t head_bytes;
+    const char *fed_end;    /* of what http_feed was given; borrowed while it runs */
+    uint32_t chunk_end_left; /* bytes of the CRLF behind a chunk that have not been seen */
     bool in_value, expects_continue, complete, keep_alive, upgrade;
     bool head_done;    /* reported by http_feed once */
     struct fault fault;

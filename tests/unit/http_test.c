@@ -25,7 +25,7 @@ static enum http_progress feed(struct http_reader *h, const char *text, size_t b
 
 static void test_pieces_of_any_size_give_the_same_request(void **state)
 {
-    static const char text[] = "POST /v1/responses?x=1 HTTP/1.1\r\nHost: a\r\nX-Two:  words here \r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nHost: evil\r\n\r\n";
+    static const char text[] = "POST /v1/responses?x=1 HTTP/1.1\r\nHost: a\r\nX-Two:  words here \r\nTransfer-Encoding: Chunked \r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\nHost: evil\r\n\r\n";
 
     (void)state;
     for (size_t step = 1; step < sizeof text; step++) {
@@ -76,6 +76,12 @@ static void test_what_is_wrong_is_refused(void **state)
         {"POST / HTTP/1.1\r\nHost: a\r\nContent-Length : 5\r\n\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400},
         {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n0123456789012345678901234567890123456789012345678901234567890123456789012345678901234567890123456789012345", 413},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcXX0\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n3\r\nabc\rX0\r\n\r\n", 400},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501},
+        {"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 501},
+        {"POST / HTTP/1.1\r\nHost: a\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nab", 415},
+        {"POST / HTTP/1.1\r\nHost: a\r\nExpect: magic\r\nContent-Length: 2\r\n\r\nab", 417},
         {"CONNECT a:1 HTTP/1.1\r\nHost: a\r\n\r\n", 405},
         {"NONSENSE\r\n\r\n", 400},
         {"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nabc", 400},
@@ -83,12 +89,14 @@ static void test_what_is_wrong_is_refused(void **state)
 
     (void)state;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        struct http_reader h;
-        size_t used;
-        http_init(&h, 100);
-        assert_int_equal(feed(&h, cases[i].text, strlen(cases[i].text), 7, &used), HTTP_REFUSED);
-        assert_int_equal(h.fault.status, cases[i].status);
-        http_free(&h);
+        for (size_t step = 1; step < 200; step += 3) {
+            struct http_reader h;
+            size_t used;
+            http_init(&h, 100);
+            assert_int_equal(feed(&h, cases[i].text, strlen(cases[i].text), step, &used), HTTP_REFUSED);
+            assert_int_equal(h.fault.status, cases[i].status);
+            http_free(&h);
+        }
     }
 }
 
@@ -105,6 +113,13 @@ static void test_heads_are_bounded(void **state)
     http_init(&h, 100);
     assert_int_equal(feed(&h, text, strlen(text), 1000, &used), HTTP_REFUSED);
     assert_int_equal(h.fault.status, 431);
+    http_free(&h);
+    memset(text, 'y', 5000);
+    memcpy(text, "GET /", 5);
+    strcpy(text + 5000, " HTTP/1.1\r\nHost: a\r\n\r\n");
+    http_init(&h, 100);
+    assert_int_equal(feed(&h, text, strlen(text), 1000, &used), HTTP_REFUSED);
+    assert_int_equal(h.fault.status, 414);
     http_free(&h);
     strcpy(text, "GET / HTTP/1.1\r\nHost: a\r\n");
     for (int i = 0; i < 200; i++) strcat(text, "A: b\r\n");

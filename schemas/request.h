@@ -24,7 +24,6 @@ struct request_defaults {  /* of the model and the operator */
     const char *model;     /* the name clients may give; borrowed */
     float temperature, top_p, min_p;
     uint32_t top_k;
-    uint32_t max_tokens;   /* 0: as many as the context holds */
     uint32_t vocab;        /* token ids are below this */
     uint32_t context_max;
     uint32_t choices_max;  /* choices and prompts of one request together */

@@ -152,7 +152,6 @@ int request_sampling(struct request *r, const json_t *body, const struct request
 
     TRY(read_model(body, d, f));
     json_object_set_new(r->meta, "model", json_string(d->model));
-    r->params.max_tokens = d->max_tokens;
     TRY(read_numbers(r, body, d, f));
     TRY(read_stops(r, body, d->vocab, f));
     TRY(read_bias(r, body, d->vocab, f));

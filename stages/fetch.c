@@ -5,7 +5,7 @@
  * Owns     a process for each URL in work (stages/fetch/cell.h): that one has the network and nothing else, this one never looks at what comes
  * Fails    a process that dies of what it gets costs that URL. Restarted: says so to the vision stage, which asks again.
  *
- * Options  fetch.allow (addresses that are not public and may be connected to all the same), fetch.total_ms */
+ * Options  fetch.allow (addresses that are not public and may be connected to all the same) */
 #include "schemas/fetch.h"
 #include "schemas/media.h"
 #include "shm/clock.h"
@@ -213,7 +213,7 @@ static void attach(struct fetch *k, int argc, char **argv)
     const struct wiring *w = &k->stage.wiring;
     if (address_rules_read(&k->rules, wiring_text(w, "fetch.allow", "")) != 0)
         stage_exit(&k->stage, EXIT_CONFIG, "image-fetch-allow is a list of ADDRESS:PORT with commas between, not \"%s\"", wiring_text(w, "fetch.allow", ""));
-    k->limits = (struct get_limits){.bytes_max = MEDIA_FILE_BYTES_MAX, .total_ms = wiring_u64(w, "fetch.total_ms", TOTAL_MS), .rules = &k->rules};
+    k->limits = (struct get_limits){.bytes_max = MEDIA_FILE_BYTES_MAX, .total_ms = TOTAL_MS, .rules = &k->rules};
     if ((k->socket = stage_fd(&k->stage, "fetch.stage")) < 0) stage_exit(&k->stage, EXIT_CONFIG, "no fetch.stage was given");
     if (get_prepare() != 0) stage_exit(&k->stage, EXIT_MISSING, "libcurl does not start");
     const int rc = cell_prepare();

@@ -10,9 +10,8 @@
  *          reconnect and resume, or after the grace time what they wanted is cancelled. The launcher holds the listening
  *          socket: connections made meanwhile wait in it.
  *
- * Options  model.name, model.vocab, model.temperature, model.top_p, model.min_p, model.top_k; default.max_tokens (0: what the context holds);
- *          gateway.queue_max, gateway.connections_max, gateway.message_bytes_max, gateway.input_bytes_max (messages not in the table yet, together), gateway.grace_ms, gateway.idle_ping_ms,
- *          gateway.retained_bytes_max (request records kept for previous_response_id), gateway.origins
+ * Options  model.name, model.vocab, model.temperature, model.top_p, model.min_p, model.top_k; media.*;
+ *          gateway.queue_max, gateway.message_bytes_max, gateway.grace_ms, gateway.origins
  * Files    socket.listen (also socket.listen.*), event.gateway, file.api_keys (absent: no keys), file.tokenizer.json */
 #include "schemas/front.h"
 #include "shm/error.h"
@@ -31,6 +30,9 @@
 #define MESSAGES_MAX 256
 #define GOODBYE_NS (1000 * FRONT_MS)
 #define CONNECTIONS_MAX 4096u
+#define INPUT_MESSAGES_MAX 8u /* of the largest size: what messages that are not in the table yet may hold together */
+#define IDLE_PING_NS (30000 * FRONT_MS)
+#define RETAINED_BYTES_MAX (256u << 20) /* of request records that are kept for previous_response_id */
 
 /* ---- events ---------------------------------------------------------------------- */
 
@@ -131,7 +133,6 @@ static void read_options(struct front *f)
         .top_p = strtof(wiring_text(w, "model.top_p", "1"), NULL),
         .min_p = strtof(wiring_text(w, "model.min_p", "0"), NULL),
         .top_k = (uint32_t)wiring_u64(w, "model.top_k", 0),
-        .max_tokens = (uint32_t)wiring_u64(w, "default.max_tokens", 0),
         .vocab = (uint32_t)wiring_u64(w, "model.vocab", 0),
         .context_max = f->table.limits.context_max,
         .choices_max = f->table.limits.slot_count,
@@ -143,12 +144,12 @@ static void read_options(struct front *f)
     };
     if (f->defaults.vocab == 0) stage_exit(&f->stage, EXIT_CONFIG, "the launcher did not say how many tokens the model knows (model.vocab)");
     f->message_bytes_max = wiring_u64(w, "gateway.message_bytes_max", 32u << 20);
-    f->input_bytes_max = wiring_u64(w, "gateway.input_bytes_max", 8 * (uint64_t)f->message_bytes_max);
+    f->input_bytes_max = INPUT_MESSAGES_MAX * f->message_bytes_max;
     f->queue_max = (uint32_t)wiring_u64(w, "gateway.queue_max", 1024);
-    f->connections_max = (uint32_t)wiring_u64(w, "gateway.connections_max", CONNECTIONS_MAX);
+    f->connections_max = CONNECTIONS_MAX;
     f->grace_ns = wiring_u64(w, "gateway.grace_ms", 30000) * FRONT_MS;
-    f->idle_ping_ns = wiring_u64(w, "gateway.idle_ping_ms", 30000) * FRONT_MS;
-    f->retained_bytes_max = wiring_u64(w, "gateway.retained_bytes_max", 256u << 20);
+    f->idle_ping_ns = IDLE_PING_NS;
+    f->retained_bytes_max = RETAINED_BYTES_MAX;
     snprintf(f->origins, sizeof f->origins, "%s", wiring_text(w, "gateway.origins", ""));
 }
 

@@ -85,6 +85,10 @@ static void test_documented_offsets(void **state)
     assert_int_equal(t.stride[ROLE_LAUNCHER], 128);
     assert_int_equal(offsetof(struct tokenize_slot, prompt_count), 128);
     assert_int_equal(offsetof(struct launcher_slot, verdict), 64);
+    assert_int_equal(offsetof(struct launcher_board, started_ns), 128);
+    assert_int_equal(offsetof(struct launcher_board, restarts), 136);
+    assert_int_equal(offsetof(struct launcher_board, pid), 136 + 10 * 8);
+    assert_int_equal(offsetof(struct launcher_board, up_since_ns), 136 + 20 * 8);
     assert_int_equal(offsetof(struct gateway_slot, cancel), 128);
     assert_int_equal(offsetof(struct verify_slot, finish), 128);
 }

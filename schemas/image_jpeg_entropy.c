@@ -28,19 +28,34 @@
 #define FAST_MAX (REFILL_BITS / LOOK_BITS)
 #define UNIT_BYTES_MAX (D_MAX_BLOCKS_IN_MCU * DCTSIZE2 * (CODE_BITS_MAX + VALUE_BITS_MAX + 1) / 8)
 #define CLEAN_BYTES (32u << 10)
-#define PLACES (2 * DCTSIZE2 + 16)    /* a run may lead 64 places too far, on purpose (end of block) or not */
+#define PLACES (2 * DCTSIZE2 + 16)    /* a run may lead 15 places too far, the end of a block behind it 65 more, on purpose or not */
 #define RUN_TO_END DCTSIZE2
 
 _Static_assert(BITS_IN_JSAMPLE == 8 && UNIT_BYTES_MAX < CLEAN_BYTES, "a unit fits");
 
 /* A coefficient in one word: its value (16 bits, signed), how many zeros come before it (8; RUN_TO_END: there are no more), and how many bits code and value
- * take (8; 0: more than LOOK_BITS, or it is no code). */
+ * take (8; 0: more than LOOK_BITS; then there stand the symbol (8) and the bits of its code (8) in front, or zeros: that one is too long, too, or it is no code). */
 struct table {
+    uint32_t two[LOOK];               /* by the next bits, of AC codes: see below */
     uint32_t coefficient[LOOK];       /* by the next bits: see above */
     int32_t last[CODE_BITS_MAX + 2];  /* the largest code of so many bits; -1: there is none */
     int32_t offset[CODE_BITS_MAX + 1]; /* of a code's symbol: symbol[code + offset] */
     uint8_t symbol[SYMBOLS_MAX];
 };
+
+/* Two coefficients in one word of the other table, since most take four or five bits; small, for a table that falls out of the nearest cache costs more than it saves.
+ * From the top the first value (9 bits) and the second (7), places from the first to the second (6; TO_END: the block ends), zeros before the first (4), bits of both (6;
+ * 0: not even the first is whole, or it does not fit). Where the second is not whole it has the place of the first. */
+#define FIRST_SHIFT 23u
+#define SECOND_SHIFT 16u
+#define SECOND_MAX 63
+#define FIRST_MAX 255
+#define STEP_SHIFT 10u
+#define STEP_MASK 63u
+#define TO_END STEP_MASK
+#define RUN_SHIFT 6u
+#define RUN_MASK 15u
+#define BITS_MASK 63u
 
 struct reader { const uint8_t *at; uint64_t bits; uint32_t count; };   /* bits: those that come next, from the top; count of them are sure */
 
@@ -80,13 +95,31 @@ static inline uint32_t pack(int value, uint32_t symbol, uint32_t bits, bool is_d
     return (uint32_t)value << 16 | run << 8 | bits;
 }
 
+static inline int value_in(uint32_t coefficient) { return (int16_t)(coefficient >> 16); }
+static inline uint32_t run_in(uint32_t coefficient) { return coefficient >> 8 & 0xff; }
+
 /* Entries of one code of `bits` bits: for each beginning of a value that fits behind it. */
 static void enter(struct table *t, uint32_t code, uint32_t bits, uint32_t symbol, bool is_dc)
 {
     const uint32_t size = size_of(symbol, is_dc), room = LOOK_BITS - bits;
 
-    if (size > room) return;
-    for (uint32_t rest = 0; rest < 1u << room; rest++) t->coefficient[code << room | rest] = pack(value_of(rest >> (room - size), size), symbol, bits + size, is_dc);
+    for (uint32_t rest = 0; rest < 1u << room; rest++)
+        t->coefficient[code << room | rest] = size > room ? symbol << 24 | bits << 16 : pack(value_of(rest >> (room - size), size), symbol, bits + size, is_dc);
+}
+
+static bool is_within(int value, int most) { return value >= -most && value <= most; }
+
+static void pair_up(struct table *t)
+{
+    for (uint32_t next = 0; next < LOOK; next++) {
+        const uint32_t first = t->coefficient[next], bits = first & 0xff, more = t->coefficient[next << bits & (LOOK - 1)];
+        const bool ends = run_in(first) == RUN_TO_END;
+        const bool two = !ends && (more & 0xff) && bits + (more & 0xff) <= LOOK_BITS && is_within(value_in(more), SECOND_MAX);
+        const uint32_t step = ends || (two && run_in(more) == RUN_TO_END) ? TO_END : two ? run_in(more) + 1 : 0;
+        if (bits == 0 || !is_within(value_in(first), FIRST_MAX)) continue;
+        t->two[next] = (uint32_t)value_in(first) << FIRST_SHIFT | ((uint32_t)value_in(two ? more : 0) & 127) << SECOND_SHIFT | step << STEP_SHIFT | (ends ? 0 : run_in(first)) << RUN_SHIFT |
+                       (two ? bits + (more & 0xff) : bits);
+    }
 }
 
 /* The library has looked at the table before: its counts are possible. */
@@ -104,6 +137,7 @@ static struct table *make_table(j_decompress_ptr j, const JHUFF_TBL *from, bool 
         t->last[bits] = from->bits[bits] ? (int32_t)code - 1 : -1;
     }
     t->last[CODE_BITS_MAX + 1] = INT32_MAX;
+    if (!is_dc) pair_up(t);
     return t;
 }
 
@@ -190,7 +224,7 @@ static void end_codes(j_decompress_ptr j, struct codes *c)
 
 /* ---- codes -------------------------------------------------------------------------------------- */
 
-static inline void refill(struct reader *r)
+static inline __attribute__((always_inline)) void refill(struct reader *r)
 {
     uint64_t next;
 
@@ -200,39 +234,40 @@ static inline void refill(struct reader *r)
     r->count |= REFILL_BITS;
 }
 
-static inline void drop(struct reader *r, uint32_t bits)
+static inline __attribute__((always_inline)) void drop(struct reader *r, uint32_t bits)
 {
     r->bits <<= bits;
     r->count -= bits;
 }
 
-/* One that the table does not hold whole. 0: it is no code. */
-static __attribute__((noinline)) uint32_t read_long(uint64_t next, const struct table *t, bool is_dc)
+/* One that the table does not hold whole; known: what it says. 0: it is no code. */
+static __attribute__((noinline)) uint32_t read_long(uint64_t next, const struct table *t, uint32_t known, bool is_dc)
 {
-    uint32_t bits = 1;
+    uint32_t bits = known >> 16 & 0xff, symbol = known >> 24;
 
-    while (bits <= CODE_BITS_MAX && (int32_t)(next >> (64 - bits)) > t->last[bits]) bits++;
-    if (bits > CODE_BITS_MAX) return 0;
-    const uint32_t symbol = t->symbol[((int32_t)(next >> (64 - bits)) + t->offset[bits]) & (int32_t)(SYMBOLS_MAX - 1)], size = size_of(symbol, is_dc);
+    if (bits == 0) {
+        bits = LOOK_BITS + 1;
+        while (bits <= CODE_BITS_MAX && (int32_t)(next >> (64 - bits)) > t->last[bits]) bits++;
+        if (bits > CODE_BITS_MAX) return 0;
+        symbol = t->symbol[((int32_t)(next >> (64 - bits)) + t->offset[bits]) & (int32_t)(SYMBOLS_MAX - 1)];
+    }
+    const uint32_t size = size_of(symbol, is_dc);
     return pack(size ? value_of((uint32_t)(next << bits >> (64 - size)), size) : 0, symbol, bits + size, is_dc);
 }
 
-static inline int value_in(uint32_t coefficient) { return (int16_t)(coefficient >> 16); }
-static inline uint32_t run_in(uint32_t coefficient) { return coefficient >> 8 & 0xff; }
-
 /* After a refill. 0: no code. */
-static inline uint32_t read_one(struct reader *r, const struct table *t, bool is_dc)
+static inline __attribute__((always_inline)) uint32_t read_one(struct reader *r, const struct table *t, bool is_dc)
 {
     uint32_t c = t->coefficient[r->bits >> (64 - LOOK_BITS)];
 
-    if ((c & 0xff) == 0) c = read_long(r->bits, t, is_dc);
+    if ((c & 0xff) == 0) c = read_long(r->bits, t, c, is_dc);
     drop(r, c & 0xff);
     return c;
 }
 
-/* The reader by value while it works: in registers. A refill is good for FAST_MAX that the table holds whole, so that most are read without asking how many
- * bits are left, which nobody could predict. */
-static bool read_block(struct reader *reader, const struct table *dc, const struct table *ac, int *last_dc, JCOEF *block)
+/* The reader by value while it works: in registers. A refill is good for FAST_MAX lookups, so that most are made without asking how many bits are left, which nobody could
+ * predict. Whether a block ended with the first of two coefficients, so that the second is the next block's, is asked once, behind its end. */
+static inline __attribute__((always_inline)) bool read_block(struct reader *reader, const struct table *dc, const struct table *ac, int *last_dc, JCOEF *block)
 {
     struct reader r = *reader;
     uint32_t k = 1;
@@ -246,23 +281,35 @@ static bool read_block(struct reader *reader, const struct table *dc, const stru
         refill(&r);
 #pragma GCC unroll 5
         for (uint32_t i = 0; i < FAST_MAX; i++) {
-            c = ac->coefficient[r.bits >> (64 - LOOK_BITS)];
-            if (__builtin_expect((c & 0xff) == 0, 0)) {
+            const struct reader before = r;
+            const uint32_t two = ac->two[r.bits >> (64 - LOOK_BITS)];
+            if (__builtin_expect(two == 0, 0)) {
                 refill(&r);
                 c = read_one(&r, ac, false);
                 if (c == 0) return false;
-                i = FAST_MAX;
-            } else drop(&r, c & 0xff);
-            k += run_in(c);
-            block[place[k]] = (JCOEF)value_in(c); /* the end of a block and runs of 16 write a zero where one is */
-            if (++k >= DCTSIZE2) break;
+                k += run_in(c);
+                block[place[k]] = (JCOEF)value_in(c);
+                k++;
+                break;
+            }
+            drop(&r, two & BITS_MASK);
+            const uint32_t first = k + (two >> RUN_SHIFT & RUN_MASK), step = two >> STEP_SHIFT & STEP_MASK;
+            k = first + step;
+            block[place[k]] = (JCOEF)((int32_t)(two << (32 - FIRST_SHIFT)) >> (32 - FIRST_SHIFT + SECOND_SHIFT));
+            block[place[first]] = (JCOEF)((int32_t)two >> FIRST_SHIFT); /* last, for both may have one place. The end of a block and runs of 16 write a zero where one is */
+            if (++k < DCTSIZE2) continue;
+            if (first >= DCTSIZE2 - 1 && step > 0) {
+                r = before;
+                drop(&r, ac->coefficient[r.bits >> (64 - LOOK_BITS)] & 0xff);
+            }
+            break;
         }
     } while (k < DCTSIZE2);
     *reader = r;
     return true;
 }
 
-static boolean decode_unit(j_decompress_ptr j, JBLOCKROW *blocks)
+static inline __attribute__((always_inline)) boolean read_unit(j_decompress_ptr j, JBLOCKROW *blocks)
 {
     struct codes *c = (struct codes *)j->entropy;
 
@@ -288,6 +335,13 @@ static boolean decode_unit(j_decompress_ptr j, JBLOCKROW *blocks)
     return TRUE;
 }
 
+static boolean decode_unit(j_decompress_ptr j, JBLOCKROW *blocks) { return read_unit(j, blocks); }
+
+#if defined(__x86_64__)
+/* Shifts by a register in one step, without the flags. */
+static __attribute__((target("bmi2"))) boolean decode_unit_bmi2(j_decompress_ptr j, JBLOCKROW *blocks) { return read_unit(j, blocks); }
+#endif
+
 void image_jpeg_read_codes(j_decompress_ptr j)
 {
     if (j->progressive_mode || j->arith_code || j->data_precision != 8 || jpeg_has_multiple_scans(j) || j->unread_marker || j->MCUs_per_row == 0 || j->MCU_rows_in_scan == 0) return;
@@ -301,6 +355,9 @@ void image_jpeg_read_codes(j_decompress_ptr j)
     }
     c->library = *j->entropy;
     c->library.decode_mcu = decode_unit;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("bmi2")) c->library.decode_mcu = decode_unit_bmi2;
+#endif
     c->from = j->src->next_input_byte;
     c->stop = c->from + j->src->bytes_in_buffer;
     c->units_left = j->MCUs_per_row * j->MCU_rows_in_scan;

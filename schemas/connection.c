@@ -27,6 +27,7 @@
 #define IDLE_NS (75000 * FRONT_MS)
 #define STUCK_NS (60000 * FRONT_MS)
 #define LINGER_NS (2000 * FRONT_MS)
+#define ROOM_NS (1000 * FRONT_MS)  /* who has asked nothing for so long may have to leave for somebody else */
 #define SLOWEST_BYTES_PER_S 1024u
 #define HELD_SMALL_BYTES (64u * 1024u) /* a message below this is never refused for want of memory */
 
@@ -361,6 +362,22 @@ static bool is_stuck(struct connection *c, uint64_t now)
         return false;
     }
     return since(now, c->moved_ns) > STUCK_NS;
+}
+
+bool connections_make_room(struct front *f, uint64_t now)
+{
+    struct connection *idlest = NULL;
+    uint64_t idlest_ns = 0;
+
+    for (struct connection *c = f->connections; c; c = c->next) {
+        if (c->dead || c->mode != CONNECTION_HTTP || c->busy || unsent(c)) continue;
+        const uint64_t from_ns = c->head_ns && !c->http.head_done ? c->head_ns : c->heard_ns; /* a head comes at once, a body as long as it grows */
+        if (!idlest || from_ns < idlest_ns) idlest = c, idlest_ns = from_ns;
+    }
+    if (!idlest || since(now, idlest_ns) < ROOM_NS) return false;
+    connection_kill(idlest);
+    connections_reap(f);
+    return true;
 }
 
 void connections_sweep(struct front *f, uint64_t now)

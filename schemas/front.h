@@ -151,6 +151,8 @@ void connection_answered(struct connection *c);
 void connections_reap(struct front *f);
 /* Deadlines, pings, slow readers, drain; every 100 ms or so. */
 void connections_sweep(struct front *f, uint64_t now_ns);
+/* There are as many connections as there may be: closes the one that has waited longest without a whole request, a second at least. False: there is none. */
+bool connections_make_room(struct front *f, uint64_t now_ns);
 
 /* ---- routes.c ---------------------------------------------------------------------- */
 

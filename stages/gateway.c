@@ -88,8 +88,8 @@ static void on_listen(evutil_socket_t listen_fd, short what, void *front)
 
     (void)what;
     for (int n = 0; n < ACCEPTS_MAX; n++) {
-        if (f->connection_count >= f->connections_max) {
-            listening(f, false); /* the next ones wait in the socket's backlog; the sweep listens again */
+        if (f->connection_count >= f->connections_max && !connections_make_room(f, clock_ns())) {
+            listening(f, false); /* the next ones wait in the socket's backlog; the next sweep looks again */
             return;
         }
         const int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
@@ -118,7 +118,7 @@ static void on_tick(evutil_socket_t fd, short what, void *front)
     swept_ns = now;
     slots_sweep(f, now);
     connections_sweep(f, now);
-    if (!f->stopping && f->connection_count < f->connections_max) listening(f, true);
+    if (!f->stopping) listening(f, true);
 }
 
 /* ---- attach ------------------------------------------------------------------------ */

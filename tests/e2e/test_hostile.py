@@ -6,6 +6,8 @@ with exactly its bytes, on the connection it began with, and no stage may have d
 """
 import asyncio
 import json
+import resource
+import socket
 import struct
 import time
 
@@ -17,6 +19,7 @@ from wsclient import (BINARY, CLOSE, PING, TEXT, Closed, Refused, Result, Server
 GOOD = bodies(8, least=60, most=160)
 BODY = {"input": "Say hello.", "max_output_tokens": 8, "temperature": 0}
 MESSAGE_MIB = 2
+CONNECTIONS_MAX, HEAD_S = 4096, 10  # of the gateway: connections, and how long a head may take
 TRIED = []
 
 TIME_LIMIT_S = 900  # for the runner: a slow machine, a sanitized build
@@ -427,6 +430,31 @@ async def slowloris(s):
     note("200 requests that never end", f"a good one beside them took {took:.2f} s")
 
 
+async def crowd(s):
+    """More connections than there may be, all of which never finish a request: whoever does is served all the same."""
+    def fill():
+        held = []
+        while len(held) < CONNECTIONS_MAX + 200:
+            held.append(socket.create_connection((s.host, s.port), timeout=60))
+            held[-1].sendall(b"GET /v1/models HTTP/1.1\r\nHost: x\r\nX-A: ")
+        return held
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < CONNECTIONS_MAX + 1000:
+        note("as many connections as there may be", f"not tried: this machine allows {hard} descriptors")
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held = await asyncio.to_thread(fill)
+    began = time.monotonic()
+    status, _, _ = await http(s, "GET", "/health")
+    assert status == 200 and (await run(s, GOOD[1])).final
+    took = time.monotonic() - began
+    assert took < HEAD_S or SANITIZED, f"{took:.1f} s: until the heads that never end had timed out"
+    for c in held:
+        c.close()
+    note(f"{len(held)} requests that never end", f"a good one beside them took {took:.2f} s")
+
+
 async def upgrade_refusals(s):
     for what, headers, statuses in (
             ("foreign origin", {"Origin": "https://evil.example"}, (403,)),
@@ -493,7 +521,7 @@ def test_bad_http():
 
 
 def test_too_much():
-    attack(floods, slow_readers, hoards, slowloris)
+    attack(floods, slow_readers, hoards, slowloris, crowd)
 
 
 def test_all_at_once():

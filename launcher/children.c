@@ -26,6 +26,7 @@
 
 #define MS 1000000ull
 #define START_TIMEOUT_MS 120000u /* a heart that stands still so long before readiness hangs; the keeper beats while it loads */
+#define WATCH_GAP_MAX_MS 100u     /* between two looks at the children; we look every 20 ms */
 #define SWAP_GRACE_MS 1000u      /* for the old stage to leave */
 #define SWAP_READY_MS 15000u     /* for the new one to get ready */
 #define LOG_READS_MAX 16u
@@ -157,7 +158,8 @@ int child_start(struct server *v, struct child *c)
     c->control_fd = control[0];
     c->log_fd = log[0];
     c->ready = false;
-    c->started_ns = c->heartbeat_ns = clock_ns();
+    c->started_ns = clock_ns();
+    c->heartbeat_ns = v->watched_ns;
     c->restart_ns = 0;
     c->sigkill_ns = 0;
     c->kill_reason = KILL_NONE;
@@ -488,7 +490,7 @@ static bool is_stopped(pid_t pid)
     return state && state[1] == ' ' && (state[2] == 'T' || state[2] == 't');
 }
 
-static void look_for_hang(struct server *v, struct child *c, uint64_t now)
+static void look_for_hang(struct server *v, struct child *c)
 {
     const struct stage_status *s = (const struct stage_status *)(v->segment[c->role] + SEGMENT_STATUS_OFFSET);
     const uint64_t beat = shm_load_relaxed(&s->heartbeat);
@@ -496,15 +498,25 @@ static void look_for_hang(struct server *v, struct child *c, uint64_t now)
 
     if (beat != c->heartbeat) {
         c->heartbeat = beat;
-        c->heartbeat_ns = now;
+        c->heartbeat_ns = v->watched_ns;
     }
-    if (now - c->heartbeat_ns < limit_ms * MS || c->kill_reason != KILL_NONE) return;
+    if (v->watched_ns - c->heartbeat_ns < limit_ms * MS || c->kill_reason != KILL_NONE) return;
     c->kill_reason = is_stopped(c->pid) ? KILL_STOPPED_BY_SIGNAL : KILL_HANG;
     kill(c->pid, SIGKILL);
 }
 
+/* A machine that was suspended, a frozen container, a debugger: who did not look either has seen no heart stand still. */
+static void watch(struct server *v, uint64_t now)
+{
+    const uint64_t gap = now - v->looked_ns;
+
+    v->watched_ns += gap < WATCH_GAP_MAX_MS * MS ? gap : WATCH_GAP_MAX_MS * MS;
+    v->looked_ns = now;
+}
+
 void children_tick(struct server *v, uint64_t now)
 {
+    watch(v, now);
     for (int role = 0; role < ROLE_COUNT; role++) {
         struct child *c = &v->child[role];
         if (c->pid == 0) {
@@ -515,6 +527,6 @@ void children_tick(struct server *v, uint64_t now)
             kill(c->pid, SIGKILL);
             c->sigkill_ns = 0;
         }
-        if (v->segment[role]) look_for_hang(v, c, now);
+        if (v->segment[role]) look_for_hang(v, c);
     }
 }

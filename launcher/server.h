@@ -33,7 +33,7 @@ struct child {
     bool ready;
     bool under_mps;           /* was started as a client of the MPS daemon */
     uint64_t started_ns;
-    uint64_t heartbeat, heartbeat_ns; /* last value seen and when it moved */
+    uint64_t heartbeat, heartbeat_ns; /* last value seen and when it moved, by server.watched_ns */
     uint64_t restart_ns;      /* when to start again; 0: not waiting */
     uint64_t sigkill_ns;      /* asked to stop: kill then; 0: none */
     enum kill_reason kill_reason;
@@ -95,6 +95,7 @@ struct server {
     struct client client[CLIENTS_MAX];
     enum pipeline_phase phase;
     uint64_t started_ns, drain_until_ns;
+    uint64_t looked_ns, watched_ns;  /* when children were last looked at; how long that has been going on, without the time in which we stood still ourselves */
     uint64_t death_ns[1024];         /* ring of the newest deaths, for the restart budget */
     unsigned death_count;
     int exit_code;                   /* what serve returns; -1: still running */

@@ -36,7 +36,7 @@ static json_t *stage_json(const struct server *v, const struct child *c, uint64_
     json_t *o = json_pack("{s:s, s:I, s:s, s:I, s:s}", "name", role_name(c->role), "pid", (json_int_t)c->pid, "state", state_of(c), "restarts",
                           (json_int_t)c->deaths, "exe", c->exe);
 
-    json_object_set_new(o, "heartbeat_age_ms", c->pid ? json_real((double)(now - c->heartbeat_ns) / 1e6) : json_null());
+    json_object_set_new(o, "heartbeat_age_ms", c->pid ? json_real((double)(v->watched_ns - c->heartbeat_ns) / 1e6) : json_null());
     json_object_set_new(o, "uptime_s", c->pid ? json_real((double)(now - c->started_ns) / 1e9) : json_null());
     if (c->recovery_ns) json_object_set_new(o, "last_recovery_ms", json_real((double)c->recovery_ns / 1e6));
     const struct stage_status *s = status_of(v, c->role);

@@ -166,6 +166,30 @@ def test_restart_budget():
         s.finished = True
 
 
+def test_everything_stood_still():
+    """A suspended machine, a frozen container: all processes stop for longer than the hang timeout. When they go on, nobody is taken for dead."""
+    with Server("--hang-timeout-ms", "3000") as s:
+        wanted = asyncio.run(run(s, BODIES[0])).outcome()
+
+        async def go():
+            async def freeze(event, ws):
+                if not event["type"].endswith(".delta") or thawed:
+                    return
+                thawed.append(True)
+                everybody = sorted(s.processes(), key=lambda pid: pid != s.pid)  # the launcher first: it goes on before the hearts beat again
+                for pid in everybody:
+                    os.kill(pid, signal.SIGSTOP)
+                await asyncio.sleep(4.5)
+                for pid in everybody:
+                    os.kill(pid, signal.SIGCONT)
+                    await asyncio.sleep(0.3 if pid == s.pid else 0)
+            thawed = []
+            result = await run(s, BODIES[0], on_event=freeze, come_back=False)
+            assert thawed and result.outcome() == wanted
+        asyncio.run(go())
+        assert sum(s.restarts().values()) == 0, s.restarts()
+
+
 # ---- refusing to start
 
 def refuse(words, *names, code=CONFIG, environment=None):
@@ -446,6 +470,6 @@ def test_poisoned_draft_costs_only_its_drafts():
 
 
 if __name__ == "__main__":
-    main(test_launcher_killed, test_launcher_and_keeper_killed, test_drain, test_second_sigterm_stops, test_drain_timeout_and_commands, test_restart_budget,
+    main(test_launcher_killed, test_launcher_and_keeper_killed, test_drain, test_second_sigterm_stops, test_drain_timeout_and_commands, test_restart_budget, test_everything_stood_still,
          test_bad_options, test_second_server_in_run_dir, test_bad_models, test_status, test_quiet_by_default, test_health, test_quarantine,
          test_poisoned_draft_costs_only_its_drafts)

@@ -141,75 +141,42 @@ static void put_case(struct jinja_run *r, struct jinja_buf *b, struct jinja_str 
     for (unsigned i = 0; i < n; i++) jinja_buf_put_code(r, b, to[i], jinja_str_trusted_at(s, (uint32_t)begin));
 }
 
-static struct jinja_str *map_case(struct jinja_run *r, struct jinja_str *s, enum letter_case how)
-{
-    const char *text = jinja_str_text(r, s);
-    struct jinja_buf b = {0};
-    struct jinja_str *out;
+enum case_rule { ALL_LOWER, ALL_UPPER, CAPITALIZED, WORDS_TITLED, SWAPPED };
 
-    jinja_step(r, s->bytes / 4);
-    for (size_t at = 0; at < s->bytes;) {
-        const size_t begin = at;
-        jinja_utf8_next(text, &at);
-        put_case(r, &b, s, begin, at, how);
+static enum letter_case case_of(enum case_rule rule, uint32_t code, bool first, bool in_word)
+{
+    switch (rule) {
+    case ALL_LOWER: return LOWER;
+    case ALL_UPPER: return UPPER;
+    case CAPITALIZED: return first ? TITLE : LOWER;
+    case WORDS_TITLED: return in_word ? LOWER : TITLE;
+    default: return jinja_code_is_upper(code) ? LOWER : UPPER;
     }
-    out = jinja_buf_finish(r, &b);
-    out->markup = s->markup;
-    return out;
 }
 
-struct jinja_str *jinja_str_lower(struct jinja_run *r, struct jinja_str *s) { return map_case(r, s, LOWER); }
-struct jinja_str *jinja_str_upper(struct jinja_run *r, struct jinja_str *s) { return map_case(r, s, UPPER); }
-
-struct jinja_str *jinja_str_capitalize(struct jinja_run *r, struct jinja_str *s)
+static struct jinja_str *map_case(struct jinja_run *r, struct jinja_str *s, enum case_rule rule)
 {
     const char *text = jinja_str_text(r, s);
     struct jinja_buf b = {0};
-    struct jinja_str *out;
-
-    jinja_step(r, s->bytes / 4);
-    for (size_t at = 0; at < s->bytes;) {
-        const size_t begin = at;
-        jinja_utf8_next(text, &at);
-        put_case(r, &b, s, begin, at, begin ? LOWER : TITLE);
-    }
-    out = jinja_buf_finish(r, &b);
-    out->markup = s->markup;
-    return out;
-}
-
-struct jinja_str *jinja_str_title(struct jinja_run *r, struct jinja_str *s)
-{
-    const char *text = jinja_str_text(r, s);
-    struct jinja_buf b = {0};
-    struct jinja_str *out;
     bool in_word = false;
 
     jinja_step(r, s->bytes / 4);
     for (size_t at = 0; at < s->bytes;) {
         const size_t begin = at;
         const uint32_t code = jinja_utf8_next(text, &at);
-        put_case(r, &b, s, begin, at, in_word ? LOWER : TITLE);
+        put_case(r, &b, s, begin, at, case_of(rule, code, begin == 0, in_word));
         in_word = is_cased(code);
     }
-    out = jinja_buf_finish(r, &b);
+    struct jinja_str *out = jinja_buf_finish(r, &b);
     out->markup = s->markup;
     return out;
 }
 
-struct jinja_str *jinja_str_swapcase(struct jinja_run *r, struct jinja_str *s)
-{
-    const char *text = jinja_str_text(r, s);
-    struct jinja_buf b = {0};
-
-    jinja_step(r, s->bytes / 4);
-    for (size_t at = 0; at < s->bytes;) {
-        const size_t begin = at;
-        const uint32_t code = jinja_utf8_next(text, &at);
-        put_case(r, &b, s, begin, at, jinja_code_is_upper(code) ? LOWER : UPPER);
-    }
-    return jinja_buf_finish(r, &b);
-}
+struct jinja_str *jinja_str_lower(struct jinja_run *r, struct jinja_str *s) { return map_case(r, s, ALL_LOWER); }
+struct jinja_str *jinja_str_upper(struct jinja_run *r, struct jinja_str *s) { return map_case(r, s, ALL_UPPER); }
+struct jinja_str *jinja_str_capitalize(struct jinja_run *r, struct jinja_str *s) { return map_case(r, s, CAPITALIZED); }
+struct jinja_str *jinja_str_title(struct jinja_run *r, struct jinja_str *s) { return map_case(r, s, WORDS_TITLED); }
+struct jinja_str *jinja_str_swapcase(struct jinja_run *r, struct jinja_str *s) { return map_case(r, s, SWAPPED); }
 
 struct jinja_str *jinja_str_escape(struct jinja_run *r, struct jinja_str *s)
 {

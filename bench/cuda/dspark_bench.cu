@@ -10,6 +10,7 @@
  * floor = bytes that must cross HBM / read bandwidth measured in the same run. Medians of 30; each part is a graph, "all" one graph of all four. */
 #include "bench/cuda/measure.cuh"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/device.cuh"
 #include "kernels/cuda/dspark_attn.h"
 #include "kernels/cuda/dspark_markov.h"
 #include "kernels/cuda/norm.h"
@@ -38,8 +39,10 @@
 
 /* ---- stand-ins and references ---- */
 
-/* f = bf16(norm(sum of the sources' products)) */
-__global__ void feature_kernel(const float *part, uint32_t rows_max, __nv_bfloat16 *f)
+__device__ void store_row(__nv_bfloat16 *to, float x, bool f16) { *(uint16_t *)to = (uint16_t)pack_row(x, 0.0f, f16); }
+
+/* f = norm(sum of the sources' products), bf16 or f16 */
+__global__ void feature_kernel(const float *part, uint32_t rows_max, __nv_bfloat16 *f, bool f16)
 {
     __shared__ float sum_of[32];
     const float *row = part + (uint64_t)blockIdx.x * HIDDEN;
@@ -58,11 +61,11 @@ __global__ void feature_kernel(const float *part, uint32_t rows_max, __nv_bfloat
     sum = 0;
     for (int i = 0; i < 32; i++) sum += sum_of[i];
     for (int i = 0; i < 4; i++)
-        if (threadIdx.x + i * 1024 < HIDDEN) f[(uint64_t)blockIdx.x * HIDDEN + threadIdx.x + i * 1024] = __float2bfloat16(v[i] * rsqrtf(sum / HIDDEN + 1e-6f));
+        if (threadIdx.x + i * 1024 < HIDDEN) store_row(f + (uint64_t)blockIdx.x * HIDDEN + threadIdx.x + i * 1024, v[i] * rsqrtf(sum / HIDDEN + 1e-6f), f16);
 }
 
-/* The block's rows: h = row of the table, scaled; y = bf16(norm(h)) */
-__global__ void start_kernel(const __nv_bfloat16 *table, float scale, float *h, __nv_bfloat16 *y)
+/* The block's rows: h = row of the table, scaled; y = norm(h), bf16 or f16 */
+__global__ void start_kernel(const __nv_bfloat16 *table, float scale, float *h, __nv_bfloat16 *y, bool f16)
 {
     __shared__ float sum_of[32];
     const uint64_t at = (uint64_t)blockIdx.x * HIDDEN;
@@ -77,7 +80,7 @@ __global__ void start_kernel(const __nv_bfloat16 *table, float scale, float *h, 
     __syncthreads();
     sum = 0;
     for (uint32_t i = 0; i < blockDim.x / 32; i++) sum += sum_of[i];
-    for (uint32_t i = threadIdx.x; i < HIDDEN; i += blockDim.x) y[at + i] = __float2bfloat16(h[at + i] * rsqrtf(sum / HIDDEN + 1e-6f));
+    for (uint32_t i = threadIdx.x; i < HIDDEN; i += blockDim.x) store_row(y + at + i, h[at + i] * rsqrtf(sum / HIDDEN + 1e-6f), f16);
 }
 
 /* Element i of a head, normed and turned, in f64; x [512] f32. */
@@ -183,7 +186,8 @@ struct bench {
     __nv_bfloat16 *ones, *key_norms;  /* [HIDDEN], [LAYERS * 512]: weights of the norms */
     __nv_bfloat16 *table, *features, *f; /* [ROWS][HIDDEN], [SOURCES][ROWS][HIDDEN], [ROWS][HIDDEN] */
     float *residual[2], *qkv, *part, *key_out, *logits, *tile_top, *inv_freq;
-    __nv_bfloat16 *x, *act, *attended;
+    __nv_bfloat16 *x, *act, *attended;/* FP8: f16, like f, by the power of two `one` */
+    float *one;                       /* FP8: 1, on the device; else NULL */
     __nv_bfloat16 *rings;             /* K of all layers, then V */
     struct dspark_attn_args attn;
     struct dspark_markov_args markov;
@@ -288,7 +292,7 @@ static void product(const struct bench *b, const struct packed_matrix *w, const 
     struct rowmm_args a = {};
 
     tuning.ring_slots = 10, tuning.window_slots = 3, tuning.wait_slots = 2, tuning.sm_count = (uint32_t)b->sms;
-    a.x = x, a.out = out, a.out_stride = kind == ROWMM_GEGLU ? w->rows / 2 : w->rows, a.out_slice_stride = (uint64_t)ROWS * a.out_stride, a.m = rows, a.out_kind = kind;
+    a.x = x, a.out = out, a.out_stride = kind == ROWMM_GEGLU ? w->rows / 2 : w->rows, a.out_slice_stride = (uint64_t)ROWS * a.out_stride, a.m = rows, a.out_kind = kind, a.out_power = b->one;
     if (kind == ROWMM_LOGITS) a.softcap = 30.0f, a.tile_top = b->tile_top;
     OK(rowmm_launch(w, a, &tuning, b->stream));
 }
@@ -299,7 +303,7 @@ static void absorb(const struct bench *b)
 
     for (uint32_t s = 0; s < SOURCES; s++)
         product(b, &b->fc[s], b->features + (uint64_t)s * ROWS * HIDDEN, b->part + (uint64_t)s * ROWS * HIDDEN, b->absorb, ROWMM_PARTIAL);
-    feature_kernel<<<b->absorb, 1024, 0, b->stream>>>(b->part, ROWS, b->f);
+    feature_kernel<<<b->absorb, 1024, 0, b->stream>>>(b->part, ROWS, b->f, b->one != NULL);
     CHECK(cudaGetLastError());
     product(b, &b->keys, b->f, b->key_out, b->absorb, ROWMM_PARTIAL);
     OK(dspark_keys_launch(&a, b->stream));
@@ -311,13 +315,13 @@ static void norm(const struct bench *b, const struct packed_matrix *from, uint32
     struct norm_args n = {};
 
     n.part = b->part, n.part_stride = (uint64_t)ROWS * HIDDEN, n.split = from->k / from->slice_k, n.hidden = HIDDEN;
-    n.residual = b->residual[flip], n.residual_out = b->residual[flip ^ 1], n.w_post = n.w_next = b->ones, n.eps = 1e-6f, n.y = b->x;
+    n.residual = b->residual[flip], n.residual_out = b->residual[flip ^ 1], n.w_post = n.w_next = b->ones, n.eps = 1e-6f, n.y = b->x, n.y_power = b->one;
     OK(norm_launch(&n, BLOCK, b->stream));
 }
 
 static void layers(const struct bench *b)
 {
-    start_kernel<<<BLOCK, 512, 0, b->stream>>>(b->table, 62.0f, b->residual[0], b->x);
+    start_kernel<<<BLOCK, 512, 0, b->stream>>>(b->table, 62.0f, b->residual[0], b->x, b->one != NULL);
     CHECK(cudaGetLastError());
     for (uint32_t i = 0; i < LAYERS; i++) {
         const struct layer *l = &b->layer[i];
@@ -378,7 +382,7 @@ static bool check_attention(const struct bench *b)
     const uint32_t n = BLOCK * DSPARK_HEADS * DSPARK_DIM, keys = b->attn.seq[0].position + BLOCK - b->attn.seq[0].low;
     struct dspark_attn_args a = b->attn;
     std::vector<double> wanted(n);
-    std::vector<__nv_bfloat16> got(n);
+    std::vector<uint16_t> got(n);
     double *device = (double *)memory(8ull * n), off = 0, size = 0;
 
     a.seq[0].k = b->layer[LAYERS - 1].k, a.seq[0].v = b->layer[LAYERS - 1].v;
@@ -389,7 +393,7 @@ static bool check_attention(const struct bench *b)
     CHECK(cudaMemcpy(wanted.data(), device, 8ull * n, cudaMemcpyDeviceToHost));
     CHECK(cudaMemcpy(got.data(), a.out, 2ull * n, cudaMemcpyDeviceToHost));
     for (uint32_t i = 0; i < n; i++) {
-        const double d = (double)__bfloat162float(got[i]) - wanted[i];
+        const double d = (b->one ? (double)__half2float(__ushort_as_half(got[i])) : (double)__bfloat162float(__ushort_as_bfloat16(got[i]))) - wanted[i];
 
         off += d * d, size += wanted[i] * wanted[i];
     }
@@ -443,18 +447,26 @@ static void open_bench(struct bench *b)
     OK(norm_init());
     OK(dspark_attn_init());
     b->ring_rows = (b->context < WINDOW ? b->context : WINDOW) + ROWS;
+    if (b->format == WEIGHT_FP8) {
+        const float one = 1.0f;
+
+        b->one = (float *)memory(sizeof one);
+        CHECK(cudaMemcpy(b->one, &one, sizeof one, cudaMemcpyHostToDevice));
+    }
     open_layers(b);
+    b->attn.out_power = b->one;
     for (uint32_t s = 0; s < SOURCES; s++) b->fc[s] = random_matrix(b, HIDDEN, HIDDEN, 100 + s);
     b->keys = random_matrix(b, KEY_ROWS, HIDDEN, 200);
     b->head = random_matrix(b, VOCAB, HIDDEN, 300);
     b->table = normal((uint64_t)ROWS * HIDDEN, 0.05f, 8);
-    b->features = normal((uint64_t)SOURCES * ROWS * HIDDEN, 1.0f, 9);
+    b->features = normal((uint64_t)SOURCES * ROWS * HIDDEN, 1.0f, 9);      /* for FP8 other numbers, but numbers */
     b->f = (__nv_bfloat16 *)memory(2ull * ROWS * HIDDEN);
     b->part = (float *)memory(4ull * SOURCES * ROWS * HIDDEN);
     b->key_out = (float *)memory(4ull * ROWS * KEY_ROWS);
     b->logits = (float *)memory(4ull * ROWS * VOCAB);
     b->tile_top = (float *)memory(4ull * ROWS * VOCAB / TILE_ROWS);
     open_markov(b);
+    b->markov.hidden_power = b->one;
     CHECK(cudaDeviceSynchronize());
     all(b);
     CHECK(cudaStreamSynchronize(b->stream));

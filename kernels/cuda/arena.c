@@ -121,6 +121,7 @@ int arena_plan(struct arena *arena, const struct cuda_model_spec *spec)
         l->q_norm = place_vector(arena, 2 * spec_head_dim(spec, i));
         l->k_norm = place_vector(arena, 2 * spec_head_dim(spec, i));
         l->scalar = place_vector(arena, sizeof(float));
+        l->powers = place_vector(arena, POWERS * sizeof(struct row_power));
     }
     arena->final_norm = place_vector(arena, 2 * spec->hidden);
     return 0;

@@ -16,9 +16,14 @@ struct arena_matrix {
     float input_scale;                /* STORED_STATIC */
 };
 
+/* Of powers.h: a product's activations are multiplied by `up` when they become f16, its sums by `down`. */
+enum power_place { POWER_QKV, POWER_O, POWER_GATE_UP, POWER_DOWN, POWERS };
+struct row_power { float up, down; };
+
 struct arena_layer {
     struct arena_matrix qkv, o, gate_up, down;
     uint64_t input_norm, post_attention_norm, pre_ff_norm, post_ff_norm, q_norm, k_norm, scalar;   /* bf16, as stored: w - 1 with norm_plus_one; the scalar f32 */
+    uint64_t powers;                  /* struct row_power [POWERS] (powers.h): written by the loader when it has what they follow from */
 };
 
 struct arena {

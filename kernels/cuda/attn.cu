@@ -243,6 +243,8 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
+    const float power = power_or_one(a.out_power);
+
     chain_wait();
     if (row >= a.state->rows) return;
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
@@ -258,7 +260,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 
 #pragma unroll
     for (int d = CHUNKS / 2; d; d >>= 1) mass += __shfl_xor_sync(0xffffffffu, mass, d);
-    const float inv = 1.0f / mass;
+    const float inv = 1.0f / mass * power;
 
 #pragma unroll
     for (uint32_t s = 0; s < CHUNKS; s++) {
@@ -271,7 +273,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 #pragma unroll
         for (int s = 0; s < CHUNKS / 2; s++)
             if (s < CHUNKS / 2 / step) x[s].x += x[s + CHUNKS / 2 / step].x, x[s].y += x[s + CHUNKS / 2 / step].y;
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * 256 + partial_dim<256>(threadIdx.x * 2)) = pack_bf16(x[0].x * inv, x[0].y * inv);
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * 256 + partial_dim<256>(threadIdx.x * 2)) = pack_row(x[0].x * inv, x[0].y * inv, a.out_power != NULL);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 

@@ -1,8 +1,8 @@
-/* attn: one layer's attention for the rows of a step. From the f32 outputs of the qkv product to the bf16 input of the o product:
+/* attn: one layer's attention for the rows of a step. From the f32 outputs of the qkv product to the input of the o product:
  * q and k norm, rotation, v norm, writing K and V of the new positions, softmax(q k) v over the pages.
  *   qkv  [rows][16 d | kv_heads d | kv_heads d] f32 (no v part in layers where v is the key projection before norm and rotation)
  *   KV   bf16 or (kv_fp8) E4M3 pages of 32 positions as model/kv.h lays them out: K [kv_heads][32][d], then V, of this layer, at an offset in the page
- *   out  [rows][16 d] bf16
+ *   out  [rows][16 d] bf16, or f16 times out_power
  * The cut of the key axis is fixed by absolute position, whatever the batch, the row or the length of the text:
  *   sliding layers: by residue. Chunk j of 16 holds the keys with key / 64 % 16 == j; a window of 1024 shows a row exactly one key
  *   at each of a chunk's 64 places. Then a second kernel adds the 16 chunks in a fixed tree.
@@ -52,6 +52,7 @@ struct attn_args {
     float2 *part_ml;                  /* [rows][16][spans_max] (max, sum) */
     uint32_t spans_max;
     __nv_bfloat16 *out;
+    const float *out_power;           /* a power of two in constant memory: out is f16, multiplied by it (powers.h); NULL: bf16 */
     unsigned long long *trace;        /* two kernels' words (device.cuh); NULL outside benches */
 };
 

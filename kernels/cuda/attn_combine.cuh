@@ -20,6 +20,7 @@ template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ 
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
     const bool live = row < a.state->rows;
     const uint32_t spans = live ? cut_spans<UNIT>(group_tokens(a.state->group[a.state->row[row].group])) : 0;
+    const float power = power_or_one(a.out_power);
 
     chain_wait();
     if (!live) return;
@@ -44,9 +45,9 @@ template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ 
             sum += __shfl_sync(0xffffffffu, mass, s), out.x += w * x[s].x, out.y += w * x[s].y;
         }
     }
-    const float inv = 1.0f / sum;
+    const float inv = 1.0f / sum * power;
 
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * D + partial_dim<D>(threadIdx.x * 2)) = pack_bf16(out.x * inv, out.y * inv);
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * D + partial_dim<D>(threadIdx.x * 2)) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 

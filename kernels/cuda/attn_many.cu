@@ -47,6 +47,7 @@ struct many_shared {
     alignas(16) __nv_bfloat16 q[2][D];        /* F8: f16 */
     alignas(16) __nv_bfloat16 norm[2][D];     /* weights of q and k norm */
     alignas(16) float2 rope[D / 2];   /* of the row's position */
+    float power;                      /* of out */
 };
 
 /* ---- which key ---- */
@@ -309,7 +310,8 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
         weight[c] = x[c] == NEVER ? 0.0f : __expf(x[c] - top);
         x[c] = __fmul_rn(weight[c], sum[c]);
     }
-    const float inv = 1.0f / chunk_sum(x);
+    const float inv = 1.0f / chunk_sum(x) * sh.power;
+    const bool f16 = a.out_power != NULL;
 
 #pragma unroll
     for (int e = 0; e < OWN; e++) {
@@ -322,9 +324,9 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
         y[e] = chunk_sum(x) * inv;
     }
     __nv_bfloat16 *to = a.out + ((uint64_t)r.row * ATTN_HEADS + r.head * 2 + h) * D + d;
-    if constexpr (OWN == 4) *(uint2 *)to = make_uint2(pack_bf16(y[0], y[1]), pack_bf16(y[2], y[3]));
-    else if constexpr (OWN == 2) *(uint32_t *)to = pack_bf16(y[0], y[1]);
-    else *to = __float2bfloat16_rn(y[0]);
+    if constexpr (OWN == 4) *(uint2 *)to = make_uint2(pack_row(y[0], y[1], f16), pack_row(y[2], y[3], f16));
+    else if constexpr (OWN == 2) *(uint32_t *)to = pack_row(y[0], y[1], f16);
+    else *(uint16_t *)to = (uint16_t)pack_row(y[0], 0.0f, f16);
 }
 
 /* ---- the row's own q, k and v ---- */
@@ -335,6 +337,7 @@ __device__ __forceinline__ void load_constants(const attn_args &a, const many_ro
     for (uint32_t i = threadIdx.x; i < PAGES_MAX; i += THREADS) sh.page[i] = __ldg(page_entry(a, r.seq, (r.first_page + i) * ATTN_PAGE_TOKENS));
     for (uint32_t i = threadIdx.x; i < D / 4; i += THREADS) ((uint4 *)sh.norm)[i] = __ldg((const uint4 *)(i < D / 8 ? a.q_norm : a.k_norm) + i % (D / 8));
     for (uint32_t i = threadIdx.x; i < a.turned / 2; i += THREADS) ((uint4 *)sh.rope)[i] = ld_l2((const uint4 *)(a.rope + (uint64_t)r.row * a.rope_stride) + i);
+    if (threadIdx.x == 0) sh.power = power_or_one(a.out_power);
     if (threadIdx.x < 2 * CHUNKS) sh.ml[threadIdx.x / 2][threadIdx.x % 2] = make_float2(NEVER, 0.0f);
 }
 

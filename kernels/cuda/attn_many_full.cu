@@ -243,6 +243,7 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(trace, TRACE_START);
     const uint32_t spans = row < a.state->rows ? row_spans(a, row, short_keys) : 0;
+    const float power = power_or_one(a.out_power);
 
     chain_wait();
     if (spans == 0) return;
@@ -266,9 +267,9 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
             out.x = __fmaf_rn(w, x[s].x, out.x), out.y = __fmaf_rn(w, x[s].y, out.y);
         }
     }
-    const float inv = 1.0f / sum;
+    const float inv = 1.0f / sum * power;
 
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * FULL_D + partial_dim<FULL_D>(threadIdx.x * 2)) = pack_bf16(out.x * inv, out.y * inv);
+    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * FULL_D + partial_dim<FULL_D>(threadIdx.x * 2)) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
 }
 

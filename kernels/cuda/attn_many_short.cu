@@ -240,7 +240,7 @@ __device__ __forceinline__ void add_span(float (&out)[2][4], float (&sum)[2], co
 }
 
 template <bool F8>
-__device__ __forceinline__ void add_values(const attn_args &a, const short_row &r, short_shared<F8> &sh, uint32_t rank, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void add_values(const attn_args &a, const short_row &r, short_shared<F8> &sh, float power, uint32_t rank, uint32_t warp, uint32_t lane)
 {
     float out[2][4] = {}, sum[2] = { 0.0f, 0.0f };
 
@@ -253,14 +253,15 @@ __device__ __forceinline__ void add_values(const attn_args &a, const short_row &
             if (stage * STAGE_SPANS + i < r.spans)
                 add_span<F8>(out, sum, sh, smem_address(sh.v[stage % STAGES]) + i * (SPAN_KEYS * v_stride<F8>) + warp * (16 * kv_bytes<F8>), stage * STAGE_SPANS + i, lane);
     }
-    const float inv[2] = { 1.0f / sum[0], 1.0f / sum[1] };
+    const float inv[2] = { 1.0f / sum[0] * power, 1.0f / sum[1] * power };
+    const bool f16 = a.out_power != NULL;
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         __nv_bfloat16 *to = a.out + ((uint64_t)r.row * ATTN_HEADS + lane / 4 + 8 * h) * D + rank * COLUMNS + warp * 16;
         const float x = out[0][h * 2] * inv[h], y = out[0][h * 2 + 1] * inv[h], z = out[1][h * 2] * inv[h], w = out[1][h * 2 + 1] * inv[h];
 
-        if (F8) *(uint2 *)(to + lane % 4 * 4) = make_uint2(pack_bf16(x, z), pack_bf16(y, w));
-        else *(uint32_t *)(to + lane % 4 * 2) = pack_bf16(x, y), *(uint32_t *)(to + lane % 4 * 2 + 8) = pack_bf16(z, w);
+        if (F8) *(uint2 *)(to + lane % 4 * 4) = make_uint2(pack_row(x, z, f16), pack_row(y, w, f16));
+        else *(uint32_t *)(to + lane % 4 * 2) = pack_row(x, y, f16), *(uint32_t *)(to + lane % 4 * 2 + 8) = pack_row(z, w, f16);
     }
 }
 
@@ -293,6 +294,7 @@ __global__ void __launch_bounds__(THREADS, 2) many_short_kernel(const __grid_con
     const uint32_t first = r.spans * rank / SPLIT, end = r.spans * (rank + 1) / SPLIT;
     uint32_t tile = first * 4 + warp;
     typename kv_eight<F8>::words k[16];
+    const float power = power_or_one(a.out_power);
 
     for (uint32_t i = threadIdx.x; i < r.spans; i += THREADS) sh.page[i] = __ldg(page_entry(a, r.seq, i * ATTN_PAGE_TOKENS));
     __syncthreads();
@@ -318,7 +320,7 @@ __global__ void __launch_bounds__(THREADS, 2) many_short_kernel(const __grid_con
     weigh_all(sh, r.spans, warp, lane);
     __syncthreads();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END), trace_mark(trace, TRACE_START), trace_mark(trace, TRACE_PAST_WAIT);
-    add_values(a, r, sh, rank, warp, lane);
+    add_values(a, r, sh, power, rank, warp, lane);
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
 }
 

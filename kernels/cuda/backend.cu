@@ -46,7 +46,6 @@ static int make_scratch(struct cuda_backend *b)
         { (void **)&b->act, 2ull * rows * s->intermediate },
         { (void **)&b->x_scale, 4ull * rows },
         { (void **)&b->ready.image, rowmm_ready_image_bytes((uint32_t)ready_rows, longest) },
-        { (void **)&b->ready.inverse, rowmm_ready_inverse_bytes((uint32_t)ready_rows, longest) },
         { (void **)&b->attn_ml, 8 * part_ml },
         { (void **)&b->rope, 8 * rows * turned },
         { (void **)&b->inv_freq, 4 * turned },

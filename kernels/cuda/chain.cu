@@ -1,6 +1,7 @@
 /* kernels/cuda/chain.cu - one step as a chain of kernels, and as a graph.
  *
  *   embed, then per layer: qkv, attn + combine, o, norm, gate_up, down, norm, then head, sample
+ *   activations go from kernel to kernel as f16 times a power of two that the weights fix (powers.h), in front of BF16 weights as bf16;
  *   where the checkpoint wants its activations in FP8, norms round what they make; o and down have a kernel in front of them that does (round.h)
  *
  * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it. One
@@ -28,6 +29,13 @@ static const __nv_bfloat16 *vector(const struct cuda_backend *b, uint64_t offset
     return (const __nv_bfloat16 *)((const uint8_t *)b->options.weights_device + offset);
 }
 
+/* The power of two of what a layer's product takes, or NULL: bf16 weights take bf16; values that a rule has rounded are f16 as they are. */
+static const struct row_power *power(const struct cuda_backend *b, uint32_t layer, enum power_place place, const struct arena_matrix *m)
+{
+    if (m->format == WEIGHT_BF16 || m->activation != STORED_AS_IS) return NULL;
+    return (const struct row_power *)((const uint8_t *)b->options.weights_device + b->arena.layer[layer].powers) + place;
+}
+
 static struct packed_matrix matrix(const struct cuda_backend *b, const struct arena_matrix *m)
 {
     const struct packed_matrix p = { (const uint8_t *)b->options.weights_device + m->offset, m->rows, m->k, m->slice_k, m->format };
@@ -44,9 +52,11 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
     return words;
 }
 
+/* Where a product's activations come from and its result goes: powers of both, or NULL. */
+struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; };
+
 /* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
-static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 *x, void *out, uint32_t out_stride, enum rowmm_out kind,
-                   uint32_t ring_slots, const struct arena_matrix *next)
+static int product(struct chain *c, const struct arena_matrix *m, struct product_io io, enum rowmm_out kind, uint32_t ring_slots, const struct arena_matrix *next)
 {
     struct cuda_backend *b = c->b;
     const struct packed_matrix w = matrix(b, m);
@@ -55,14 +65,16 @@ static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 
 
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
     if (m->activation != STORED_AS_IS && !c->rounded) {
-        const struct round_args round = { x, x, b->x_scale, m->k, m->input_scale };
+        const struct round_args round = { io.x, io.x, b->x_scale, m->k, m->input_scale };
         const int rc = round_launch(&round, ROUND_VALUES, c->rows, b->stream);
 
         if (rc) return rc;
     }
     if (m->activation != STORED_AS_IS) a.x_scale = b->x_scale;
     c->rounded = false;
-    a.x = x;
+    a.x = io.x;
+    a.x_power = io.x_power ? &io.x_power->down : NULL;
+    a.out_power = io.out_power ? &io.out_power->up : NULL;
     a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
     a.late_trigger = c->first;
     c->first = false;
@@ -73,9 +85,9 @@ static int product(struct chain *c, const struct arena_matrix *m, __nv_bfloat16 
         rowmm_next_of(&a.next, &behind, &b->tuning);
         if (a.next.pace_ns == 0) a.next.pace_ns = c->rows > 1 ? 250 : 300;   /* measured */
     }
-    a.out = out;
-    a.out_slice_stride = (uint64_t)b->rows_max * out_stride;
-    a.out_stride = out_stride;
+    a.out = io.out;
+    a.out_slice_stride = (uint64_t)b->rows_max * io.out_stride;
+    a.out_stride = io.out_stride;
     a.m = c->rows;
     a.trace = trace_words(c, 1);
     a.out_kind = kind;
@@ -146,6 +158,8 @@ static int attention(struct chain *c, uint32_t layer)
     a.part_ml = b->attn_ml;
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
+    const struct row_power *out = power(b, layer, POWER_O, &l->o);
+    a.out_power = out ? &out->up : NULL;
     a.trace = trace_words(c, 2);
     if (type == CUDA_FULL && d == 256) return attn_long_launch(&a, c->rows, b->tuning.sm_count, b->stream);
     if (b->kind != GRAPH_BLOCKS && type == CUDA_SLIDING) return attn_many_launch(&a, c->rows, b->stream);
@@ -153,13 +167,14 @@ static int attention(struct chain *c, uint32_t layer)
     return attn_launch(&a, d, c->rows, b->tuning.sm_count, b->stream);
 }
 
-/* next: what takes its result; NULL: the LM head. */
-static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar, const struct arena_matrix *next)
+/* next: what takes its result, with its power; NULL: the LM head. */
+static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar, const struct arena_matrix *next, const struct row_power *next_power)
 {
     struct norm_args n = norms(c, from, w_post, w_next, scalar);
 
     if (!has(c, CUDA_PART_NORM)) return 0;
     if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = c->b->x_scale, n.y_fixed = next->input_scale;
+    n.y_power = next_power ? &next_power->up : NULL;
     n.trace = trace_words(c, 1);
     return norm_launch(&n, c->rows, c->b->stream);
 }
@@ -173,18 +188,24 @@ static int layer_launch(struct chain *c, uint32_t i)
     /* Attention needs more shared memory for more rows and for wide heads: a smaller ring here lets it start beside qkv and read
      * old keys early. */
     const uint32_t qkv_slots = 10 - (c->rows > 1) - (b->spec.layer[i].type == CUDA_FULL);
+    const bool last = i + 1 == b->spec.layers;
+    const struct row_power *into_o = power(b, i, POWER_O, &l->o), *into_gate_up = power(b, i, POWER_GATE_UP, &l->gate_up), *into_down = power(b, i, POWER_DOWN, &l->down);
+    const struct product_io qkv = { b->x, b->qkv, l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL }, o = { b->attn_out, b->part, b->spec.hidden, into_o, NULL };
+    const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down }, down = { b->act, b->part, b->spec.hidden, into_down, NULL };
     int rc = 0;
 
-    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, b->x, b->qkv, l->qkv.rows, ROWMM_PARTIAL, qkv_slots, NULL);
+    if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, qkv, ROWMM_PARTIAL, qkv_slots, NULL);
     if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
-    if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, b->attn_out, b->part, b->spec.hidden, ROWMM_PARTIAL, 10, &l->gate_up);
-    if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL, &l->gate_up);
-    if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, b->x, b->act, b->spec.intermediate, ROWMM_GEGLU, 11, NULL);
-    if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, b->act, b->part, b->spec.hidden, ROWMM_PARTIAL, 11, NULL);
-    if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar, i + 1 == b->spec.layers ? NULL : &l[1].qkv);
+    if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, o, ROWMM_PARTIAL, 10, &l->gate_up);
+    if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL, &l->gate_up, into_gate_up);
+    if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, gate_up, ROWMM_GEGLU, 11, NULL);
+    if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, down, ROWMM_PARTIAL, 11, NULL);
+    if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar, last ? NULL : &l[1].qkv, last ? NULL : power(b, i + 1, POWER_QKV, &l[1].qkv));
     if (rc == 0 && outputs_wanted(&b->keep, i)) rc = outputs_store_step(&b->keep, i, b->residual[c->flip], b->state, c->rows, b->stream);
     return rc;
 }
+
+static struct product_io head_io(const struct cuda_backend *b) { return { b->x, b->logits, b->spec.vocab, NULL, NULL }; }
 
 /* Where the rows' hidden states are, as the LM head takes them. */
 static struct states_args states_of(const struct cuda_backend *b)
@@ -221,8 +242,9 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
     if (b->is_plain) return plain_chain(b, rows, parts);
     struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0 };
+    const struct row_power *first = power(b, 0, POWER_QKV, &b->arena.layer[0].qkv);
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
-                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, b->rope, b->spec.hidden,
+                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, first ? &first->up : NULL, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
                                   b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps, spec_norm_bias(&b->spec) };
     const struct sample_args s = chain_sample_args(b);
@@ -230,7 +252,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 
     if (has(&c, CUDA_PART_EMBED)) rc = embed_launch(&e, rows, b->stream);
     for (uint32_t i = 0; i < b->spec.layers && rc == 0; i++) rc = layer_launch(&c, i);
-    if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, b->x, b->logits, b->spec.vocab, ROWMM_LOGITS, 11, NULL);
+    if (rc == 0 && has(&c, CUDA_PART_HEAD)) rc = product(&c, &b->arena.head, head_io(b), ROWMM_LOGITS, 11, NULL);
     if (rc == 0 && has(&c, CUDA_PART_SAMPLE)) rc = sample_launch(&s, rows, b->stream);
     return rc;
 }
@@ -243,7 +265,7 @@ int chain_launch_first(struct cuda_backend *b, uint32_t rows)
     const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };
     int rc = states_load_launch(&from, b->state, rows, b->stream);
 
-    if (rc == 0) rc = b->is_plain ? plain_head_launch(b->plain, rows, &step, b->stream) : product(&c, &b->arena.head, b->x, b->logits, b->spec.vocab, ROWMM_LOGITS, 11, NULL);
+    if (rc == 0) rc = b->is_plain ? plain_head_launch(b->plain, rows, &step, b->stream) : product(&c, &b->arena.head, head_io(b), ROWMM_LOGITS, 11, NULL);
     s.states = NULL;                  /* they come from there */
     return rc ? rc : sample_launch(&s, rows, b->stream);
 }

@@ -49,7 +49,7 @@ struct cuda_backend {
     float *residual[2];               /* [rows][hidden]: the two ends of a norm */
     float *part;                      /* [NORM_SPLIT_MAX][rows][hidden] of o and down */
     float *qkv;                       /* [rows][largest qkv rows] */
-    __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head */
+    __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head; this and the next two are f16 where the product behind them takes f16 (powers.h) */
     __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
     __nv_bfloat16 *act;               /* [rows][intermediate] */
     float *x_scale;                   /* [rows] of what was rounded for the next product */

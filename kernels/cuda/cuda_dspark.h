@@ -8,7 +8,7 @@
  * a position whose row is another's is a gap, and what lies before the last gap is not seen (cuda_dspark_answer.low).
  *
  * Reads the target's packed weights (embedding table) and the outputs, all borrowed and never written. Owns scratch and rings. What comes out is advice: weights are FP8
- * by default, activations bf16, sums in f32; the bits of a block do not depend on the others of the round, but for the product kernels' choice between up to 16
+ * by default, activations then f16 (with BF16 weights bf16), sums in f32; the bits of a block do not depend on the others of the round, but for the product kernels' choice between up to 16
  * rows and more, which give the same bits too.
  *
  * Functions return 0 or a negative -E_CODE; cuda_backend_error() has the text. After -E_IO the CUDA context is lost. */

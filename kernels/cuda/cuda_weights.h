@@ -42,7 +42,7 @@ int cuda_weights_buffer(struct cuda_weights *weights, void **host, uint64_t *byt
 int cuda_weights_put(struct cuda_weights *weights, enum cuda_tensor tensor, uint32_t layer, uint32_t first_row, uint32_t rows,
                      uint32_t source_format, const float *scale, uint32_t scale_stride);
 
-/* Waits until all that was put lies in the arena. */
+/* Behind the last put: computes what follows from the weights (powers.h) and waits until all lies in the arena. No step may begin before. */
 int cuda_weights_finish(struct cuda_weights *weights);
 
 /* Fills every weight with random values (norms near 1): the real shapes and speed without a checkpoint. A pure function of the seed. */

@@ -119,6 +119,15 @@ __device__ __forceinline__ float4 ld_l2(const float4 *p) { return __ldcg(p); }
 __device__ __forceinline__ uint4 ld_l2(const uint4 *p) { return __ldcg(p); }
 __device__ __forceinline__ uint32_t ld_l2(const uint32_t *p) { return __ldcg(p); }
 
+/* A power of two for activations (powers.h), or 1. Constant, and volatile: it is asked for where it stands, in front of a wait. */
+__device__ __forceinline__ float power_or_one(const float *p)
+{
+    float power = 1.0f;
+
+    if (p) asm volatile("ld.global.nc.f32 %0, [%1];" : "=f"(power) : "l"(p));
+    return power;
+}
+
 /* ---- tensor cores: D[16x8] += A[16x16] B[16x8], f32 accumulators ---- */
 
 __device__ __forceinline__ void mma_f16(float c[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1)
@@ -203,5 +212,9 @@ __device__ __forceinline__ uint32_t pack_f16(float low, float high)
 
     return *(const uint32_t *)&pair;
 }
+
+/* Activations for the next product: f16, already multiplied by their power of two, or bf16. */
+template <bool F16> __device__ __forceinline__ uint32_t pack_row(float low, float high) { return F16 ? pack_f16(low, high) : pack_bf16(low, high); }
+__device__ __forceinline__ uint32_t pack_row(float low, float high, bool f16) { return f16 ? pack_f16(low, high) : pack_bf16(low, high); }
 
 #endif

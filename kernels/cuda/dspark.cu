@@ -10,6 +10,7 @@
 #include "dspark_ops.h"
 #include "dspark_plain.h"
 #include "launch.h"
+#include "powers.h"
 #include "setup.h"
 #include "shm/error.h"
 #include <new>
@@ -34,12 +35,15 @@ struct cuda_dspark {
     uint32_t ring_rows;
     float confidence_bias;
     uint8_t *slab;                    /* owned; what follows lies in it */
+    struct row_power *powers;         /* [layers][POWERS], then of the keys' and of the output matrix's activations; of FP8 weights, whose activations are f16 */
+    float *powers_scratch;
     __nv_bfloat16 *outputs;           /* [sources][ROWS][hidden] */
+    float *outputs_scale;             /* [sources][ROWS] FP8: of their powers of two */
     float *part;                      /* [max(sources, NORM_SPLIT_MAX)][ROWS][hidden] */
     __nv_bfloat16 *f;                 /* [ROWS][hidden] */
     float *key_out;                   /* [ROWS][layers * 512] */
     float *residual[2];               /* [ROWS][hidden] */
-    __nv_bfloat16 *x, *attended, *act;/* [ROWS][hidden], [ROWS][16 * 512], [ROWS][intermediate] */
+    __nv_bfloat16 *x, *attended, *act;/* [ROWS][hidden], [ROWS][16 * 512], [ROWS][intermediate]; FP8: f16, like outputs and f */
     float *qkv, *logits, *tile_top;   /* [ROWS][17 * 512], [blocks][head rows], [blocks][head rows / 16] */
     __nv_bfloat16 *q;                 /* attention's scratch */
     float *attn_part;
@@ -68,6 +72,7 @@ static int make_scratch(struct cuda_dspark *d)
     const uint64_t hidden = s->hidden, blocks = (uint64_t)CUDA_DSPARK_ROWS_MAX * s->block, spans = dspark_attn_spans(d->ring_rows);
     const uint64_t parts = s->sources > NORM_SPLIT_MAX ? s->sources : NORM_SPLIT_MAX;
     const struct setup_part want[] = {
+        { (void **)&d->powers, sizeof *d->powers * (s->layers * POWERS + 2) }, { (void **)&d->powers_scratch, 4ull * POWERS_SCRATCH }, { (void **)&d->outputs_scale, 4ull * s->sources * ROWS },
         { (void **)&d->outputs, 2 * s->sources * ROWS * hidden }, { (void **)&d->part, 4 * parts * ROWS * hidden }, { (void **)&d->f, 2 * ROWS * hidden },
         { (void **)&d->key_out, 4ull * ROWS * s->layers * DSPARK_DIM }, { (void **)&d->residual[0], 4 * ROWS * hidden }, { (void **)&d->residual[1], 4 * ROWS * hidden },
         { (void **)&d->x, 2 * ROWS * hidden }, { (void **)&d->attended, 2ull * ROWS * DSPARK_HEADS * DSPARK_DIM }, { (void **)&d->act, 2ull * ROWS * s->intermediate },
@@ -105,6 +110,39 @@ static int check_device(struct cuda_dspark *d)
     return 0;
 }
 
+static struct packed_matrix matrix(const struct cuda_dspark *d, const struct arena_matrix *m)
+{
+    const struct packed_matrix w = { (const uint8_t *)d->options.weights_device + m->offset, m->rows, m->k, m->slice_k, m->format };
+
+    return w;
+}
+
+/* Places of `powers`. */
+static uint32_t of_layer(uint32_t layer, enum power_place place) { return layer * POWERS + place; }
+static uint32_t of_keys(const struct cuda_dspark *d) { return d->spec.layers * POWERS; }
+static uint32_t of_head(const struct cuda_dspark *d) { return d->spec.layers * POWERS + 1; }
+
+/* What activations are multiplied by, and what undoes it; NULL: they are bf16. */
+static const float *up(const struct cuda_dspark *d, uint32_t place) { return d->spec.format == WEIGHT_FP8 ? &d->powers[place].up : NULL; }
+static const float *down(const struct cuda_dspark *d, uint32_t place) { return d->spec.format == WEIGHT_FP8 ? &d->powers[place].down : NULL; }
+
+/* From the weights, which are all there. */
+static int make_powers(const struct cuda_dspark *d)
+{
+    const struct cuda_dspark_spec *s = &d->spec;
+    int rc = powers_norm_launch(vector(d, d->plan.hidden_norm), s->hidden, d->powers + of_keys(d), NULL);
+
+    if (rc == 0) rc = powers_norm_launch(vector(d, d->plan.final_norm), s->hidden, d->powers + of_head(d), NULL);
+    for (uint32_t i = 0; i < s->layers && rc == 0; i++) {
+        const struct dspark_layer_plan *l = &d->plan.layer[i];
+        const struct powers_args a = { vector(d, l->input_norm), vector(d, l->pre_ff_norm), 0.0f, s->hidden, DSPARK_DIM, matrix(d, &l->qkv), matrix(d, &l->gate_up), 0, 1, 0, 0,
+                                       d->powers + of_layer(i, POWER_QKV), d->powers_scratch };
+
+        rc = powers_launch(&a, NULL);
+    }
+    return rc;
+}
+
 static int open_all(struct cuda_dspark *d)
 {
     int rc = check_device(d);
@@ -116,6 +154,7 @@ static int open_all(struct cuda_dspark *d)
     if (rc == 0) rc = dspark_ops_init();
     if (rc == 0) rc = make_scratch(d);
     if (rc == 0) rc = make_frequencies(d);
+    if (rc == 0 && d->spec.format == WEIGHT_FP8) rc = make_powers(d);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "opening the drafter");
 }
@@ -172,39 +211,42 @@ extern "C" void cuda_dspark_close(struct cuda_dspark *d)
 
 /* ---- parts ---- */
 
-/* arena: the head's own weights, or the target's. */
-static int product_in(const struct cuda_dspark *d, const void *arena, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t rows, enum rowmm_out kind)
+/* What a product takes, and what its sums or its result are multiplied by. */
+struct rows_in { const __nv_bfloat16 *x; const float *x_power, *x_scale, *out_power; };
+
+static int product_of(const struct cuda_dspark *d, const struct packed_matrix w, struct rows_in in, void *out, uint32_t rows, enum rowmm_out kind)
 {
-    const struct packed_matrix w = { (const uint8_t *)arena + m->offset, m->rows, m->k, m->slice_k, m->format };
     struct rowmm_args a = {};
 
-    a.x = x, a.out = out, a.m = rows, a.out_kind = kind;
-    a.out_stride = kind == ROWMM_GEGLU ? m->rows / 2 : m->rows;
+    a.x = in.x, a.x_power = in.x_power, a.x_scale = in.x_scale, a.out_power = in.out_power, a.out = out, a.m = rows, a.out_kind = kind;
+    a.out_stride = kind == ROWMM_GEGLU ? w.rows / 2 : w.rows;
     a.out_slice_stride = (uint64_t)ROWS * a.out_stride;
     if (kind == ROWMM_LOGITS) a.softcap = d->spec.softcap, a.tile_top = d->tile_top;
     return rows <= ROWMM_ROWS_MAX ? rowmm_launch(&w, a, &d->tuning, d->stream) : rowmm_wide_launch(&w, a, &d->tuning, d->stream);
 }
 
-static int product(const struct cuda_dspark *d, const struct arena_matrix *m, const __nv_bfloat16 *x, void *out, uint32_t rows, enum rowmm_out kind)
+/* place: of x's power. */
+static int product(const struct cuda_dspark *d, const struct arena_matrix *m, const __nv_bfloat16 *x, uint32_t place, void *out, uint32_t rows)
 {
-    return product_in(d, d->options.weights_device, m, x, out, rows, kind);
+    return product_of(d, matrix(d, m), rows_in{ x, down(d, place), NULL, NULL }, out, rows, ROWMM_PARTIAL);
 }
 
 static int output(const struct cuda_dspark *d, uint32_t rows)
 {
-    const bool shared = d->spec.shared_head != 0;
+    const struct arena_matrix *t = &d->target.head;
+    const struct packed_matrix theirs = { (const uint8_t *)d->options.target_device + t->offset, t->rows, t->k, t->slice_k, t->format };
 
-    return product_in(d, shared ? d->options.target_device : d->options.weights_device, shared ? &d->target.head : &d->plan.head, d->x, d->logits, rows, ROWMM_LOGITS);
+    return product_of(d, d->spec.shared_head ? theirs : matrix(d, &d->plan.head), rows_in{ d->x, down(d, of_head(d)), NULL, NULL }, d->logits, rows, ROWMM_LOGITS);
 }
 
-/* residual[flip ^ 1] = (residual[flip] + norm(sum of the product's slices)) * scalar; x = norm of it. */
-static int norm(const struct cuda_dspark *d, const struct arena_matrix *from, uint32_t flip, uint64_t w_post, uint64_t w_next, const float *scalar, uint32_t rows)
+/* residual[flip ^ 1] = (residual[flip] + norm(sum of the product's slices)) * scalar; x = norm of it, with the power of that place. */
+static int norm(const struct cuda_dspark *d, const struct arena_matrix *from, uint32_t flip, uint64_t w_post, uint64_t w_next, uint32_t next, const float *scalar, uint32_t rows)
 {
     struct norm_args n = {};
 
     n.part = d->part, n.part_stride = (uint64_t)ROWS * d->spec.hidden, n.split = from->k / from->slice_k, n.hidden = d->spec.hidden;
     n.residual = d->residual[flip], n.residual_out = d->residual[flip ^ 1];
-    n.w_post = vector(d, w_post), n.w_next = vector(d, w_next), n.scalar = scalar, n.eps = d->spec.norm_eps, n.y = d->x;
+    n.w_post = vector(d, w_post), n.w_next = vector(d, w_next), n.scalar = scalar, n.eps = d->spec.norm_eps, n.y = d->x, n.y_power = up(d, next);
     return norm_launch(&n, rows, d->stream);
 }
 
@@ -263,13 +305,14 @@ extern "C" int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspar
 
     if (rows < 0) return rows;
     g.features = d->options.features, g.layers = layers, g.hidden = s->hidden, g.sources = s->sources, g.source_stride = (uint64_t)ROWS * s->hidden, g.x = d->outputs, g.low = d->low;
-    const struct dspark_feature_args feature = { d->part, (uint64_t)ROWS * s->hidden, s->sources, s->hidden, vector(d, d->plan.hidden_norm), s->norm_eps, d->f };
+    if (s->format == WEIGHT_FP8) g.x_scale = d->outputs_scale, g.rows_max = ROWS;
+    const struct dspark_feature_args feature = { d->part, (uint64_t)ROWS * s->hidden, s->sources, s->hidden, vector(d, d->plan.hidden_norm), s->norm_eps, d->f, up(d, of_keys(d)) };
     int rc = dspark_gather_launch(&g, (uint32_t)rows, d->stream);
 
     for (uint32_t i = 0; i < s->sources && rc == 0; i++)
-        rc = product(d, &d->plan.fc[i], d->outputs + i * g.source_stride, d->part + i * feature.part_stride, (uint32_t)rows, ROWMM_PARTIAL);
+        rc = product_of(d, matrix(d, &d->plan.fc[i]), rows_in{ d->outputs + i * g.source_stride, NULL, g.x_scale ? g.x_scale + i * ROWS : NULL, NULL }, d->part + i * feature.part_stride, (uint32_t)rows, ROWMM_PARTIAL);
     if (rc == 0) rc = dspark_feature_launch(&feature, (uint32_t)rows, d->stream);
-    if (rc == 0) rc = product(d, &d->plan.keys, d->f, d->key_out, (uint32_t)rows, ROWMM_PARTIAL);
+    if (rc == 0) rc = product(d, &d->plan.keys, d->f, of_keys(d), d->key_out, (uint32_t)rows);
     for (uint32_t i = 0; i < count && rc == 0; first += items[i++].count) rc = put_keys(d, &items[i], first);
     return rc;
 }
@@ -285,7 +328,7 @@ static int attend(const struct cuda_dspark *d, uint32_t layer, const struct cuda
         a.seq[i] = dspark_attn_seq{ ring_of(d, d->k, q[i].place, layer), ring_of(d, d->v, q[i].place, layer), q[i].position, window_low(d, q[i].position), d->low + q[i].place };
     a.q_norm = vector(d, d->plan.layer[layer].q_norm), a.k_norm = vector(d, d->plan.k_norms) + layer * DSPARK_DIM, a.inv_freq = d->inv_freq;
     a.ring_rows = d->ring_rows, a.eps = d->spec.norm_eps, a.spans_max = dspark_attn_spans(d->ring_rows);
-    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended;
+    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended, a.out_power = up(d, of_layer(layer, POWER_O));
     return dspark_attn_launch(&a, d->stream);
 }
 
@@ -293,15 +336,17 @@ static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_
 {
     const struct dspark_layer_plan *l = &d->plan.layer[i];
     const uint32_t rows = count * d->spec.block;
-    const uint64_t next = i + 1 == d->spec.layers ? d->plan.final_norm : d->plan.layer[i + 1].input_norm;
-    int rc = product(d, &l->qkv, d->x, d->qkv, rows, ROWMM_PARTIAL);
+    const bool last = i + 1 == d->spec.layers;
+    const uint64_t next = last ? d->plan.final_norm : d->plan.layer[i + 1].input_norm;
+    const uint32_t next_place = last ? of_head(d) : of_layer(i + 1, POWER_QKV);
+    int rc = product(d, &l->qkv, d->x, of_layer(i, POWER_QKV), d->qkv, rows);
 
     if (rc == 0) rc = attend(d, i, q, count);
-    if (rc == 0) rc = product(d, &l->o, d->attended, d->part, rows, ROWMM_PARTIAL);
-    if (rc == 0) rc = norm(d, &l->o, 0, l->post_attention_norm, l->pre_ff_norm, NULL, rows);
-    if (rc == 0) rc = product(d, &l->gate_up, d->x, d->act, rows, ROWMM_GEGLU);
-    if (rc == 0) rc = product(d, &l->down, d->act, d->part, rows, ROWMM_PARTIAL);
-    return rc ? rc : norm(d, &l->down, 1, l->post_ff_norm, next, (const float *)((const uint8_t *)d->options.weights_device + l->scalar), rows);
+    if (rc == 0) rc = product(d, &l->o, d->attended, of_layer(i, POWER_O), d->part, rows);
+    if (rc == 0) rc = norm(d, &l->o, 0, l->post_attention_norm, l->pre_ff_norm, of_layer(i, POWER_GATE_UP), NULL, rows);
+    if (rc == 0) rc = product_of(d, matrix(d, &l->gate_up), rows_in{ d->x, down(d, of_layer(i, POWER_GATE_UP)), NULL, up(d, of_layer(i, POWER_DOWN)) }, d->act, rows, ROWMM_GEGLU);
+    if (rc == 0) rc = product(d, &l->down, d->act, of_layer(i, POWER_DOWN), d->part, rows);
+    return rc ? rc : norm(d, &l->down, 1, l->post_ff_norm, next, next_place, (const float *)((const uint8_t *)d->options.weights_device + l->scalar), rows);
 }
 
 /* What all sequences have in common. */
@@ -315,7 +360,7 @@ static struct dspark_markov_args markov_args(const struct cuda_dspark *d)
     a.w1 = vector(d, d->plan.w1), a.w2 = (const uint8_t *)d->options.weights_device + d->plan.w2;
     a.w2_scale = s->format == WEIGHT_FP8 ? (const float *)((const uint8_t *)d->options.weights_device + d->plan.w2_scale) : NULL;
     a.confidence = s->has_confidence ? vector(d, d->plan.confidence) : NULL, a.confidence_bias = d->confidence_bias;
-    a.guess = d->guess, a.chance = d->chance, a.scratch = d->markov;
+    a.guess = d->guess, a.chance = d->chance, a.scratch = d->markov, a.hidden_power = down(d, of_head(d));
     return a;
 }
 
@@ -381,7 +426,7 @@ extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark
     if (d->spec.own_table) a.plain = vector(d, d->plan.table);
     else a.packed = (const uint8_t *)d->options.target_device + table->offset, a.slice_k = table->slice_k, a.slices = table->k / table->slice_k;
     a.hidden = d->spec.hidden, a.block = d->spec.block, a.mask = d->spec.mask_token, a.scale = d->spec.embed_scale, a.eps = d->spec.norm_eps;
-    a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x;
+    a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x, a.y_power = up(d, of_layer(0, POWER_QKV));
     rc = dspark_start_launch(&a, count * d->spec.block, d->stream);
     for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count);
     if (rc == 0) rc = output(d, count * d->spec.block);

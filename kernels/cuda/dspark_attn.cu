@@ -242,6 +242,7 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
     const uint64_t first = (uint64_t)blockIdx.y * a.spans_max * DSPARK_QUERIES + query;
     const float4 *part = (const float4 *)(a.part + first * DSPARK_DIM) + threadIdx.x;
     const float2 *part_ml = a.part_ml + first;
+    const float power = power_or_one(a.out_power);
     float top = NEVER, sum = 0, out[HEAD_EACH] = {};
 
     chain_trigger();
@@ -269,7 +270,9 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
         }
         __syncthreads();
     }
-    for (uint32_t i = 0; i < HEAD_EACH; i++) a.out[((uint64_t)blockIdx.y * a.rows * DSPARK_HEADS + query) * DSPARK_DIM + threadIdx.x * HEAD_EACH + i] = __float2bfloat16(out[i] / sum);
+    uint32_t *to = (uint32_t *)(a.out + ((uint64_t)blockIdx.y * a.rows * DSPARK_HEADS + query) * DSPARK_DIM + threadIdx.x * HEAD_EACH);
+
+    for (uint32_t i = 0; i < HEAD_EACH / 2; i++) to[i] = pack_row(out[2 * i] / sum * power, out[2 * i + 1] / sum * power, a.out_power != NULL);
 }
 
 static int launch_grid(const void *fn, uint32_t x, uint32_t y, uint32_t z, uint32_t threads, uint32_t shared_bytes, void **params, void *stream)

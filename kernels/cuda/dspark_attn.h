@@ -1,9 +1,9 @@
-/* dspark_attn: attention of a DSpark block (model/dspark.h) over the drafter's own cache. From the f32 output of the qkv product to the bf16 input of o:
+/* dspark_attn: attention of a DSpark block (model/dspark.h) over the drafter's own cache. From the f32 output of the qkv product to the input of o:
  *   q and k norm, rotation (pairs j, j + 256 with j < 64), v norm; K and V of the block's rows into the ring; softmax(q k) v over positions
  *   low .. position + rows - 1: every row sees the whole block, there is no scale and no window but the caller's `low`
  *   qkv  [sequences][rows][qkv_stride] f32: 16 query heads of 512, then one key head, which is the value too
  *   ring [ring_rows][512] bf16 each for K and V of a sequence; position p in row p % ring_rows
- *   out  [sequences][rows][16 * 512] bf16
+ *   out  [sequences][rows][16 * 512] bf16, or f16 times out_power
  * Three kernels of a chain: heads; (all queries) x (32 keys) on the tensor cores, partial results; their sum. The key axis is cut by absolute position, so the bits
  * of a block depend on nothing but its sequence.
  * Needs     16 heads of 512, 1 <= rows <= 7, 1 <= sequences <= 8, ring_rows >= position + rows - low. Never synchronizes.
@@ -43,6 +43,7 @@ struct dspark_attn_args {
     float *part;                      /* scratch [sequences][spans_max][DSPARK_QUERIES][512] */
     float2 *part_ml;                  /* scratch [sequences][spans_max][DSPARK_QUERIES] (max, sum) */
     __nv_bfloat16 *out;
+    const float *out_power;           /* out is f16, multiplied by it (powers.h); NULL: bf16 */
 };
 
 /* Spans that positions low .. end - 1 can touch: the size of the partial buffers. */

@@ -127,9 +127,11 @@ __device__ void confide(const dspark_markov_args &a, const __nv_bfloat16 *hidden
     float sum = 0;
 
     for (uint32_t i = threadIdx.x; i < all; i += THREADS) {
-        const __nv_bfloat16 x = i < a.hidden_size ? hidden[i] : a.w1[(uint64_t)previous * DSPARK_RANK + i - a.hidden_size];
+        const bool of_hidden = i < a.hidden_size;
+        const __nv_bfloat16 bits = of_hidden ? hidden[i] : a.w1[(uint64_t)previous * DSPARK_RANK + i - a.hidden_size];
+        const float x = of_hidden && a.hidden_power ? __half2float(__ushort_as_half(__bfloat16_as_ushort(bits))) * *a.hidden_power : __bfloat162float(bits);
 
-        sum = fmaf(__bfloat162float(x), __bfloat162float(a.confidence[i]), sum);
+        sum = fmaf(x, __bfloat162float(a.confidence[i]), sum);
     }
     for (int d = 16; d; d /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, d);
     if (threadIdx.x % 32 == 0) part[threadIdx.x / 32] = sum;

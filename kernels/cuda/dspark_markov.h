@@ -38,6 +38,7 @@ struct dspark_markov_args {
     uint32_t *guess;                  /* [guesses], device; out */
     float *chance;                    /* [guesses], device; out */
     void *scratch;                    /* device */
+    const float *hidden_power;        /* device: hidden is f16, what it stands for is so many times that; NULL: bf16 */
 };
 
 #define DSPARK_MARKOV_SEQS 8u

@@ -3,12 +3,14 @@
 #include "device.cuh"
 #include "handover.cuh"
 #include "launch.h"
+#include "powers.h"
 #include "shm/error.h"
 
 #define THREADS 256u
 #define WIDE 1024u                    /* threads of a row of HIDDEN_MAX */
 #define EACH 4u
 #define HIDDEN_MAX (WIDE * EACH)
+#define HELD (HIDDEN_MAX / 8 / THREADS)
 
 struct row_head { unsigned long long layers, of; uint8_t pad[48]; };      /* struct feature_row */
 
@@ -17,12 +19,33 @@ __device__ __forceinline__ bool is_there(const row_head *head, uint64_t layers, 
     return *(const volatile unsigned long long *)&head->layers == layers && *(const volatile unsigned long long *)&head->of == of;
 }
 
+/* A row that the block holds, from bf16 to f16 times the power of two that brings its largest element to [2^14, 2^15): outputs of layers have no bound. Returns the inverse. */
+__device__ __forceinline__ float row_to_f16(uint4 (&x)[HELD])
+{
+    __shared__ float tops[THREADS / 32];
+    uint32_t *v = (uint32_t *)x;
+    float top = 0.0f;
+
+#pragma unroll
+    for (uint32_t i = 0; i < 4 * HELD; i++) top = fmaxf(top, fmaxf(fabsf(bf16_low(v[i])), fabsf(bf16_high(v[i]))));
+    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
+    if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
+    __syncthreads();
+    for (uint32_t i = 0; i < THREADS / 32; i++) top = fmaxf(top, tops[i]);
+    const int shift = power_exponent(top);
+    const float scale = __uint_as_float((uint32_t)(127 + shift) << 23);
+
+#pragma unroll
+    for (uint32_t i = 0; i < 4 * HELD; i++) v[i] = pack_f16(bf16_low(v[i]) * scale, bf16_high(v[i]) * scale);
+    return __uint_as_float((uint32_t)(127 - shift) << 23);
+}
+
 __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__ dspark_gather_args a)
 {
     const uint32_t r = blockIdx.x, source = blockIdx.y, place = a.row[r].place, position = a.row[r].position;
     const row_head *head = (const row_head *)((const uint8_t *)a.features.device + ((uint64_t)place * a.features.rows + position % a.features.rows) * a.features.row_bytes);
     const uint64_t of = (uint64_t)a.row[r].generation << 32 | position;
-    uint4 *to = (uint4 *)(a.x + source * a.source_stride + (uint64_t)r * a.hidden);
+    uint4 *to = (uint4 *)(a.x + source * a.source_stride + (uint64_t)r * a.hidden), x[HELD];
 
     chain_trigger();
     chain_wait();
@@ -30,7 +53,20 @@ __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__
     const uint4 *from = (const uint4 *)((const __nv_bfloat16 *)(head + 1) + (uint64_t)source * a.hidden);
 
     __threadfence();                  /* F2 of model/features.h */
-    for (uint32_t i = threadIdx.x; i < a.hidden / 8; i += THREADS) to[i] = there ? __ldcg(from + i) : make_uint4(0, 0, 0, 0);
+#pragma unroll
+    for (uint32_t i = 0; i < HELD; i++) {
+        const uint32_t at = threadIdx.x + i * THREADS;
+
+        x[i] = there && at < a.hidden / 8 ? __ldcg(from + at) : make_uint4(0, 0, 0, 0);
+    }
+    if (a.x_scale) {
+        const float inverse = row_to_f16(x);
+
+        if (threadIdx.x == 0) a.x_scale[source * a.rows_max + r] = inverse;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < HELD; i++)
+        if (threadIdx.x + i * THREADS < a.hidden / 8) to[threadIdx.x + i * THREADS] = x[i];
     __threadfence();                  /* F1 */
     __syncthreads();
     if (threadIdx.x == 0 && !(there && is_there(head, a.layers, of))) atomicMax(a.low + place, position + 1);
@@ -47,9 +83,12 @@ __device__ float block_sum(float x)
     return warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? part[threadIdx.x % 32] : 0.0f);
 }
 
+__device__ __forceinline__ void store_row(__nv_bfloat16 *to, float x, bool f16) { *(uint16_t *)to = (uint16_t)pack_row(x, 0.0f, f16); }
+
 __global__ void __launch_bounds__(WIDE) feature_kernel(const __grid_constant__ dspark_feature_args a)
 {
     const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
+    const float power = power_or_one(a.f_power);
     float v[EACH], sum = 0;
 
     chain_trigger();
@@ -66,7 +105,7 @@ __global__ void __launch_bounds__(WIDE) feature_kernel(const __grid_constant__ d
     for (uint32_t i = 0; i < EACH; i++) {
         const uint32_t at = threadIdx.x + i * WIDE;
 
-        if (at < a.hidden) a.f[row + at] = __float2bfloat16(v[i] * inv * __bfloat162float(a.w[at]));
+        if (at < a.hidden) store_row(a.f + row + at, v[i] * inv * __bfloat162float(a.w[at]) * power, a.f_power != NULL);
     }
 }
 
@@ -82,6 +121,7 @@ __device__ __forceinline__ float table_value(const dspark_start_args &a, uint32_
 __global__ void __launch_bounds__(WIDE) start_kernel(const __grid_constant__ dspark_start_args a)
 {
     const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
+    const float power = power_or_one(a.y_power);
     const uint32_t token = blockIdx.x % a.block == 0 ? a.token[blockIdx.x / a.block] : a.mask;
     float v[EACH], sum = 0;
 
@@ -100,7 +140,7 @@ __global__ void __launch_bounds__(WIDE) start_kernel(const __grid_constant__ dsp
 
         if (at >= a.hidden) continue;
         a.h[row + at] = v[i];
-        a.y[row + at] = __float2bfloat16(v[i] * inv * __bfloat162float(a.w[at]));
+        store_row(a.y + row + at, v[i] * inv * __bfloat162float(a.w[at]) * power, a.y_power != NULL);
     }
 }
 
@@ -135,7 +175,7 @@ int dspark_gather_launch(const struct dspark_gather_args *args, uint32_t rows, v
 {
     dspark_gather_args a = *args;
 
-    if (rows == 0 || rows > CUDA_DSPARK_ABSORB_MAX || a.hidden % 8 || a.sources == 0) return -E_RANGE;
+    if (rows == 0 || rows > CUDA_DSPARK_ABSORB_MAX || a.hidden % 8 || a.hidden > HIDDEN_MAX || a.sources == 0) return -E_RANGE;
     gather_kernel<<<dim3(rows, a.sources), THREADS, 0, (cudaStream_t)stream>>>(a);
     return launch_check(cudaGetLastError(), "dspark gather");
 }

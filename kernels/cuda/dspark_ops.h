@@ -1,8 +1,8 @@
 /* dspark_ops: what stands between the products of a DSpark round (model/dspark.h).
  *   gather   x[source][row] = outputs of layers of each absorbed position, from the memory of model/features.h; a row that is another's, or changed meanwhile: zeros, and
  *            low[place] = its position + 1 if that is more
- *   feature  f = bf16(w * a / rms(a)), a = the sources' products added in order
- *   start    the block's rows: h = E[token] * scale in f32, y = bf16(w * h / rms(h)); the first row of a block is the newest token, the others the mask
+ *   feature  f = bf16(w * a / rms(a)), or f16 of f_power times that, a = the sources' products added in order
+ *   start    the block's rows: h = E[token] * scale in f32, y = bf16(w * h / rms(h)), or f16 of y_power times that; the first row of a block is the newest token, the others the mask
  *   publish  guesses, chances and low to mapped host memory, then the flag
  * One block per row (and source). Links of a chain but publish. Never synchronize.
  * Needs     hidden % 128 == 0, hidden <= 4096.
@@ -20,6 +20,8 @@ struct dspark_gather_args {
     uint32_t hidden, sources;
     uint64_t source_stride;           /* elements between sources in x */
     __nv_bfloat16 *x;                 /* [sources][rows_max][hidden] */
+    float *x_scale;                   /* [sources][rows_max] f32: x is f16, each row times a power of two of its own, whose inverse goes there; NULL: bf16, as they are */
+    uint32_t rows_max;
     uint32_t *low;                    /* [places] */
     struct { uint32_t place, generation, position; } row[CUDA_DSPARK_ABSORB_MAX];
 };
@@ -32,6 +34,7 @@ struct dspark_feature_args {
     const __nv_bfloat16 *w;
     float eps;
     __nv_bfloat16 *f;                 /* [rows][hidden] */
+    const float *f_power;             /* f is f16, multiplied by it (powers.h); NULL: bf16 */
 };
 int dspark_feature_launch(const struct dspark_feature_args *args, uint32_t rows, void *stream);
 
@@ -44,6 +47,7 @@ struct dspark_start_args {
     const __nv_bfloat16 *w;           /* of the first layer */
     float *h;
     __nv_bfloat16 *y;
+    const float *y_power;             /* as f_power */
 };
 int dspark_start_launch(const struct dspark_start_args *args, uint32_t rows, void *stream);
 

@@ -52,7 +52,7 @@ __global__ void embed_kernel(const __grid_constant__ embed_args a)
         a.rope[(uint64_t)row * a.turned + i] = make_float2(c, s);
     }
     __syncthreads();
-    const float inv = rsqrtf(warp_sum(lane < a.hidden / 128 ? sums[lane] : 0.0f) / (float)a.hidden + a.eps);
+    const float inv = rsqrtf(warp_sum(lane < a.hidden / 128 ? sums[lane] : 0.0f) / (float)a.hidden + a.eps) * power_or_one(a.y_power);
 
 #pragma unroll
     for (int j = 0; j < EMBED_PER_WARP; j++) {
@@ -63,8 +63,8 @@ __global__ void embed_kernel(const __grid_constant__ embed_args a)
         const uint64_t at = (uint64_t)row * a.hidden + i;
 
         *(float4 *)(a.residual + at) = h[j];
-        *(uint2 *)(a.y + at) = make_uint2(pack_bf16(h[j].x * inv * (bf16_low(w.x) + a.bias), h[j].y * inv * (bf16_high(w.x) + a.bias)),
-                                           pack_bf16(h[j].z * inv * (bf16_low(w.y) + a.bias), h[j].w * inv * (bf16_high(w.y) + a.bias)));
+        *(uint2 *)(a.y + at) = make_uint2(pack_row(h[j].x * inv * (bf16_low(w.x) + a.bias), h[j].y * inv * (bf16_high(w.x) + a.bias), a.y_power != NULL),
+                                           pack_row(h[j].z * inv * (bf16_low(w.y) + a.bias), h[j].w * inv * (bf16_high(w.y) + a.bias), a.y_power != NULL));
     }
 }
 

@@ -1,4 +1,4 @@
-/* embed: the start of a step. h = bf16(E[token] * scale) as f32; y = bf16(h * w / rms(h)); the rotation table of the row.
+/* embed: the start of a step. h = bf16(E[token] * scale) as f32; y = bf16(h * w / rms(h)), or f16 of y_power times that; the rotation table of the row.
  *   E    packed bf16 matrix [vocab, hidden]: the LM head's own copy, gathered; 7.7 KB a row
  *   rope [rows][turned_sliding + turned_full] (cos, sin) f32 of position * inv_freq, accurate at any position
  * One block of 480 threads per row; dead rows write zeros. Never synchronizes; a link of a chain. */
@@ -18,6 +18,7 @@ struct embed_args {
     const float *inv_freq;            /* [turned] sliding, then full */
     float *residual;                  /* [rows][hidden] */
     __nv_bfloat16 *y;                 /* [rows][hidden] */
+    const float *y_power;             /* as in norm.h; NULL: bf16 */
     float2 *rope;                     /* [rows][turned] */
     uint32_t hidden, slice_k, slices, turned;
     float scale, eps, bias;           /* bias: of w_next, 1 where a model stores w - 1 */

@@ -58,8 +58,9 @@ __device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WAR
     if (threadIdx.x == 0) a.y_scale[blockIdx.x] = by.scale;
 }
 
-/* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. */
-__device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, float scalar, uint32_t warp, uint32_t lane)
+/* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. F16: y_power. */
+template <bool F16>
+__device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, float scalar, float power, uint32_t warp, uint32_t lane)
 {
     const float inv_n = 1.0f / (float)a.hidden;
     const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
@@ -99,7 +100,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
         sum[j] = i < a.hidden ? norm_square(h[j]) : 0.0f;
         if (i < a.hidden) *(float4 *)(a.residual_out + row + i) = h[j];
     }
-    const float inv_h = rsqrtf(block_sum(sum, sh.sum[1], warp, lane) * inv_n + a.eps);
+    const float inv_h = rsqrtf(block_sum(sum, sh.sum[1], warp, lane) * inv_n + a.eps) * power;
     uint2 y[PER_WARP];
 
 #pragma unroll
@@ -107,10 +108,10 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
         const uint2 w = sh.next[i / 4];
 
-        y[j] = make_uint2(pack_bf16(h[j].x * inv_h * (bf16_low(w.x) + a.bias), h[j].y * inv_h * (bf16_high(w.x) + a.bias)),
-                          pack_bf16(h[j].z * inv_h * (bf16_low(w.y) + a.bias), h[j].w * inv_h * (bf16_high(w.y) + a.bias)));
+        y[j] = make_uint2(pack_row<F16>(h[j].x * inv_h * (bf16_low(w.x) + a.bias), h[j].y * inv_h * (bf16_high(w.x) + a.bias)),
+                          pack_row<F16>(h[j].z * inv_h * (bf16_low(w.y) + a.bias), h[j].w * inv_h * (bf16_high(w.y) + a.bias)));
     }
-    if (a.y_scale) round_row(a, y, sh.sum[0], warp, lane);
+    if (!F16 && a.y_scale) round_row(a, y, sh.sum[0], warp, lane);
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) {
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
@@ -119,7 +120,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
     }
 }
 
-__global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
+template <bool F16> __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
 {
     __shared__ norm_shared sh;
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
@@ -129,16 +130,21 @@ __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
 #pragma unroll
     for (uint32_t i = threadIdx.x; i < HIDDEN_MAX / 4; i += WARPS * 32)
         if (i < a.hidden / 4) sh.post[i] = __ldg((const uint2 *)a.w_post + i), sh.next[i] = __ldg((const uint2 *)a.w_next + i);
-    const float scalar = a.scalar ? __ldg(a.scalar) : 1.0f;
+    const float scalar = a.scalar ? __ldg(a.scalar) : 1.0f, power = F16 ? power_or_one(a.y_power) : 1.0f;
 
     __syncthreads();
     chain_wait();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-    norm_row(a, sh, scalar, warp, lane);
+    norm_row<F16>(a, sh, scalar, power, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }
 
-int norm_init(void) { return launch_prepare((const void *)norm_kernel, 0); }
+int norm_init(void)
+{
+    const int rc = launch_prepare((const void *)norm_kernel<false>, 0);
+
+    return rc ? rc : launch_prepare((const void *)norm_kernel<true>, 0);
+}
 
 int norm_launch(const struct norm_args *args, uint32_t rows, void *stream)
 {
@@ -147,5 +153,6 @@ int norm_launch(const struct norm_args *args, uint32_t rows, void *stream)
 
     if (a.hidden == 0 || a.hidden % 128 || a.hidden > HIDDEN_MAX || rows == 0) return -E_RANGE;
     if (a.split != 1 && a.split != 2 && a.split != 4) return -E_RANGE;
-    return launch_chained((const void *)norm_kernel, rows, WARPS * 32, 0, params, stream);
+    if (a.y_power && a.y_scale) return -E_RANGE;
+    return launch_chained(a.y_power ? (const void *)norm_kernel<true> : (const void *)norm_kernel<false>, rows, WARPS * 32, 0, params, stream);
 }

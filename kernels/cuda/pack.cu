@@ -133,19 +133,43 @@ __device__ __forceinline__ float unpack_fp4(const uint8_t *unit, uint32_t slice_
     return stored_from_e2m1(code) * from_e4m3(run[FP4_RUN_CODES + g * 8 + t / 2 * 4 + block * 2 + high]) * (((const float *)unit)[row] / FP4_FACTOR);
 }
 
+__device__ __forceinline__ float unpack_one(const packed_matrix &m, uint32_t row, uint32_t k)
+{
+    const uint32_t in_tile = row % TILE_ROWS, in_slice = k % m.slice_k;
+    const uint8_t *unit = m.data + ((uint64_t)(row / TILE_ROWS) * (m.k / m.slice_k) + k / m.slice_k) * packed_unit_bytes(m.format, m.slice_k);
+    const uint8_t *at = unit + packed_element_offset(m.format, m.slice_k, in_tile, in_slice);
+
+    if (m.format == WEIGHT_FP4) return unpack_fp4(unit, m.slice_k, in_tile, in_slice);
+    if (m.format == WEIGHT_BF16) return __bfloat162float(*(const __nv_bfloat16 *)at);
+    if (m.format == WEIGHT_FP8) return from_e4m3(*at) * ((const float *)unit)[in_tile];
+    return from_e4m3(*at) * ((const float *)unit)[in_tile / 8 * BLOCK_SCALES_MAX + in_slice / WEIGHT_BLOCK];
+}
+
 __global__ void unpack_kernel(packed_matrix m, float *out)
 {
     const uint64_t index = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x, row = index / m.k;
-    const uint32_t k = (uint32_t)(index % m.k), in_tile = (uint32_t)(row % TILE_ROWS), in_slice = k % m.slice_k;
 
-    if (row >= m.rows) return;
-    const uint8_t *unit = m.data + ((row / TILE_ROWS) * (m.k / m.slice_k) + k / m.slice_k) * packed_unit_bytes(m.format, m.slice_k);
-    const uint8_t *at = unit + packed_element_offset(m.format, m.slice_k, in_tile, in_slice);
+    if (row < m.rows) out[index] = unpack_one(m, (uint32_t)row, (uint32_t)(index % m.k));
+}
 
-    if (m.format == WEIGHT_FP4) out[index] = unpack_fp4(unit, m.slice_k, in_tile, in_slice);
-    else if (m.format == WEIGHT_BF16) out[index] = __bfloat162float(*(const __nv_bfloat16 *)at);
-    else if (m.format == WEIGHT_FP8) out[index] = from_e4m3(*at) * ((const float *)unit)[in_tile];
-    else out[index] = from_e4m3(*at) * ((const float *)unit)[in_tile / 8 * BLOCK_SCALES_MAX + in_slice / WEIGHT_BLOCK];
+/* A block takes a tile, a warp a row of it. */
+__global__ void __launch_bounds__(TILE_ROWS * 32) top_kernel(packed_matrix m, const __nv_bfloat16 *w, float bias, bool pairs, float *top)
+{
+    __shared__ float lengths[TILE_ROWS];
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    float sum = 0.0f;
+
+    for (uint32_t k = lane; k < m.k; k += 32) {
+        const float x = unpack_one(m, blockIdx.x * TILE_ROWS + warp, k) * (__bfloat162float(w[k]) + bias);
+
+        sum += x * x;
+    }
+    sum = warp_sum(sum);
+    if (lane == 0) lengths[warp] = sqrtf(sum);
+    __syncthreads();
+    if (threadIdx.x >= TILE_ROWS / 2) return;
+    const float low = lengths[lane], high = lengths[lane + 8];
+    atomicMax((unsigned int *)top, __float_as_uint(pairs ? low * high : fmaxf(low, high)));      /* of numbers that are not below 0 the bits are in order; a NaN stands above all */
 }
 
 int pack_launch(const struct packed_matrix *to, const struct pack_source *from, float *scratch, void *stream)
@@ -177,6 +201,13 @@ int unpack_launch(const struct packed_matrix *from, float *out, void *stream)
 {
     unpack_kernel<<<(uint32_t)(((uint64_t)from->rows * from->k + 255) / 256), 256, 0, (cudaStream_t)stream>>>(*from, out);
     return launch_check(cudaGetLastError(), "unpack");
+}
+
+int pack_top_launch(const struct packed_matrix *m, const void *w, float bias, enum pack_top what, float *top, void *stream)
+{
+    if (m->rows == 0 || m->rows % TILE_ROWS || m->slice_k == 0) return -E_RANGE;
+    top_kernel<<<m->rows / TILE_ROWS, TILE_ROWS * 32, 0, (cudaStream_t)stream>>>(*m, (const __nv_bfloat16 *)w, bias, what == PACK_TOP_PAIRS, top);
+    return launch_check(cudaGetLastError(), "rows' lengths");
 }
 
 /* ---- quantising, for random weights and tests ---- */

@@ -5,7 +5,7 @@
  *   src FP4 E2M1 [rows, k / 2], E4M3 group scales [rows, k / 16] and the matrix's factor to FP4 (moved).
  * A checkpoint's codes and scales are never changed on the way.
  * Several sources can share one packed matrix: q, k and v one after the other (tile_first), gate and up interleaved by 8 rows (half).
- * unpack writes the values back as f32 row-major: for tests and for comparing with other programs. */
+ * unpack writes the values back as f32 row-major: for tests and for comparing with other programs. top finds the longest row. */
 #ifndef SLUICE_CUDA_PACK_H
 #define SLUICE_CUDA_PACK_H
 
@@ -30,6 +30,11 @@ int pack_launch(const struct packed_matrix *to, const struct pack_source *from, 
 
 /* out [rows, k] f32, device; packed row order (tile by tile). */
 int unpack_launch(const struct packed_matrix *from, float *out, void *stream);
+
+/* The largest length of a row (PACK_TOP_ROWS), or of the product of the lengths of a gate row and its up row, which lie interleaved (PACK_TOP_PAIRS), each element multiplied by that
+ * of w [k] bf16 plus bias: *top becomes the larger of it and what was there, which must not be below 0. */
+enum pack_top { PACK_TOP_ROWS, PACK_TOP_PAIRS };
+int pack_top_launch(const struct packed_matrix *m, const void *w, float bias, enum pack_top what, float *top, void *stream);
 
 /* BF16 [rows, k] to the codes and scales of FP8_BLOCK (largest / 448 of each block) or FP4 (largest / 6 of each group, over `factor`), as a checkpoint would hold
  * them: for random weights and tests. rows % 128 == 0 (FP8_BLOCK), k % 128 == 0. `group` of FP4 lies behind the codes: codes + rows * k / 2. */

@@ -57,7 +57,7 @@ __global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constan
         for (int j = 0; j < 8; j++) out[j] = round_pair(in[j], by);
         if (OUT == ROUND_VALUES) {
             for (int j = 0; j < 2; j++)
-                ((uint4 *)((__nv_bfloat16 *)a.out + (uint64_t)blockIdx.x * a.k + at))[j] = make_uint4(pair_values(out[4 * j]), pair_values(out[4 * j + 1]), pair_values(out[4 * j + 2]), pair_values(out[4 * j + 3]));
+                ((uint4 *)((uint16_t *)a.out + (uint64_t)blockIdx.x * a.k + at))[j] = make_uint4(pair_values(out[4 * j]), pair_values(out[4 * j + 1]), pair_values(out[4 * j + 2]), pair_values(out[4 * j + 3]));
         } else {                      /* places t + 4 (k / 2 % 2) of pairs become 2t + k / 2 % 2: prefill_k's order into round_k's */
             *(uint4 *)((uint8_t *)a.out + (uint64_t)blockIdx.x * a.k + at) = make_uint4(out[0] | out[4] << 16, out[1] | out[5] << 16, out[2] | out[6] << 16, out[3] | out[7] << 16);
         }

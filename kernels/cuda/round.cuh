@@ -42,14 +42,8 @@ __device__ __forceinline__ uint32_t round_pair(uint32_t x, round_by by)
     return e4m3_pair(round_quotient(bf16_low(x), by), round_quotient(bf16_high(x), by));
 }
 
-/* Two codes as bf16. */
-__device__ __forceinline__ uint32_t pair_values(uint32_t pair)
-{
-    const uint32_t f16 = e4m3x2_to_f16x2((uint16_t)pair);
-    const float2 v = __half22float2(*(const __half2 *)&f16);
-
-    return pack_bf16(v.x, v.y);
-}
+/* Two codes as f16. */
+__device__ __forceinline__ uint32_t pair_values(uint32_t pair) { return e4m3x2_to_f16x2((uint16_t)pair); }
 
 /* The larger of the two absolute values. A NaN counts as nothing. */
 __device__ __forceinline__ float pair_top(uint32_t x) { return fmaxf(fabsf(bf16_low(x)), fabsf(bf16_high(x))); }

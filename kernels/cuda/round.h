@@ -3,7 +3,7 @@
  *   fixed  0: scale = largest / 448, at least 1 / (448 * 512), code = x / scale (one token, one scale); else scale = fixed, code = x * (1 / fixed)
  *   codes to nearest, ties to even, cut off at 448; a NaN stays one: the CPU's rule (kernels/kernels.h, to_e4m3) on the same x, bit for bit
  *   (but for the sign of a zero)
- *   out    ROUND_VALUES  the codes' values as bf16 (exact), order untouched: what the small-row products take
+ *   out    ROUND_VALUES  the codes' values as f16 (exact), order untouched: what the small-row products take
  *          ROUND_CODES   [rows][k] E4M3, element k at round_k(k), from x in the order of prefill_k: what the FP8 products of a prompt take
  *   scale  [rows] f32
  * One block per row: what a row gets does not depend on the others. A link of a chain (launch.h). Never synchronizes.
@@ -19,7 +19,7 @@ enum round_out { ROUND_VALUES = 0, ROUND_CODES = 1 };
 
 struct round_args {
     const __nv_bfloat16 *x;
-    void *out;                        /* bf16, may be x; or bytes */
+    void *out;                        /* f16, may be x; or bytes */
     float *scale;                     /* [rows] */
     uint32_t k;
     float fixed;

@@ -26,7 +26,7 @@ __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, 
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
         const uint32_t m = n * 8 + lane / 4;
-        const __nv_bfloat16 *from = a.x + (uint64_t)m * a.k + slice * SLICE + first;
+        const uint16_t *from = (const uint16_t *)a.x + (uint64_t)m * a.k + slice * SLICE + first;
 
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
@@ -77,18 +77,9 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
 {
     using G = geometry<FORMAT, SLICE>;
     uint32_t x[TILES][G::BLOCKS][4], stage = 0, phase = 0, buffer = 0, buffer_phase = 0;
-    float inverse[TILES][2];
 
     load_rows<FORMAT, SLICE, TILES>(x, a, sh, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-#pragma unroll
-    for (int n = 0; n < TILES; n++) {
-        const float own = G::F16 ? scale_to_f16(x[n]) : 1.0f;  /* of row lane / 4; the accumulators hold rows 2t, 2t + 1 */
-
-        inverse[n][0] = __shfl_sync(0xffffffffu, own, lane % 4 * 8);
-        inverse[n][1] = __shfl_sync(0xffffffffu, own, lane % 4 * 8 + 4);
-    }
-
     for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
         float acc[TILES][2][4] = {}, scale = 1.0f;
 
@@ -114,8 +105,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
         float4 *to = (float4 *)(partials + (buffer * CONSUMER_WARPS + warp) * (TILES * 512)) + lane;
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            to[n * 32] = make_float4((acc[n][0][0] + acc[n][1][0]) * inverse[n][0], (acc[n][0][1] + acc[n][1][1]) * inverse[n][1],
-                                     (acc[n][0][2] + acc[n][1][2]) * inverse[n][0], (acc[n][0][3] + acc[n][1][3]) * inverse[n][1]);
+            to[n * 32] = make_float4(acc[n][0][0] + acc[n][1][0], acc[n][0][1] + acc[n][1][1], acc[n][0][2] + acc[n][1][2], acc[n][0][3] + acc[n][1][3]);
         if (G::LATE && warp == 0 && lane < TILE_ROWS) sh->scale[buffer][lane] = scale;
         __syncwarp();
         if (lane == 0) mbar_arrive(&sh->part_full[buffer]);

@@ -1,17 +1,16 @@
 /* rowmm: out[m, r] = sum_k w[r, k] x[m, k], a packed weight matrix times 1 to 16 activation rows.
  *   w   packed_matrix (layout.h), every format but F32; read once, streamed by bulk copies
- *   x   [m, k] bf16 row-major, 16-byte aligned
+ *   x   [m, k] row-major, 16-byte aligned: BF16 weights take bf16, all others f16, which were multiplied by a power of two (powers.h): x_power undoes it
  *       or the values of E4M3 codes with a scale for each row, which multiplies the sums before anything else happens to them (x_scale)
  *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order
- *       ROWMM_GEGLU    [m, rows / 2] bf16: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
+ *       ROWMM_GEGLU    [m, rows / 2] bf16, or f16 times out_power: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
  *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
  *   sums in f32 on the tensor cores (mma.m16n8k16). FP8 weights, and FP4 with their group's scale, become f16 exactly;
- *   scales of 128 x 128 multiply the sums of 32 columns; activations become f16 after
- *   scaling each row's part in a warp by a power of two, which loses nothing for elements within 2^-29 of the largest.
+ *   scales of 128 x 128 multiply the sums of 32 columns.
  * The bits of out[m, :] depend on x[m, :] only: the same instruction and the same split for every m <= 16 and every place.
  * Needs     rows % 16 == 0, k a multiple of 3840 or 4096, slices in {1, 2, 4}, 1 <= m <= 16. One block per SM. Never synchronizes.
  *           Part of a chain of programmatic dependent launches: weights are fetched before the predecessor has ended.
- * Checked   tests/gpu/rowmm_test.cu against a plain kernel with f64 sums on the same bf16 inputs.
+ * Checked   tests/gpu/rowmm_test.cu against a plain kernel with f64 sums on the same inputs.
  * Measured  bench/RESULTS_cuda.md. */
 #ifndef SLUICE_CUDA_ROWMM_H
 #define SLUICE_CUDA_ROWMM_H
@@ -35,7 +34,7 @@ struct rowmm_next {
 
 struct rowmm_args {
     const uint8_t *w;
-    const __nv_bfloat16 *x;
+    const void *x;
     void *out;
     uint64_t out_slice_stride;        /* elements between slices, ROWMM_PARTIAL */
     uint32_t out_stride;              /* elements between rows of out */
@@ -51,6 +50,8 @@ struct rowmm_args {
     uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     const float *x_scale;             /* [m] written by the kernel in front of us: multiplies the sums of each row of x, whose elements are then E4M3's numbers (round.h); NULL: 1 */
+    const float *x_power;             /* one number in constant memory: multiplies all sums, the inverse of what x was multiplied by; NULL: 1 */
+    const float *out_power;           /* ROWMM_GEGLU: the same for what takes out: out is f16, multiplied by it; NULL: bf16 */
     float softcap;                    /* ROWMM_LOGITS; 0: none */
     float *tile_top;                  /* ROWMM_LOGITS: [m, rows / 16] */
     uint32_t suppress[ROWMM_SUPPRESS_MAX], suppress_count;

@@ -18,32 +18,6 @@ template <uint32_t FORMAT, int SLICE> struct geometry {
     static constexpr uint32_t UNIT_BYTES = (SLOTS - 1) * DATA_BYTES + LAST_BYTES + HEADER_BYTES;
 };
 
-/* Turns a row's bf16 fragments into f16 times a power of two; returns the inverse of that power. */
-template <int BLOCKS>
-__device__ __forceinline__ float scale_to_f16(uint32_t (&x)[BLOCKS][4])
-{
-    __nv_bfloat162 largest = __float2bfloat162_rn(0.0f);
-
-#pragma unroll
-    for (int b = 0; b < BLOCKS; b++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) largest = __hmax2(largest, __habs2(*(const __nv_bfloat162 *)&x[b][i]));
-    float top = fmaxf(__low2float(largest), __high2float(largest));
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 1));
-    top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, 2));
-
-    /* top in [2^e, 2^(e+1)) goes to [2^14, 2^15); the exponent is kept where both the power and its inverse are normal. */
-    const int e = (int)(__float_as_uint(top) >> 23) - 127;
-    const int shift = top == 0.0f ? 0 : min(max(14 - e, -100), 100);
-    const float scale = __uint_as_float((uint32_t)(127 + shift) << 23);
-
-#pragma unroll
-    for (int b = 0; b < BLOCKS; b++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) x[b][i] = pack_f16(bf16_low(x[b][i]) * scale, bf16_high(x[b][i]) * scale);
-    return __uint_as_float((uint32_t)(127 - shift) << 23);
-}
-
 /* The A fragments of 16 bytes of FP8: two of k 16. */
 __device__ __forceinline__ void fp8_fragments(uint32_t (&f)[2][4], uint4 w)
 {

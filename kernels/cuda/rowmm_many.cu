@@ -33,14 +33,13 @@ template <bool FP8_, int SLICE, int N_, int M_GROUPS> struct many {
     static constexpr uint32_t UNIT_BYTES = SLOTS * SLOT_BYTES + HEADER_BYTES;
     static constexpr uint32_t COLUMN_BYTES = COLUMNS * 16;                  /* 8 of k of all rows */
     static constexpr uint32_t LOAD_BYTES = (FP8 ? 4 : 2) * COLUMN_BYTES;    /* activations that a load of weights meets */
-    static constexpr uint32_t W_BYTES = TILES * RUN_BYTES, X_BYTES = LOADS * LOAD_BYTES, INVERSE_BYTES = FP8 ? COLUMNS * 4 : 0;
-    static constexpr uint32_t STAGE_BYTES = X_BYTES + W_BYTES + INVERSE_BYTES;      /* the inverse powers of two come with a range's last stage */
+    static constexpr uint32_t W_BYTES = TILES * RUN_BYTES, X_BYTES = LOADS * LOAD_BYTES, STAGE_BYTES = X_BYTES + W_BYTES;
     static constexpr uint32_t SLICE_STAGES = RANGES * SLOTS;
     static constexpr int SLOTS_AT_ONCE = !FP8 && LOADS % 2 ? 2 : 1;         /* of BF16 loads, every other one goes to the same chain */
     static_assert(STAGE_BYTES % 128 == 0 && SLICE_STAGES > STAGES_MAX, "the ring is full before the first slice ends");
 };
 
-struct many_args { struct rowmm_args base; const uint8_t *image; const float *inverse; uint32_t tiles, items, column_tiles; };      /* tiles: of 16 weight rows */
+struct many_args { struct rowmm_args base; const uint8_t *image; uint32_t tiles, items, column_tiles; };      /* tiles: of 16 weight rows */
 
 struct many_shared { uint64_t full[STAGES_MAX], empty[STAGES_MAX]; };
 
@@ -64,8 +63,6 @@ __device__ __forceinline__ uint64_t policy_evict_normal()
     return policy;
 }
 
-template <typename W> __device__ __forceinline__ bool ends_range(uint32_t stage) { return stage % W::SLOTS == W::SLOTS - 1; }
-
 template <typename W> __device__ __forceinline__ void ask_weights(const many_args &a, uint8_t *to, uint64_t *bar, const many_item &at, uint32_t stage, uint64_t policy)
 {
     const uint64_t tile_bytes = (uint64_t)a.base.slices * W::UNIT_BYTES;
@@ -84,7 +81,6 @@ template <typename W> __device__ __forceinline__ void ask_rows(const many_args &
     const uint64_t part = (uint64_t)at.column_tile * a.base.slices + at.slice;
 
     bulk_load(to, a.image + (part * W::SLICE_STAGES + stage) * W::X_BYTES, W::X_BYTES, bar, policy);
-    if (W::FP8 && ends_range<W>(stage)) bulk_load(to + W::X_BYTES + W::W_BYTES, a.inverse + (part * RANGES + stage / W::SLOTS) * W::COLUMNS, W::INVERSE_BYTES, bar, policy);
 }
 
 template <typename W> __device__ __forceinline__ void many_produce(const many_args &a, uint8_t *ring, many_shared *sh)
@@ -101,7 +97,7 @@ template <typename W> __device__ __forceinline__ void many_produce(const many_ar
             uint8_t *to = ring + place * W::STAGE_BYTES;
 
             mbar_wait(&sh->empty[place], phase ^ 1);
-            mbar_arrive_expect(&sh->full[place], W::X_BYTES + W::W_BYTES + (ends_range<W>(stage) ? W::INVERSE_BYTES : 0));
+            mbar_arrive_expect(&sh->full[place], W::STAGE_BYTES);
             ask_weights<W>(a, to, &sh->full[place], at, stage, once);
             if (!early) ask_rows<W>(a, to, &sh->full[place], at, stage, normal);
             if (++place < a.base.ring_slots) continue;
@@ -143,7 +139,7 @@ template <typename W> __device__ __forceinline__ void many_multiply(float (&sum)
 /* One range into the total. While the tensor cores work on one load, the next one is converted. `own`: of our rows and weights in a stage. */
 template <typename W>
 __device__ __forceinline__ void many_range(float (&total)[W::N / 2], float (&sum)[2][W::N / 2], const many_args &a, uint8_t *ring, many_shared *sh, uint32_t &place, uint32_t &phase,
-                                           uint32_t own_rows, uint32_t own_weights, uint32_t column, uint32_t lane)
+                                           uint32_t own_rows, uint32_t own_weights, uint32_t lane)
 {
     uint32_t f[2][8], before = 0;     /* before: the stage that goes back next */
 
@@ -176,27 +172,16 @@ __device__ __forceinline__ void many_range(float (&total)[W::N / 2], float (&sum
         }
     wide_wait<0>();
     wide_pin(sum[0]), wide_pin(sum[1]);
-    const float2 *inverse = (const float2 *)(ring + before * W::STAGE_BYTES + W::X_BYTES + W::W_BYTES) + column / 2;
-
-#pragma unroll
-    for (int n = 0; n < W::N_TILES; n++) {
-        const float2 power = W::FP8 ? inverse[n * 4] : make_float2(1.0f, 1.0f);
-
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-            const float both = __fadd_rn(sum[0][n * 4 + i], sum[1][n * 4 + i]);
-
-            total[n * 4 + i] = __fadd_rn(total[n * 4 + i], W::FP8 ? __fmul_rn(both, i % 2 ? power.y : power.x) : both);
-        }
-    }
-    wide_pin(total);                  /* the powers have been read */
     if (lane == 0) mbar_arrive(&sh->empty[before]);
+#pragma unroll
+    for (int i = 0; i < W::N / 2; i++) total[i] = __fadd_rn(total[i], __fadd_rn(sum[0][i], sum[1][i]));
 }
 
 template <typename W> __device__ __forceinline__ void many_consume(const many_args &a, uint8_t *ring, many_shared *sh, uint32_t warp, uint32_t lane)
 {
     constexpr uint32_t M_GROUPS = W::TILES / GROUP_TILES;
     const uint32_t group = warp / GROUP_TILES, own_tile = group % M_GROUPS * GROUP_TILES + warp % GROUP_TILES, own_row = group / M_GROUPS * W::N;
+    const row_powers power = row_powers_of(a.base);
     uint32_t place = 0, phase = 0;
 
     chain_wait();                     /* nothing is stored before all readers of `out` are done */
@@ -218,7 +203,7 @@ template <typename W> __device__ __forceinline__ void many_consume(const many_ar
         wide_pin(sum[0]), wide_pin(sum[1]);
 #pragma unroll 1
         for (uint32_t range = 0; range < RANGES; range++)
-            many_range<W>(total, sum, a, ring, sh, place, phase, own_row * 16, W::X_BYTES + own_tile * W::RUN_BYTES + lane * 16, own_row + lane % 4 * 2, lane);
+            many_range<W>(total, sum, a, ring, sh, place, phase, own_row * 16, W::X_BYTES + own_tile * W::RUN_BYTES + lane * 16, lane);
         if (!live) continue;
         /* A loop: written out for all columns, the stores are most of the code that a launch fetches. */
 #pragma unroll 1
@@ -228,7 +213,7 @@ template <typename W> __device__ __forceinline__ void many_consume(const many_ar
                 const uint32_t row = m + (first + n) * 8;
 
                 store_tile(a.base, make_float4(total[n * 4] * low, total[n * 4 + 1] * low, total[n * 4 + 2] * high, total[n * 4 + 3] * high), tile, at.slice, row, lane / 4,
-                           row_scales(a.base, row));
+                           row_scales(a.base, row, power), power.out);
             }
 #pragma unroll
             for (int j = 0; j + 4 * STORED_TOGETHER < W::N / 2; j++) total[j] = total[j + 4 * STORED_TOGETHER];
@@ -329,9 +314,9 @@ int rowmm_many_launch_tile(const struct packed_matrix *w, struct rowmm_args args
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
     const struct many_variant v = pick(fp8, w->slice_k, tile);
-    const struct rowmm_ready_shape shape = { args.m, w->k, w->slice_k, v.columns, fp8 };
+    const struct rowmm_ready_shape shape = { args.m, w->k, w->slice_k, v.columns };
     const uint32_t row_blocks = (w->rows + v.weight_rows - 1) / v.weight_rows, ring_bytes = tuning->ring_slots * SLOT_BYTES_MAX;
-    struct many_args a = { args, ready->image, ready->inverse, w->rows / TILE_ROWS, 0, (args.m + v.columns - 1) / v.columns };
+    struct many_args a = { args, ready->image, w->rows / TILE_ROWS, 0, (args.m + v.columns - 1) / v.columns };
     void *params[] = { &a };
 
     a.items = row_blocks * slices * a.column_tiles;

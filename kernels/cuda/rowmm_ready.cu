@@ -1,9 +1,9 @@
 /* kernels/cuda/rowmm_ready.cu - activation rows into the form of rowmm_many (contract in rowmm_ready.h).
  *
- * A block of 8 warps takes one range of k of 8 rows, a row a warp: it finds the power of two, turns the elements, and puts them into shared memory in
+ * A block of 8 warps takes one range of k of 8 rows, a row a warp: it puts the elements into shared memory in
  * the image's order, so that what the block writes are runs of 128 bytes. */
 #include "rowmm_ready.h"
-#include "row_range.cuh"
+#include "device.cuh"
 #include "launch.h"
 #include "shm/error.h"
 #include <cuda_runtime.h>
@@ -14,10 +14,9 @@
 #define UNIT_PITCH (2 * ROWS * 16 + 16)      /* bytes: the columns' banks differ between units */
 
 struct ready_args {
-    const __nv_bfloat16 *x;
+    const uint16_t *x;
     uint8_t *image;
-    float *inverse;
-    uint32_t m, k, range, columns, scaled;
+    uint32_t m, k, range, columns;
 };
 
 /* A lane's 8 elements 8 t .. of a block of 32 go to the block's 4 columns in pairs, at place t: that is the k order of the weights. */
@@ -40,11 +39,6 @@ __global__ void __launch_bounds__(THREADS) ready_kernel(const __grid_constant__ 
         x[0] = ld_l2(from + lane);
         if (lane + 32 < vectors) x[1] = ld_l2(from + lane + 32);
     }
-    if (a.scaled) {
-        const float inverse = row_range_to_f16(x);
-
-        if (lane == 0) a.inverse[((uint64_t)column_tile * ranges + range) * a.columns + row % a.columns] = inverse;
-    }
     uint8_t *to = turned + lane / 4 * 2 * UNIT_PITCH + warp * 16 + lane % 4 * 4;
 
     put_block(to, x[0]);
@@ -62,9 +56,9 @@ __global__ void __launch_bounds__(THREADS) ready_kernel(const __grid_constant__ 
 
 int rowmm_ready_init(void) { return launch_prepare((const void *)ready_kernel, 0); }
 
-int rowmm_ready_launch(const __nv_bfloat16 *x, struct rowmm_ready_shape s, struct rowmm_ready out, void *stream)
+int rowmm_ready_launch(const void *x, struct rowmm_ready_shape s, struct rowmm_ready out, void *stream)
 {
-    ready_args a = { x, out.image, out.inverse, s.m, s.k, s.slice_k / 8, s.columns, s.scaled };
+    ready_args a = { (const uint16_t *)x, out.image, s.m, s.k, s.slice_k / 8, s.columns };
     void *params[] = { &a };
 
     if (s.m == 0 || s.columns == 0 || s.columns % ROWS || (s.slice_k != 3840 && s.slice_k != 4096) || s.k == 0 || s.k % s.slice_k) return -E_RANGE;

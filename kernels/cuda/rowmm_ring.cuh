@@ -75,11 +75,12 @@ template <bool LATE, int TILES, bool LOGITS>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
+    const row_powers power = row_powers_of(a);
     float2 x_scale[TILES];
 
     chain_wait();
 #pragma unroll
-    for (int n = 0; n < TILES; n++) x_scale[n] = row_scales(a, n * 8 + lane % 4 * 2);
+    for (int n = 0; n < TILES; n++) x_scale[n] = row_scales(a, n * 8 + lane % 4 * 2, power);
     for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
         float4 sum[TILES];
         float low = 1.0f, high = 1.0f;
@@ -102,7 +103,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         if (lane == 0) mbar_arrive(&sh->part_empty[buffer]);
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            store_tile<LOGITS>(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4, x_scale[n]);
+            store_tile<LOGITS>(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4, x_scale[n], power.out);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
     if (lane == 0) *(volatile uint32_t *)&sh->done = 1;

@@ -22,16 +22,21 @@ __device__ __forceinline__ float finish_logit(const rowmm_args &a, float x, uint
     return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
 }
 
+struct row_powers { float x, out; };  /* out 0: GEGLU leaves bf16 */
+
+/* They are constant: read before the wait. */
+__device__ __forceinline__ row_powers row_powers_of(const rowmm_args &a) { return { power_or_one(a.x_power), a.out_power ? power_or_one(a.out_power) : 0.0f }; }
+
 /* What multiplies the sums of activation rows m and m + 1. Behind the wait. */
-__device__ __forceinline__ float2 row_scales(const rowmm_args &a, uint32_t m)
+__device__ __forceinline__ float2 row_scales(const rowmm_args &a, uint32_t m, row_powers power)
 {
-    return make_float2(a.x_scale && m < a.m ? ld_l2(a.x_scale + m) : 1.0f, a.x_scale && m + 1 < a.m ? ld_l2(a.x_scale + m + 1) : 1.0f);
+    return make_float2(a.x_scale && m < a.m ? ld_l2(a.x_scale + m) * power.x : power.x, a.x_scale && m + 1 < a.m ? ld_l2(a.x_scale + m + 1) * power.x : power.x);
 }
 
 /* LOGITS: out_kind may be ROWMM_LOGITS; kernels that never make logits have no code for it.
  * v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
 template <bool LOGITS = true>
-__device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g, float2 x_scale)
+__device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g, float2 x_scale, float out_power)
 {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -39,7 +44,9 @@ __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32
         const bool live = m + i < a.m;
 
         if (a.out_kind == ROWMM_GEGLU) {
-            if (live) ((__nv_bfloat16 *)a.out)[(uint64_t)(m + i) * a.out_stride + tile * 8 + g] = __float2bfloat16_rn(gelu_tanh(low) * high);
+            const float x = gelu_tanh(low) * high;
+
+            if (live) ((uint16_t *)a.out)[(uint64_t)(m + i) * a.out_stride + tile * 8 + g] = out_power != 0.0f ? __half_as_ushort(__float2half_rn(x * out_power)) : __bfloat16_as_ushort(__float2bfloat16_rn(x));
             continue;
         }
         if (LOGITS && a.out_kind == ROWMM_LOGITS) {

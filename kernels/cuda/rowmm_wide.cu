@@ -6,7 +6,6 @@
  * blocks and no block waits for another one's weights. One producer lane streams the block's ranges of the weights into a ring, one
  * stage (a slot's part of 4 tiles) for each warpgroup by turns, and starts before the previous kernel has ended. */
 #include "cluster.cuh"
-#include "row_range.cuh"
 #include "rowmm_wide.h"
 #include "rowmm_store.cuh"
 #include "launch.h"
@@ -50,7 +49,6 @@ struct wide_shared {                  /* behind ring, activations and sums */
     uint64_t full[STAGES_MAX], empty[STAGES_MAX];
     uint64_t sums_full[STORE_WARPS];  /* by storing warp: the sums of 8 ranges are here */
     uint64_t sums_empty[CONSUMER_WARPS];      /* by sending warp: its room in the block that stores its tile is free again */
-    alignas(8) float inverse[RANGES][ROWMM_WIDE_ROWS_MAX];      /* by own range and row; read in pairs */
     uint32_t ready;                   /* 1: the consumers are past their wait */
 };
 
@@ -132,11 +130,11 @@ template <typename W> __device__ __forceinline__ void put_columns(uint8_t *to, u
 }
 
 /* The block's ranges of all rows into shared memory, 4 pieces of one range in flight per warp; rows that stand for nobody hold zeros. */
-template <bool FP8, typename W, int ROWS>
-__device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, wide_shared *sh, uint32_t rank, uint32_t warp, uint32_t lane)
+template <typename W, int ROWS>
+__device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, uint32_t rank, uint32_t warp, uint32_t lane)
 {
     constexpr int PIECES = ROWS * W::OWN_RANGES, BATCH = 4, VECTORS = W::RANGE / 8;
-    const __nv_bfloat16 *base = a.x + blockIdx.x / (RANGES / W::OWN_RANGES) % a.slices * (W::RANGE * RANGES) + rank * W::OWN_RANGES * W::RANGE;
+    const uint16_t *base = (const uint16_t *)a.x + blockIdx.x / (RANGES / W::OWN_RANGES) % a.slices * (W::RANGE * RANGES) + rank * W::OWN_RANGES * W::RANGE;
 
     static_assert(PIECES % (CONSUMER_WARPS * BATCH) == 0 && VECTORS > 32 && VECTORS <= 64, "pieces of a row");
     for (uint32_t first = warp * BATCH; first < PIECES; first += CONSUMER_WARPS * BATCH) {
@@ -154,11 +152,9 @@ __device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, wid
         for (uint32_t i = 0; i < BATCH; i++) {
             const uint32_t row = (first + i) / W::OWN_RANGES, range = (first + i) % W::OWN_RANGES;
             uint8_t *to = xs + (range * W::BLOCKS + lane / 4) * W::BLOCK_BYTES + row / 8 * 128 + row % 8 * 16 + lane % 4 * 4;
-            const float inverse = FP8 ? row_range_to_f16(x[i]) : 1.0f;
 
             put_columns<W>(to, x[i][0]);
             if (lane + 32 < VECTORS) put_columns<W>(to + 8 * W::BLOCK_BYTES, x[i][1]);
-            if (lane == 0) sh->inverse[range][row] = inverse;
         }
     }
 }
@@ -241,7 +237,7 @@ __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring,
     chain_wait();
     if (a.late_trigger) chain_trigger();
     if (threadIdx.x == 0) *(volatile uint32_t *)&sh->ready = 1;
-    stage_rows<FP8, W, ROWS>(a, xs, sh, rank, warp, lane);
+    stage_rows<W, ROWS>(a, xs, rank, warp, lane);
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");      /* wgmma reads what we wrote by ordinary stores */
     asm volatile("bar.sync 1, %0;" ::"n"(CONSUMER_WARPS * 32) : "memory");
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
@@ -270,11 +266,9 @@ __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring,
         for (int r = 0; r < W::OWN_RANGES; r++)
 #pragma unroll
             for (int n = 0; n < W::N_TILES; n++) {
-                const float2 inverse = *(const float2 *)&sh->inverse[r][n * 8 + lane % 4 * 2];
                 const float *x = acc[r][0] + n * 4, *y = acc[r][1] + n * 4;
 
-                peer_store(to + (r * W::N_TILES + n) * 512, make_float4((x[0] + y[0]) * inverse.x, (x[1] + y[1]) * inverse.y, (x[2] + y[2]) * inverse.x, (x[3] + y[3]) * inverse.y),
-                           arrived + (room * W::N_TILES + n) / W::STORE_N * 8);
+                peer_store(to + (r * W::N_TILES + n) * 512, make_float4(x[0] + y[0], x[1] + y[1], x[2] + y[2], x[3] + y[3]), arrived + (room * W::N_TILES + n) / W::STORE_N * 8);
             }
         sums_phase ^= 1;
     }
@@ -292,6 +286,7 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
     const float4 *from = (const float4 *)(sums + room * W::ROOM_BYTES) + first_n * 32 + lane;
     const float *scales = (const float *)a.w + lane / 4;
     uint32_t phase = 0, item = w.first + set * w.step;
+    const row_powers power = row_powers_of(a);
     float low = 1.0f, high = 1.0f;
 
     if (FP8 && item < w.items) low = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4)), high = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4) + 8);
@@ -318,7 +313,7 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
             }
             sum.x *= low, sum.y *= low, sum.z *= high, sum.w *= high;
             asm volatile("" ::"f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w));    /* used before the arrival below */
-            store_tile(a, sum, unit / w.slices, unit % w.slices, m, lane / 4, row_scales(a, m));
+            store_tile(a, sum, unit / w.slices, unit % w.slices, m, lane / 4, row_scales(a, m, power), power.out);
         }
         if (lane == 0) mbar_arrive_expect(&sh->sums_full[part], W::STORE_BYTES);      /* of the next item */
         __syncwarp();
@@ -431,7 +426,7 @@ static int launch_pieces(const struct packed_matrix *w, struct rowmm_args args, 
     for (uint32_t first = 0; first < rows && rc == 0; first += ROWMM_ROWS_MAX) {
         args.m = rows - first < ROWMM_ROWS_MAX ? rows - first : ROWMM_ROWS_MAX;
         rc = rowmm_launch(w, args, tuning, stream);
-        args.x += (uint64_t)ROWMM_ROWS_MAX * w->k;
+        args.x = (const uint16_t *)args.x + (uint64_t)ROWMM_ROWS_MAX * w->k;
         args.out = (uint8_t *)args.out + (uint64_t)ROWMM_ROWS_MAX * args.out_stride * bytes;
         if (args.x_scale) args.x_scale += ROWMM_ROWS_MAX;
         if (args.tile_top) args.tile_top += (uint64_t)ROWMM_ROWS_MAX * (args.out_stride / TILE_ROWS);

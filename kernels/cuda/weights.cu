@@ -7,6 +7,8 @@
 #include "launch.h"
 #include "pack.h"
 #include "plain.h"
+#include "powers.h"
+#include "kernels/stored.h"
 #include "shm/error.h"
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -162,6 +164,36 @@ static int pack_rows(struct cuda_weights *w, const struct place *p, uint32_t fir
     return pack_launch(&to, &from, scratch, w->stream);
 }
 
+/* ---- powers of two of the activations ---- */
+
+static int put_powers(struct cuda_weights *w, uint32_t layer, float *scratch)
+{
+    const struct arena_layer *l = &w->arena.layer[layer];
+    const uint32_t kv = spec_kv_rows(&w->spec, layer);
+    const struct powers_args a = { (const __nv_bfloat16 *)(w->device + l->input_norm), (const __nv_bfloat16 *)(w->device + l->pre_ff_norm), spec_norm_bias(&w->spec), w->spec.hidden,
+                                   spec_head_dim(&w->spec, layer), packed(w, &l->qkv), packed(w, &l->gate_up), l->qkv.rows - kv, w->spec.has_v_norm,
+                                   l->qkv.activation != STORED_AS_IS, l->gate_up.activation != STORED_AS_IS, (struct row_power *)(w->device + l->powers), scratch };
+
+    return powers_launch(&a, w->stream);
+}
+
+/* What the powers of its layer follow from. */
+static bool moves_powers(const struct cuda_weights *w, enum cuda_tensor tensor)
+{
+    if (tensor == CUDA_GATE || tensor == CUDA_UP || tensor == CUDA_INPUT_NORM || tensor == CUDA_PRE_FF_NORM) return true;
+    return !w->spec.has_v_norm && (tensor == CUDA_K || tensor == CUDA_V);
+}
+
+static int put_all_powers(struct cuda_weights *w)
+{
+    int rc = 0;
+
+    for (uint32_t i = 0; i < w->spec.layers && rc == 0 && !w->plain; i++) rc = put_powers(w, i, w->scratch);
+    return rc;
+}
+
+/* ---- a whole tensor that is on the device ---- */
+
 extern "C" int cuda_weights_load(struct cuda_weights *w, enum cuda_tensor tensor, uint32_t layer, const void *source, uint32_t source_format,
                                  const void *scale, uint32_t scale_stride)
 {
@@ -184,6 +216,7 @@ extern "C" int cuda_weights_load(struct cuda_weights *w, enum cuda_tensor tensor
         rc = launch_check(cudaMalloc((void **)&scratch, 4ull * p.rows), "scratch memory");
         if (rc == 0) rc = pack_rows(w, &p, 0, p.rows, source, source_format, (const float *)scale, scale_stride, scratch);
     }
+    if (rc == 0 && !w->plain && moves_powers(w, tensor)) rc = put_powers(w, layer, w->scratch);
     const int done = launch_check(cudaStreamSynchronize(w->stream), "load");
     cudaFree(scratch);
     return rc ? rc : done;
@@ -297,7 +330,12 @@ extern "C" int cuda_weights_put(struct cuda_weights *w, enum cuda_tensor tensor,
     return pack_rows(w, &e.place, first_row, rows, s->device, source_format, scale_device, scale_stride, w->scratch);
 }
 
-extern "C" int cuda_weights_finish(struct cuda_weights *w) { return launch_check(cudaStreamSynchronize(w->stream), "load"); }
+extern "C" int cuda_weights_finish(struct cuda_weights *w)
+{
+    const int rc = put_all_powers(w), done = launch_check(cudaStreamSynchronize(w->stream), "load");
+
+    return rc ? rc : done;
+}
 
 /* ---- for tests and benches ---- */
 
@@ -398,6 +436,7 @@ extern "C" int cuda_weights_fill_random(struct cuda_weights *w, uint64_t seed)
     if (rc == 0) rc = launch_check(cudaMalloc((void **)&f.scale, 4 * (FILL_ROWS + largest / (WEIGHT_BLOCK * WEIGHT_BLOCK))), "scratch memory");
     for (uint32_t i = 0; i < w->spec.layers && rc == 0; i++) rc = fill_layer(w, i, &f, seed);
     if (rc == 0) rc = fill_matrix(w, &w->arena.head, &f, seed + 8 * CUDA_LAYERS_MAX);
+    if (rc == 0) rc = put_all_powers(w);
     const int done = launch_check(cudaStreamSynchronize(w->stream), "fill");
     cudaFree(f.plain);
     cudaFree(f.codes);

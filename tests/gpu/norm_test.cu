@@ -1,10 +1,11 @@
 /* tests/gpu/norm_test.cu - the norms between the blocks of a layer; exit 0 pass, 1 fail, 77 no GPU.
  *
- * The norm kernel agrees with f64 for 1, 2 and 4 partial results, and a row's bits are the same alone and among 16 rows, again and again. With an activation rule
+ * The norm kernel agrees with f64 for 1, 2 and 4 partial results, in bf16 and in f16, and a row's bits are the same alone and among 16 rows, again and again. With an activation rule
  * it leaves what round.h makes of what it leaves without. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/round.h"
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <math.h>
 #include <random>
@@ -19,6 +20,7 @@
 #define HIDDEN 3840u
 #define ROWS 16u
 #define REPEATS 20
+#define POWER 256.0f                  /* largest weight about 2: no element reaches 65504 / 256 */
 
 static float bf16(float x)
 {
@@ -29,6 +31,7 @@ struct data {
     std::vector<float> part, residual, post, next;
     float scalar, *part_device, *residual_device, *residual_out, *scalar_device;
     __nv_bfloat16 *post_device, *next_device, *y;
+    float *power;                     /* on the device: POWER */
 };
 
 template <class T> static T *to_device(const std::vector<T> &v)
@@ -60,17 +63,17 @@ static struct data make_data()
     d.scalar = bf16(0.7f);
     d.part_device = to_device(d.part), d.residual_device = to_device(d.residual), d.residual_out = to_device(d.residual);
     d.post_device = to_device_bf16(d.post), d.next_device = to_device_bf16(d.next), d.y = to_device_bf16(d.residual);
-    d.scalar_device = to_device(std::vector<float>(1, d.scalar));
+    d.scalar_device = to_device(std::vector<float>(1, d.scalar)), d.power = to_device(std::vector<float>(1, POWER));
     return d;
 }
 
-static struct norm_args arguments(const struct data *d, uint32_t split)
+static struct norm_args arguments(const struct data *d, uint32_t split, bool f16 = false)
 {
     struct norm_args n = {};
 
     n.part = d->part_device, n.part_stride = ROWS * HIDDEN, n.split = split, n.hidden = HIDDEN;
     n.residual = d->residual_device, n.residual_out = d->residual_out;
-    n.w_post = d->post_device, n.w_next = d->next_device, n.scalar = d->scalar_device, n.eps = 1e-6f, n.y = d->y;
+    n.w_post = d->post_device, n.w_next = d->next_device, n.scalar = d->scalar_device, n.eps = 1e-6f, n.y = d->y, n.y_power = f16 ? d->power : NULL;
     return n;
 }
 
@@ -83,14 +86,14 @@ template <class T> static std::vector<T> fetch(const T *p, size_t n)
     return v;
 }
 
-static int test_kernel_agrees_with_f64(const struct data *d, uint32_t split)
+static int test_kernel_agrees_with_f64(const struct data *d, uint32_t split, bool f16)
 {
-    const struct norm_args n = arguments(d, split);
+    const struct norm_args n = arguments(d, split, f16);
     double worst_h = 0.0, worst_y = 0.0;
 
     OK(norm_launch(&n, ROWS, NULL));
     const std::vector<float> got_h = fetch(d->residual_out, ROWS * HIDDEN);
-    const std::vector<__nv_bfloat16> got_y = fetch(d->y, ROWS * HIDDEN);
+    const std::vector<uint16_t> got_y = fetch((const uint16_t *)d->y, ROWS * HIDDEN);
 
     for (uint32_t m = 0; m < ROWS; m++) {
         std::vector<double> a(HIDDEN), h(HIDDEN);
@@ -108,19 +111,21 @@ static int test_kernel_agrees_with_f64(const struct data *d, uint32_t split)
             const double y = h[i] / sqrt(sum_h / HIDDEN + 1e-6) * d->next[i];
 
             worst_h = fmax(worst_h, fabs(got_h[m * HIDDEN + i] - h[i]) / (fabs(h[i]) + 1.0));
-            worst_y = fmax(worst_y, fabs((double)__bfloat162float(got_y[m * HIDDEN + i]) - y) / (fabs(y) + 1e-3));
+            const double got = f16 ? (double)__half2float(__ushort_as_half(got_y[m * HIDDEN + i])) / POWER : (double)__bfloat162float(__ushort_as_bfloat16(got_y[m * HIDDEN + i]));
+
+            worst_y = fmax(worst_y, fabs(got - y) / (fabs(y) + 1e-3));
         }
     }
-    /* f32 sums: a few 1e-7; y has one rounding to bf16: 2^-8. */
-    const bool bad = !(worst_h < 2e-6) || !(worst_y < 1.0 / 256 * 1.001);
+    /* f32 sums: a few 1e-7; y has one rounding: to bf16 2^-9, to f16 2^-12 (all elements that count are above 2^-14 times 256). */
+    const bool bad = !(worst_h < 2e-6) || !(worst_y < (f16 ? 1.0 / 2048 : 1.0 / 256) * 1.001);
 
-    printf("%-4s norm kernel, %u partial results: h %.2e, y %.2e\n", bad ? "FAIL" : "ok", split, worst_h, worst_y);
+    printf("%-4s norm kernel, %u partial results, %s: h %.2e, y %.2e\n", bad ? "FAIL" : "ok", split, f16 ? "f16" : "bf16", worst_h, worst_y);
     return bad;
 }
 
-static int test_company_changes_no_bit(const struct data *d, uint32_t split)
+static int test_company_changes_no_bit(const struct data *d, uint32_t split, bool f16)
 {
-    struct norm_args n = arguments(d, split);
+    struct norm_args n = arguments(d, split, f16);
     uint32_t different = 0;
 
     OK(norm_launch(&n, ROWS, NULL));
@@ -176,8 +181,7 @@ int main()
     const struct data d = make_data();
 
     for (uint32_t split : { 1u, 2u, 4u }) {
-        bad += test_kernel_agrees_with_f64(&d, split);
-        bad += test_company_changes_no_bit(&d, split);
+        for (bool f16 : { false, true }) bad += test_kernel_agrees_with_f64(&d, split, f16), bad += test_company_changes_no_bit(&d, split, f16);
         for (float fixed : { 0.0f, 0.0123f }) bad += test_rounds_as_the_rule_says(&d, split, fixed);
     }
     return bad ? 1 : 0;

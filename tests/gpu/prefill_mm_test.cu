@@ -7,6 +7,7 @@
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/prefill_mm.h"
 #include "kernels/cuda/round.h"
+#include "rows.cuh"
 #include <algorithm>
 #include <cuda_runtime.h>
 #include <math.h>
@@ -160,6 +161,7 @@ static void fill(struct bench *b, const struct shape *s)
 
         OK(round_launch(&round, ROUND_CODES, ROWS_MAX, NULL));
         OK(round_launch(&values, ROUND_VALUES, ROWS_MAX, NULL));
+        rows_to_bf16_kernel<<<256, 256>>>((uint16_t *)b->x, (uint64_t)ROWS_MAX * s->k);
     }
     CHECK(cudaDeviceSynchronize());
     CHECK(cudaFree(source));

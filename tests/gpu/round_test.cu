@@ -9,6 +9,7 @@ extern "C" {
 #include "kernels/stored.h"
 }
 #include "kernels/cuda/plain_math.cuh"
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <math.h>
 #include <random>
@@ -60,7 +61,8 @@ static bool same(float a, float b) { return (isnan(a) && isnan(b)) || a == b; }
 static int run(uint32_t k, float fixed)
 {
     std::mt19937 random(k + (fixed != 0.0f));
-    std::vector<__nv_bfloat16> plain(ROWS * k), permuted(ROWS * k), values(ROWS * k);
+    std::vector<__nv_bfloat16> plain(ROWS * k), permuted(ROWS * k);
+    std::vector<__half> values(ROWS * k);
     std::vector<std::vector<float>> want;
     std::vector<float> scale(ROWS), got(ROWS);
     std::vector<uint8_t> codes(ROWS * k);
@@ -93,7 +95,7 @@ static int run(uint32_t k, float fixed)
     CHECK(cudaMemcpy(got.data(), scale_device, 4 * ROWS, cudaMemcpyDeviceToHost));
     for (uint32_t r = 0; r < ROWS; r++) {
         bad += got[r] != scale[r];
-        for (uint32_t i = 0; i < k; i++) bad += !same(__bfloat162float(values[r * k + i]), want[r][i]);
+        for (uint32_t i = 0; i < k; i++) bad += !same(__half2float(values[r * k + i]), want[r][i]);
     }
     for (uint32_t r = 0; r < ROWS; r++) {                      /* alone */
         CHECK(cudaMemcpy(x, plain.data() + r * k, 2 * k, cudaMemcpyHostToDevice));

@@ -1,12 +1,13 @@
 /* tests/gpu/rowmm_test.cu - the small-row matrix product against a plain f64 kernel, on fresh random data; exit 0 pass, 1 fail, 77 no GPU.
  *
  * For each shape and format: (1) packing and unpacking give the source back (bit-equal for BF16, within half an E4M3 step for FP8);
- * (2) every row count 1..16 agrees with f64 sums over the same bf16 inputs; (3) a row's bits are the same alone and in any
+ * (2) every row count 1..16 agrees with f64 sums over the same inputs, which BF16 weights take as bf16, all others as f16; (3) a row's bits are the same alone and in any
  * company; (4) repeated launches give the same bits (a moving error is a race). Outputs are poisoned before each launch. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/rowmm.h"
 #include "kernels/stored.h"
+#include "rows.cuh"
 #include <algorithm>
 #include <cuda_runtime.h>
 #include <math.h>
@@ -20,13 +21,13 @@
 
 struct shape { const char *name; uint32_t rows, k, kind; };
 
-__global__ void reference_kernel(const float *w, const __nv_bfloat16 *x, double *out, uint32_t rows, uint32_t k)
+__global__ void reference_kernel(const float *w, const uint16_t *x, bool f16, double *out, uint32_t rows, uint32_t k)
 {
     const uint32_t r = blockIdx.x * blockDim.x + threadIdx.x, m = blockIdx.y;
     double sum = 0.0;
 
     if (r >= rows) return;
-    for (uint32_t i = 0; i < k; i++) sum += (double)w[(uint64_t)r * k + i] * (double)__bfloat162float(x[(uint64_t)m * k + i]);
+    for (uint32_t i = 0; i < k; i++) sum += (double)w[(uint64_t)r * k + i] * rows_value(x[(uint64_t)m * k + i], f16);
     out[(uint64_t)m * rows + r] = sum;
 }
 
@@ -42,7 +43,10 @@ static double expected(const struct shape *s, const double *sums, uint32_t m, ui
     return s->kind == ROWMM_LOGITS ? 30.0 * tanh(v / 30.0) : v;
 }
 
-struct bench { struct packed_matrix w; __nv_bfloat16 *x; void *out; float *tile_top; struct rowmm_tuning tuning; uint64_t out_bytes; uint32_t columns, slices; };
+struct bench { struct packed_matrix w; uint16_t *x; float *x_power, *out_power; void *out; float *tile_top; struct rowmm_tuning tuning; uint64_t out_bytes; uint32_t columns, slices; };
+
+#define OUT_SHARE (ROWS_UP / GEGLU_UP)
+#define GEGLU_UP 64.0f                 /* results of GEGLU reach some hundreds */
 
 /* Rows first.. first+m-1 of x; result as f32 [m][columns] (split partials added in order). */
 static std::vector<float> product(const struct bench *b, const struct shape *s, uint32_t first, uint32_t m)
@@ -52,7 +56,7 @@ static std::vector<float> product(const struct bench *b, const struct shape *s, 
     std::vector<float> out((uint64_t)m * b->columns);
 
     CHECK(cudaMemset(b->out, 0xff, b->out_bytes));
-    a.x = b->x + (uint64_t)first * s->k, a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = 16ull * b->columns;
+    a.x = b->x + (uint64_t)first * s->k, a.x_power = b->x_power, a.out_power = s->kind == ROWMM_GEGLU ? b->out_power : NULL, a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = 16ull * b->columns;
     a.m = m, a.out_kind = s->kind, a.softcap = 30.0f, a.tile_top = b->tile_top;
     OK(rowmm_launch(&b->w, a, &b->tuning, NULL));
     CHECK(cudaDeviceSynchronize());
@@ -62,8 +66,7 @@ static std::vector<float> product(const struct bench *b, const struct shape *s, 
             float v = 0.0f;
 
             if (s->kind == ROWMM_GEGLU) {
-                const uint32_t bits = (uint32_t)((const uint16_t *)raw.data())[(uint64_t)r * b->columns + i] << 16;
-                memcpy(&v, &bits, 4);
+                v = (float)rows_value(((const uint16_t *)raw.data())[(uint64_t)r * b->columns + i], a.out_power != NULL) * (a.out_power ? OUT_SHARE : 1.0f);
             } else {
                 for (uint32_t j = 0; j < (s->kind == ROWMM_PARTIAL ? b->slices : 1); j++) v += ((const float *)raw.data())[j * a.out_slice_stride + (uint64_t)r * b->columns + i];
             }
@@ -175,10 +178,17 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     CHECK(cudaMalloc(&b.tile_top, 4ull * 16 * s->rows / 16));
     OK(fill_normal_launch(source, n, 1.0f / sqrtf((float)s->k), 100 + s->rows + format, NULL));
     OK(fill_normal_launch(b.x, 16ull * s->k, 3.0f, 200 + s->k, NULL));
+    CHECK(rows_make(b.x, 16ull * s->k, format, &b.x_power));
+    if (b.x_power) {
+        const float up = GEGLU_UP;
+
+        CHECK(cudaMalloc(&b.out_power, sizeof up));
+        CHECK(cudaMemcpy(b.out_power, &up, sizeof up, cudaMemcpyHostToDevice));
+    }
     const struct pack_source from = store(s, format, source, codes, scratch);
     OK(pack_launch(&b.w, &from, scratch, NULL));
     OK(unpack_launch(&b.w, unpacked, NULL));
-    reference_kernel<<<dim3((s->rows + 127) / 128, 16), 128>>>(unpacked, b.x, sums, s->rows, s->k);
+    reference_kernel<<<dim3((s->rows + 127) / 128, 16), 128>>>(unpacked, b.x, rows_are_f16(format), sums, s->rows, s->k);
     CHECK(cudaDeviceSynchronize());
 
     std::vector<double> want(16ull * s->rows);
@@ -188,8 +198,8 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     const double lost = plain.empty() ? 0.0 : pack_error(plain, unpacked, n, s->k, format);
     const double moved = plain.empty() || from.format == WEIGHT_BF16 ? 0.0 : stored_error(s, format, codes, scratch, unpacked);
 
-    /* f32 sums of 3840..15360 terms: 1e-6; one rounding to bf16 in the GEGLU: up to 2^-9. */
-    const double limit = s->kind == ROWMM_GEGLU ? 2.5e-3 : 2e-6;
+    /* f32 sums of 3840..15360 terms: 1e-6; one rounding to bf16 in the GEGLU: up to 2^-9, to f16: 2^-12. */
+    const double limit = s->kind != ROWMM_GEGLU ? 2e-6 : b.out_power ? 3.2e-4 : 2.5e-3;
     const std::vector<float> full = product(&b, s, 0, 16);
     double worst = relative_error(s, &b, full, want, 0, 16);
     uint64_t different = 0;
@@ -208,7 +218,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     bad = !(worst < limit) || different || lost > 0.0 || !(moved < 3e-7);
     printf("%-4s %-8s %6u x %5u %-5s error %.2e (limit %.1e) launches with other bits %llu pack excess %.1e, against the stored codes %.1e\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
            format_name[format], worst, limit, (unsigned long long)different, lost, moved);
-    for (void *p : { (void *)b.w.data, (void *)source, (void *)codes, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)sums, b.out, (void *)b.tile_top }) CHECK(cudaFree(p));
+    for (void *p : { (void *)b.w.data, (void *)source, (void *)codes, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)sums, b.out, (void *)b.tile_top, (void *)b.x_power, (void *)b.out_power }) CHECK(cudaFree(p));
     return bad;
 }
 

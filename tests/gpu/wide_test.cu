@@ -7,6 +7,7 @@
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/rowmm_many.h"
 #include "kernels/cuda/rowmm_wide.h"
+#include "rows.cuh"
 #include <cuda_runtime.h>
 #include <math.h>
 #include <stdio.h>
@@ -25,13 +26,13 @@
 
 struct shape { const char *name; uint32_t rows, k, kind; };
 
-struct bench { struct packed_matrix w; __nv_bfloat16 *x; uint8_t *out; float *tile_top; struct rowmm_ready ready; struct rowmm_tuning tuning; uint64_t row_bytes, slice_bytes; uint32_t columns, slices; };
+struct bench { struct packed_matrix w; uint16_t *x; float *x_power; uint8_t *out; float *tile_top; struct rowmm_ready ready; struct rowmm_tuning tuning; uint64_t row_bytes, slice_bytes; uint32_t columns, slices; };
 
 static int launch(const struct bench *b, const struct shape *s, const struct packed_matrix *w, uint32_t first, uint32_t m, int whose)
 {
     struct rowmm_args a = {};
 
-    a.x = b->x + (uint64_t)first * s->k, a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = (uint64_t)ROWS * b->columns;
+    a.x = b->x + (uint64_t)first * s->k, a.x_power = b->x_power, a.out_power = s->kind == ROWMM_GEGLU ? b->x_power : NULL, a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = (uint64_t)ROWS * b->columns;
     a.m = m, a.out_kind = s->kind, a.softcap = 30.0f, a.tile_top = b->tile_top;
     if (whose == SMALL) return rowmm_launch(w, a, &b->tuning, NULL);
     return whose == WIDE ? rowmm_wide_launch(w, a, &b->tuning, NULL) : rowmm_many_launch_tile(w, a, &b->ready, &b->tuning, (uint32_t)whose, NULL);
@@ -121,7 +122,6 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms, bool timed)
     b.row_bytes = (s->kind == ROWMM_GEGLU ? 2ull : 4ull) * b.columns, b.slice_bytes = b.row_bytes * ROWS, b.tuning = { timed ? 11u : 10u, 3, 1, sms };
     CHECK(cudaMalloc((void **)&b.w.data, bytes * copies));
     CHECK(cudaMalloc(&b.ready.image, rowmm_ready_image_bytes(ROWS, s->k)));
-    CHECK(cudaMalloc(&b.ready.inverse, rowmm_ready_inverse_bytes(ROWS, s->k)));
     CHECK(cudaMalloc(&source, 2 * n));
     CHECK(cudaMalloc(&scratch, 4 * s->rows));
     CHECK(cudaMalloc(&b.x, 2ull * ROWS * s->k));
@@ -129,7 +129,8 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms, bool timed)
     CHECK(cudaMalloc(&b.tile_top, 4ull * ROWS * s->rows / 16));
     OK(fill_normal_launch(source, n, 1.0f / sqrtf((float)s->k), 100 + s->rows + format, NULL));
     OK(fill_normal_launch(b.x, (uint64_t)ROWS * s->k, 3.0f, 200 + s->k, NULL));
-    CHECK(cudaMemset(b.x + 5 * s->k, 0, 2ull * s->k));      /* a row of zeros: its power of two is 1 */
+    CHECK(cudaMemset(b.x + 5 * s->k, 0, 2ull * s->k));
+    CHECK(rows_make(b.x, (uint64_t)ROWS * s->k, format, &b.x_power));
     const struct pack_source from = { source, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE, NULL };
     OK(pack_launch(&b.w, &from, scratch, NULL));
     for (uint32_t i = 1; i < copies; i++) CHECK(cudaMemcpy((void *)(b.w.data + i * bytes), b.w.data, bytes, cudaMemcpyDeviceToDevice));
@@ -148,7 +149,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms, bool timed)
     const int bad = different || unset;
     if (!timed) printf("%-4s %-8s %6u x %5u %-5s %u launches, rows with other bits: %u, values never written: %u\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
            format == WEIGHT_FP8 ? "fp8" : "bf16", launches, different, unset);
-    for (void *p : { (void *)b.w.data, (void *)source, (void *)scratch, (void *)b.x, (void *)b.out, (void *)b.tile_top, (void *)b.ready.image, (void *)b.ready.inverse }) CHECK(cudaFree(p));
+    for (void *p : { (void *)b.w.data, (void *)source, (void *)scratch, (void *)b.x, (void *)b.out, (void *)b.tile_top, (void *)b.ready.image, (void *)b.x_power }) CHECK(cudaFree(p));
     return bad;
 }
 

@@ -275,7 +275,7 @@ static void open_markov(struct bench *b)
     __nv_bfloat16 *w1 = normal((uint64_t)VOCAB * DSPARK_RANK, 1.0f, 5), *w2 = normal((uint64_t)VOCAB * DSPARK_RANK, 0.1f, 6), *c = normal(HIDDEN + DSPARK_RANK, 0.01f, 7);
 
     b->markov = { b->logits, w1, w2, NULL, b->x, c, 0.5f, HIDDEN, VOCAB, BLOCK, VOCAB, NULL, 1000, b->context, 42, 0.0f,
-                  (uint32_t *)memory(4 * DSPARK_GUESSES_MAX), (float *)memory(4 * DSPARK_GUESSES_MAX), memory(DSPARK_MARKOV_SCRATCH) };
+                  (uint32_t *)memory(4 * DSPARK_GUESSES_MAX), (float *)memory(4 * DSPARK_GUESSES_MAX), memory(DSPARK_MARKOV_SCRATCH), b->one };
     if (b->format != WEIGHT_FP8) return;
     uint8_t *codes = (uint8_t *)memory((uint64_t)VOCAB * DSPARK_RANK);
     float *scale = (float *)memory(4 * VOCAB);
@@ -466,7 +466,6 @@ static void open_bench(struct bench *b)
     b->logits = (float *)memory(4ull * ROWS * VOCAB);
     b->tile_top = (float *)memory(4ull * ROWS * VOCAB / TILE_ROWS);
     open_markov(b);
-    b->markov.hidden_power = b->one;
     CHECK(cudaDeviceSynchronize());
     all(b);
     CHECK(cudaStreamSynchronize(b->stream));

@@ -6,7 +6,7 @@
  *   matrix = units in the order (tile, slice)
  *   unit   = header, then slots
  *   header = FP8: 128 bytes, 16 row scales f32, 64 bytes unused; FP8_BLOCK: 256 bytes, [rows 0..7, rows 8..15][32] f32, a scale for every 128 of k
- *            of the slice; FP4: as FP8, the factor of each row times 2^14 (packed_fp4_word's f16 are 2^-14 of their value); BF16: none
+ *            of the slice; FP4: as FP8, the factor of each row times 2^14 (packed_fp4_fragment's f16 are 2^-14 of their value); BF16: none
  *   slot   = [8 warps][loads][32 lanes][16 bytes], loads = 5 (slice 3840) or 4 (slice 4096); FP4: see packed_fp4_run
  *
  * The 16 bytes of a lane are its A fragment of mma.m16n8k16 (two of them for FP8), so that no shuffle stands between
@@ -100,7 +100,7 @@ LAYOUT_FN uint32_t packed_element_offset(uint32_t format, uint32_t slice_k, uint
 }
 
 /* FP4: a run is 64 of k of a tile: 512 bytes of codes, [32 lanes][4 words], then 64 bytes of scales, [8 rows][2 halves of a block of 32][4 bytes]. Lane (g, t)
- * owns the elements 8t..8t+7 of both blocks of 32, of the rows g and g + 8: word j holds elements 4j % 8 .. 4j % 8 + 3 of block j / 2. The four bytes of scales
+ * owns the elements 8t..8t+7 of both blocks of 32, of the rows g and g + 8: word j holds elements 4j % 8 .. 4j % 8 + 3 of block j / 2, as packed_fp4_word. The four bytes of scales
  * of (g, t / 2): row g and row g + 8 of block 0, the same of block 1. Warps own whole runs: 8 each of a slice of 4096; of 3840 the first four 8, the others 7 (so that
  * each scheduler has 15). A slot holds up to 4 runs of each warp. */
 LAYOUT_FN uint32_t fp4_warp_runs(uint32_t slice_k, uint32_t warp) { return slice_k == 3840 && warp >= 4 ? 7 : 8; }
@@ -117,24 +117,36 @@ LAYOUT_FN uint32_t packed_fp4_run(uint32_t slice_k, uint32_t i)
     return load / 4 * FP4_SLOT_RUNS + fp4_slot_first(slice_k, load / 4, warp) + load % 4;
 }
 
-/* Bits of an E2M1 code (sign, exponent, exponent, fraction) in the 16 bits that element `pair` (0 or 1) of a register has in its word; reg: register of the fragment
- * (row g or g + 8 by its lowest bit). Register 0 is then word & 0x8e008e00, register 1 the same of word << 3; 2 and 3 have signs apart. */
-LAYOUT_FN uint32_t packed_fp4_bits(uint32_t code, uint32_t reg, uint32_t pair)
-{
-    const uint32_t size = code & 7, sign = code >> 3 & 1;
-    const uint32_t bits = reg == 0 ? sign << 15 | size << 9 : reg == 1 ? sign << 12 | size << 6 : reg == 2 ? sign << 14 | size << 3 : sign << 13 | size;
+/* A word of FP4 holds the 8 codes of a fragment so that each of its four registers takes a shift and one logic operation. An f16 with the sign of an E2M1 code at bit 15 and
+ * its size (exponent, exponent, fraction) at bits 11 to 9 is 2^-14 of its value; four such patterns cannot be laid beside each other in 16 bits by shifts
+ * alone, so two registers are the difference of two shifts of the word. As bits, both ways: */
+#define FP4_PATTERN 0x8e008e00u
 
-    return bits << 16 * pair;
+LAYOUT_FN uint32_t packed_fp4_fragment(uint32_t word, uint32_t reg)
+{
+    const uint32_t shifted = reg == 0 ? word << 6 : reg == 1 ? word << 9 : reg == 2 ? word ^ word << 2 : word ^ (word >> 3 | word << 29);
+
+    return shifted & FP4_PATTERN;
 }
 
-/* The inverse. */
-LAYOUT_FN uint32_t packed_fp4_code(uint32_t word, uint32_t reg, uint32_t pair)
+/* The inverse: f[r] is register r of the fragment, bits of FP4_PATTERN only. Each line takes what the lines above it made. */
+LAYOUT_FN uint32_t packed_fp4_word(const uint32_t f[4])
 {
-    const uint32_t bits = word >> 16 * pair & 0xffff;
+    uint32_t w = f[0] >> 6 | f[1] >> 9;
 
-    if (reg == 0) return (bits >> 12 & 8) | (bits >> 9 & 7);
-    if (reg == 1) return (bits >> 9 & 8) | (bits >> 6 & 7);
-    return reg == 2 ? (bits >> 11 & 8) | (bits >> 3 & 7) : (bits >> 10 & 8) | (bits & 7);
+    w |= (f[3] ^ (w >> 3 | w << 29)) & 0x80008000u;
+    w |= ((f[2] ^ w) & 0x80008000u) >> 2;
+    w |= (f[2] ^ w << 2) & 0x08000800u;
+    w |= ((f[2] ^ w) & 0x02000200u) >> 2;
+    w |= ((f[3] ^ w) & 0x08000800u) << 3;
+    w |= (f[3] ^ w >> 3) & 0x04000400u;
+    w |= ((f[2] ^ w) & 0x04000400u) >> 2;
+    w |= ((f[3] ^ w) & 0x02000200u) << 3;
+    return w;
 }
+
+/* An E2M1 code as element `pair` (0 or 1) of a register, and back. */
+LAYOUT_FN uint32_t packed_fp4_bits(uint32_t code, uint32_t pair) { return ((code & 8) << 12 | (code & 7) << 9) << 16 * pair; }
+LAYOUT_FN uint32_t packed_fp4_code(uint32_t fragment, uint32_t pair) { return (fragment >> (16 * pair + 12) & 8) | (fragment >> (16 * pair + 9) & 7); }
 
 #endif

@@ -83,12 +83,11 @@ __global__ void pack_kernel(pack_job j)
 }
 
 #define FP4_FACTOR 16384.0f           /* the f16 that the kernels make of a word are 2^-14 of their value */
-#define FP4_LOW_BITS 0xce38ce38u      /* of a word: the codes of row g; the others are those of row g + 8 */
 
 /* 8 codes of a row as a number, element 0 lowest. */
 __device__ __forceinline__ uint32_t fp4_octet(const pack_job &j, uint64_t row, uint32_t k) { return *(const uint32_t *)(j.src + (row * j.k + k) / 2); }
 
-/* A thread handles 8 consecutive k of rows g and g + 8 of a tile: two words. Gate and up come one after the other and keep each other's bits. */
+/* A thread handles 8 consecutive k of rows g and g + 8 of a tile: two words. Gate and up come one after the other and keep each other's codes. */
 __global__ void pack_fp4_kernel(pack_job j)
 {
     const uint32_t octets = j.k / 8, slices = j.k / j.slice_k;
@@ -104,13 +103,17 @@ __global__ void pack_fp4_kernel(pack_job j)
     for (uint32_t high = 0; high < 2; high++) {
         if (j.half != PACK_WHOLE && j.half != high) continue;
         const uint64_t row = j.half == PACK_WHOLE ? (uint64_t)tile * 16 + high * 8 + g : (uint64_t)tile * 8 + g;
-        const uint32_t codes = fp4_octet(j, row, k), keep = high ? FP4_LOW_BITS : ~FP4_LOW_BITS;
+        const uint32_t codes = fp4_octet(j, row, k);
 
         for (uint32_t i = 0; i < 2; i++) {                     /* elements 4i .. 4i + 3 */
-            uint32_t bits = 0;
+            uint32_t f[4];
 
-            for (uint32_t e = 0; e < 4; e++) bits |= packed_fp4_bits(codes >> (4 * (4 * i + e)) & 15, e / 2 * 2 + high, e % 2);
-            word[i] = (word[i] & keep) | bits;
+            for (uint32_t r = 0; r < 4; r++) {                 /* registers 0, 2: row g; 1, 3: row g + 8 */
+                const uint32_t own = codes >> (16 * i + r / 2 * 8);
+
+                f[r] = r % 2 == high ? packed_fp4_bits(own & 15, 0) | packed_fp4_bits(own >> 4 & 15, 1) : packed_fp4_fragment(word[i], r);
+            }
+            word[i] = packed_fp4_word(f);
         }
         if (t % 2 == 0) run[FP4_RUN_CODES + g * 8 + t / 2 * 4 + block * 2 + high] = j.group[(row * j.k + k) / WEIGHT_GROUP];
         if (in_slice == 0) ((float *)unit)[high * 8 + g] = FP4_FACTOR * (j.scale[0] < 0.0f ? 1.0f / -j.scale[0] : j.scale[0]);
@@ -128,7 +131,8 @@ __device__ __forceinline__ float unpack_fp4(const uint8_t *unit, uint32_t slice_
 {
     const uint8_t *run = unit + UNIT_HEADER_BYTES + packed_fp4_run(slice_k, k / 64) * FP4_RUN_BYTES;
     const uint32_t block = k % 64 / 32, t = k % 32 / 8, e = k % 8, g = row % 8, high = row / 8;
-    const uint32_t code = packed_fp4_code(((const uint32_t *)(run + (g * 4 + t) * 16))[block * 2 + e / 4], e % 4 / 2 * 2 + high, e % 2);
+    const uint32_t word = ((const uint32_t *)(run + (g * 4 + t) * 16))[block * 2 + e / 4];
+    const uint32_t code = packed_fp4_code(packed_fp4_fragment(word, e % 4 / 2 * 2 + high), e % 2);
 
     return stored_from_e2m1(code) * from_e4m3(run[FP4_RUN_CODES + g * 8 + t / 2 * 4 + block * 2 + high]) * (((const float *)unit)[row] / FP4_FACTOR);
 }

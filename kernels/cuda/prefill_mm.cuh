@@ -176,7 +176,7 @@ __device__ __forceinline__ void e4m3x4_to_bf16x4(uint32_t word, uint32_t *first,
     *second = bf16x2_times(__byte_perm(low, high, 0x7362), power);
 }
 
-/* The four A fragments of 64 of k in FP4 (layout.h), exactly: a code's size goes to where bf16 has the end of its exponent and the start of its
+/* The four A fragments of 64 of k in FP4 (packed_fp4_fragment), exactly: a code's size goes to where bf16 has the end of its exponent and the start of its
  * fraction, which is 2^-126 of its value; the group's scale comes times 2^118, so that the product is 2^-8 of what it means: 6 bits of significand. */
 __device__ __forceinline__ void fp4_fragments(uint32_t (&a)[4][4], uint4 v, uint32_t scales)
 {
@@ -187,11 +187,12 @@ __device__ __forceinline__ void fp4_fragments(uint32_t (&a)[4][4], uint4 v, uint
 #pragma unroll
     for (int j = 0; j < 4; j++) {
         const uint32_t both = bf16x2_times(pair[j / 2], power), low = __byte_perm(both, 0, 0x1010), high = __byte_perm(both, 0, 0x3232), w = word[j];
+        const uint32_t third = w ^ w << 2, fourth = w ^ __funnelshift_r(w, w, 3);
 
-        a[j][0] = bf16x2_times((w >> 3 & size) | (w & sign), low);
-        a[j][1] = bf16x2_times((w & size) | (w << 3 & sign), high);
-        a[j][2] = bf16x2_times((w << 3 & size) | (w << 1 & sign), low);
-        a[j][3] = bf16x2_times((w << 6 & size) | (w << 2 & sign), high);
+        a[j][0] = bf16x2_times((w << 3 & size) | (w << 6 & sign), low);
+        a[j][1] = bf16x2_times((w << 6 & size) | (w << 9 & sign), high);
+        a[j][2] = bf16x2_times((third >> 3 & size) | (third & sign), low);
+        a[j][3] = bf16x2_times((fourth >> 3 & size) | (fourth & sign), high);
     }
 }
 

@@ -52,17 +52,14 @@ __device__ __forceinline__ uint32_t f16x2_high(uint32_t pair)
     return out;
 }
 
-/* One fragment out of a word of FP4: the three bits of a code's size go where an f16 has the end of its exponent and the start of its fraction, which
- * is 2^-14 of its value; times the group's scale it is still exact (2 and 4 bits of significand; never below 2^-24). Shifts to the left as
- * products: they run beside the logic. low, high: the scale of row g, of row g + 8, twice each. */
+/* One fragment out of a word of FP4 (packed_fp4_fragment): f16 of 2^-14 of what the codes mean; times the group's scale they are still exact (2 and 4 bits of significand;
+ * never below 2^-24). Shifts to the left as products: they run beside the logic. low, high: the scale of row g, of row g + 8, twice each. */
 __device__ __forceinline__ void fp4_fragment(uint32_t (&f)[4], uint32_t w, uint32_t low, uint32_t high)
 {
-    const uint32_t whole = 0x8e008e00u, size = 0x0e000e00u, sign = 0x80008000u;
-
-    f[0] = f16x2_times(w & whole, low);
-    f[1] = f16x2_times(w * 8 & whole, high);
-    f[2] = f16x2_times((w * 64 & size) | (w * 2 & sign), low);
-    f[3] = f16x2_times((w * 512 & size) | (w * 4 & sign), high);
+    f[0] = f16x2_times(w * 64 & FP4_PATTERN, low);
+    f[1] = f16x2_times(w * 512 & FP4_PATTERN, high);
+    f[2] = f16x2_times((w ^ w * 4) & FP4_PATTERN, low);
+    f[3] = f16x2_times((w ^ __funnelshift_r(w, w, 3)) & FP4_PATTERN, high);
 }
 
 /* BF16: one k block of 16 per load. FP8: one of 32. FP4: two of 32, whose scales are `scales`. Alternating accumulators halve the chain of dependent mma. */

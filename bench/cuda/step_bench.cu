@@ -212,12 +212,12 @@ static double wall_us(struct model *m, uint32_t rows, bool many, uint32_t contex
 }
 
 /* One traced step: for each kind of kernel the mean over the layers of how its blocks follow the end of the kernel before (us). */
-static void trace_rows(struct model *m, const struct settings *o, uint32_t rows)
+static void trace_rows(struct model *m, const struct settings *o, uint32_t rows, bool many)
 {
     static const char *const name[] = { "qkv", "attn", "combine", "o", "norm1", "gate_up", "down", "norm2" };
     const uint32_t per = 8, kernels = per * m->spec.layers + 1;
     std::vector<unsigned long long> words(kernels * 8), first(kernels * 8);
-    const struct step_state s = make_state(rows, false, o->context, step_number - 1);
+    const struct step_state s = make_state(rows, many, o->context, step_number - 1);
     void *device, *graph;
 
     for (uint32_t i = 0; i < kernels * 8; i++) first[i] = i % 2 ? 0 : ~0ull;
@@ -237,8 +237,8 @@ static void trace_rows(struct model *m, const struct settings *o, uint32_t rows)
         uint32_t n = 0;
 
         if (k % per == 0)
-            printf("trace, %u rows, mean over %s layers, us after the end of the kernel before: first start, last start, first past wait, last past wait, first end, last end\n", rows,
-                   type == CUDA_FULL ? "full" : "sliding");
+            printf("trace, %u rows of %s, mean over %s layers, us after the end of the kernel before: first start, last start, first past wait, last past wait, first end, last end\n", rows,
+                   many ? "as many sequences" : "blocks", type == CUDA_FULL ? "full" : "sliding");
         for (uint32_t i = 1; i < m->spec.layers; i++) {
             if (m->spec.layer[i].type != type || m->spec.layer[i - 1].type != CUDA_SLIDING) continue;
             const unsigned long long *w = &words[(i * per + k % per) * 8], base = w[5 - 8];
@@ -288,7 +288,7 @@ static void sweep(struct model *m, struct settings o, char *list, double gbps)
         other.backend = open_backend(m, &o, seqs_of(&o));
         printf("tuning %-20s", p);
         for (uint32_t rows : o.rows) {
-            const struct step_state s = make_state(rows, false, o.context, step_number - 1);
+            const struct step_state s = make_state(rows, rows > 16, o.context, step_number - 1);
             uint64_t bytes = 0;
 
             struct step_result result;
@@ -349,7 +349,7 @@ int main(int argc, char **argv)
     for (uint32_t rows : o.rows)
         if (rows > 1) bench_rows(&m, &o, rows, true, gbps);
     for (uint32_t rows : o.rows)
-        if (o.trace) trace_rows(&m, &o, rows);
+        if (o.trace) trace_rows(&m, &o, rows, rows > 16);
     cuda_backend_close(m.backend);
     return 0;
 }

@@ -60,6 +60,7 @@ struct engine_device {                /* one of engine_cpu, engine_cuda */
     void (*admit)(struct engine *e, uint32_t slot, const struct engine_sequence *seq);
     void (*leave)(struct engine *e, uint32_t slot);
     void (*fill)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows, const struct engine_piece *pieces, uint32_t piece_count);
+    void (*told)(struct engine *e);
     void (*step)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens, uint32_t rows);
     void (*first)(struct engine *e, const struct engine_span *spans, uint32_t span_count, const uint32_t *tokens);
     void (*wait)(struct engine *e);
@@ -112,6 +113,9 @@ static inline void engine_fill(struct engine *e, const struct engine_span *spans
 {
     e->device->fill(e, spans, span_count, tokens, rows, pieces, piece_count);
 }
+
+/* Prefill, behind each engine_fill: those whom it concerns have been told. Until then verify waits on a device that both share, so that its next step has them with it. */
+static inline void engine_told(struct engine *e) { e->device->told(e); }
 
 /* Prefill: pages of the KV cache onto others, none of which is both; complete when it returns. */
 static inline void engine_copy_pages(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)

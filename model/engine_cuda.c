@@ -28,7 +28,8 @@
 #define WAIT_US 10000u                /* between two heartbeats */
 #define STEP_LIMIT_NS 5000000000ull   /* a step takes milliseconds; another process may have the GPU for some time */
 #define FILL_LIMIT_NS 30000000000ull
-#define FILL_ROWS_SHARED 512u         /* while sequences run: a layer of more rows is too long a slice, of fewer reads the weights too often */
+#define FILL_ROWS_SHARED 512u         /* while sequences run, of a call that could have more: fewer would read the weights too often, */
+#define SLICE_LAYERS 8u               /* and many more make long layers: so many fit into a slice, which ends behind a whole one */
 #define PREFILL_SHARE 40u             /* percent of the GPU's time that prompts get while sequences run */
 #define GRAPH_ROWS_MIN 16u            /* enough for a block and a few neighbours */
 #define GRAPH_ROWS_BLOCKS 64u         /* up to so many every sequence has a whole block */
@@ -263,18 +264,31 @@ static void gpu_wait(struct engine *e)
 static uint32_t gpu_fill_rows(const struct engine *e)
 {
     const struct gpu *g = e->state;
+    double rows = e->rows_max;
 
-    return turns_are_taken(&g->turns) && e->rows_max > FILL_ROWS_SHARED ? FILL_ROWS_SHARED : e->rows_max;
+    if (!turns_are_taken(&g->turns)) return e->rows_max;
+    const double layer_most_ns = (double)turns_slice_ns(&g->turns, e->beginners) / SLICE_LAYERS;
+    for (uint32_t t = 0; t < LAYER_TYPES; t++) {
+        if (g->layer_ns[t] <= 0 || g->layer_rows[t] <= 0) rows = FILL_ROWS_SHARED; /* nothing is known yet */
+        else if (rows * g->layer_ns[t] > layer_most_ns * g->layer_rows[t]) rows = layer_most_ns * g->layer_rows[t] / g->layer_ns[t];
+    }
+    if (rows < FILL_ROWS_SHARED) rows = FILL_ROWS_SHARED;
+    return rows < e->rows_max ? (uint32_t)rows : e->rows_max;
 }
 
-/* Layers from `first` on that fit the time, to the nearest; at least one. A call with more rows than the last takes longer in proportion at most. */
+/* What a layer of so many rows takes, by those of its type so far: with more rows than the last longer in proportion at most. */
+static double layer_ns(const struct gpu *g, uint32_t type, uint32_t rows)
+{
+    return g->layer_ns[type] * (rows > g->layer_rows[type] && g->layer_rows[type] > 0 ? rows / g->layer_rows[type] : 1);
+}
+
+/* Layers from `first` on that fit the time, to the nearest; at least one. */
 static uint32_t slice_layers(const struct gpu *g, uint32_t first, uint32_t rows, double ns)
 {
     uint32_t count = 0;
 
     for (uint32_t i = first; i < g->spec.layers; i++, count++) {
-        const uint32_t type = g->spec.layer[i].type;
-        const double own_ns = g->layer_ns[type] * (rows > g->layer_rows[type] && g->layer_rows[type] > 0 ? rows / g->layer_rows[type] : 1);
+        const double own_ns = layer_ns(g, g->spec.layer[i].type, rows);
         if (own_ns <= 0 || own_ns / 2 > ns) break;
         ns -= own_ns;
     }
@@ -288,9 +302,9 @@ static void note_slice(struct gpu *g, uint32_t first, uint32_t count, uint32_t r
     if (first + count >= g->spec.layers) return; /* the last layer is cheap: nobody reads more of it than K and V */
     for (uint32_t i = first; i < first + count; i++) of[g->spec.layer[i].type]++;
     if (of[LAYER_FULL] && of[LAYER_SLIDING]) { /* what the sliding ones do not explain, the full ones have taken: their keys grow */
-        const double rest = (ns - of[LAYER_SLIDING] * g->layer_ns[LAYER_SLIDING]) / of[LAYER_FULL];
-        if (rest < g->layer_ns[LAYER_SLIDING]) g->layer_ns[LAYER_SLIDING] = ns / count; /* fewer rows than they were measured with */
-        g->layer_ns[LAYER_FULL] = rest < g->layer_ns[LAYER_SLIDING] ? ns / count : rest;
+        const double sliding = layer_ns(g, LAYER_SLIDING, rows), rest = (ns - of[LAYER_SLIDING] * sliding) / of[LAYER_FULL];
+        if (rest < sliding) g->layer_ns[LAYER_SLIDING] = ns / count, g->layer_rows[LAYER_SLIDING] = rows; /* fewer rows, or relatively more, than they were measured with */
+        g->layer_ns[LAYER_FULL] = rest < sliding ? ns / count : rest;
         g->layer_rows[LAYER_FULL] = rows;
         return;
     }
@@ -352,9 +366,16 @@ static void gpu_fill(struct engine *e, const struct engine_span *spans, uint32_t
         more = g->lib.prefill_go(g->prefill, layers);
         if (more < 0) check(e, "prefill", more);
         await_prefill(e);
-        note_slice(g, layer, layers, rows, (double)turns_end(&g->turns));
+        if (more > 0) note_slice(g, layer, layers, rows, (double)turns_end(&g->turns)); /* the last slice's turn ends in gpu_told */
         layer += layers;
     } while (more > 0);
+}
+
+static void gpu_told(struct engine *e)
+{
+    struct gpu *g = e->state;
+
+    turns_end(&g->turns);
 }
 
 static void gpu_copy(struct engine *e, enum layer_type type, const uint32_t *from, const uint32_t *to, uint32_t count)
@@ -391,7 +412,7 @@ static int gpu_pick(struct engine *e, const struct engine_span *span, uint32_t r
     return 0;
 }
 
-static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_step, gpu_first, gpu_wait, gpu_copy, gpu_copy_outputs, gpu_pick, gpu_fill_rows,
+static const struct engine_device gpu_device = {gpu_admit, gpu_leave, gpu_fill, gpu_told, gpu_step, gpu_first, gpu_wait, gpu_copy, gpu_copy_outputs, gpu_pick, gpu_fill_rows,
                                                gpu_hands_over, gpu_step_behind, gpu_begun, gpu_release, gpu_scored, 1};
 
 /* ---- setting up -------------------------------------------------------------------------------- */

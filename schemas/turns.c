@@ -75,22 +75,24 @@ static double share_of(const struct turns *t, uint32_t sequences)
     return crowd <= t->share ? t->share : t->share > TURNS_SHARE_CROWD ? t->share : crowd < TURNS_SHARE_CROWD ? crowd : TURNS_SHARE_CROWD;
 }
 
+uint64_t turns_slice_ns(const struct turns *t, uint32_t sequences)
+{
+    if (!turns_are_taken(t)) return (uint64_t)IDLE_SLICE_NS;
+    const double step_ns = (double)shm_load_relaxed(&t->peer[VERIFY_STEP_NS]), share = share_of(t, sequences);
+    const double slice_ns = (step_ns > 0 ? step_ns : STEP_UNKNOWN_NS) * share / (1 - share);
+
+    return (uint64_t)(slice_ns < SLICE_LEAST_NS ? SLICE_LEAST_NS : slice_ns > SLICE_MOST_NS ? SLICE_MOST_NS : slice_ns);
+}
+
 uint64_t turns_ask(struct turns *t, uint32_t sequences)
 {
     const uint64_t number = *own(t, PREFILL_TURN_ASKED) + 1;
-    double slice_ns = IDLE_SLICE_NS;
 
     shm_store_release(own(t, PREFILL_TURN_ASKED), number); /* said even when nobody runs: whoever begins now waits for the slice's end */
-    if (turns_are_taken(t)) {
-        const double step_ns = (double)shm_load_relaxed(&t->peer[VERIFY_STEP_NS]);
-        const double share = share_of(t, sequences);
-        slice_ns = (step_ns > 0 ? step_ns : STEP_UNKNOWN_NS) * share / (1 - share);
-        if (slice_ns < SLICE_LEAST_NS) slice_ns = SLICE_LEAST_NS;
-        if (slice_ns > SLICE_MOST_NS) slice_ns = SLICE_MOST_NS;
-        await_turn(t, number);
-    }
+    const uint64_t slice_ns = turns_slice_ns(t, sequences);
+    if (turns_are_taken(t)) await_turn(t, number);
     t->begin_ns = clock_ns();
-    return (uint64_t)slice_ns;
+    return slice_ns;
 }
 
 uint64_t turns_end(struct turns *t)
@@ -113,6 +115,11 @@ bool turns_asked(const struct turns *t)
     if (!t->peer) return false;
     const uint64_t asked = shm_load_acquire(&t->peer[PREFILL_TURN_ASKED]);
     return asked > *own(t, VERIFY_TURN_GIVEN) && asked > shm_load_acquire(&t->peer[PREFILL_TURN_ENDED]);
+}
+
+bool turns_are_waited_for(const struct turns *t)
+{
+    return *own(t, VERIFY_STEPPING) != 0;
 }
 
 bool turns_give(struct turns *t)

@@ -15,7 +15,7 @@
 
 #include "shm/stage.h"
 
-#define TURNS_SHARE_CROWD 0.8
+#define TURNS_SHARE_CROWD 0.9
 
 struct turns {                        /* of either side */
     struct stage *stage;              /* borrowed */
@@ -32,12 +32,14 @@ struct turns {                        /* of either side */
 /* ---- prefill ---- */
 
 void turns_open_prefill(struct turns *t, struct stage *s, uint32_t share_percent);
-/* Waits for the turn, if sequences run; returns how long the slice may take, in ns. So many sequences wait for their first token: when their square is
- * more than run, they get more than their share, up to TURNS_SHARE_CROWD. */
+/* How long a slice may take as things are, in ns. So many sequences wait for their first token: when their square is more than run, they get more than
+ * their share, up to TURNS_SHARE_CROWD. */
+uint64_t turns_slice_ns(const struct turns *t, uint32_t sequences);
+/* Waits for the turn, if sequences run; returns how long the slice may take now. */
 uint64_t turns_ask(struct turns *t, uint32_t sequences);
 /* The slice is over. Returns how long it took, in ns. */
 uint64_t turns_end(struct turns *t);
-/* Do sequences run? Then long calls make long slices: one layer is the least. */
+/* Do sequences run? */
 bool turns_are_taken(const struct turns *t);
 
 /* ---- verify ---- */
@@ -45,6 +47,8 @@ bool turns_are_taken(const struct turns *t);
 void turns_open_verify(struct turns *t, struct stage *s);
 /* Does prefill wait for a turn, or is it in the middle of a slice? */
 bool turns_asked(const struct turns *t);
+/* Does it wait? Not with the slice that it began while no sequence ran. */
+bool turns_are_waited_for(const struct turns *t);
 /* Gives the turn and waits until it has ended. False: it did not, and goes on beside the next step, whose time says nothing then. */
 bool turns_give(struct turns *t);
 /* A step took so long; or none runs. */

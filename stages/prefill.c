@@ -41,6 +41,7 @@ struct prefill {
     struct pages pages;
     uint32_t held; /* sequences that hold pages */
     uint32_t max_sequences, chunk;
+    uint32_t crowd; /* most sequences that waited for their first token since none did */
     struct engine_span *span; /* of the current chunk */
     struct engine_piece *piece; /* its pictures and sounds */
     uint32_t piece_count, piece_max;
@@ -140,7 +141,7 @@ static void give_back(struct prefill *k, uint32_t s)
 
 /* ---- looking at slots --------------------------------------------------------------- */
 
-static void hand_over(struct prefill *k, uint32_t s)
+static void announce(struct prefill *k, uint32_t s)
 {
     struct prefill_slot *p = table_prefill(&k->table, s);
     const struct ring_msg msg = {.slot = s, .generation = k->seq[s].generation};
@@ -150,6 +151,11 @@ static void hand_over(struct prefill *k, uint32_t s)
     k->seq[s].state = SEQ_HANDED;
     shm_store_release(&p->ready, word_pack(k->seq[s].generation, 1));
     ring_publish(&k->stage.ring[RING_PREFILL_VERIFY], &msg);
+}
+
+static void hand_over(struct prefill *k, uint32_t s)
+{
+    announce(k, s);
     pages_handed(&k->pages, s); /* behind the message: nobody waits for it */
 }
 
@@ -354,8 +360,8 @@ static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, ui
     return count;
 }
 
-/* Those behind the first come share half the chunk, so that a long prompt does not keep short ones waiting; the
- * first takes all the rest. Returns rows; *count sequences. */
+/* Those behind the first come share half the chunk, and what the first does not need of the other half, so that a long prompt does not keep short ones
+ * waiting; the first takes all the rest. Returns rows; *count sequences. */
 static uint32_t gather(struct prefill *k, uint32_t *count)
 {
     const uint32_t none = k->table.limits.slot_count, first = first_in(k, SEQ_FILLING, 0), most = engine_fill_rows(&k->engine);
@@ -365,7 +371,8 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
     if (first == none) return 0;
     const uint32_t picture = picture_at(k, first, filled_of(k, first)), usual = most < k->chunk ? most : k->chunk;
     const uint32_t chunk = usual > picture ? usual : picture; /* it must fit, whatever the others take */
-    const uint32_t shared = chunk - picture < chunk / 2 ? chunk - picture : chunk / 2;
+    const uint32_t left = table_tokenize(&k->table, first)->prompt_count - filled_of(k, first), half = chunk - chunk / 2, own = left < half ? left : half;
+    const uint32_t shared = chunk - (own > picture ? own : picture);
     if (!is_suspect(k, first)) {
         uint32_t s = first;
         while (rows < shared && seqs + 1 < ENGINE_FILL_SPANS_MAX && (s = first_in(k, SEQ_FILLING, k->seq[s].order)) != none)
@@ -376,12 +383,20 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
     return rows;
 }
 
-static uint32_t count_beginners(const struct prefill *k)
+/* Sequences that wait for their first token; those without pages must wait for others to end. The last of a crowd count as the whole of it: few as they are, they
+ * would get no more than their share, and who began together ends when the last of them does. */
+static uint32_t count_beginners(struct prefill *k)
 {
+    uint64_t left = 0;
     uint32_t count = 0;
 
-    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) count += k->seq[s].state == SEQ_FILLING || k->seq[s].state == SEQ_FOLLOWING;
-    return count; /* those without pages must wait for others to end */
+    for (uint32_t s = 0; s < k->table.limits.slot_count; s++) {
+        if (k->seq[s].state != SEQ_FILLING && k->seq[s].state != SEQ_FOLLOWING) continue;
+        left += table_tokenize(&k->table, s)->prompt_count - filled_of(k, s);
+        count++;
+    }
+    if (count > k->crowd) k->crowd = count;
+    return left <= k->chunk ? k->crowd : count;
 }
 
 static void fill(struct prefill *k)
@@ -389,6 +404,7 @@ static void fill(struct prefill *k)
     uint32_t slots[ENGINE_FILL_SPANS_MAX], generations[ENGINE_FILL_SPANS_MAX], count, rows;
     const uint64_t begin = clock_ns();
 
+    k->engine.beginners = count_beginners(k);
     rows = gather(k, &count);
     if (count == 0) return;
     for (uint32_t i = 0; i < count; i++) {
@@ -396,15 +412,18 @@ static void fill(struct prefill *k)
         generations[i] = k->seq[slots[i]].generation;
     }
     stage_busy(&k->stage, slots, generations, count);
-    k->engine.beginners = count_beginners(k);
     if (rows) engine_fill(&k->engine, k->span, count, k->tokens, rows, k->piece, k->piece_count);
     for (uint32_t i = 0; i < count; i++) {
         struct prefill_slot *p = table_prefill(&k->table, slots[i]);
         const uint32_t filled = word_for(&p->filled, generations[i]) + k->span[i].rows;
         shm_store_release(&p->filled, word_pack(generations[i], filled));
         pages_filled(&k->pages, slots[i]);
-        if (is_filled(k, slots[i])) hand_over(k, slots[i]);
+        if (is_filled(k, slots[i])) announce(k, slots[i]);
     }
+    engine_told(&k->engine);
+    for (uint32_t i = 0; i < count; i++)
+        if (k->seq[slots[i]].state == SEQ_HANDED) pages_handed(&k->pages, slots[i]);
+    if (first_in(k, SEQ_FILLING, 0) == k->table.limits.slot_count) k->crowd = 0;
     stage_idle(&k->stage);
     stage_count(&k->stage, PREFILL_TOKENS, rows);
     stage_count(&k->stage, PREFILL_CHUNKS, 1);

@@ -359,13 +359,31 @@ static void declare_busy(struct verify *k)
     stage_busy(&k->stage, slots, generations, k->block_count);
 }
 
+static bool has_beginners(const struct verify *k)
+{
+    for (uint32_t i = 0; i < k->active_count; i++)
+        if (k->seq[k->active[i]].known == 0) return true;
+    return false;
+}
+
+/* Prefill's turn, if it asks for one. Those who wait for LM head and sampler alone go first; those whom it hands over meanwhile are with us behind it. False: it goes on beside the next step. */
+static bool give_turn(struct verify *k)
+{
+    if (!turns_asked(&k->turns) || (turns_are_waited_for(&k->turns) && has_beginners(k))) return true;
+    tell_decided(k);
+    const bool ended = turns_give(&k->turns);
+    take_messages(k);
+    end_unwanted(k);
+    return ended;
+}
+
 static void round_of(struct verify *k)
 {
-    const bool turn = turns_asked(&k->turns);
+    const bool undisturbed = give_turn(k);
 
+    if (k->active_count == 0) return;
     drafts_decide(k);
-    if (k->drafting || turn || k->first_tokens) tell_decided(k);
-    const bool undisturbed = !turn || turns_give(&k->turns);
+    if (k->drafting || k->first_tokens) tell_decided(k);
     if (k->drafting) drafts_wait(k);
     gather(k);
     declare_busy(k);

@@ -101,13 +101,14 @@ static void test_slices_follow_the_share(void **state)
 
 static void test_a_crowd_gets_more(void **state)
 {
-    static const struct { uint32_t sequences, running, ms; } cases[] = {{1, 8, 4}, {2, 8, 4}, {4, 8, 8}, {4, 28, 4}, {8, 8, 16}, {14, 1, 16}};
+    static const struct { uint32_t sequences, running, ms; } cases[] = {{1, 8, 4}, {2, 8, 4}, {4, 8, 8}, {4, 28, 4}, {6, 9, 16}, {8, 8, 25}, {14, 1, 25}};
     struct pair *t = *state;
 
     turns_note_step(&t->v, 4000000);
     for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) {
         shm_store_release(&t->verify.status->counters[VERIFY_RUNNING], cases[i].running);
         shm_store_release(&t->verify.status->counters[VERIFY_TURN_GIVEN], t->prefill.status->counters[PREFILL_TURN_ASKED] + 1);
+        assert_int_equal((turns_slice_ns(&t->p, cases[i].sequences) + 500000) / 1000000, cases[i].ms); /* known before it is asked: a call's rows go by it */
         assert_int_equal((turns_ask(&t->p, cases[i].sequences) + 500000) / 1000000, cases[i].ms);
     }
 }

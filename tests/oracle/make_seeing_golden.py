@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/media/seeing.json: what transformers answers about pictures and sounds on the checkpoint of tests/e2e/seeing.py.
+"""Makes tests/golden/media/seeing.json and demo.json: what transformers answers about pictures and sounds on the checkpoint of tests/e2e/seeing.py, and on the demo model.
 
-Run:  .venv/bin/python tests/oracle/make_seeing_golden.py      (torch, torchvision, torchcodec and Pillow on the CPU, transformers 5.x)
+Run:  .venv/bin/python tests/oracle/make_seeing_golden.py [demo]      (demo: that file alone; torch, torchvision, torchcodec and Pillow on the CPU, transformers 5.x)
 
 Everything in float32 on the checkpoint's bfloat16 weights, the embedding's scale, pixels and samples rounded as the checkpoint's type rounds them; the prompt from the
 reference's own processor. Masks: a picture's tokens see each other in the sliding layers, full layers stay causal (the library's create_masks_for_vision_model).
@@ -15,7 +15,7 @@ import wave
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoTokenizer, Gemma4UnifiedForConditionalGeneration
+from transformers import AutoProcessor, AutoTokenizer, Gemma4UnifiedForConditionalGeneration
 from transformers.models.gemma4_unified.feature_extraction_gemma4_unified import Gemma4UnifiedAudioFeatureExtractor
 from transformers.models.gemma4_unified.image_processing_gemma4_unified import Gemma4UnifiedImageProcessor
 from transformers.models.gemma4_unified.modeling_gemma4_unified import create_masks_for_vision_model, get_block_sequence_ids_for_mask
@@ -38,12 +38,25 @@ CASES = [
     ("video file", ["video/h264.mp4"], "What happens?"),
     ("video file and picture", ["video/turned_90.mp4", "image/rgb.png"], "Which way does it go?"),
 ]
+DEMO_CASES = [  # of those that the demo model was never shown
+    ("all of it", ["heldout/p001.png"], "Describe the picture."),
+    ("a JPEG", ["heldout/p002.jpg"], "What does the picture show?"),
+    ("a WebP", ["heldout/p003.webp"], "Describe the picture."),
+    ("a word's colour", ["heldout/p019.png"], "What colour are the letters?"),
+    ("side", ["heldout/p088.png"], "Is the cross right of the circle?"),
+    ("beeps", ["heldout/s016.wav"], "How many tones do you hear?"),
+    ("high or low", ["heldout/s026.wav"], "Which beeps are high or low?"),
+    ("up or down", ["heldout/s041.wav"], "Does the tone go up or down?"),
+    ("picture and sound", ["heldout/p001.png", "heldout/s016.wav"], "How many beeps are there?"),
+]
+HELDOUT = os.path.join("..", "..", "model", "train", "heldout_media")
 ANSWER = 8
+DEMO_ANSWER = 24
 FPS = 0.5  # of videos: a list of frames among the files
 
 
 def load(name):
-    path = os.path.join(ROOT, "tests", "golden", name)
+    path = os.path.join(ROOT, "tests", "golden", name.replace("heldout", HELDOUT))
     if name.endswith(".wav"):
         with wave.open(path) as w:
             return np.frombuffer(w.readframes(w.getnframes()), "<i2").astype(np.float32) / 32768
@@ -60,8 +73,12 @@ def logits_of(model, inputs, ids):
         return model(input_ids=ids, attention_mask=masks, mm_token_type_ids=types, use_cache=False, **more).logits[0, -1].double()
 
 
-def answer(model, processor, files, question):
-    kinds = ["video" if isinstance(f, list) or f.startswith("video") else "image" if f.startswith("image") else "audio" for f in files]
+def kind_of(file):
+    return "video" if isinstance(file, list) or file.startswith("video") else "audio" if file.endswith(".wav") else "image"
+
+
+def answer(model, processor, files, question, most):
+    kinds = [kind_of(f) for f in files]
     of = lambda kind: [f for f, k in zip(files, kinds) if k == kind]
     sounds, pictures = [load(f) for f in of("audio")], [load(f) for f in of("image")]
     videos, more = [os.path.join(ROOT, "tests", "golden", v) for v in of("video") if isinstance(v, str)], {}  # files: the processor has them decoded, by torchcodec
@@ -75,7 +92,7 @@ def answer(model, processor, files, question):
         if key in inputs:
             inputs[key] = inputs[key].to(torch.bfloat16).to(torch.float32)
     ids, out, best = inputs["input_ids"], [], None
-    for _ in range(ANSWER):
+    for _ in range(most):
         logits = logits_of(model, inputs, ids)
         logits[model.generation_config.suppress_tokens or []] = -float("inf")
         if best is None:
@@ -87,20 +104,32 @@ def answer(model, processor, files, question):
     return {"files": files, "question": question, "prompt": inputs["input_ids"][0].tolist(), "logprobs": [round(v, 6) for v in best], "answer": out}
 
 
-def main():
-    with tempfile.TemporaryDirectory() as directory:
-        seeing.make(directory)
-        model = Gemma4UnifiedForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
-        scale = model.model.language_model.embed_tokens.embed_scale
-        scale.copy_(scale.to(torch.bfloat16).to(torch.float32))
-        tokenizer = AutoTokenizer.from_pretrained(directory)
-        processor = Gemma4UnifiedProcessor(Gemma4UnifiedAudioFeatureExtractor(), Gemma4UnifiedImageProcessor(max_soft_tokens=seeing.BUDGET), tokenizer, Gemma4UnifiedVideoProcessor())
-        cases = {name: answer(model, processor, files, question) for name, files, question in CASES}
-    with open(os.path.join(ROOT, "tests", "golden", "media", "seeing.json"), "w", encoding="utf-8") as f:
+def load_model(directory):
+    model = Gemma4UnifiedForConditionalGeneration.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
+    scale = model.model.language_model.embed_tokens.embed_scale
+    scale.copy_(scale.to(torch.bfloat16).to(torch.float32))
+    return model
+
+
+def write(name, model, processor, wanted, most):
+    cases = {name: answer(model, processor, files, question, most) for name, files, question in wanted}
+    with open(os.path.join(ROOT, "tests", "golden", "media", name), "w", encoding="utf-8") as f:
         json.dump(cases, f, indent=None, separators=(",", ":"))
         f.write("\n")
-    for name, case in cases.items():
-        print(name, len(case["prompt"]), case["logprobs"][:3], case["answer"])
+    for case, of in cases.items():
+        print(case, len(of["prompt"]), of["logprobs"][:3], of["answer"], repr(processor.tokenizer.decode(of["answer"])))
+
+
+def main():
+    demo = os.path.join(ROOT, "model", "demo")
+    write("demo.json", load_model(demo), AutoProcessor.from_pretrained(demo), DEMO_CASES, DEMO_ANSWER)
+    if sys.argv[1:] == ["demo"]:
+        return
+    with tempfile.TemporaryDirectory() as directory:
+        seeing.make(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+        processor = Gemma4UnifiedProcessor(Gemma4UnifiedAudioFeatureExtractor(), Gemma4UnifiedImageProcessor(max_soft_tokens=seeing.BUDGET), tokenizer, Gemma4UnifiedVideoProcessor())
+        write("seeing.json", load_model(directory), processor, CASES, ANSWER)
 
 
 if __name__ == "__main__":

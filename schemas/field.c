@@ -1,6 +1,7 @@
 /* schemas/field.c - strict JSON and typed access to its fields. */
 #include "schemas/field.h"
 
+#include "schemas/field_long.h"
 #include "shm/error.h"
 
 #include <math.h>
@@ -12,15 +13,13 @@
 static int check_size(const char *text, size_t bytes, struct fault *f)
 {
     size_t depth = 0, values = 1, members = 0;
-    bool in_string = false;
 
     for (size_t i = 0; i < bytes; i++) {
         const char c = text[i];
-        if (in_string) {
-            if (c == '\\') i++;
-            else if (c == '"') in_string = false;
-        } else if (c == '"') in_string = true;
-        else if (c == '{' || c == '[') {
+        if (c == '"') {
+            const char *close = field_long_end(text + i + 1, text + bytes);
+            i = close ? (size_t)(close - text) : bytes;
+        } else if (c == '{' || c == '[') {
             values++;
             if (++depth > FIELD_DEPTH_MAX) return fault_set(f, 400, "invalid_json", NULL, "The JSON is nested deeper than %u levels.", FIELD_DEPTH_MAX);
         } else if ((c == '}' || c == ']') && depth > 0) depth--;
@@ -46,12 +45,30 @@ static const char *kind_of(const json_t *value)
     }
 }
 
+#define STRICT (JSON_REJECT_DUPLICATES | JSON_DECODE_ANY)
+
+/* Its long strings go past the library. NULL: there are none, or something is wrong, which the library says better of the whole text. */
+static json_t *load_shortened(const char *text, size_t bytes)
+{
+    struct field_long l;
+    json_t *value = NULL;
+
+    if (field_long_cut(&l, text, bytes) == 0 && l.text) value = json_loadb(l.text, l.bytes, STRICT, NULL);
+    if (value && field_long_restore(&l, value) != 0) {
+        json_decref(value);
+        value = NULL;
+    }
+    field_long_close(&l);
+    return value;
+}
+
 json_t *field_parse(const char *text, size_t bytes, struct fault *f)
 {
     json_error_t error;
 
     if (check_size(text, bytes, f) < 0) return NULL;
-    json_t *value = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | JSON_DECODE_ANY, &error);
+    json_t *value = load_shortened(text, bytes);
+    if (!value) value = json_loadb(text, bytes, STRICT, &error);
     if (!value) {
         const bool nul = json_error_code(&error) == json_error_null_character; /* the library's sentence names its own options */
         fault_set(f, 400, "invalid_json", NULL, "%s: %s (line %d, column %d).", nul ? "The JSON cannot be taken" : "The body is not valid JSON",

@@ -10,8 +10,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
+
+#define ANSWER_S 5
 
 static int connect_to(const char *run_dir)
 {
@@ -25,7 +28,7 @@ static int connect_to(const char *run_dir)
     return -E_PEER;
 }
 
-/* One line out, one line back; the answer is the caller's to free. NULL: the server went away. */
+/* One line out, one line back; the answer is the caller's to free. NULL: the server went away, or (errno EAGAIN) says nothing for ANSWER_S. */
 static char *ask(int fd, json_t *request)
 {
     char *line = json_dumps(request, JSON_COMPACT);
@@ -42,13 +45,14 @@ static char *ask(int fd, json_t *request)
             answer = more;
         }
         const ssize_t got = read(fd, answer + bytes, capacity - 1 - bytes);
+        if (got == 0) errno = 0;
         if (got <= 0) break;
         bytes += (size_t)got;
         answer[bytes] = '\0';
         if (memchr(answer, '\n', bytes)) return answer;
     }
 failed:
-    free(line);
+    free(line); /* glibc's free leaves errno as it is from 2.33 on, every one we run on */
     free(answer);
     return NULL;
 }
@@ -56,8 +60,10 @@ failed:
 /* The server closes the connection as the last thing it does: afterwards its port and run directory are free. */
 static void wait_for_end(int fd)
 {
+    const struct timeval forever = {.tv_sec = 0};
     char byte;
 
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &forever, sizeof forever);
     while (read(fd, &byte, 1) > 0) continue;
 }
 
@@ -134,12 +140,16 @@ int client_command(const char *command, int argc, char **argv)
         json_decref(request);
         return EXIT_MISSING;
     }
+    const struct timeval patience = {.tv_sec = strcmp(command, "swap") == 0 ? 0 : ANSWER_S}; /* a new stage may take its time */
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
     char *answer = ask(fd, request);
+    const bool is_silent = !answer && errno == EAGAIN;
     json_decref(request);
     if (answer && (strcmp(command, "stop") == 0 || strcmp(command, "drain") == 0)) wait_for_end(fd);
     close(fd);
     if (!answer) {
-        fprintf(stderr, "sluice: the server closed the connection without an answer\n");
+        if (is_silent) fprintf(stderr, "sluice: the server in %s has said nothing for %d s; was its launcher stopped (SIGSTOP, a debugger)?\n", run_dir, ANSWER_S);
+        else fprintf(stderr, "sluice: the server closed the connection without an answer\n");
         return EXIT_MISSING;
     }
     int code = 0;

@@ -228,6 +228,7 @@ static int block_signals(void)
     sigaddset(&set, SIGCHLD);
     sigprocmask(SIG_BLOCK, &set, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* here and, inherited, in the stages: memory beyond ulimit -f is refused with a reason, not with a death */
     return signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
 }
 
@@ -399,7 +400,10 @@ static bool all_gone(const struct server *v)
     return true;
 }
 
+#define DESCRIPTORS_MIN 256u /* ours, the wiring's, what stages open */
+
 enum { POLL_SIGNAL, POLL_CONTROL, POLL_GPU, POLL_CLIENTS, POLL_CHILDREN = POLL_CLIENTS + CLIENTS_MAX, POLL_COUNT = POLL_CHILDREN + 3 * ROLE_COUNT };
+_Static_assert(POLL_COUNT <= DESCRIPTORS_MIN && WIRING_FDS_MAX <= DESCRIPTORS_MIN, "poll refuses more places than descriptors, a stage receives all of its own at once");
 
 static void poll_once(struct server *v)
 {
@@ -488,21 +492,29 @@ static int run(struct server *v, int argc, char **argv)
     return v->exit_code;
 }
 
+/* As many as we may have: the gateway inherits the limit, one descriptor a connection. False, said why: too few to serve with. */
+static bool open_descriptors(void)
+{
+    struct rlimit files;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) return true;
+    files.rlim_cur = files.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_max >= DESCRIPTORS_MIN) return true;
+    fprintf(stderr, "sluice: a process may open %llu files here, a server needs %u; raise the limit (ulimit -Hn)\n", (unsigned long long)files.rlim_max, DESCRIPTORS_MIN);
+    return false;
+}
+
 int serve(int argc, char **argv)
 {
     struct server *v = calloc(1, sizeof *v);
-    struct rlimit files;
 
     if (!v) return EXIT_MISSING;
     v->exit_code = v->listen_fd = v->gateway_event_fd = v->vision_event_fd = v->control_fd = v->signal_fd = v->gpu.log_fd = -1;
     v->started_ns = clock_ns();
     for (int role = 0; role < ROLE_COUNT; role++) v->segment_fd[role] = v->segment_ro_fd[role] = -1;
     for (unsigned i = 0; i < CLIENTS_MAX; i++) v->client[i].fd = -1;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0) { /* the gateway inherits it: one descriptor a connection */
-        files.rlim_cur = files.rlim_max;
-        setrlimit(RLIMIT_NOFILE, &files);
-    }
-    const int code = run(v, argc, argv);
+    const int code = open_descriptors() ? run(v, argc, argv) : EXIT_MISSING;
     drafter_serve(v, NULL);
     drafter_forget(v->drafter_first);
     free(v);

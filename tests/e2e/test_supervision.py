@@ -179,7 +179,8 @@ def test_everything_stood_still():
                 everybody = sorted(s.processes(), key=lambda pid: pid != s.pid)  # the launcher first: it goes on before the hearts beat again
                 for pid in everybody:
                     os.kill(pid, signal.SIGSTOP)
-                await asyncio.sleep(4.5)
+                code, _, err = await asyncio.to_thread(s.command, "status")
+                assert code == MISSING and s.run_dir in err and "5 s" in err, (code, err)
                 for pid in everybody:
                     os.kill(pid, signal.SIGCONT)
                     await asyncio.sleep(0.3 if pid == s.pid else 0)
@@ -241,6 +242,10 @@ def test_bad_options():
         taken.listen()
         port = taken.getsockname()[1]
         refuse(["--port", port], str(port))
+    for limit, word in (("-n 100", "256"), ("-f 100", "File too large")):
+        p = subprocess.run(["sh", "-c", f'ulimit {limit}; exec "$@" 2>&1 | cat', "sh", SLUICE, "serve", "--port", "0", "--run-dir", os.path.join(tempfile.gettempdir(), "sluice-none")],
+                           stdout=subprocess.PIPE, text=True, timeout=60, cwd=ROOT, env=clean_environment())
+        assert word in p.stdout, (limit, p.stdout)
     for words, name in ((["serv"], "serv"), (["status", "--jsn"], "--jsn")):
         p = subprocess.run([SLUICE, *words], capture_output=True, text=True, timeout=60, env=clean_environment())
         assert p.returncode == CONFIG and name in p.stderr, (words, p.returncode, p.stderr)

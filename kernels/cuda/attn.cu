@@ -244,9 +244,10 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
     const float power = power_or_one(a.out_power);
+    const bool live = row < a.state->rows;      /* behind the wait it would cost a round trip of its own */
 
     chain_wait();
-    if (row >= a.state->rows) return;
+    if (!live) return;
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
 #pragma unroll
     for (uint32_t s = 0; s < CHUNKS; s++) x[s] = __ldcg((const float2 *)(part + (uint64_t)s * 256));

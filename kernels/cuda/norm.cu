@@ -11,7 +11,17 @@
 struct norm_shared {
     uint2 post[HIDDEN_MAX / 4], next[HIDDEN_MAX / 4];
     float sum[2][32];
+    float scalar, power;              /* of h, of y: in registers ptxas would load them behind the wait */
 };
+
+/* rsqrtf without the case of numbers below 2^-126. */
+__device__ __forceinline__ float norm_rsqrt(float x)
+{
+    float y;
+
+    asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
 
 __device__ __forceinline__ float4 ld_now(const float *p)
 {
@@ -60,9 +70,8 @@ __device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WAR
 
 /* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. F16: y_power. */
 template <bool F16>
-__device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, float scalar, float power, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, norm_shared &sh, uint32_t warp, uint32_t lane)
 {
-    const float inv_n = 1.0f / (float)a.hidden;
     const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
     float4 part[NORM_SPLIT_MAX][PER_WARP], h[PER_WARP];
     float sum[PER_WARP];
@@ -70,12 +79,18 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) {
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
-        const uint64_t at = row + (i < a.hidden ? i : 0);
+
+        h[j] = ld_now(a.residual + row + (i < a.hidden ? i : 0));
+    }
+    __syncthreads();                  /* holds nobody up, and keeps these loads here: ptxas puts them off until the parts have come, a round trip more */
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) {
+        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
+        const float *from = a.part + row + (i < a.hidden ? i : 0);
 
 #pragma unroll
-        for (uint32_t s = 0; s < NORM_SPLIT_MAX; s++)
-            if (s < a.split) part[s][j] = ld_now(a.part + s * a.part_stride + at);
-        h[j] = ld_now(a.residual + at);
+        for (uint32_t s = 0; s < NORM_SPLIT_MAX; s++, from += a.part_stride)
+            if (s < a.split) part[s][j] = ld_now(from);
     }
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) {
@@ -86,7 +101,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
             if (s < a.split) part[0][j].x += part[s][j].x, part[0][j].y += part[s][j].y, part[0][j].z += part[s][j].z, part[0][j].w += part[s][j].w;
         sum[j] = live ? norm_square(part[0][j]) : 0.0f;
     }
-    const float inv_a = rsqrtf(block_sum(sum, sh.sum[0], warp, lane) * inv_n + a.eps);
+    const float inv_a = norm_rsqrt(block_sum(sum, sh.sum[0], warp, lane) * inv_hidden + a.eps), scalar = sh.scalar;
 
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) {
@@ -100,7 +115,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
         sum[j] = i < a.hidden ? norm_square(h[j]) : 0.0f;
         if (i < a.hidden) *(float4 *)(a.residual_out + row + i) = h[j];
     }
-    const float inv_h = rsqrtf(block_sum(sum, sh.sum[1], warp, lane) * inv_n + a.eps) * power;
+    const float inv_h = norm_rsqrt(block_sum(sum, sh.sum[1], warp, lane) * inv_hidden + a.eps) * (F16 ? sh.power : 1.0f);
     uint2 y[PER_WARP];
 
 #pragma unroll
@@ -120,7 +135,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, norm_shared &sh, fl
     }
 }
 
-template <bool F16> __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a)
+template <bool F16> __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a, float inv_hidden)
 {
     __shared__ norm_shared sh;
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
@@ -130,12 +145,12 @@ template <bool F16> __global__ void __maxnreg__(56) norm_kernel(const __grid_con
 #pragma unroll
     for (uint32_t i = threadIdx.x; i < HIDDEN_MAX / 4; i += WARPS * 32)
         if (i < a.hidden / 4) sh.post[i] = __ldg((const uint2 *)a.w_post + i), sh.next[i] = __ldg((const uint2 *)a.w_next + i);
-    const float scalar = a.scalar ? __ldg(a.scalar) : 1.0f, power = F16 ? power_or_one(a.y_power) : 1.0f;
+    if (threadIdx.x == 0) sh.scalar = power_or_one(a.scalar), sh.power = power_or_one(a.y_power);
 
     __syncthreads();
     chain_wait();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-    norm_row<F16>(a, sh, scalar, power, warp, lane);
+    norm_row<F16>(a, inv_hidden, sh, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
 }
 
@@ -149,7 +164,8 @@ int norm_init(void)
 int norm_launch(const struct norm_args *args, uint32_t rows, void *stream)
 {
     norm_args a = *args;
-    void *params[] = { &a };
+    float inv_hidden = 1.0f / (float)a.hidden;
+    void *params[] = { &a, &inv_hidden };
 
     if (a.hidden == 0 || a.hidden % 128 || a.hidden > HIDDEN_MAX || rows == 0) return -E_RANGE;
     if (a.split != 1 && a.split != 2 && a.split != 4) return -E_RANGE;

@@ -11,30 +11,44 @@
 #define THREADS ((CONSUMER_WARPS + 2) * 32)
 #define PARTIAL_BYTES(tiles) (PARTIAL_BUFFERS * CONSUMER_WARPS * (tiles) * 512)
 
+/* volatile: all are asked for before the first is used */
+__device__ __forceinline__ uint4 ld_row(const void *p)
+{
+    uint4 v;
+
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
 template <uint32_t FORMAT, int SLICE, int TILES>
 __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, SLICE>::BLOCKS][4], const rowmm_args &a, rowmm_shared *sh, uint32_t warp, uint32_t lane)
 {
     constexpr bool FP4 = FORMAT == WEIGHT_FP4;
     constexpr int BLOCKS = geometry<FORMAT, SLICE>::BLOCKS;
     const uint32_t first = (FP4 ? fp4_warp_first(SLICE, warp) * 64 : warp * (SLICE / CONSUMER_WARPS)) + lane % 4 * 8;
-    const int blocks = FP4 ? 2 * fp4_warp_runs(SLICE, warp) : BLOCKS;
+    const bool fewer = FP4 && fp4_warp_runs(SLICE, warp) * 2 < BLOCKS;
+    const uint16_t *from[TILES];
 
-    chain_wait();
-    if (a.late_trigger) chain_trigger();
-    if (threadIdx.x == 0) *(volatile uint32_t *)&sh->ready = 1;
-    const uint32_t slice = blockIdx.x % a.slices;
+    /* All that can be is found in front of the wait: what follows it holds up the whole step. Rows that are nobody's are row 0 once more: nobody stores what they give. */
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
         const uint32_t m = n * 8 + lane / 4;
-        const uint16_t *from = (const uint16_t *)a.x + (uint64_t)m * a.k + slice * SLICE + first;
 
+        from[n] = (const uint16_t *)a.x + (uint64_t)(m < a.m ? m : 0) * a.k + slice_of(a.slices, blockIdx.x) * SLICE + first;
+        asm volatile("" : "+l"(from[n]));
+    }
+    chain_wait();
+    if (a.late_trigger) chain_trigger();
+    if (threadIdx.x == 0) *(volatile uint32_t *)&sh->ready = 1;
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
 #pragma unroll
         for (int b = 0; b < BLOCKS; b++) {
-            const uint4 v = m < a.m && b < blocks ? ld_l2((const uint4 *)(from + b * 32)) : make_uint4(0, 0, 0, 0);
+            uint4 v = make_uint4(0, 0, 0, 0);
 
+            if (!FP4 || b < BLOCKS - 2 || !fewer) v = ld_row(from[n] + b * 32);
             x[n][b][0] = v.x, x[n][b][1] = v.y, x[n][b][2] = v.z, x[n][b][3] = v.w;
         }
-    }
 }
 
 /* One slot of a unit: from points behind the header. `scale` of FP8_BLOCK: a lane's share of the scales that this warp needs of the unit, load i those of lanes i and
@@ -134,7 +148,10 @@ __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(cons
     if (threadIdx.x == 0) {
         trace_mark(a.trace, TRACE_START);
         sh->ready = sh->done = 0;
-        for (uint32_t i = 0; i < a.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], CONSUMER_WARPS);
+        /* All that there are room for, whatever the ring has: a loop to ring_slots is unrolled in four lengths, a tenth of the kernel's code; a thread for each barrier takes 1 us. */
+#pragma unroll
+        for (uint32_t i = 0; i < RING_MAX; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], CONSUMER_WARPS);
+#pragma unroll
         for (uint32_t i = 0; i < PARTIAL_BUFFERS; i++) mbar_init(&sh->part_full[i], CONSUMER_WARPS), mbar_init(&sh->part_empty[i], 1);
         mbar_init_fence();
     }

@@ -59,6 +59,10 @@ struct rowmm_args {
     uint32_t zero;                    /* always 0 (see the arrival in rowmm.cu) */
 };
 
+/* Units, items and blocks number the slices of k first; there are 1, 2 or 4: no division. */
+LAYOUT_FN uint32_t slice_of(uint32_t slices, uint32_t unit) { return unit & (slices - 1); }
+LAYOUT_FN uint32_t tile_of(uint32_t slices, uint32_t unit) { return unit >> (slices >> 1); }
+
 struct rowmm_tuning { uint32_t ring_slots, window_slots, wait_slots, sm_count; };
 
 /* Bytes that must cross HBM. */

@@ -50,7 +50,7 @@ __device__ __forceinline__ many_item item_of(const many_args &a, uint32_t i)
 {
     const uint32_t rest = i / a.column_tiles;
 
-    return { rest / a.base.slices, rest % a.base.slices, i % a.column_tiles };
+    return { tile_of(a.base.slices, rest), slice_of(a.base.slices, rest), i % a.column_tiles };
 }
 
 /* ---- filling the ring ---- */
@@ -231,6 +231,7 @@ template <typename W> __global__ void __launch_bounds__(THREADS, 1) many_kernel(
     if (!a.base.late_trigger) chain_trigger();
     if (threadIdx.x == 0) {
         trace_mark(a.base.trace, TRACE_START);
+#pragma unroll 1
         for (uint32_t i = 0; i < a.base.ring_slots; i++) mbar_init(&sh->full[i], 1), mbar_init(&sh->empty[i], GROUPS * GROUP_TILES);
         mbar_init_fence();
     }

@@ -23,16 +23,18 @@ __device__ __forceinline__ void prefetch_next(const rowmm_args &a, rowmm_shared 
     const rowmm_next &n = a.next;
     const uint32_t piece = n.slot_bytes / 2;
 
-    for (uint32_t i = 0, at = 0; i < n.count; i++, at += n.stride) {
-        const uint32_t unit = blockIdx.x + at / n.unit_slots * n.blocks;
-        const uint8_t *from = n.w + (uint64_t)unit * n.unit_bytes + at % n.unit_slots * n.slot_bytes;
+    uint32_t unit = blockIdx.x, slot = 0;
 
-        if (unit >= n.units || blockIdx.x >= n.blocks) return;
-        for (uint32_t half = 0; half < 2; half++) {
-            if (*(volatile uint32_t *)&sh->done) return;
-            bulk_prefetch(from + half * piece, piece + n.header_bytes);   /* the unit's header shifts its slots */
-            __nanosleep(n.pace_ns);
-        }
+    if (unit >= n.blocks) return;
+#pragma unroll 1
+    for (uint32_t i = 0; i < 2 * n.count; i++) {
+        const uint8_t *from = n.w + (uint64_t)unit * n.unit_bytes + slot * n.slot_bytes + i % 2 * piece;
+
+        if (unit >= n.units || *(volatile uint32_t *)&sh->done) return;
+        bulk_prefetch(from, piece + n.header_bytes);      /* the unit's header shifts its slots */
+        __nanosleep(n.pace_ns);
+        if (i % 2)
+            for (slot += n.stride; slot >= n.unit_slots; slot -= n.unit_slots) unit += n.blocks;
     }
 }
 
@@ -46,6 +48,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
     for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
         const uint8_t *from = a.w + (uint64_t)unit * G::UNIT_BYTES;
 
+#pragma unroll 1
         for (int slot = 0; slot < G::SLOTS; slot++) {
             const uint32_t bytes = (slot == 0 ? G::HEADER_BYTES : 0) + (slot + 1 < G::SLOTS ? G::DATA_BYTES : G::LAST_BYTES);
 
@@ -64,6 +67,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
         }
     }
     if (a.next.w == NULL) return;
+#pragma unroll 1
     for (; in_flight > 0; in_flight--) {
         mbar_wait(&sh->full[behind], behind_phase);
         if (++behind == a.ring_slots) behind = 0, behind_phase ^= 1;
@@ -103,7 +107,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         if (lane == 0) mbar_arrive(&sh->part_empty[buffer]);
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            store_tile<LOGITS>(a, sum[n], unit / a.slices, unit % a.slices, n * 8 + lane % 4 * 2, lane / 4, x_scale[n], power.out);
+            store_tile<LOGITS>(a, sum[n], tile_of(a.slices, unit), slice_of(a.slices, unit), n * 8 + lane % 4 * 2, lane / 4, x_scale[n], power.out);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
     if (lane == 0) *(volatile uint32_t *)&sh->done = 1;

@@ -78,7 +78,7 @@ __device__ __forceinline__ wide_work work_of(const rowmm_args &a, uint32_t split
 }
 
 /* Unit of one of an item's tiles. Items keep to one slice: step is a multiple of slices. */
-__device__ __forceinline__ uint32_t unit_of(const wide_work &w, uint32_t item, uint32_t tile) { return (item / w.slices * TILES_AT_ONCE + tile) * w.slices + item % w.slices; }
+__device__ __forceinline__ uint32_t unit_of(const wide_work &w, uint32_t item, uint32_t tile) { return (tile_of(w.slices, item) * TILES_AT_ONCE + tile) * w.slices + slice_of(w.slices, item); }
 
 /* Sets that have an item in the round that begins with `item`. */
 __device__ __forceinline__ uint32_t live_sets(const wide_work &w, uint32_t item)
@@ -99,7 +99,7 @@ __device__ __forceinline__ void wide_produce(const rowmm_args &a, uint8_t *ring,
     for (uint32_t item = w.first; item < w.items; item += SETS * w.step) {
         const uint32_t live = live_sets(w, item);
         const uint8_t *first = a.w + (uint64_t)unit_of(w, item, 0) * W::UNIT_BYTES + W::HEADER_BYTES + rank * W::PART_BYTES;
-        const uint64_t set_bytes = (uint64_t)(w.step / w.slices * TILES_AT_ONCE) * tile_bytes;
+        const uint64_t set_bytes = (uint64_t)(tile_of(w.slices, w.step) * TILES_AT_ONCE) * tile_bytes;
 
 #pragma unroll 1
         for (uint32_t slot = 0; slot < W::SLOTS; slot++, first += W::SLOT_BYTES)
@@ -129,33 +129,32 @@ template <typename W> __device__ __forceinline__ void put_columns(uint8_t *to, u
     *(uint32_t *)to = x.x, *(uint32_t *)(to + W::COLUMN_BYTES) = x.y, *(uint32_t *)(to + 2 * W::COLUMN_BYTES) = x.z, *(uint32_t *)(to + 3 * W::COLUMN_BYTES) = x.w;
 }
 
-/* The block's ranges of all rows into shared memory, 4 pieces of one range in flight per warp; rows that stand for nobody hold zeros. */
+/* The block's ranges of all rows into shared memory, a warp's 8 pieces asked for at once (in two rounds they would cost a round trip more); rows that are nobody's are the last one once more: nobody stores what they give. */
 template <typename W, int ROWS>
 __device__ __forceinline__ void stage_rows(const rowmm_args &a, uint8_t *xs, uint32_t rank, uint32_t warp, uint32_t lane)
 {
-    constexpr int PIECES = ROWS * W::OWN_RANGES, BATCH = 4, VECTORS = W::RANGE / 8;
-    const uint16_t *base = (const uint16_t *)a.x + blockIdx.x / (RANGES / W::OWN_RANGES) % a.slices * (W::RANGE * RANGES) + rank * W::OWN_RANGES * W::RANGE;
+    constexpr int PIECES = ROWS * W::OWN_RANGES, BATCH = PIECES / CONSUMER_WARPS, VECTORS = W::RANGE / 8;
+    const uint16_t *base = (const uint16_t *)a.x + slice_of(a.slices, blockIdx.x / (RANGES / W::OWN_RANGES)) * (W::RANGE * RANGES) + rank * W::OWN_RANGES * W::RANGE;
 
-    static_assert(PIECES % (CONSUMER_WARPS * BATCH) == 0 && VECTORS > 32 && VECTORS <= 64, "pieces of a row");
-    for (uint32_t first = warp * BATCH; first < PIECES; first += CONSUMER_WARPS * BATCH) {
-        uint4 x[BATCH][2];
+    static_assert(BATCH == 8 && BATCH % W::OWN_RANGES == 0 && VECTORS > 32 && VECTORS <= 64, "pieces of a row");
+    const uint32_t first_row = warp * BATCH / W::OWN_RANGES;
+    uint4 x[BATCH][2] = {};
 
 #pragma unroll
-        for (uint32_t i = 0; i < BATCH; i++) {
-            const uint32_t row = (first + i) / W::OWN_RANGES, range = (first + i) % W::OWN_RANGES;
-            const uint4 *from = (const uint4 *)(base + (uint64_t)row * a.k + range * W::RANGE);
+    for (uint32_t i = 0; i < BATCH; i++) {
+        const uint32_t row = min(first_row + i / W::OWN_RANGES, a.m - 1);
+        const uint4 *from = (const uint4 *)(base + (uint64_t)row * a.k + i % W::OWN_RANGES * W::RANGE) + lane;
 
-            x[i][0] = row < a.m ? ld_l2(from + lane) : make_uint4(0, 0, 0, 0);
-            x[i][1] = row < a.m && lane + 32 < VECTORS ? ld_l2(from + lane + 32) : make_uint4(0, 0, 0, 0);
-        }
+        x[i][0] = ld_l2(from);
+        if (lane + 32 < VECTORS) x[i][1] = ld_l2(from + 32);
+    }
 #pragma unroll
-        for (uint32_t i = 0; i < BATCH; i++) {
-            const uint32_t row = (first + i) / W::OWN_RANGES, range = (first + i) % W::OWN_RANGES;
-            uint8_t *to = xs + (range * W::BLOCKS + lane / 4) * W::BLOCK_BYTES + row / 8 * 128 + row % 8 * 16 + lane % 4 * 4;
+    for (uint32_t i = 0; i < BATCH; i++) {
+        const uint32_t row = first_row + i / W::OWN_RANGES, range = i % W::OWN_RANGES;
+        uint8_t *to = xs + (range * W::BLOCKS + lane / 4) * W::BLOCK_BYTES + row / 8 * 128 + row % 8 * 16 + lane % 4 * 4;
 
-            put_columns<W>(to, x[i][0]);
-            if (lane + 32 < VECTORS) put_columns<W>(to + 8 * W::BLOCK_BYTES, x[i][1]);
-        }
+        put_columns<W>(to, x[i][0]);
+        if (lane + 32 < VECTORS) put_columns<W>(to + 8 * W::BLOCK_BYTES, x[i][1]);
     }
 }
 
@@ -313,7 +312,7 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
             }
             sum.x *= low, sum.y *= low, sum.z *= high, sum.w *= high;
             asm volatile("" ::"f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w));    /* used before the arrival below */
-            store_tile(a, sum, unit / w.slices, unit % w.slices, m, lane / 4, row_scales(a, m, power), power.out);
+            store_tile(a, sum, tile_of(w.slices, unit), slice_of(w.slices, unit), m, lane / 4, row_scales(a, m, power), power.out);
         }
         if (lane == 0) mbar_arrive_expect(&sh->sums_full[part], W::STORE_BYTES);      /* of the next item */
         __syncwarp();

@@ -1,11 +1,12 @@
 /* schemas/image_jpeg.c - JPEG by libjpeg-turbo: baseline and progressive, grey, YCbCr, RGB, CMYK and YCCK.
  *
- * Codes of the usual kind are read by image_jpeg_entropy.c, half of the work; the settings are the library's defaults (accurate integer transform, fancy upsampling), which are also those of the reference's
+ * Codes of the usual kind are read by image_jpeg_entropy.c, half of the work, and its usual colours are made by image_jpeg_rgb.c; the settings are the library's defaults (accurate integer transform, fancy upsampling), which are also those of the reference's
  * loader: the same version of the library gives the same bytes. Errors of the library come back by longjmp: nothing with a
  * destructor lives between. A progressive file of very many scans is stopped: each costs a pass over the whole picture. */
 #include "schemas/image.h"
 
 #include "schemas/image_jpeg_entropy.h"
+#include "schemas/image_jpeg_rgb.h"
 #include "shm/error.h"
 
 #include <setjmp.h>
@@ -146,6 +147,7 @@ static void decode(struct decoder *d, uint8_t *volatile *memory, uint32_t shrink
     d->jpeg.out_color_space = d->jpeg.jpeg_color_space == JCS_CMYK || d->jpeg.jpeg_color_space == JCS_YCCK ? JCS_CMYK : JCS_RGB;
     jpeg_start_decompress(&d->jpeg);
     image_jpeg_read_codes(&d->jpeg);
+    image_jpeg_make_rgb(&d->jpeg);
     const uint32_t width = d->jpeg.output_width, height = d->jpeg.output_height;
     uint8_t *strip = *memory = malloc((size_t)width * (3 * STRIP_ROWS + 4));
     if (!strip || sink->begin(sink->context, width, height) != 0) d->code = image_no_memory(width, height, d->why);

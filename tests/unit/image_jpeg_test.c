@@ -1,4 +1,4 @@
-/* tests/unit/image_jpeg_test.c - JPEG codes that are read here (schemas/image_jpeg_entropy.c) give what the library alone gives, and files that it warns of are refused. */
+/* tests/unit/image_jpeg_test.c - JPEG codes that are read here (schemas/image_jpeg_entropy.c) and colours that are made here (schemas/image_jpeg_rgb.c) give what the library alone gives, and files that it warns of are refused. */
 #include "schemas/image.h"
 
 #include "shm/error.h"

@@ -215,7 +215,8 @@ def test_hostile_videos():
         assert s.descriptors() == descriptors, (s.descriptors(), descriptors)
         after = s.memory_bytes()
         grown = {n: v - before["segment"].get(n, 0) for n, v in after["segment"].items() if n != "sluice-kv"}  # pages of the KV cache are used for the first time all the while
-        assert sum(grown.values()) < 4 << 20 and after["stage"]["vision"] - before["stage"]["vision"] < 4 << 20, (grown, before, after)
+        warm = grown.pop("sluice-vision")  # free areas keep up to 8 MiB of pages (stages/vision/areas.c), and forty files do not use them all
+        assert warm < 9 << 20 and sum(grown.values()) < 4 << 20 and after["stage"]["vision"] - before["stage"]["vision"] < 4 << 20, (warm, grown, before, after)
 
 
 if __name__ == "__main__":

@@ -340,7 +340,7 @@ static void start_pipeline(struct server *v)
     v->child[ROLE_FETCH].enabled = v->table.limits.media_tokens_max > 0 && options_on(&v->options, OPT_IMAGE_FETCH);
     say_where(v);
     gpu_begin(v);
-    server_set_phase(v, PIPELINE_STARTING);
+    server_set_phase(v, PIPELINE_STARTING); /* now for the board, too */
     for (int role = 0; role < ROLE_COUNT; role++)
         if (v->child[role].enabled && v->child[role].pid == 0) v->child[role].restart_ns = 1; /* children_tick: as soon as the GPU is free for it */
 }
@@ -431,7 +431,7 @@ static void poll_once(struct server *v)
         if (p[POLL_CHILDREN + 3 * role + 1].revents && c->control_fd >= 0) child_message(v, c);
         if (p[POLL_CHILDREN + 3 * role + 2].revents && c->pid) child_reap(v, c);
     }
-    if (!v->model_known && v->exit_code < 0 && v->model_told) start_pipeline(v);
+    if (!v->model_known && v->exit_code < 0 && v->model_told && v->phase == PIPELINE_STARTING) start_pipeline(v); /* not when somebody wants us to end: tick() sees to that */
 }
 
 static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_bytes)

@@ -166,6 +166,25 @@ def test_restart_budget():
         s.finished = True
 
 
+def test_stopped_while_it_starts():
+    """SIGTERM at every moment of the start, also beside the keeper's word that the model is read: it ends, and leaves nothing."""
+    held = 0
+    for ms in range(2, 50, 4):
+        s = Server(wait=False)
+        try:
+            time.sleep(ms / 1000)
+            os.kill(s.pid, signal.SIGSTOP)  # what happens meanwhile, it finds all at once
+            time.sleep(0.3)
+            held += "keeper" in s.processes().values() and "stage=gateway" not in s.log()
+            os.kill(s.pid, signal.SIGTERM)
+            os.kill(s.pid, signal.SIGCONT)
+            assert s.wait_exit(60) in (0, -signal.SIGTERM), s.process.returncode  # by the signal itself before there is anything to put away
+            s.expect_nothing_left()
+        finally:
+            s.kill_everything()
+    print(f"     {held} of 12 were held between the keeper's start and the model", flush=True)
+
+
 def test_everything_stood_still():
     """A suspended machine, a frozen container: all processes stop for longer than the hang timeout. When they go on, nobody is taken for dead."""
     with Server("--hang-timeout-ms", "3000") as s:
@@ -475,6 +494,6 @@ def test_poisoned_draft_costs_only_its_drafts():
 
 
 if __name__ == "__main__":
-    main(test_launcher_killed, test_launcher_and_keeper_killed, test_drain, test_second_sigterm_stops, test_drain_timeout_and_commands, test_restart_budget, test_everything_stood_still,
+    main(test_launcher_killed, test_launcher_and_keeper_killed, test_drain, test_second_sigterm_stops, test_drain_timeout_and_commands, test_restart_budget, test_stopped_while_it_starts, test_everything_stood_still,
          test_bad_options, test_second_server_in_run_dir, test_bad_models, test_status, test_quiet_by_default, test_health, test_quarantine,
          test_poisoned_draft_costs_only_its_drafts)

@@ -59,10 +59,14 @@ static inline int confine_allow_memory(scmp_filter_ctx filter)
     return rc ? rc : seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(mprotect), 1, SCMP_A2(SCMP_CMP_MASKED_EQ, PROT_EXEC, 0));
 }
 
+/* Where the server itself has less, so has the process: nobody may raise a limit, and it is confined all the more. */
 static inline void confine_limit(int what, rlim_t soft, rlim_t hard)
 {
-    const struct rlimit both = {.rlim_cur = soft, .rlim_max = hard};
+    struct rlimit both;
 
+    if (getrlimit(what, &both) != 0) _exit(1);
+    if (hard < both.rlim_max) both.rlim_max = hard;
+    both.rlim_cur = soft < both.rlim_max ? soft : both.rlim_max;
     if (setrlimit(what, &both) != 0) _exit(1);
 }
 

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -194,6 +195,23 @@ static void test_a_worker_can_do_nothing_else(void **state)
     }
 }
 
+static void test_a_server_may_have_less_than_a_worker_is_allowed(void **state)
+{
+    const struct rlimit less = {SANDBOX_CPU_S / 2, SANDBOX_CPU_S / 2};
+    const pid_t pid = fork();
+    int status;
+
+    (void)state;
+    if (pid == 0) {
+        if (setrlimit(RLIMIT_CPU, &less) != 0) _exit(2);
+        status = run_inside(do_nothing);
+        _exit(WIFEXITED(status) ? WEXITSTATUS(status) : 3);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 0);
+}
+
 /* ---- the cache -------------------------------------------------------------------------------- */
 
 static void test_the_cache_keeps_the_newest(void **state)
@@ -230,7 +248,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_workers_give_what_the_work_gives), cmocka_unit_test(test_squares),
-        cmocka_unit_test(test_a_dead_worker_is_known), cmocka_unit_test(test_a_worker_can_do_nothing_else),
+        cmocka_unit_test(test_a_dead_worker_is_known), cmocka_unit_test(test_a_worker_can_do_nothing_else), cmocka_unit_test(test_a_server_may_have_less_than_a_worker_is_allowed),
         cmocka_unit_test(test_the_cache_keeps_the_newest),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -105,37 +105,29 @@ template <int N> struct wgmma;
 #define OUT_80 OUT_64, D8(64), D8(72)
 #define OUT_128 OUT_80, D8(80), D8(88), D8(96), D8(104), D8(112), D8(120)
 
-#define DEFINE_WGMMA(n, regs, a0, a1, a2, a3, desc, flag)                                                                          \
-    template <> struct wgmma<n> {                                                                                                  \
+/* `shape`: k and the elements' types; `majors`: what the instruction says of B's order behind its two signs, for bf16 alone. */
+#define DEFINE_WGMMA(family, shape, majors, n, regs, a0, a1, a2, a3, desc, flag)                                                   \
+    template <> struct family<n> {                                                                                                 \
         static __device__ __forceinline__ void issue(float (&d)[regs], const uint32_t (&a)[4], uint64_t b, uint32_t add)           \
         {                                                                                                                          \
             asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #flag ", 0;\n"                                                       \
-                         "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" REGS_##regs "}, {%" #a0 ",%" #a1 ",%" #a2    \
-                         ",%" #a3 "}, %" #desc ", p, 1, 1, 0;\n}\n"                                                                \
+                         "wgmma.mma_async.sync.aligned.m64n" #n shape " {" REGS_##regs "}, {%" #a0 ",%" #a1 ",%" #a2               \
+                         ",%" #a3 "}, %" #desc ", p, 1, 1" majors ";\n}\n"                                                         \
                          : OUT_##regs : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                             \
         }                                                                                                                          \
     };
+#define DEFINE_WGMMA_BF16(...) DEFINE_WGMMA(wgmma, "k16.f32.bf16.bf16", ", 0", __VA_ARGS__)
+#define DEFINE_WGMMA_E4M3(...) DEFINE_WGMMA(wgmma_e4m3, "k32.f32.e4m3.e4m3", "", __VA_ARGS__)
 
-DEFINE_WGMMA(16, 8, 8, 9, 10, 11, 12, 13)
-DEFINE_WGMMA(48, 24, 24, 25, 26, 27, 28, 29)
-DEFINE_WGMMA(80, 40, 40, 41, 42, 43, 44, 45)
-DEFINE_WGMMA(128, 64, 64, 65, 66, 67, 68, 69)
-DEFINE_WGMMA(160, 80, 80, 81, 82, 83, 84, 85)
-DEFINE_WGMMA(256, 128, 128, 129, 130, 131, 132, 133)
+DEFINE_WGMMA_BF16(16, 8, 8, 9, 10, 11, 12, 13)
+DEFINE_WGMMA_BF16(48, 24, 24, 25, 26, 27, 28, 29)
+DEFINE_WGMMA_BF16(80, 40, 40, 41, 42, 43, 44, 45)
+DEFINE_WGMMA_BF16(128, 64, 64, 65, 66, 67, 68, 69)
+DEFINE_WGMMA_BF16(160, 80, 80, 81, 82, 83, 84, 85)
+DEFINE_WGMMA_BF16(256, 128, 128, 129, 130, 131, 132, 133)
 
 /* The same with E4M3 on both sides: D[64 x N] (+)= A[64 x 32] B[32 x N]. Lane (g, t) of warp w holds bytes 4t..4t+3 of rows g and g + 8, then 16 + 4t.. of both. */
 template <int N> struct wgmma_e4m3;
-
-#define DEFINE_WGMMA_E4M3(n, regs, a0, a1, a2, a3, desc, flag)                                                                     \
-    template <> struct wgmma_e4m3<n> {                                                                                             \
-        static __device__ __forceinline__ void issue(float (&d)[regs], const uint32_t (&a)[4], uint64_t b, uint32_t add)           \
-        {                                                                                                                          \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #flag ", 0;\n"                                                       \
-                         "wgmma.mma_async.sync.aligned.m64n" #n "k32.f32.e4m3.e4m3 {" REGS_##regs "}, {%" #a0 ",%" #a1 ",%" #a2    \
-                         ",%" #a3 "}, %" #desc ", p, 1, 1;\n}\n"                                                                   \
-                         : OUT_##regs : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));                             \
-        }                                                                                                                          \
-    };
 
 DEFINE_WGMMA_E4M3(16, 8, 8, 9, 10, 11, 12, 13)
 DEFINE_WGMMA_E4M3(48, 24, 24, 25, 26, 27, 28, 29)

@@ -89,7 +89,7 @@ def test_python_drafter():
 def test_same_stage_from_elsewhere():
     with Server() as s:
         wanted = asyncio.run(outcomes(s))
-        for role in ("verify", "detokenize", "tokenize", "prefill", "draft", "gateway"):
+        for role in ("verify", "detokenize", "tokenize", "prefill", "draft", "gateway", "vision"):
             where = os.path.join(s.dir, "elsewhere")
             os.makedirs(where, exist_ok=True)
             exe = shutil.copy(os.path.join(BUILD, "stages", role), os.path.join(where, role))

@@ -100,7 +100,7 @@ $B/tests/%: $B/obj/tests/unit/%.o $$(call parts,gateway) $$(call parts,keeper) $
 $B/bench/vision_bench: $(call parts,vision)
 $B/bench/%: $B/obj/bench/%.o $B/libsluice.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -o $@ $(filter-out %.a,$^) $(filter %.a,$^) $(LDLIBS) $(if $(filter %/vision_bench,$@),$(vision_libs))
+	$(CC) $(LDFLAGS) -o $@ $(filter-out %.a,$^) $(filter %.a,$^) $(LDLIBS) $(if $(filter %/vision_bench %/webp_bench,$@),$(vision_libs))
 
 $B/fuzz/%: $B/obj/tests/fuzz/%.o $$(call parts,gateway) $B/libsluice.a
 	@mkdir -p $(@D)

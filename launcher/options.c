@@ -180,6 +180,7 @@ static char *trim(char *text)
 static int read_file(struct options *o, const char *path, char *err, size_t err_bytes)
 {
     char line[2048], source[1100];
+    bool named[OPT_COUNT] = {false};
     FILE *f = fopen(path, "r");
     int rc = 0;
 
@@ -205,9 +206,17 @@ static int read_file(struct options *o, const char *path, char *err, size_t err_
         } else if (id == OPT_CONFIG) {
             snprintf(err, err_bytes, "%s: a configuration file cannot name another one; give it with --config", source);
             rc = -E_CONFIG;
+        } else if (named[id]) {
+            snprintf(err, err_bytes, "%s: %s stands in this file twice; which of the two is meant?", source, name);
+            rc = -E_CONFIG;
         } else if (!o->given[id]) {
             rc = set(o, id, trim(equals + 1), source, err, err_bytes);
         }
+        if (id >= 0) named[id] = true;
+    }
+    if (rc == 0 && ferror(f)) { /* a directory can be opened, too */
+        snprintf(err, err_bytes, "configuration file %s cannot be read: %s", path, strerror(errno));
+        rc = -E_CONFIG;
     }
     fclose(f);
     return rc;
@@ -241,6 +250,7 @@ static int one_of(const struct options *o, enum option_id id, const char *const 
 static int check(struct options *o, char *err, size_t err_bytes)
 {
     static const char *const when[] = {"paying", "always", NULL}, *const signals[] = {"auto", "device", "host", NULL};
+    static const char *const drafter_weights[] = {"auto", "bf16", "fp8", NULL};
     static const char *const devices[] = {"auto", "cpu", "cuda", NULL};
     static const char *const weights[] = {"auto", "bf16", "fp8", "fp8-block128", "nvfp4", NULL}, *const sharings[] = {"auto", "mps", "time-slice", NULL};
     static const char *const activations[] = {"auto", "bf16", NULL};
@@ -262,7 +272,7 @@ static int check(struct options *o, char *err, size_t err_bytes)
         snprintf(err, err_bytes, "slots (%s) must be at least max-sequences (%s)", o->value[OPT_SLOTS], o->value[OPT_MAX_SEQUENCES]);
         return -E_CONFIG;
     }
-    if (one_of(o, OPT_DRAFT_DTYPE, weights, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DRAFT_SIGNALS, signals, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
+    if (one_of(o, OPT_DRAFT_DTYPE, drafter_weights, err, err_bytes) || one_of(o, OPT_DRAFT_WHEN, when, err, err_bytes) || one_of(o, OPT_DRAFT_SIGNALS, signals, err, err_bytes) || one_of(o, OPT_DEVICE, devices, err, err_bytes) ||
         one_of(o, OPT_WEIGHTS_DTYPE, weights, err, err_bytes) || one_of(o, OPT_ACTIVATIONS, activations, err, err_bytes) || one_of(o, OPT_GPU_SHARING, sharings, err, err_bytes) ||
         one_of(o, OPT_KV_CACHE_DTYPE, dtypes, err, err_bytes) || one_of(o, OPT_JPEG_SCALING, switches, err, err_bytes) || one_of(o, OPT_LOG_LEVEL, levels, err, err_bytes) ||
         one_of(o, OPT_PREFIX_CACHE, switches, err, err_bytes))

@@ -173,6 +173,8 @@ static const struct refusal refusals[] = {
     {"demo", "demo", "sluice serve --help"},
     {"-p 80", "-p", "sluice serve --help"},
     {"--draft-dtype int4", "draft-dtype", "auto, bf16, fp8"},
+    {"--draft-dtype nvfp4", "draft-dtype", "auto, bf16, fp8, not"},
+    {"--config /", "/", "cannot be read"},
     {"--device tpu", "device", "auto, cpu"},
     {"--kv-cache-dtype fp4", "kv-cache-dtype", "bf16, fp8, f32"},
     {"--log-level loud", "log-level", "error, warn, info, debug"},
@@ -211,6 +213,9 @@ static void test_refusals_name_their_source(void **state)
     const struct refusal unknown = {"colour", "colour", "sluice serve --help"};
     refused(&unknown, read_with_file("", "colour = blue\n"), "file");
     assert_non_null(strstr(err, ":1"));
+    const struct refusal twice = {"port", "port", "twice"};
+    refused(&twice, read_with_file("", "port = 1\nhost = ::1\nport = 2\n"), "file");
+    assert_non_null(strstr(err, ":3"));
     const struct refusal no_value = {"port", "port", "name = value"};
     refused(&no_value, read_with_file("", "port\n"), "file");
 }

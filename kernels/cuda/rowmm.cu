@@ -68,7 +68,7 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
     for (int i = 0; i < G::LOADS; i++) {
         scales[i] = 0;
         w[i] = make_uint4(0, 0, 0, 0);
-        if (i == G::LOADS - 1 && fewer) break;
+        if (i >= G::AHEAD || (i == G::LOADS - 1 && fewer)) break;
         w[i] = ld_shared_at(at + i * (G::FP4 ? FP4_RUN_BYTES : 512));
         if (G::FP4) scales[i] = ld_shared_word_at(scales_at + i * FP4_RUN_BYTES);
     }
@@ -80,9 +80,10 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
         if constexpr (FORMAT == WEIGHT_FP8_BLOCK)
             multiply_scaled<G::BLOCKS, TILES>(acc, w[i], __shfl_sync(0xffffffffu, scale, load), __shfl_sync(0xffffffffu, scale, 16 + load), x, load);
         else multiply<FORMAT, G::BLOCKS, TILES>(acc, w[i], x, load, scales[i]);
+        loaded |= w[i].x;
+        if (G::FP4) loaded |= scales[i];
+        if (i + G::AHEAD < G::LOADS) w[i + G::AHEAD] = ld_shared_at(at + (i + G::AHEAD) * 512);
     }
-#pragma unroll
-    for (int i = 0; i < G::LOADS; i++) loaded |= w[i].x | scales[i];
     return loaded;
 }
 

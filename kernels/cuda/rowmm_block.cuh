@@ -9,6 +9,9 @@ template <uint32_t FORMAT, int SLICE> struct geometry {
     static constexpr bool FP4 = FORMAT == WEIGHT_FP4, F16 = FORMAT != WEIGHT_BF16;   /* F16: weights and activations meet as f16 */
     static constexpr bool LATE = FORMAT == WEIGHT_FP8 || FP4;               /* a factor for each row, which multiplies the sum */
     static constexpr int LOADS = FP4 ? 4 : SLICE == 3840 ? 5 : 4;           /* 16-byte loads per lane and slot */
+    /* Loads in flight. All at once would cost FP8 a spilled fragment: local memory lies in what the ring leaves of the L1, which attention's keys and values flush, so that
+     * each unit of qkv waited for the L2 (1.5 us a unit in place of 0.85). */
+    static constexpr int AHEAD = FORMAT == WEIGHT_FP8 ? 2 : LOADS;
     static constexpr int SLOTS = FP4 ? 2 : SLICE * (F16 ? 1 : 2) * TILE_ROWS / (CONSUMER_WARPS * LOADS * 512);
     static constexpr int BLOCKS = FP4 ? 16 : SLICE / CONSUMER_WARPS / 32;   /* k blocks of 32 per warp, at most */
     static constexpr uint32_t HEADER_BYTES = FORMAT == WEIGHT_BF16 ? 0 : FORMAT == WEIGHT_FP8_BLOCK ? BLOCK_HEADER_BYTES : UNIT_HEADER_BYTES;

@@ -69,6 +69,7 @@ struct codes {
     uint32_t units_left, until_restart, restart;
     int last_dc[MAX_COMPS_IN_SCAN];
     struct table *dc[NUM_HUFF_TBLS], *ac[NUM_HUFF_TBLS];
+    struct { const struct table *dc, *ac; int *last_dc; } block[D_MAX_BLOCKS_IN_MCU]; /* of a unit */
     uint8_t clean[CLEAN_BYTES + UNIT_BYTES_MAX + 16];
 };
 
@@ -322,14 +323,13 @@ static inline __attribute__((always_inline)) boolean read_unit(j_decompress_ptr 
         c->until_restart--;
     }
     if ((size_t)(c->end - c->r.at) < UNIT_BYTES_MAX + 8 && !c->ended) clean_more(c);
-    for (int b = 0; b < j->blocks_in_MCU; b++) {
-        const int in_scan = j->MCU_membership[b];
-        const jpeg_component_info *component = j->cur_comp_info[in_scan];
-        if (!read_block(&c->r, c->dc[component->dc_tbl_no], c->ac[component->ac_tbl_no], &c->last_dc[in_scan], *blocks[b])) {
+    struct reader r = c->r;           /* in registers from block to block */
+    for (int b = 0; b < j->blocks_in_MCU; b++)
+        if (!read_block(&r, c->block[b].dc, c->block[b].ac, c->block[b].last_dc, *blocks[b])) {
             damage(j, c);
             return TRUE;
         }
-    }
+    c->r = r;
     if (unused(c) < 0) damage(j, c);
     else if (--c->units_left == 0) end_codes(j, c);
     return TRUE;
@@ -352,6 +352,12 @@ void image_jpeg_read_codes(j_decompress_ptr j)
         struct table **dc = &c->dc[component->dc_tbl_no], **ac = &c->ac[component->ac_tbl_no];
         if (!*dc) *dc = make_table(j, j->dc_huff_tbl_ptrs[component->dc_tbl_no], true);
         if (!*ac) *ac = make_table(j, j->ac_huff_tbl_ptrs[component->ac_tbl_no], false);
+    }
+    for (int b = 0; b < j->blocks_in_MCU; b++) {
+        const jpeg_component_info *component = j->cur_comp_info[j->MCU_membership[b]];
+        c->block[b].dc = c->dc[component->dc_tbl_no];
+        c->block[b].ac = c->ac[component->ac_tbl_no];
+        c->block[b].last_dc = &c->last_dc[j->MCU_membership[b]];
     }
     c->library = *j->entropy;
     c->library.decode_mcu = decode_unit;

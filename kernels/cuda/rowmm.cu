@@ -52,7 +52,8 @@ __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, 
 }
 
 /* One slot of a unit: from points behind the header. `scale` of FP8_BLOCK: a lane's share of the scales that this warp needs of the unit, load i those of lanes i and
- * 16 + i. The result depends on every register that was loaded. */
+ * 16 + i. The result depends on the last AHEAD loads; those before were multiplied when the last ones were asked for (after a change look at the machine code: every
+ * LDS of a slot is converted or in the LOP3 in front of SYNCS.ARRIVE). */
 template <uint32_t FORMAT, int SLICE, int TILES>
 __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], const uint8_t *from, int slot, float scale, const uint32_t (&x)[TILES][geometry<FORMAT, SLICE>::BLOCKS][4],
                                                  uint32_t warp, uint32_t lane)
@@ -80,7 +81,7 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
         if constexpr (FORMAT == WEIGHT_FP8_BLOCK)
             multiply_scaled<G::BLOCKS, TILES>(acc, w[i], __shfl_sync(0xffffffffu, scale, load), __shfl_sync(0xffffffffu, scale, 16 + load), x, load);
         else multiply<FORMAT, G::BLOCKS, TILES>(acc, w[i], x, load, scales[i]);
-        loaded |= w[i].x;
+        if (i + G::AHEAD >= G::LOADS) loaded |= w[i].x;
         if (G::FP4) loaded |= scales[i];
         if (i + G::AHEAD < G::LOADS) w[i + G::AHEAD] = ld_shared_at(at + (i + G::AHEAD) * 512);
     }
@@ -108,7 +109,7 @@ __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint
                 if (FORMAT == WEIGHT_FP8_BLOCK) scale = *(const float *)(from + (lane / 16 * BLOCK_SCALES_MAX + (warp * G::BLOCKS + lane % 16) / 4) * 4);
                 from += G::HEADER_BYTES;
             }
-            /* The arrival's address depends on every loaded register (a.zero is 0, which the compiler cannot know): program
+            /* The arrival's address depends on the loads that may still be under way (a.zero is 0, which the compiler cannot know): program
              * order alone does not hold it back, ptxas moves it in front of loads that are still queued, and the slot is refilled
              * under them (seen: rare errors of 1e-2). A load's 32 lanes return together, so lane 0 speaks for all. */
             const uint32_t loaded = consume_slot<FORMAT, SLICE, TILES>(acc, from, slot, scale, x, warp, lane) | __float_as_uint(scale);

@@ -26,7 +26,7 @@
     F(prefill_open) F(prefill_close) F(prefill_pages) F(prefill_copy) F(prefill_soft_weights) F(prefill_soft) F(prefill_soft_go) F(prefill_outputs) F(prefill_outputs_copy) F(prefill_generation) F(prefill_begin) F(prefill_go) F(prefill_wait) \
     F(device_open) F(device_close) F(memory_create) F(memory_map) \
     F(weights_bytes) F(weights_open) F(weights_close) F(weights_buffer) F(weights_put) F(weights_finish) F(weights_fill_random) \
-    F(draft_weights_bytes) F(draft_weights_put) F(draft_open) F(draft_close) F(draft_pages) F(draft_round) F(draft_hand_over) F(draft_wait) \
+    F(draft_weights_bytes) F(draft_weights_put) F(draft_open) F(draft_close) F(draft_pages) F(draft_round) F(draft_hand_over) F(draft_follow) F(draft_skip) F(draft_wait) \
     F(draft_plain_open) \
     F(dspark_weights_bytes) F(dspark_weights_put) F(dspark_weights_head) F(dspark_open) F(dspark_plain_open) F(dspark_place) F(dspark_absorb) F(dspark_round) F(dspark_hand_over) F(dspark_wait)
 

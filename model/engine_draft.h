@@ -27,6 +27,8 @@ struct engine_draft_question {
 
 struct engine_draft_answer {
     uint32_t count;
+    uint32_t position;               /* of a round that was begun ahead: of the newest token, which the drafts follow; 0: the step that it waited for told nothing */
+    uint32_t ns;                     /* of such a round: what it took */
     uint32_t token[RING_TOKENS_MAX];
     float confidence[RING_TOKENS_MAX]; /* in [0, 1], larger is surer; what one is worth learns the stage from what is accepted */
 };
@@ -42,6 +44,10 @@ struct engine_draft_device {
     int (*round)(struct engine_draft *d, const struct engine_draft_question *questions, uint32_t count, struct engine_draft_answer *answers,
                  engine_draft_go_on_fn *go_on, void *context);
     void (*hand_over)(struct engine_draft *d, const struct cuda_handover *hand); /* NULL: its drafts go over the host */
+    /* NULL: rounds begin when they are asked for */
+    int (*ahead)(struct engine_draft *d, const struct engine_draft_question *question, uint64_t behind);
+    int (*ahead_done)(struct engine_draft *d, struct engine_draft_answer *answer);
+    void (*skip)(struct engine_draft *d);
 };
 
 struct engine_draft {
@@ -54,6 +60,7 @@ struct engine_draft {
     uint32_t tokens_max;             /* drafts of one question */
     uint64_t fixed_ns;               /* of the last round: what it took before the first draft, however many follow; 0: every draft is a step of its own */
     bool hands_over;                 /* drafts may go to verify's step over the device */
+    bool goes_ahead;                 /* a round may begin behind verify's step, before it is asked for */
     const struct engine_draft_device *device;
     void *state;                     /* the device's own; lives as long as the process */
 };
@@ -74,6 +81,13 @@ static inline int engine_draft_round(struct engine_draft *d, const struct engine
 
 /* The next round, of one question, leaves its drafts where verify's step waits on the device as well (kernels/cuda/cuda_handover.h). Only where d->hands_over. */
 static inline void engine_draft_hand_over(struct engine_draft *d, const struct cuda_handover *hand) { d->device->hand_over(d, hand); }
+
+/* A round that begins when the step of tag `behind` has sampled, with the token and the position that the step leaves on the device; those of the question must be sound and count for
+ * nothing. Only where d->goes_ahead, behind engine_draft_hand_over. 0, or -E_RANGE, -E_UNSUPPORTED: there is none. Until engine_draft_ahead_done says that it is over nothing else may
+ * be asked: 1: it is, with its answer; 0: not yet; -E_TIMEOUT: it gave up. engine_draft_skip: it waits no longer. */
+static inline int engine_draft_ahead(struct engine_draft *d, const struct engine_draft_question *question, uint64_t behind) { return d->device->ahead(d, question, behind); }
+static inline int engine_draft_ahead_done(struct engine_draft *d, struct engine_draft_answer *answer) { return d->device->ahead_done(d, answer); }
+static inline void engine_draft_skip(struct engine_draft *d) { d->device->skip(d); }
 
 /* What a drafter's config.json calls itself: DRAFT_KIND_MTP or DRAFT_KIND_DSPARK, or -E_FORMAT, -E_NOT_FOUND, -E_UNSUPPORTED with the reason. */
 int engine_draft_kind(const struct model_files *files, struct model_error *err);

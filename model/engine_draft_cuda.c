@@ -66,6 +66,13 @@ static struct cuda_draft_question to_question(const struct engine_draft_question
                                         .min_p = p->min_p, .top_k = p->top_k, .seed = p->seed};
 }
 
+static void take_answer(struct engine_draft_answer *to, const struct cuda_draft_answer *a)
+{
+    *to = (struct engine_draft_answer){.count = a->count, .position = a->position, .ns = a->ns};
+    memcpy(to->token, a->token, a->count * sizeof *a->token);
+    memcpy(to->confidence, a->confidence, a->count * sizeof *a->confidence);
+}
+
 /* Up to CUDA_DRAFT_ROWS_MAX questions in one launch. */
 static int launch(struct engine_draft *d, const struct engine_draft_question *questions, uint32_t count, struct engine_draft_answer *answers)
 {
@@ -81,11 +88,7 @@ static int launch(struct engine_draft *d, const struct engine_draft_question *qu
     while ((rc = g->lib.draft_wait(g->draft, WAIT_US, a)) == -E_TIMEOUT && clock_ns() < until) stage_beat(d->stage);
     if (rc == -E_CANCELLED) return -E_TIMEOUT;
     check(d, "draft round", rc);
-    for (uint32_t i = 0; i < count; i++) {
-        answers[i].count = a[i].count;
-        memcpy(answers[i].token, a[i].token, a[i].count * sizeof *a[i].token);
-        memcpy(answers[i].confidence, a[i].confidence, a[i].count * sizeof *a[i].confidence);
-    }
+    for (uint32_t i = 0; i < count; i++) take_answer(&answers[i], &a[i]);
     return 0;
 }
 
@@ -113,7 +116,41 @@ static void gpu_hand_over(struct engine_draft *d, const struct cuda_handover *ha
     check(d, "handing drafts over", g->lib.draft_hand_over(g->draft, hand));
 }
 
-static const struct engine_draft_device gpu_device = {gpu_admit, gpu_leave, gpu_round, gpu_hand_over};
+/* ---- rounds that follow a step ---- */
+
+static int gpu_ahead(struct engine_draft *d, const struct engine_draft_question *question, uint64_t behind)
+{
+    struct gpu_drafter *g = d->state;
+    const struct cuda_draft_question q = to_question(question);
+
+    int rc = g->lib.draft_follow(g->draft, behind);
+    if (rc == 0) rc = g->lib.draft_round(g->draft, &q, 1);
+    if (rc == -E_RANGE || rc == -E_UNSUPPORTED) return rc;
+    check(d, "draft round", rc);
+    return 0;
+}
+
+static int gpu_ahead_done(struct engine_draft *d, struct engine_draft_answer *answer)
+{
+    struct gpu_drafter *g = d->state;
+    struct cuda_draft_answer a;
+    const int rc = g->lib.draft_wait(g->draft, 0, &a);
+
+    if (rc == -E_TIMEOUT) return 0;
+    if (rc == -E_CANCELLED) return -E_TIMEOUT;
+    check(d, "draft round", rc);
+    take_answer(answer, &a);
+    return 1;
+}
+
+static void gpu_skip(struct engine_draft *d)
+{
+    struct gpu_drafter *g = d->state;
+
+    check(d, "following no step", g->lib.draft_skip(g->draft));
+}
+
+static const struct engine_draft_device gpu_device = {gpu_admit, gpu_leave, gpu_round, gpu_hand_over, gpu_ahead, gpu_ahead_done, gpu_skip};
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
@@ -251,7 +288,7 @@ static void open_drafter(struct engine_draft *d, uint64_t bytes)
     options.weights_device = g->weights_device = engine_gpu_own(&g->lib, d->stage, bytes, "the drafter");
     load_weights(d);
     options.handover = engine_gpu_signals(&g->lib, d->stage);
-    d->hands_over = options.handover != NULL;
+    d->hands_over = d->goes_ahead = options.handover != NULL;
     engine_draft_accepted(d, &g->lib, g->lib.draft_open(&g->draft, &g->spec, &g->target, &options));
 }
 

@@ -161,7 +161,7 @@ static int dspark_round(struct engine_draft *d, const struct engine_draft_questi
     return 0;
 }
 
-static const struct engine_draft_device dspark_device = {dspark_admit, dspark_leave, dspark_round, NULL};
+static const struct engine_draft_device dspark_device = {dspark_admit, dspark_leave, dspark_round, NULL, NULL, NULL, NULL};
 
 /* ---- opening ------------------------------------------------------------------------------------------ */
 

@@ -207,7 +207,7 @@ static void head_hand_over(struct engine_draft *d, const struct cuda_handover *h
     check(d, "handing guesses over", g->lib.dspark_hand_over(g->dspark, hand));
 }
 
-static const struct engine_draft_device head_device = {head_admit, head_leave, head_round, head_hand_over};
+static const struct engine_draft_device head_device = {head_admit, head_leave, head_round, head_hand_over, NULL, NULL, NULL};
 
 /* ---- weights ------------------------------------------------------------------------------- */
 

@@ -116,7 +116,7 @@ static int mtp_round(struct engine_draft *d, const struct engine_draft_question 
     return 0;
 }
 
-static const struct engine_draft_device mtp_device = {mtp_admit, mtp_leave, mtp_round, NULL};
+static const struct engine_draft_device mtp_device = {mtp_admit, mtp_leave, mtp_round, NULL, NULL, NULL, NULL};
 
 /* ---- setting up ---- */
 

@@ -18,7 +18,7 @@ enum verify_counter { VERIFY_ROUNDS = 0, VERIFY_ROWS, VERIFY_TOKENS, VERIFY_WORK
                       VERIFY_DRAFT_LATE, VERIFY_DRAFT_WAIT_NS, VERIFY_UNPAID /* blocks without drafts because drafts did not pay */,
                       VERIFY_TURN_GIVEN, VERIFY_STEPPING, VERIFY_STEP_NS, VERIFY_TURN_NS /* schemas/turns.h */,
                       VERIFY_THINKING_ROUNDS /* of the drafts scored and accepted, and their blocks, those inside reasoning */ = 48, VERIFY_THINKING_DRAFTED, VERIFY_THINKING_ACCEPTED,
-                      VERIFY_HANDED /* steps that waited for their drafts on the device */,
+                      VERIFY_HANDED /* steps that waited for their drafts on the device */, VERIFY_AHEAD /* and whose round was begun behind the step before, without a question */,
                       VERIFY_DRAFTED_AT = 16 /* 16 positions */, VERIFY_ACCEPTED_AT = 32 /* 16 positions */ };
 enum detokenize_counter { DETOKENIZE_TOKENS = 0, DETOKENIZE_RECORDS, DETOKENIZE_BYTES, DETOKENIZE_WORK_NS, DETOKENIZE_STOPS };
 enum vision_counter { VISION_REQUESTS = 0, VISION_REFUSED, VISION_FILES, VISION_CACHED, VISION_TOKENS, VISION_WORK_NS, VISION_WORKER_DEATHS,

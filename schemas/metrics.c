@@ -155,6 +155,7 @@ static void memory_and_draft(struct front *f, struct wire *out)
     single(out, "draft_thinking_tokens_total", "counter", "Draft tokens scored inside reasoning.", counter(f, ROLE_VERIFY, VERIFY_THINKING_DRAFTED));
     single(out, "draft_thinking_tokens_accepted_total", "counter", "Draft tokens accepted inside reasoning.", counter(f, ROLE_VERIFY, VERIFY_THINKING_ACCEPTED));
     single(out, "draft_handed_over_total", "counter", "Steps whose drafts came over the device.", counter(f, ROLE_VERIFY, VERIFY_HANDED));
+    single(out, "draft_ahead_total", "counter", "Steps whose drafts were begun before anybody asked for them.", counter(f, ROLE_VERIFY, VERIFY_AHEAD));
     single(out, "draft_unpaid_total", "counter", "Blocks scored without drafts because drafts did not pay.", counter(f, ROLE_VERIFY, VERIFY_UNPAID));
     single(out, "draft_neural_questions_total", "counter", "Questions that a neural drafter answered.", counter(f, ROLE_DRAFT, DRAFT_NEURAL));
     single(out, "draft_failed_rounds_total", "counter", "Rounds in which a neural drafter had no advice.", counter(f, ROLE_DRAFT, DRAFT_FAILED));

@@ -9,7 +9,9 @@
  *          cannot be used: exit 100 with the reason.
  *
  * All questions that wait are answered in one round. For each the better of two guesses is taken: what followed the last time these tokens stood
- * in the text, which costs nothing, or the neural drafter's. Which is better, and how many tokens are worth sending, is learned (draft/chances.c). */
+ * in the text, which costs nothing, or the neural drafter's. Which is better, and how many tokens are worth sending, is learned (draft/chances.c).
+ * A lone sequence whose drafts went to verify's step over the device is drafted for ahead: the next round is in the GPU's queue before that step ends, and begins behind it, whoever
+ * sleeps. A question that comes all the same is another matter: the round that waits is called off. */
 #include "stages/draft/draft.h"
 
 #include "shm/clock.h"
@@ -22,6 +24,8 @@
 #define MILLIONTHS 1e-6f
 #define DUE_MAX_NS 20000000ull  /* questions further apart are not waited for awake */
 #define APART_SHARE 4u          /* weight of the newest: 1 / this */
+#define AHEAD_LOOK_NS 200000ull /* between two looks whether a round that was begun ahead is over: the next must be in the queue before a step ends */
+#define CALL_OFF_NS 5000000000ull /* a round that was called off and does not end: the launcher shall see that nothing beats */
 
 static_assert(ROWS_MAX <= STATUS_BUSY_MAX, "all questions of a round can be declared");
 
@@ -51,6 +55,7 @@ struct draft {
     struct engine_draft_answer answer[ROWS_MAX];
     struct job *asker[ROWS_MAX];
     uint32_t asked;
+    struct { bool is_armed; struct job job; } ahead; /* a round that waits for verify's step of tag job.tag - 1, or runs; its drafts have job.tag */
     uint64_t answered_ns, apart_ns; /* when the last questions were answered, and how long after such a moment the next ones come */
 };
 
@@ -143,21 +148,27 @@ static bool go_on(void *context, uint32_t index, const struct engine_draft_answe
     return j->chance >= j->least;
 }
 
+/* Judges what was guessed before, and looks the text up; returns how often such a guess is right, 0: there is none. */
+static float look_up(struct draft *k, struct job *j)
+{
+    struct followed *f = &k->seq[j->slot];
+
+    for (int s = 0; s < GUESS_SOURCES; s++)
+        if (f->guess[s].count) chances_judge(chances_of(&k->chances, &f->sampling, j->thinking, (enum guess_source)s), &f->guess[s], &j->text);
+    const uint32_t matched = lookup_guess(&j->text, j->most, &f->guess[GUESS_LOOKUP]);
+    return matched ? chances_of(&k->chances, &f->sampling, j->thinking, GUESS_LOOKUP)->rate[matched] : 0;
+}
+
 /* Looks the text up, and asks the neural drafter if that is likely to know better. */
 static void plan(struct draft *k, struct job *j)
 {
     struct followed *f = &k->seq[j->slot];
     struct guess *found = &f->guess[GUESS_LOOKUP];
-    const struct chance_table *lookup, *neural;
     const uint32_t committed = j->answer.base;
 
     follow(k, j);
-    lookup = chances_of(&k->chances, &f->sampling, j->thinking, GUESS_LOOKUP);
-    neural = chances_of(&k->chances, &f->sampling, j->thinking, GUESS_NEURAL);
-    for (int s = 0; s < GUESS_SOURCES; s++)
-        if (f->guess[s].count) chances_judge(chances_of(&k->chances, &f->sampling, j->thinking, (enum guess_source)s), &f->guess[s], &j->text);
-    const uint32_t matched = lookup_guess(&j->text, j->most, found);
-    const float rate = matched ? lookup->rate[matched] : 0;
+    const float rate = look_up(k, j);
+    const struct chance_table *neural = chances_of(&k->chances, &f->sampling, j->thinking, GUESS_NEURAL);
     const bool can_ask = k->neural && f->has_pages && f->can_sample && committed > 0;
     if (found->count && !(can_ask && neural->all > rate)) {
         memcpy(j->answer.tokens, found->token, sizeof j->answer.tokens);
@@ -170,23 +181,36 @@ static void plan(struct draft *k, struct job *j)
     k->asker[k->asked++] = j;
 }
 
-/* A lone question whose drafts may go to verify's step over the device: verify is told that they come, so that it can begin. */
-static void hand_over(struct draft *k)
+/* What shall be proposed in place of drafts behind the text and `later` tokens more. */
+static void force(struct cuda_handover *hand, const struct text *t, uint32_t later)
 {
-    struct job *j = k->asker[0];
+    for (bool all = true; all && hand->instead_count < CUDA_HANDOVER_INSTEAD_MAX;) {
+        struct engine_draft_answer forced = {.count = CUDA_HANDOVER_TOKENS_MAX};
+        memset(forced.token, 0xff, sizeof forced.token);
+        draft_force_hook(t, later + hand->instead_count, &forced);
+        for (uint32_t i = 0; i < forced.count && (all = forced.token[i] != UINT32_MAX); i++) hand->instead[hand->instead_count++] = forced.token[i];
+    }
+}
+
+/* What the next round of the engine, for this job, shall leave on the device. */
+static void hand_over(struct draft *k, const struct job *j, bool ahead)
+{
     const struct chance_table *c = chances_of(&k->chances, &k->seq[j->slot].sampling, j->thinking, GUESS_NEURAL);
     struct cuda_handover hand = {.tag = j->tag, .least = j->least};
-    struct ring_msg coming = {.slot = j->slot, .generation = j->generation, .base = j->answer.base, .count = RING_DRAFTS_COME, .tokens = {(uint32_t)j->tag, (uint32_t)(j->tag >> 32)}};
 
     memcpy(hand.rate, c->rate, sizeof hand.rate);
     if (draft_force_hook) {
-        struct engine_draft_answer forced = {.count = k->question[0].tokens_max};
-        memset(forced.token, 0xff, sizeof forced.token);
-        draft_force_hook(&j->text, &forced);
-        while (hand.instead_count < forced.count && hand.instead_count < CUDA_HANDOVER_TOKENS_MAX && forced.token[hand.instead_count] != UINT32_MAX) hand.instead_count++;
-        memcpy(hand.instead, forced.token, hand.instead_count * sizeof *hand.instead);
+        if (ahead) hand.instead_position = j->text.count + 1; /* the step that it follows samples one token at least */
+        force(&hand, &j->text, ahead);
     }
     engine_draft_hand_over(&k->engine, &hand);
+}
+
+/* Verify can begin a step that waits for them. */
+static void say_they_come(struct draft *k, const struct job *j)
+{
+    const struct ring_msg coming = {.slot = j->slot, .generation = j->generation, .base = j->answer.base, .count = RING_DRAFTS_COME, .tokens = {(uint32_t)j->tag, (uint32_t)(j->tag >> 32)}};
+
     ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &coming);
 }
 
@@ -227,28 +251,133 @@ static void fade(uint64_t *word, uint64_t now)
     shm_store_relaxed(word, old == 0 ? now : now < old ? (old + now) / 2 : old + (now - old) / STEP_SHARE);
 }
 
-static void ask_neural(struct draft *k)
+/* The answers are there: takes them up and counts. */
+static void settle_all(struct draft *k)
+{
+    for (uint32_t i = 0; i < k->asked; i++) {
+        if (draft_force_hook) draft_force_hook(&k->asker[i]->text, 0, &k->answer[i]);
+        settle(k, i);
+    }
+    stage_count(&k->stage, DRAFT_NEURAL, k->asked);
+    stage_count(&k->stage, DRAFT_STEPS, longest(k));
+}
+
+/* What rounds take: all of the last one. */
+static void note_round(struct draft *k, uint64_t all)
 {
     uint64_t *c = k->stage.status->counters;
+    const uint64_t steps = longest(k), fixed = k->engine.fixed_ns < all ? k->engine.fixed_ns : all;
+
+    if (steps == 0) return;
+    fade(&c[DRAFT_STEP_NS], (all - fixed) / steps);
+    fade(&c[DRAFT_ROUND_NS], fixed);
+}
+
+/* False: there is no advice. */
+static bool ask_neural(struct draft *k)
+{
     const uint64_t begin = clock_ns();
 
-    if (k->asked == 0) return;
+    if (k->asked == 0) return false;
     const int rc = engine_draft_round(&k->engine, k->question, k->asked, k->answer, go_on, k);
     if (rc != 0) { /* a sequence that changed hands under us: its neighbours are asked again soon */
         stage_count(&k->stage, DRAFT_FAILED, 1);
+        return false;
+    }
+    settle_all(k);
+    note_round(k, clock_ns() - begin);
+    return true;
+}
+
+/* ---- rounds ahead: of a lone sequence whose last drafts went to verify's step over the device ---- */
+
+/* j: the job that these drafts were for. The question's own token and position are not the round's: verify's step leaves them on the device. */
+static void go_ahead(struct draft *k, const struct job *j)
+{
+    struct job *next = &k->ahead.job;
+    const struct followed *f = &k->seq[j->slot];
+
+    if (!k->engine.goes_ahead || j->suspect) return;
+    *next = *j;
+    next->tag = j->tag + 1;
+    const struct engine_draft_question q = {.slot = j->slot, .token = j->text.output[j->answer.base - 1], .position = j->text.count - 1,
+                                            .tokens_max = j->most < k->engine.tokens_max ? j->most : k->engine.tokens_max, .sampling = &f->sampling};
+    stage_busy(&k->stage, &next->slot, &next->generation, 1);
+    hand_over(k, next, true);
+    k->ahead.is_armed = engine_draft_ahead(&k->engine, &q, j->tag) == 0;
+    if (k->ahead.is_armed) say_they_come(k, next);
+    else stage_idle(&k->stage);
+}
+
+/* Called off: somebody asks, or the sequence has ended. */
+static void call_off(struct draft *k)
+{
+    const uint64_t begin = clock_ns();
+
+    if (!k->ahead.is_armed) return;
+    engine_draft_skip(&k->engine);
+    while (engine_draft_ahead_done(&k->engine, &k->answer[0]) == 0)
+        if (clock_ns() - begin < CALL_OFF_NS) stage_beat(&k->stage);
+    k->ahead.is_armed = false;
+    stage_idle(&k->stage);
+}
+
+/* The text up to the token that the round followed; false: it is not committed (verify has died), or nobody's any more. */
+static bool catch_up(struct draft *k, struct job *j, uint32_t position)
+{
+    const uint32_t committed = word_for(&table_verify(&k->table, j->slot)->commit, j->generation), prompt_count = j->text.prompt_count;
+
+    if (slot_live(&k->table, j->slot) != j->generation || position < prompt_count || position - prompt_count >= committed) return false;
+    j->text.count = position + 1;
+    j->chance = 1;
+    j->thinking = word_for(&table_detokenize(&k->table, j->slot)->thinking, j->generation) != 0;
+    j->suspect = word_for(&table_launcher(&k->table, j->slot)->strikes, j->generation) != 0;
+    j->answer = (struct ring_msg){.slot = j->slot, .generation = j->generation, .base = position + 1 - prompt_count};
+    return true;
+}
+
+/* Answers as if it had been asked, and goes on ahead unless the text repeats itself. */
+static void answer_ahead(struct draft *k, const struct engine_draft_answer *a)
+{
+    struct job *j = &k->job[0];
+
+    *j = k->ahead.job;
+    stage_idle(&k->stage);
+    if (!catch_up(k, j, a->position)) return;
+    const float rate = look_up(k, j);
+    k->asker[0] = j;
+    k->asked = 1;
+    settle_all(k);
+    note_round(k, a->ns);
+    ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &j->answer);
+    stage_count(&k->stage, DRAFT_TOKENS, j->answer.count);
+    stage_count(&k->stage, DRAFT_PROPOSALS, 1);
+    stage_count(&k->stage, DRAFT_WORK_NS, a->ns);
+    k->answered_ns = clock_ns();
+    if (chances_of(&k->chances, &k->seq[j->slot].sampling, j->thinking, GUESS_NEURAL)->all > rate) go_ahead(k, j);
+}
+
+static void await_ahead(struct draft *k)
+{
+    const struct job *j = &k->ahead.job;
+    const int rc = engine_draft_ahead_done(&k->engine, &k->answer[0]);
+
+    if (rc == 0) {
+        if (slot_live(&k->table, j->slot) != j->generation) call_off(k);
+        else ring_wait(k->stage.in, k->stage.in_count, AHEAD_LOOK_NS, 0);
+        stage_beat(&k->stage);
         return;
     }
-    for (uint32_t i = 0; i < k->asked; i++) {
-        if (draft_force_hook) draft_force_hook(&k->asker[i]->text, &k->answer[i]);
-        settle(k, i);
+    k->ahead.is_armed = false;
+    if (rc > 0 && k->answer[0].position) {
+        answer_ahead(k, &k->answer[0]);
+        return;
     }
-    const uint32_t steps = longest(k);
-    stage_count(&k->stage, DRAFT_NEURAL, k->asked);
-    stage_count(&k->stage, DRAFT_STEPS, steps);
-    if (steps == 0) return;
-    const uint64_t all = clock_ns() - begin, fixed = k->engine.fixed_ns < all ? k->engine.fixed_ns : all;
-    fade(&c[DRAFT_STEP_NS], (all - fixed) / steps);
-    fade(&c[DRAFT_ROUND_NS], fixed);
+    stage_idle(&k->stage);
+    if (rc > 0) return; /* called off by nobody and told nothing: verify has been replaced, and will ask */
+    const struct ring_msg none = {.slot = j->slot, .generation = j->generation, .base = word_for(&table_verify(&k->table, j->slot)->commit, j->generation)};
+    ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &none);
+    stage_count(&k->stage, DRAFT_FAILED, 1);
 }
 
 static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)
@@ -265,8 +394,12 @@ static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)
     k->asked = 0;
     for (uint32_t i = 0; i < count; i++)
         if (!word_for(&table_launcher(&k->table, jobs[i].slot)->verdict, jobs[i].generation)) plan(k, &jobs[i]);
-    if (count == 1 && k->asked == 1 && jobs[0].tag && k->engine.hands_over) hand_over(k);
-    ask_neural(k);
+    const bool handed = count == 1 && k->asked == 1 && jobs[0].tag && k->engine.hands_over;
+    if (handed) {
+        hand_over(k, &jobs[0], false);
+        say_they_come(k, &jobs[0]);
+    }
+    const bool answered = ask_neural(k);
     for (uint32_t i = 0; i < count; i++) {
         ring_publish(&k->stage.ring[RING_DRAFT_VERIFY], &jobs[i].answer);
         stage_count(&k->stage, DRAFT_TOKENS, jobs[i].answer.count);
@@ -274,6 +407,7 @@ static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)
     stage_idle(&k->stage);
     stage_count(&k->stage, DRAFT_PROPOSALS, count);
     stage_count(&k->stage, DRAFT_WORK_NS, clock_ns() - begin);
+    if (handed && answered) go_ahead(k, &jobs[0]);
 }
 
 /* Takes what waits; of several questions about one slot the newest counts. */
@@ -352,7 +486,10 @@ int main(int argc, char **argv)
     stage_ready(&k.stage);
     while (stage_running(&k.stage)) {
         take_questions(&k);
-        if (k.job_count) answer_all(&k);
+        if (k.job_count) {
+            call_off(&k);
+            answer_all(&k);
+        } else if (k.ahead.is_armed) await_ahead(&k);
         else await_questions(&k);
     }
     return 0;

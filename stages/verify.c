@@ -390,6 +390,8 @@ static void round_of(struct verify *k)
     uint64_t begin_ns = clock_ns();
     const bool behind = k->behind.coming && k->row_count > 1; /* then it is the only sequence */
     const uint32_t computed = engine_rows_computed(&k->engine, k->row_count);
+    k->stepped_tag = behind ? k->behind.tag : 0;
+    k->ahead_tag = 0;
     if (behind) engine_step_behind(&k->engine, k->span, k->tokens, k->behind.tag);
     else if (k->begins) engine_first(&k->engine, k->span, k->block_count, k->tokens);
     else engine_step(&k->engine, k->span, k->block_count, k->tokens, k->row_count);

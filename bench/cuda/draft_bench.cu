@@ -380,7 +380,7 @@ static void bench_rows(struct bench *b, const struct settings *o, uint32_t rows,
 static void bench_parts(struct bench *b, const struct settings *o, uint32_t rows, bool sampled)
 {
     static const char *const of_step[] = { "pre", "wait", "norm" }, *const of_layer[] = { "q", "wait", "attend", "wait", "join", "wait", "o", "wait", "norm", "gate_up", "wait", "down", "wait", "norm" };
-    const uint32_t steps = 6, layer_marks = 14, step_marks = 3 + layer_marks * b->spec.layers + 2 + (sampled ? 2 : 0);
+    const uint32_t steps = 6, layer_marks = 14, step_marks = 3 + layer_marks * b->spec.layers + 2 + (!sampled ? 0 : rows == 1 ? 2 : 4);
     struct cuda_draft_question q[CUDA_DRAFT_ROWS_MAX];
     struct cuda_draft_answer answers[CUDA_DRAFT_ROWS_MAX];
     std::vector<unsigned long long> words(steps * step_marks + 64);
@@ -403,7 +403,8 @@ static void bench_parts(struct bench *b, const struct settings *o, uint32_t rows
         for (uint32_t i = 0; i < layer_marks; i++) printf(" %s %.1f", of_layer[i], sum[3 + layer * layer_marks + i]);
     }
     printf("; post+head %.1f wait %.1f", sum[3 + layer_marks * b->spec.layers], sum[4 + layer_marks * b->spec.layers]);
-    if (sampled) printf(" choice %.1f wait %.1f", sum[step_marks - 2], sum[step_marks - 1]);
+    if (sampled) printf(" gather %.1f wait %.1f", sum[5 + layer_marks * b->spec.layers], sum[6 + layer_marks * b->spec.layers]);
+    if (sampled && rows > 1) printf(" choice %.1f wait %.1f", sum[step_marks - 2], sum[step_marks - 1]);   /* of one row it is part of pre */
     printf("\n");
 }
 

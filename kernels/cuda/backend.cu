@@ -365,6 +365,7 @@ static int launch_step(struct cuda_backend *b, const struct step_state *state, u
     if (graph == NULL || state->step == 0 || state->step == b->launched) return -E_RANGE;
     *b->state_host = *state;
     b->state_host->general_rows = general_rows(state);
+    b->state_host->handed = tag ? (uint64_t)b->handover.record : 0, b->state_host->handed_tag = tag;
     b->launched = state->step;
     int launched = tag ? handover_await(&b->handover, b->state_host, b->spec.vocab, tag, b->stream) : 0;
     if (launched == 0) launched = launch_check(cudaGraphLaunch(graph, b->stream), "step");

@@ -21,7 +21,7 @@
 extern "C" {
 #endif
 
-#define CUDA_BACKEND_VERSION 8
+#define CUDA_BACKEND_VERSION 9
 #define CUDA_LAYERS_MAX 128
 #define CUDA_SUPPRESS_MAX 8
 

@@ -62,6 +62,8 @@ struct cuda_draft_question {
 
 struct cuda_draft_answer {
     uint32_t count;
+    uint32_t position;                /* of the newest token, which they follow; 0: a round that followed a step which told nothing */
+    uint32_t ns;                      /* what the round took on the device */
     uint32_t token[CUDA_DRAFT_STEPS_MAX];
     float confidence[CUDA_DRAFT_STEPS_MAX];   /* probability of the token by the drafter's own softmax at temperature 1 */
 };
@@ -97,6 +99,11 @@ int cuda_draft_round(struct cuda_draft *draft, const struct cuda_draft_question 
 
 /* The next round, if it is of one question, leaves its drafts in options.handover as well. 0, -E_RANGE. */
 int cuda_draft_hand_over(struct cuda_draft *draft, const struct cuda_handover *hand);
+
+/* The next round, if it is of one question, begins when the step of this tag has sampled (cuda_handover.h), with the token and position that the step leaves; those of the question must be
+ * sound, and count for nothing. Needs options.handover. 0, -E_RANGE, -E_UNSUPPORTED. skip: it waits no longer, and gives nothing unless that step has told; at any time behind its start. */
+int cuda_draft_follow(struct cuda_draft *draft, uint64_t tag);
+int cuda_draft_skip(struct cuda_draft *draft);
 
 /* Waits for it. 0; -E_TIMEOUT: not yet; -E_CANCELLED: the kernel gave up (other kernels kept its blocks out), no advice this time; -E_IO. */
 int cuda_draft_wait(struct cuda_draft *draft, uint32_t timeout_us, struct cuda_draft_answer *answers);

@@ -5,6 +5,7 @@
 #include "await.h"
 #include "draft_plain.h"
 #include "draft_round.h"
+#include "handover.h"
 #include "launch.h"
 #include "setup.h"
 #include "shm/error.h"
@@ -27,6 +28,8 @@ struct cuda_draft {
     uint64_t round;                   /* last launched */
     struct cuda_handover_record *handover;   /* borrowed; NULL: none */
     bool hands_over;                  /* the next round does */
+    struct handover words;            /* what rounds wait for that follow a step */
+    uint64_t follows;                 /* the step's tag, of the next round; 0: it follows none */
 };
 
 static int make_scratch(struct cuda_draft *d)
@@ -45,7 +48,8 @@ static int make_scratch(struct cuda_draft *d)
         { (void **)&a->act, 2ull * rows * s->intermediate },
         { (void **)&a->hidden, 4ull * rows * s->backbone_hidden },
         { (void **)&a->top, sizeof *a->top * rows * DRAFT_CHUNKS_MAX },
-        { (void **)&a->picked, 4ull * rows },
+        { (void **)&a->found, sizeof *a->found * rows * DRAFT_FOUND_MAX },
+        { (void **)&a->picked, sizeof *a->picked * rows },
         { (void **)&a->inv_freq, 4ull * DRAFT_ROPE_PAIRS },
         { (void **)&a->logits, 4ull * rows * draft_head_rows(s) },
         { (void **)&a->tile_top, 4ull * rows * (draft_head_rows(s) / TILE_ROWS) },
@@ -134,9 +138,10 @@ static int set_args(struct cuda_draft *d, const struct draft_plan *plan, const s
     a->kv_fp8 = spec_kv_bytes(target, 0) == 1;
     const int rc = set_suppressed(a, target);
     if (rc) return rc;
-    a->ring_slots = o->ring_slots, a->lone_launch = o->lone_launch;
+    a->ring_slots = o->ring_slots, a->lone_launch = o->lone_launch, a->context_max = o->context_max;
     d->handover = o->handover;
-    return 0;
+    const int opened = d->handover ? handover_open_follower(&d->words, d->handover) : 0;
+    return opened == -E_UNSUPPORTED ? 0 : opened;      /* without those waits rounds begin when they are asked for */
 }
 
 static bool fits(const struct cuda_draft_spec *s, const struct cuda_model_spec *t)
@@ -161,7 +166,7 @@ extern "C" int cuda_draft_open(struct cuda_draft **draft, const struct cuda_draf
     d->seqs_max = options->seqs_max, d->context_max = options->context_max;
     d->pages_stride[CUDA_SLIDING] = options->ring_pages;
     d->pages_stride[CUDA_FULL] = (options->context_max + PAGE_TOKENS - 1) / PAGE_TOKENS;
-    rc = draft_round_init(spec->format, &d->blocks);
+    rc = draft_round_init(spec->format, spec_kv_bytes(target, 0) == 1, &d->blocks);
     if (rc == 0 && options->blocks && options->blocks < d->blocks) d->blocks = options->blocks;
     if (rc == 0) rc = make_scratch(d);
     if (rc == 0) rc = make_frequencies(d);
@@ -191,6 +196,7 @@ extern "C" void cuda_draft_close(struct cuda_draft *d)
     if (d->stream) cudaStreamSynchronize(d->stream), cudaStreamDestroy(d->stream);
     cudaFree(d->slab);
     if (d->result) cudaFreeHost(d->result);
+    handover_close(&d->words);
     delete d;
 }
 
@@ -212,8 +218,13 @@ extern "C" int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_qu
     struct draft_round_args *a = &d->args;
 
     if (d->plain) return draft_plain_round(d->plain, questions, count);
+    const uint64_t follows = d->follows;
+    int rc = 0;
+
     a->handover = d->hands_over && count == 1 ? d->handover : NULL;
-    d->hands_over = false;            /* also of a round that is refused */
+    a->follows = follows ? d->handover : NULL, a->follows_tag = follows;
+    d->hands_over = false, d->follows = 0;    /* also of a round that is refused */
+    if (follows && count != 1) return -E_RANGE;
     if (count == 0 || count > CUDA_DRAFT_ROWS_MAX) return -E_RANGE;
     a->steps = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -225,8 +236,19 @@ extern "C" int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_qu
     memcpy(a->question, questions, count * sizeof *questions);
     a->rows = count;
     a->round = ++d->round;
-    return draft_round_launch(a, d->spec.format, d->blocks, d->stream);
+    if (follows) rc = handover_follow(&d->words, follows, d->stream);
+    return rc ? rc : draft_round_launch(a, d->spec.format, d->blocks, d->stream);
 }
+
+extern "C" int cuda_draft_follow(struct cuda_draft *d, uint64_t tag)
+{
+    if (!d->words.record) return -E_UNSUPPORTED;
+    if (tag == 0) return -E_RANGE;
+    d->follows = tag;
+    return 0;
+}
+
+extern "C" int cuda_draft_skip(struct cuda_draft *d) { return d->words.record && d->words.tag ? handover_skip(&d->words) : -E_RANGE; }
 
 extern "C" int cuda_draft_hand_over(struct cuda_draft *d, const struct cuda_handover *hand)
 {

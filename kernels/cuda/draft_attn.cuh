@@ -2,8 +2,9 @@
  *
  * A row has 16 query heads. Sliding layers (8 kv heads of 256): an item is a kv head and a sixteenth of the window of all rows; its warps
  * take the two query heads of a row and a part of the keys. Full layers (one kv head of 512): every block takes a run of each row's keys,
- * every warp two query heads and all keys of the run. The target's cache is bf16 or E4M3 (kv_fp8), whose 8 elements are the first half of an uint4 here. Partial results go to memory; after a barrier 128 items join them. All in f32 on CUDA
- * cores: there are only two queries per key. */
+ * every warp two query heads and all keys of the run. The target's cache is bf16 or E4M3 (KV8), whose 8 elements are the first half of an uint4 here. Partial results go to memory; after a
+ * barrier 128 items join them. All in f32 on CUDA cores: there are only two queries per key. Loops that fetch have one body each: every step runs all of this code, and what an SM's
+ * instruction cache does not hold costs more than what it does. */
 #ifndef SLUICE_CUDA_DRAFT_ATTN_CUH
 #define SLUICE_CUDA_DRAFT_ATTN_CUH
 
@@ -16,20 +17,20 @@
 template <int D, int BATCH> struct draft_keys { uint4 k[BATCH][D / 256], v[BATCH][D / 256]; };
 
 /* Bytes of a key of d elements. */
-__device__ __forceinline__ uint32_t key_bytes(const draft_round_args &a, uint32_t d) { return a.kv_fp8 ? d : 2 * d; }
+template <bool KV8> __device__ __forceinline__ constexpr uint32_t key_bytes(uint32_t d) { return KV8 ? d : 2 * d; }
 
 /* 8 elements of the cache. */
-__device__ __forceinline__ uint4 load8(const uint8_t *from, bool fp8)
+template <bool KV8> __device__ __forceinline__ uint4 load8(const uint8_t *from)
 {
-    if (!fp8) return ld_l2((const uint4 *)from);
+    if (!KV8) return ld_l2((const uint4 *)from);
     const uint2 v = __ldcg((const uint2 *)from);
 
     return make_uint4(v.x, v.y, 0, 0);
 }
 
-__device__ __forceinline__ uint4 shared8(const uint4 *key, uint32_t index, bool fp8)
+template <bool KV8> __device__ __forceinline__ uint4 shared8(const uint4 *key, uint32_t index)
 {
-    if (!fp8) return key[index];
+    if (!KV8) return key[index];
     const uint2 v = ((const uint2 *)key)[index];
 
     return make_uint4(v.x, v.y, 0, 0);
@@ -38,10 +39,10 @@ __device__ __forceinline__ uint4 shared8(const uint4 *key, uint32_t index, bool 
 /* A row's keys of one kv head of a sliding layer that this warp looks at: [first, end). */
 struct draft_view { const uint32_t *pages; const uint8_t *k, *v; uint32_t first, end; };
 
-template <int WARPS> __device__ __forceinline__ draft_view sliding_run(const draft_round_args &a, const draft_layer_args &l, uint32_t row, uint32_t item, uint32_t warp)
+template <bool KV8, int WARPS> __device__ __forceinline__ draft_view sliding_run(const draft_round_args &a, const draft_shared *sh, const draft_layer_args &l, uint32_t row, uint32_t item, uint32_t warp)
 {
-    const uint32_t keys = a.question[row].position, span = a.window / DRAFT_SLIDING_CHUNKS / WARPS;
-    const uint64_t head = (uint64_t)(item / DRAFT_SLIDING_CHUNKS) * DRAFT_PAGE_TOKENS * key_bytes(a, 256);
+    const uint32_t keys = sh->position[row], span = a.window / DRAFT_SLIDING_CHUNKS / WARPS;
+    const uint64_t head = (uint64_t)(item / DRAFT_SLIDING_CHUNKS) * DRAFT_PAGE_TOKENS * key_bytes<KV8>(256);
     const uint32_t first = (keys > a.window ? keys - a.window : 0) + (item % DRAFT_SLIDING_CHUNKS * WARPS + warp % WARPS) * span;
     draft_view s;
 
@@ -52,18 +53,32 @@ template <int WARPS> __device__ __forceinline__ draft_view sliding_run(const dra
     return s;
 }
 
-template <int BATCH>
-__device__ __forceinline__ void load_keys(draft_keys<256, BATCH> &to, const draft_round_args &a, const draft_view &s, uint32_t first, uint32_t lane)
+/* The page of a key. */
+__device__ __forceinline__ uint32_t sliding_page(const draft_round_args &a, const draft_view &s, uint32_t key)
 {
-    const uint32_t own = first + lane % BATCH, page = own < s.end ? __ldg(s.pages + own / DRAFT_PAGE_TOKENS % a.pages_stride[CUDA_SLIDING]) : 0;
+    return key < s.end ? __ldg(s.pages + key / DRAFT_PAGE_TOKENS % a.pages_stride[CUDA_SLIDING]) : 0;
+}
+
+/* One row: the pages of a warp's first batch of its block's item are the same in every step and layer, and were looked up once. */
+template <bool KV8> __device__ __forceinline__ void keep_pages(const draft_round_args &a, const draft_thread &t)
+{
+    const draft_view s = sliding_run<KV8, DRAFT_WARPS>(a, t.sh, a.layer[0], 0, blockIdx.x, t.warp);
+
+    if (blockIdx.x < 8 * DRAFT_SLIDING_CHUNKS && t.lane < 8) t.sh->page[t.warp][t.lane] = sliding_page(a, s, s.first + t.lane);
+}
+
+/* page: of key first + lane % BATCH. */
+template <bool KV8, int BATCH>
+__device__ __forceinline__ void load_keys(draft_keys<256, BATCH> &to, const draft_round_args &a, const draft_view &s, uint32_t first, uint32_t lane, uint32_t page)
+{
 
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
-        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * a.page_bytes[CUDA_SLIDING] + ((first + i) % DRAFT_PAGE_TOKENS * 32 + lane) * key_bytes(a, 8);
+        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * a.page_bytes[CUDA_SLIDING] + ((first + i) % DRAFT_PAGE_TOKENS * 32 + lane) * key_bytes<KV8>(8);
         const bool live = first + i < s.end;
 
-        to.k[i][0] = live ? load8(s.k + at, a.kv_fp8) : make_uint4(0, 0, 0, 0);
-        to.v[i][0] = live ? load8(s.v + at, a.kv_fp8) : make_uint4(0, 0, 0, 0);
+        to.k[i][0] = live ? load8<KV8>(s.k + at) : make_uint4(0, 0, 0, 0);
+        to.v[i][0] = live ? load8<KV8>(s.v + at) : make_uint4(0, 0, 0, 0);
     }
 }
 
@@ -138,9 +153,9 @@ __device__ __forceinline__ void unpack_codes(float *to, uint32_t pair)
     to[0] = both.x, to[1] = both.y;
 }
 
-__device__ __forceinline__ void unpack8(float *to, uint4 v, bool fp8)
+template <bool KV8> __device__ __forceinline__ void unpack8(float *to, uint4 v)
 {
-    if (fp8) {
+    if (KV8) {
         unpack_codes(to, v.x), unpack_codes(to + 2, v.x >> 16), unpack_codes(to + 4, v.y), unpack_codes(to + 6, v.y >> 16);
         return;
     }
@@ -161,8 +176,8 @@ template <int D> __device__ __forceinline__ void sums_clear(draft_sums<D> &s)
 }
 
 /* Adds a batch of keys: the first `live` of it. */
-template <int D, int BATCH>
-__device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D / 32], const draft_keys<D, BATCH> &kv, uint32_t live, bool fp8)
+template <bool KV8, int D, int BATCH>
+__device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D / 32], const draft_keys<D, BATCH> &kv, uint32_t live)
 {
     float score[2][BATCH];
 
@@ -171,7 +186,7 @@ __device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D /
         float k[D / 32], dot[2] = { 0.0f, 0.0f };
 
 #pragma unroll
-        for (int j = 0; j < D / 256; j++) unpack8(k + 8 * j, kv.k[i][j], fp8);
+        for (int j = 0; j < D / 256; j++) unpack8<KV8>(k + 8 * j, kv.k[i][j]);
 #pragma unroll
         for (int h = 0; h < 2; h++) {
 #pragma unroll
@@ -202,7 +217,7 @@ __device__ __forceinline__ void attend(draft_sums<D> &s, const float (&q)[2][D /
         float v[D / 32];
 
 #pragma unroll
-        for (int j = 0; j < D / 256; j++) unpack8(v + 8 * j, kv.v[i][j], fp8);
+        for (int j = 0; j < D / 256; j++) unpack8<KV8>(v + 8 * j, kv.v[i][j]);
 #pragma unroll
         for (int h = 0; h < 2; h++)
 #pragma unroll
@@ -241,51 +256,80 @@ template <int ROWS> __device__ __forceinline__ void sliding_store(const draft_ro
             const float weight = __expf(ml.x - top);
 
             sum += weight * ml.y;
-            out += weight * t.sh->u.attend.out[row * WARPS + w][h][threadIdx.x];
+            out += weight * t.sh->u.attend.out[row * WARPS + w][h][place_of(t)];
         }
-        a.attn_part[place * 512 + threadIdx.x] = out;
-        if (threadIdx.x == 0) a.attn_ml[place] = make_float2(top, sum);
+        a.attn_part[place * 512 + place_of(t)] = out;
+        if (place_of(t) == 0) a.attn_ml[place] = make_float2(top, sum);
     }
     compute_sync();
 }
 
-/* The first keys are asked for before the queries are there. False: the peers did not come. */
-template <int ROWS> __device__ __forceinline__ bool attend_sliding(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+/* One row: the first keys are asked for before the queries are there; a window of more than one batch a warp goes round the same code. False: the peers did not come. */
+template <bool KV8> __device__ __forceinline__ bool attend_sliding_one(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+{
+    constexpr int BATCH = 8;
+    bool waited = false;
+
+#pragma unroll 1
+    for (uint32_t item = blockIdx.x; item < 8 * DRAFT_SLIDING_CHUNKS; item += gridDim.x) {
+        forget_place(t);
+        const draft_view s = sliding_run<KV8, DRAFT_WARPS>(a, t.sh, l, 0, item, t.warp);
+        draft_turn<256> turn;
+        draft_keys<256, BATCH> kv;
+        draft_sums<256> sums;
+        float q[2][8];
+        uint32_t at = s.first;
+
+#pragma unroll 1
+        do {
+            load_keys<KV8>(kv, a, s, at, t.lane, at == s.first && item == blockIdx.x ? t.sh->page[t.warp][t.lane % BATCH] : sliding_page(a, s, at + t.lane % BATCH));
+            if (at == s.first) {
+                load_turn<256>(turn, a, l, 0, t.lane);
+                if (!waited && !grid_wait(a, t)) return false;
+                waited = true;
+                load_queries<256>(q, a, 0, item / DRAFT_SLIDING_CHUNKS * 2, t.lane);
+                turn_queries<256>(q, turn, a, t.lane);
+                sums_clear<256>(sums);
+            }
+            attend<KV8>(sums, q, kv, s.end - at);
+            at += BATCH;
+        } while (at < s.end);
+        sliding_store<1>(a, t, sums, item);
+    }
+    return waited || grid_wait(a, t);
+}
+
+/* Several rows: two batches of keys on their way. */
+template <bool KV8, int ROWS> __device__ __forceinline__ bool attend_sliding(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
     constexpr int WARPS = DRAFT_WARPS / ROWS, BATCH = ROWS <= 2 ? 8 : 4;     /* two batches of 8 beside the residual of many rows: too many registers */
     const uint32_t row = t.warp / WARPS < a.rows ? t.warp / WARPS : 0;
     bool waited = false;
 
+#pragma unroll 1
     for (uint32_t item = blockIdx.x; item < 8 * DRAFT_SLIDING_CHUNKS; item += gridDim.x) {
-        draft_view s = sliding_run<WARPS>(a, l, row, item, t.warp);
+        draft_view s = sliding_run<KV8, WARPS>(a, t.sh, l, row, item, t.warp);
         draft_turn<256> turn;
         draft_keys<256, BATCH> kv, more;
         draft_sums<256> sums;
         float q[2][8];
 
         if (t.warp / WARPS >= a.rows) s.end = s.first;
-        load_keys(kv, a, s, s.first, t.lane);
-        if (ROWS > 1) load_keys(more, a, s, s.first + BATCH, t.lane);
+        load_keys<KV8>(kv, a, s, s.first, t.lane, sliding_page(a, s, s.first + t.lane % BATCH));
+        load_keys<KV8>(more, a, s, s.first + BATCH, t.lane, sliding_page(a, s, s.first + BATCH + t.lane % BATCH));
         load_turn<256>(turn, a, l, row, t.lane);
         if (!waited && !grid_wait(a, t)) return false;
         waited = true;
         load_queries<256>(q, a, row, item / DRAFT_SLIDING_CHUNKS * 2, t.lane);
         turn_queries<256>(q, turn, a, t.lane);
         sums_clear<256>(sums);
-        if (ROWS == 1) {              /* one batch a warp; a larger window has more */
-            for (uint32_t at = s.first; at < s.end; at += BATCH) {
-                if (at != s.first) load_keys(kv, a, s, at, t.lane);
-                attend(sums, q, kv, s.end - at, a.kv_fp8);
-            }
-        } else {
 #pragma unroll 1
-            for (uint32_t at = s.first; at < s.end; at += 2 * BATCH) {
-                attend(sums, q, kv, s.end - at, a.kv_fp8);
-                load_keys(kv, a, s, at + 2 * BATCH, t.lane);
-                if (at + BATCH >= s.end) break;
-                attend(sums, q, more, s.end - at - BATCH, a.kv_fp8);
-                load_keys(more, a, s, at + 3 * BATCH, t.lane);
-            }
+        for (uint32_t at = s.first; at < s.end; at += 2 * BATCH) {
+            attend<KV8>(sums, q, kv, s.end - at);
+            load_keys<KV8>(kv, a, s, at + 2 * BATCH, t.lane, sliding_page(a, s, at + 2 * BATCH + t.lane % BATCH));
+            if (at + BATCH >= s.end) break;
+            attend<KV8>(sums, q, more, s.end - at - BATCH);
+            load_keys<KV8>(more, a, s, at + 3 * BATCH, t.lane, sliding_page(a, s, at + 3 * BATCH + t.lane % BATCH));
         }
         sliding_store<ROWS>(a, t, sums, item);
     }
@@ -295,9 +339,9 @@ template <int ROWS> __device__ __forceinline__ bool attend_sliding(const draft_r
 /* ---- full layers: the block's keys of each row go through shared memory, every warp has two heads of its own ---- */
 
 /* Keys of a row that full layers look at. */
-__device__ __forceinline__ uint32_t full_keys(const draft_round_args &a, uint32_t row)
+__device__ __forceinline__ uint32_t full_keys(const draft_round_args &a, const draft_shared *sh, uint32_t row)
 {
-    return a.context_keys ? min(a.question[row].position, a.context_keys) : a.question[row].position;
+    return a.context_keys ? min(sh->position[row], a.context_keys) : sh->position[row];
 }
 
 /* Keys of a block: few blocks with several keys each rather than all with one, for the join reads them all. */
@@ -310,10 +354,10 @@ __device__ __forceinline__ uint32_t full_chunks(uint32_t keys) { return (keys + 
 struct full_walk { uint32_t row, run, at, end, first_block; };
 
 /* To this block's run of w.row, or of the next row where it has one. */
-__device__ __forceinline__ void walk_to(full_walk &w, const draft_round_args &a)
+__device__ __forceinline__ void walk_to(full_walk &w, const draft_round_args &a, const draft_shared *sh)
 {
     for (; w.row < a.rows; w.row++) {
-        const uint32_t position = a.question[w.row].position, keys = full_keys(a, w.row), span = full_span(keys), runs = full_chunks(keys);
+        const uint32_t position = sh->position[w.row], keys = full_keys(a, sh, w.row), span = full_span(keys), runs = full_chunks(keys);
 
         w.run = (blockIdx.x + gridDim.x - w.first_block) % gridDim.x;
         w.first_block = (w.first_block + runs) % gridDim.x;
@@ -324,28 +368,28 @@ __device__ __forceinline__ void walk_to(full_walk &w, const draft_round_args &a)
     }
 }
 
-__device__ __forceinline__ void walk_on(full_walk &w, const draft_round_args &a)
+__device__ __forceinline__ void walk_on(full_walk &w, const draft_round_args &a, const draft_shared *sh)
 {
     w.at += DRAFT_KEYS;
     if (w.at < w.end) return;
     w.row++;
-    walk_to(w, a);
+    walk_to(w, a, sh);
 }
 
 /* Asks for the keys of a place of the walk; completes with cp.async's groups. */
-__device__ __forceinline__ void full_fetch(const full_walk &w, const draft_round_args &a, const draft_layer_args &l, draft_shared *sh, uint32_t buffer)
+template <bool KV8> __device__ __forceinline__ void full_fetch(const full_walk &w, const draft_round_args &a, const draft_layer_args &l, const draft_thread &t, uint32_t buffer)
 {
-    if (w.row < a.rows && threadIdx.x % 64 * 16 < key_bytes(a, 512)) {
-        const uint32_t piece = threadIdx.x % 64, v = threadIdx.x / 64 % 2;
+    if (w.row < a.rows && place_of(t) % 64 * 16 < key_bytes<KV8>(512)) {
+        const uint32_t piece = place_of(t) % 64, v = place_of(t) / 64 % 2;
         const uint32_t *pages = a.pages[CUDA_FULL] + (uint64_t)a.question[w.row].seq * a.pages_stride[CUDA_FULL];
         const uint8_t *pool = a.pool[CUDA_FULL] + (v ? l.v_offset : l.k_offset) + piece * 16;
 
 #pragma unroll
-        for (uint32_t i = 0; i < DRAFT_KEYS / 2; i++) {         /* 128 pieces of 16 bytes a key: 64 of K, 64 of V (kv_fp8: half of the threads, 32 and 32) */
-            const uint32_t key = 2 * i + threadIdx.x / 128, p = min(w.at + key, w.end - 1);
-            const uint8_t *from = pool + (uint64_t)__ldg(pages + p / DRAFT_PAGE_TOKENS) * a.page_bytes[CUDA_FULL] + p % DRAFT_PAGE_TOKENS * key_bytes(a, 512);
+        for (uint32_t i = 0; i < DRAFT_KEYS / 2; i++) {         /* 128 pieces of 16 bytes a key: 64 of K, 64 of V (KV8: half of the threads, 32 and 32) */
+            const uint32_t key = 2 * i + place_of(t) / 128, p = min(w.at + key, w.end - 1);
+            const uint8_t *from = pool + (uint64_t)__ldg(pages + p / DRAFT_PAGE_TOKENS) * a.page_bytes[CUDA_FULL] + p % DRAFT_PAGE_TOKENS * key_bytes<KV8>(512);
 
-            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(&sh->u.full.key[buffer][key][v][piece])), "l"(from) : "memory");
+            asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(smem_address(&t.sh->u.full.key[buffer][key][v][piece])), "l"(from) : "memory");
         }
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -377,42 +421,45 @@ __device__ __forceinline__ void full_begin(draft_sums<512> &sums, float (&q)[2][
     sums_clear<512>(sums);
 }
 
-__device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+/* Two buffers: each turn takes one that was asked for two turns ago and asks for the next keys into it. */
+template <bool KV8> __device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
     full_walk now = {}, ahead;
     draft_sums<512> sums;
     float q[2][16];
-    uint32_t buffer = 0, row = a.rows;
+    uint32_t row = a.rows;
 
-    walk_to(now, a);
+    forget_place(t);
+    walk_to(now, a, t.sh);
     ahead = now;
-    full_fetch(ahead, a, l, t.sh, 0);
-    if (ahead.row < a.rows) walk_on(ahead, a);
-    full_fetch(ahead, a, l, t.sh, 1);
-    if (!grid_wait(a, t)) return false;
-    for (; now.row < a.rows; buffer ^= 1) {
-        if (row != now.row) full_begin(sums, q, a, t, l, row = now.row);
-        asm volatile("cp.async.wait_group 1;" ::: "memory");
-        compute_sync();
-        const uint32_t live = min(now.end - now.at, (uint32_t)DRAFT_KEYS);
+#pragma unroll 1
+    for (uint32_t turn = 0;; turn++) {
+        const uint32_t buffer = turn & 1;
+
+        if (turn == 2 && !grid_wait(a, t)) return false;
+        if (turn >= 2) {
+            if (now.row >= a.rows) break;
+            if (row != now.row) full_begin(sums, q, a, t, l, row = now.row);
+            asm volatile("cp.async.wait_group 1;" ::: "memory");
+            compute_sync();
+            const uint32_t live = min(now.end - now.at, (uint32_t)DRAFT_KEYS), run = now.run;
 
 #pragma unroll 1
-        for (uint32_t k = 0; k < live; k += 4) {
-            draft_keys<512, 4> kv;
+            for (uint32_t k = 0; k < live; k += 4) {
+                draft_keys<512, 4> kv;
 
 #pragma unroll
-            for (int i = 0; i < 4; i++)
+                for (int i = 0; i < 4; i++)
 #pragma unroll
-                for (int j = 0; j < 2; j++) kv.k[i][j] = shared8(t.sh->u.full.key[buffer][k + i][0], j * 32 + t.lane, a.kv_fp8), kv.v[i][j] = shared8(t.sh->u.full.key[buffer][k + i][1], j * 32 + t.lane, a.kv_fp8);
-            attend(sums, q, kv, live - k, a.kv_fp8);
+                    for (int j = 0; j < 2; j++) kv.k[i][j] = shared8<KV8>(t.sh->u.full.key[buffer][k + i][0], j * 32 + t.lane), kv.v[i][j] = shared8<KV8>(t.sh->u.full.key[buffer][k + i][1], j * 32 + t.lane);
+                attend<KV8>(sums, q, kv, live - k);
+            }
+            compute_sync();           /* the buffer is read */
+            walk_on(now, a, t.sh);
+            if (now.row != row) full_store(a, t, sums, row, run);
         }
-        compute_sync();               /* the buffer is read */
-        if (ahead.row < a.rows) walk_on(ahead, a);
-        full_fetch(ahead, a, l, t.sh, buffer);
-        const uint32_t run = now.run;
-
-        walk_on(now, a);
-        if (now.row != row) full_store(a, t, sums, row, run);
+        full_fetch<KV8>(ahead, a, l, t, buffer);
+        if (ahead.row < a.rows) walk_on(ahead, a, t.sh);
     }
     asm volatile("cp.async.wait_group 0;" ::: "memory");
     compute_sync();
@@ -420,9 +467,11 @@ __device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thr
 }
 
 /* A layer's attention up to the partial results. False: the peers did not come. */
-template <int ROWS> __device__ __forceinline__ bool draft_attention(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+template <bool KV8, int ROWS> __device__ __forceinline__ bool draft_attention(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
-    return l.type == CUDA_SLIDING ? attend_sliding<ROWS>(a, t, l) : attend_full(a, t, l);
+    if (l.type != CUDA_SLIDING) return attend_full<KV8>(a, t, l);
+    if (ROWS == 1) return attend_sliding_one<KV8>(a, t, l);
+    return attend_sliding<KV8, ROWS>(a, t, l);
 }
 
 /* ---- the join: an eighth of a head of all rows; a row belongs to 8 / ROWS warps ---- */
@@ -430,11 +479,11 @@ template <int ROWS> __device__ __forceinline__ bool draft_attention(const draft_
 template <bool FP8, int D, int ROWS>
 __device__ __forceinline__ void join_item(const draft_round_args &a, const draft_thread &t, const draft_layer_args &l, uint32_t item)
 {
-    constexpr int DIMS = D / 8, OWN = DIMS / 32, PARTS = (DRAFT_CHUNKS_MAX + 31) / 32, WARPS = DRAFT_WARPS / ROWS;
+    constexpr int DIMS = D / 8, OWN = DIMS / 32, PARTS = ((D == 256 ? DRAFT_SLIDING_CHUNKS : DRAFT_CHUNKS_MAX) + 31) / 32, WARPS = DRAFT_WARPS / ROWS;
     const uint32_t head = item / 8, from = item % 8 * DIMS, row = t.warp / WARPS;
 
     if (row < a.rows) {
-        const uint32_t chunks = D == 256 ? DRAFT_SLIDING_CHUNKS : full_chunks(full_keys(a, row));
+        const uint32_t chunks = D == 256 ? DRAFT_SLIDING_CHUNKS : full_chunks(full_keys(a, t.sh, row));
         const uint64_t place = ((uint64_t)row * DRAFT_HEADS + head) * DRAFT_CHUNKS_MAX;
         const float *part = a.attn_part + place * 512 + from + t.lane * OWN;
         float weight[PARTS], sum = 0.0f, top = DRAFT_NEVER, out[2] = { 0.0f, 0.0f };
@@ -474,7 +523,7 @@ __device__ __forceinline__ void join_item(const draft_round_args &a, const draft
         if (t.lane == 0) t.sh->u.combine.sum[t.warp] = sum;
     }
     compute_sync();
-    for (uint32_t i = threadIdx.x; i < a.rows * DIMS; i += DRAFT_COMPUTE) {
+    for (uint32_t i = place_of(t); i < a.rows * DIMS; i += DRAFT_COMPUTE) {
         const uint32_t own = i / DIMS, dim = i % DIMS;
         float out = 0.0f;
 
@@ -486,8 +535,9 @@ __device__ __forceinline__ void join_item(const draft_round_args &a, const draft
 }
 
 template <bool FP8, int ROWS>
-__device__ __forceinline__ void draft_join(const draft_round_args &a, const draft_thread &t, const draft_layer_args &l)
+__device__ __forceinline__ void draft_join(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
+    forget_place(t);
     for (uint32_t item = blockIdx.x; item < JOIN_ITEMS; item += gridDim.x) {
         if (l.type == CUDA_SLIDING) join_item<FP8, 256, ROWS>(a, t, l, item);
         else join_item<FP8, 512, ROWS>(a, t, l, item);

@@ -30,7 +30,7 @@ union draft_scratch {
     struct { float out[DRAFT_WARPS][2][256]; float2 ml[DRAFT_WARPS][2]; } attend;
     struct { uint4 key[2][DRAFT_KEYS][2][64]; } full;           /* two buffers of K and V of a full layer */
     struct { float out[DRAFT_WARPS][64]; float sum[DRAFT_WARPS]; } combine;
-    struct { uint64_t key[512]; float sorted[512]; uint32_t sorted_token[512]; float mass[512]; double noisy[DRAFT_WARPS]; uint32_t best[DRAFT_WARPS]; uint32_t count; } pick;
+    struct { uint64_t key[DRAFT_FOUND_MAX]; float sorted[DRAFT_FOUND_MAX]; uint32_t sorted_token[DRAFT_FOUND_MAX]; float mass[DRAFT_FOUND_MAX]; double noisy[DRAFT_WARPS]; uint32_t best[DRAFT_WARPS]; } pick;
     draft_top top[DRAFT_WARPS][8];
 };
 
@@ -40,10 +40,13 @@ struct draft_shared {                 /* in front of the ring */
     float scale[DRAFT_BATCH][TILE_ROWS];
     float red[2][DRAFT_WARPS];
     uint64_t full[DRAFT_RING_MAX], empty[DRAFT_RING_MAX];
-    uint32_t token[CUDA_DRAFT_ROWS_MAX], count[CUDA_DRAFT_ROWS_MAX];
+    uint32_t token[CUDA_DRAFT_ROWS_MAX], count[CUDA_DRAFT_ROWS_MAX], position[CUDA_DRAFT_ROWS_MAX];   /* position: of the newest token; 0: no row is drafted for */
     float product[CUDA_DRAFT_ROWS_MAX];
+    uint32_t bound[CUDA_DRAFT_ROWS_MAX];        /* of a sampled row's candidates; 0: a greedy row */
     uint32_t drafted[CUDA_DRAFT_STEPS_MAX];   /* the first row's tokens so far, for the hand-over */
     float confidence[CUDA_DRAFT_STEPS_MAX];
+    uint32_t page[DRAFT_WARPS][8];    /* one row: of the block's keys of sliding layers */
+    uint64_t begun_ns;
     uint32_t stop;                    /* 1: no more weights are wanted */
     uint32_t together;                /* 0: a peer did not come */
 };
@@ -58,6 +61,12 @@ struct draft_thread {
     uint32_t barriers;                /* passed so far */
     uint32_t marks;                   /* times noted so far */
 };
+
+/* What is computed from a thread's place is computed again behind this: the compiler would keep all of it over the round's loops, in more registers than there are. */
+__device__ __forceinline__ void forget_place(draft_thread &t) { asm volatile("" : "+r"(t.warp), "+r"(t.lane)); }
+
+/* Among the computing ones. */
+__device__ __forceinline__ uint32_t place_of(const draft_thread &t) { return t.warp * 32 + t.lane; }
 
 __device__ __forceinline__ void compute_sync() { asm volatile("bar.sync 1, %0;" ::"n"(DRAFT_COMPUTE) : "memory"); }
 

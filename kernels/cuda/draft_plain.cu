@@ -299,7 +299,7 @@ static void take_answer(const struct draft_plain *d, uint32_t row, struct cuda_d
 {
     float sure = 1;
 
-    a->count = 0;
+    a->count = a->ns = 0, a->position = d->asked[row].position;
     for (uint32_t i = 0; i < d->asked[row].steps && d->result->token[row][i] < d->config.vocab; i++) {
         a->token[i] = d->result->token[row][i];
         a->confidence[i] = 1.0f - expf(-d->result->lead[row][i]);

@@ -91,6 +91,7 @@ __device__ __forceinline__ void draft_product(const draft_round_args &a, draft_t
     uint32_t unit = blockIdx.x;
 
     if (blockIdx.x >= blocks) return;
+    forget_place(t);
 #pragma unroll 1
     while (unit < p.units) {
         const uint32_t first = unit;

@@ -3,7 +3,8 @@
  *   step   = pre_projection, layers, post_projection and head, choice
  *   layer  = q, attention, join, o, norms, gate and up, down, norms: a barrier over all blocks behind each product, attention and join
  *
- * Every block keeps the residual of all rows in registers and computes all norms itself: what travels are sums of products only. */
+ * Every block keeps the residual of all rows in registers and computes all norms itself: what travels are sums of products only.
+ * Tried: a step as a loop over its matrices, with one text for all products, norms and waits (9,100 instructions in place of 11,000): a product took 0.7 to 1.1 us longer, a step 7. */
 #include "draft_attn.cuh"
 #include "draft_pick.cuh"
 #include "draft_product.cuh"
@@ -14,47 +15,47 @@
 
 /* ---- what goes in ---- */
 
-/* The target's scaled embeddings and hidden states of the rows, side by side, as fragments of one slice. */
-template <bool FP8>
-__device__ __forceinline__ void fragments_joined(draft_fragments &x, const draft_round_args &a, const draft_thread &t, uint32_t slice, uint32_t step)
+/* The target's scaled embeddings and hidden states of the rows, side by side: this block's slice of them, where normed rows stand otherwise. */
+template <bool FP8, int ROWS>
+__device__ __forceinline__ void join_inputs(const draft_round_args &a, const draft_thread &t, uint32_t slice, uint32_t step)
 {
-    const uint32_t m = t.lane / 4, hidden = a.backbone_hidden, token = m < a.rows ? t.sh->token[m] : 0;
-    const cuda_draft_question &q = a.question[m];
-    const float *state = step ? a.hidden + (uint64_t)m * hidden : a.states + ((uint64_t)q.seq * a.states_rows + (q.position - 1) % a.states_rows) * hidden;
+    const uint32_t hidden = a.backbone_hidden;
 
-#pragma unroll
-    for (int b = 0; b < (int)DRAFT_BLOCKS; b++) {
-        const uint32_t k = slice * DRAFT_SLICE + t.warp * (DRAFT_SLICE / DRAFT_WARPS) + b * 32 + t.lane % 4 * 8;
+#pragma unroll 2
+    for (uint32_t i = threadIdx.x; i < ROWS * (DRAFT_SLICE / 8); i += DRAFT_COMPUTE) {
+        const uint32_t m = i / (DRAFT_SLICE / 8), column = i % (DRAFT_SLICE / 8) * 8, k = slice * DRAFT_SLICE + column;
+        uint32_t x[4] = { 0, 0, 0, 0 };
 
-        x[b][0] = x[b][1] = x[b][2] = x[b][3] = 0;
-        if (m >= a.rows || k >= 2 * hidden) continue;
-        if (k < hidden) {
-            const uint32_t in_slice = k % a.table_slice_k;
+        if (m < a.rows && k < hidden) {
+            const uint32_t token = t.sh->token[m], in_slice = k % a.table_slice_k;
             const uint8_t *from = a.table + ((uint64_t)(token / TILE_ROWS) * a.table_slices + k / a.table_slice_k) * packed_unit_bytes(WEIGHT_BF16, a.table_slice_k);
 
 #pragma unroll
-            for (int i = 0; i < 4; i++) {       /* rounded to bf16 as the target's own embedding */
-                const uint32_t pair = __ldg((const uint32_t *)(from + packed_element_offset(WEIGHT_BF16, a.table_slice_k, token % TILE_ROWS, in_slice + 2 * i)));
+            for (int j = 0; j < 4; j++) {       /* rounded to bf16 as the target's own embedding */
+                const uint32_t pair = __ldg((const uint32_t *)(from + packed_element_offset(WEIGHT_BF16, a.table_slice_k, token % TILE_ROWS, in_slice + 2 * j)));
                 const uint32_t scaled = pack_bf16(bf16_low(pair) * a.embed_scale, bf16_high(pair) * a.embed_scale);
 
-                x[b][i] = draft_pack<FP8>(bf16_low(scaled), bf16_high(scaled));
+                x[j] = draft_pack<FP8>(bf16_low(scaled), bf16_high(scaled));
             }
-        } else {
+        } else if (m < a.rows && k < 2 * hidden) {
+            const float *state = step ? a.hidden + (uint64_t)m * hidden : a.states + ((uint64_t)a.question[m].seq * a.states_rows + (t.sh->position[m] - 1) % a.states_rows) * hidden;
             const float4 low = ld_l2((const float4 *)(state + k - hidden)), high = ld_l2((const float4 *)(state + k - hidden + 4));
 
-            x[b][0] = draft_pack<FP8>(low.x, low.y), x[b][1] = draft_pack<FP8>(low.z, low.w);
-            x[b][2] = draft_pack<FP8>(high.x, high.y), x[b][3] = draft_pack<FP8>(high.z, high.w);
+            x[0] = draft_pack<FP8>(low.x, low.y), x[1] = draft_pack<FP8>(low.z, low.w);
+            x[2] = draft_pack<FP8>(high.x, high.y), x[3] = draft_pack<FP8>(high.z, high.w);
         }
+        *(uint4 *)&t.sh->x[m][column] = make_uint4(x[0], x[1], x[2], x[3]);
     }
+    compute_sync();
 }
 
-__device__ __forceinline__ void make_rope(const draft_round_args &a)
+__device__ __forceinline__ void make_rope(const draft_round_args &a, const draft_shared *sh)
 {
     if (blockIdx.x >= a.rows) return;
     for (uint32_t i = threadIdx.x; i < DRAFT_ROPE_PAIRS; i += DRAFT_COMPUTE) {
         float s, c;
 
-        sincosf((float)a.question[blockIdx.x].position * a.inv_freq[i], &s, &c);
+        sincosf((float)sh->position[blockIdx.x] * a.inv_freq[i], &s, &c);
         a.rope[(uint64_t)blockIdx.x * DRAFT_ROPE_PAIRS + i] = make_float2(c, s);
     }
 }
@@ -89,6 +90,7 @@ template <bool FP8, int ROWS>
 __device__ __forceinline__ bool draft_norm(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t slices, const float *post, const float *scalar, const float *next)
 {
     constexpr int WARPS = DRAFT_WARPS / ROWS;
+    forget_place(t);
     const uint32_t row = t.warp / WARPS, first = t.warp % WARPS * (DRAFT_HIDDEN / WARPS) + t.lane * 4;
     const float *from = a.part + (uint64_t)row * DRAFT_HIDDEN + first;
     const float by = scalar ? __ldg(scalar) : 1.0f;
@@ -156,6 +158,7 @@ __device__ __forceinline__ void best_merge(float &top, float &sum, uint32_t &tok
 
 __device__ __forceinline__ float draft_logit(const draft_round_args &a, float x, uint32_t token)
 {
+#pragma unroll 1
     for (uint32_t i = 0; i < a.suppress_count; i++)
         if (a.suppress[i] == token) return DRAFT_NEVER;
     return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
@@ -202,6 +205,7 @@ __device__ __forceinline__ void store_best(const draft_round_args &a, const draf
     if (threadIdx.x < a.rows) {
         draft_top own = t.sh->u.top[0][threadIdx.x];
 
+#pragma unroll 1
         for (int w = 1; w < DRAFT_WARPS; w++) {
             const draft_top other = t.sh->u.top[w][threadIdx.x];
 
@@ -213,43 +217,73 @@ __device__ __forceinline__ void store_best(const draft_round_args &a, const draf
 
 /* ---- the choice ---- */
 
-/* What the blocks found, joined: one warp for each row. */
-__device__ __forceinline__ draft_top join_best(const draft_round_args &a, const draft_thread &t, uint32_t row)
+/* What the blocks found, joined: one warp for each row, which also finds the bound of a sampled row's candidates. */
+__device__ __forceinline__ draft_top join_best(const draft_round_args &a, const draft_thread &t, uint32_t row, bool sampled)
 {
     draft_top best = { DRAFT_NEVER, 0xffffffffu, 0.0f, 0.0f };
+    uint32_t order[DRAFT_CHUNKS_MAX / 32];
+    float4 v[DRAFT_CHUNKS_MAX / 32];  /* as struct draft_top */
 
-    for (uint32_t i = t.lane; i < gridDim.x; i += 32) {
-        const float4 v = ld_l2((const float4 *)(a.top + row * DRAFT_CHUNKS_MAX + i));
+#pragma unroll
+    for (uint32_t i = 0; i < DRAFT_CHUNKS_MAX / 32; i++) {
+        const uint32_t block = i * 32 + t.lane;
 
-        best_merge(best.top, best.sum, best.token, v.x, v.z, __float_as_uint(v.y));
+        v[i] = block < gridDim.x ? ld_l2((const float4 *)(a.top + row * DRAFT_CHUNKS_MAX + block)) : make_float4(DRAFT_NEVER, __uint_as_float(0xffffffffu), 0.0f, 0.0f);
     }
 #pragma unroll
-    for (int d = 16; d; d >>= 1)
-        best_merge(best.top, best.sum, best.token, __shfl_xor_sync(0xffffffffu, best.top, d), __shfl_xor_sync(0xffffffffu, best.sum, d), __shfl_xor_sync(0xffffffffu, best.token, d));
+    for (uint32_t i = 0; i < DRAFT_CHUNKS_MAX / 32; i++) {
+        best.top = fmaxf(best.top, v[i].x);
+        order[i] = i * 32 + t.lane < gridDim.x ? sample_ordered(v[i].x) : 0;
+    }
+    best.top = warp_top(best.top);
+#pragma unroll
+    for (uint32_t i = 0; i < DRAFT_CHUNKS_MAX / 32; i++) {
+        best.sum += v[i].z * __expf(v[i].x - best.top);
+        if (v[i].x == best.top) best.token = min(best.token, __float_as_uint(v[i].y));
+    }
+    best.sum = warp_sum(best.sum);
+    best.token = __reduce_min_sync(0xffffffffu, best.token);
+    if (sampled) {
+        const uint32_t bound = row_is_sampled(a, row) ? pick_bound_of(order, pick_wanted(a.question[row])) : 0;
+
+        if (t.warp < a.rows && t.lane == 0) t.sh->bound[row] = bound;
+    }
     return best;
 }
 
-/* Every block finds every row's token; block 0 tells the host. Leaves it in sh->token; false: the peers did not come. */
-__device__ __forceinline__ bool choose(const draft_round_args &a, draft_thread &t, uint32_t step, bool sampled)
+/* The tokens of sampled rows: the best of what every block has gathered. One row is chosen by all blocks alike; of several each by one block, behind which all wait. */
+template <int ROWS> __device__ __forceinline__ bool choose_sampled(const draft_round_args &a, draft_thread &t, uint32_t step, uint32_t row, draft_top &best, float &confidence)
 {
-    const uint32_t row = t.warp < a.rows ? t.warp : 0;
-    draft_top best = join_best(a, t, row);
-    float confidence = 1.0f / best.sum;
+    draft_picked own = {};
 
-    if (sampled) {
-        for (uint32_t r = 0; r < a.rows; r++) {
-            if (blockIdx.x != r || !row_is_sampled(a, r)) continue;
-            const uint32_t token = draft_pick(a, t.sh, r, (uint64_t)a.question[r].position + step + 1);
+    compute_sync();                   /* the bounds */
+    pick_gather(a, t.sh, step);
+    if (blockIdx.x == 0 && threadIdx.x < CUDA_DRAFT_ROWS_MAX) a.control->found[~step & 1][threadIdx.x] = 0;       /* nobody reads those of the step before any more */
+    grid_arrive(a);
+    if (!grid_wait(a, t)) return false;
+    const uint32_t mine = ROWS == 1 ? 0 : blockIdx.x;
 
-            if (threadIdx.x == 0) a.picked[r] = token;
-        }
+    if (mine < a.rows && row_is_sampled(a, mine)) own = draft_pick(a, t.sh, mine, step);
+    if (ROWS > 1) {
+        if (threadIdx.x == 0 && mine < a.rows) a.picked[mine] = own;
         grid_arrive(a);
         if (!grid_wait(a, t)) return false;
-        if (row_is_sampled(a, row)) {
-            best.token = ld_l2(a.picked + row);
-            confidence = __expf(ld_l2(a.logits + (uint64_t)row * a.head_rows + best.token) - best.top) / best.sum;
-        }
+        own.token = __ldcg(&a.picked[row].token), own.logit = __ldcg(&a.picked[row].logit);
     }
+    if (!row_is_sampled(a, row)) return true;
+    best.token = own.token;
+    confidence = __expf(own.logit - best.top) / best.sum;
+    return true;
+}
+
+/* Every block finds every row's token; block 0 tells the host. Leaves it in sh->token; false: the peers did not come. */
+template <int ROWS> __device__ __forceinline__ bool choose(const draft_round_args &a, draft_thread &t, uint32_t step, bool sampled)
+{
+    const uint32_t row = t.warp < a.rows ? t.warp : 0;
+    draft_top best = join_best(a, t, row, sampled);
+    float confidence = 1.0f / best.sum;
+
+    if (sampled && !choose_sampled<ROWS>(a, t, step, row, best, confidence)) return false;
     if (t.warp < a.rows && t.lane == 0) {
         const cuda_draft_question &q = a.question[row];
         const bool alive = t.sh->count[row] == step && step < q.steps;
@@ -277,11 +311,13 @@ __device__ __forceinline__ bool goes_on(const draft_round_args &a, const draft_t
 
 /* ---- the kernel ---- */
 
-template <bool FP8, int ROWS>
+template <bool FP8, bool KV8, int ROWS>
 __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t i)
 {
     const draft_layer_args &l = a.layer[i];
     const draft_phase *p = &a.phase[1 + 4 * i];
+
+    forget_place(t);
     const uint32_t q_rows = l.type == CUDA_SLIDING ? DRAFT_HEADS * 256 : DRAFT_HEADS * 512;
     const uint64_t part_stride = (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN;
     draft_fragments x;
@@ -289,7 +325,7 @@ __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thr
     fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, p[0], x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.q, 0, q_rows, a.rows, v, tile, 0, t.lane); });
     grid_arrive(a);
-    if (!draft_attention<ROWS>(a, t, l)) return false;
+    if (!draft_attention<KV8, ROWS>(a, t, l)) return false;
     grid_arrive(a);
     if (!grid_wait(a, t)) return false;
     draft_join<FP8, ROWS>(a, t, l);
@@ -316,7 +352,7 @@ __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thr
 }
 
 /* One step; false: the peers did not come. */
-template <bool FP8, int ROWS>
+template <bool FP8, bool KV8, int ROWS>
 __device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thread &t, uint32_t step, bool sampled)
 {
     const draft_phase &post = a.phase[a.phases - 2], &head = a.phase[a.phases - 1];
@@ -324,7 +360,8 @@ __device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thre
     draft_best best = { { DRAFT_NEVER, DRAFT_NEVER }, { 0.0f, 0.0f }, { 0xffffffffu, 0xffffffffu } };
     draft_fragments x;
 
-    fragments_joined<FP8>(x, a, t, blockIdx.x % a.phase[0].slices, step);
+    join_inputs<FP8, ROWS>(a, t, blockIdx.x % a.phase[0].slices, step);
+    fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, a.phase[0], x, [&](float4 v, uint32_t tile, uint32_t slice) {
         finish_plain(a.part, (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane);
     });
@@ -332,22 +369,24 @@ __device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thre
     if (!draft_norm<FP8, ROWS>(a, t, residual, a.phase[0].slices, NULL, NULL, a.layer[0].input_norm)) return false;
 #pragma unroll 1
     for (uint32_t i = 0; i < a.layers; i++)
-        if (!draft_layer<FP8, ROWS>(a, t, residual, i)) return false;
+        if (!draft_layer<FP8, KV8, ROWS>(a, t, residual, i)) return false;
     fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, post, x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.hidden, 0, a.backbone_hidden, a.rows, v, tile, 0, t.lane); });
     draft_product<FP8>(a, t, head, x, [&](float4 v, uint32_t tile, uint32_t) { finish_head(a, t, best, v, tile, sampled); });
     store_best(a, t, best);
     grid_arrive(a);
-    return grid_wait(a, t) && choose(a, t, step, sampled);
+    return grid_wait(a, t) && choose<ROWS>(a, t, step, sampled);
 }
 
 /* The block's end: block 0 tells the host, the last block makes the words ready for the next round. */
 __device__ __forceinline__ void leave(const draft_round_args &a, const draft_thread &t, bool done)
 {
-    if (blockIdx.x == 0 && threadIdx.x == 0 && done && a.handover) handover_leave(a.handover, a.hand, t.sh->count[0], t.sh->drafted, t.sh->confidence);
+    if (blockIdx.x == 0 && threadIdx.x == 0 && done && a.handover) handover_leave(a.handover, a.hand, t.sh->position[0], t.sh->count[0], t.sh->drafted, t.sh->confidence);
     if (blockIdx.x == 0 && done) {
         if (threadIdx.x < a.rows) {
             a.result->answer[threadIdx.x].count = t.sh->count[threadIdx.x];
+            a.result->answer[threadIdx.x].position = t.sh->position[threadIdx.x];
+            a.result->answer[threadIdx.x].ns = (uint32_t)(now_ns() - t.sh->begun_ns);
             __threadfence_system();
         }
         compute_sync();
@@ -358,9 +397,18 @@ __device__ __forceinline__ void leave(const draft_round_args &a, const draft_thr
     else if (blockIdx.x == 0) *(volatile uint64_t *)&a.result->round = a.round;
     if (atomicAdd(&a.control->left, 1) + 1 < gridDim.x) return;
     a.control->arrived = 0, a.control->left = 0, a.control->gave_up = 0;
+    for (uint32_t i = 0; i < CUDA_DRAFT_ROWS_MAX; i++) a.control->found[0][i] = a.control->found[1][i] = 0;
 }
 
-template <bool FP8, int ROWS>
+__device__ __forceinline__ void begin_row(const draft_round_args &a, draft_shared *sh, uint32_t row)
+{
+    uint32_t token = a.question[row].token, position = a.question[row].position;
+
+    if (a.follows && (!handover_told(a.follows, a.follows_tag, &token, &position) || token >= a.vocab || position >= a.context_max)) token = position = 0;
+    sh->token[row] = token, sh->position[row] = position, sh->count[row] = 0, sh->product[row] = 1.0f;
+}
+
+template <bool FP8, bool KV8, int ROWS>
 __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_constant__ draft_round_args a)
 {
     extern __shared__ __align__(128) uint8_t bytes[];
@@ -373,7 +421,8 @@ __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_co
         mbar_init_fence();
         sh->stop = 0, sh->together = 1;
     }
-    if (threadIdx.x < a.rows) sh->token[threadIdx.x] = a.question[threadIdx.x].token, sh->count[threadIdx.x] = 0, sh->product[threadIdx.x] = 1.0f;
+    if (threadIdx.x < a.rows) begin_row(a, sh, threadIdx.x);
+    if (threadIdx.x == 0) sh->begun_ns = now_ns();
     __syncthreads();
     if (t.warp >= DRAFT_WARPS) {
         asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(DRAFT_REGISTERS_STREAM));
@@ -381,12 +430,13 @@ __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_co
         return;
     }
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(DRAFT_REGISTERS));
-    make_rope(a);
+    make_rope(a, sh);
+    if (ROWS == 1) keep_pages<KV8>(a, t);
     for (uint32_t r = 0; r < a.rows; r++) sampled |= row_is_sampled(a, r);
 #pragma unroll 1
-    for (uint32_t step = 0; step < a.steps && done; step++) {
+    for (uint32_t step = 0; step < a.steps && done && sh->position[0]; step++) {
         asm volatile("" : "+r"(step));          /* else the first step gets a copy of the code of its own: twice the instructions to fetch */
-        done = draft_step<FP8, ROWS>(a, t, step, sampled);
+        done = draft_step<FP8, KV8, ROWS>(a, t, step, sampled);
         if (done && !goes_on(a, t, step)) break;
     }
     compute_sync();
@@ -397,13 +447,15 @@ __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_co
 /* ---- host ---- */
 
 /* BF16 is for comparing: one kernel for all counts of rows keeps the build short. */
-static const void *kernel_of(uint32_t format, uint32_t rows)
+template <bool KV8> static const void *kernel_of_cache(uint32_t format, uint32_t rows)
 {
-    if (format != WEIGHT_FP8) return (const void *)draft_kernel<false, 8>;
-    if (rows <= 1) return (const void *)draft_kernel<true, 1>;
-    if (rows <= 2) return (const void *)draft_kernel<true, 2>;
-    return rows <= 4 ? (const void *)draft_kernel<true, 4> : (const void *)draft_kernel<true, 8>;
+    if (format != WEIGHT_FP8) return (const void *)draft_kernel<false, KV8, 8>;
+    if (rows <= 1) return (const void *)draft_kernel<true, KV8, 1>;
+    if (rows <= 2) return (const void *)draft_kernel<true, KV8, 2>;
+    return rows <= 4 ? (const void *)draft_kernel<true, KV8, 4> : (const void *)draft_kernel<true, KV8, 8>;
 }
+
+static const void *kernel_of(uint32_t format, uint32_t rows, bool kv_fp8) { return kv_fp8 ? kernel_of_cache<true>(format, rows) : kernel_of_cache<false>(format, rows); }
 
 static uint32_t slot_bytes(uint32_t format) { return SLOT_DATA_BYTES + (format == WEIGHT_FP8 ? UNIT_HEADER_BYTES : 0); }
 
@@ -416,14 +468,14 @@ uint32_t draft_round_slots(uint32_t format)
 
 static uint32_t shared_bytes(uint32_t format, uint32_t slots) { return DRAFT_SHARED_BYTES + slots * slot_bytes(format); }
 
-int draft_round_init(uint32_t format, uint32_t *blocks)
+int draft_round_init(uint32_t format, bool kv_fp8, uint32_t *blocks)
 {
     int device, sms, together, fit = 0, rc = launch_check(cudaGetDevice(&device), "device");
 
     if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, device), "device");
     if (rc == 0) rc = launch_check(cudaDeviceGetAttribute(&together, cudaDevAttrCooperativeLaunch, device), "device");
-    for (uint32_t rows = 1; rows <= CUDA_DRAFT_ROWS_MAX && rc == 0; rows *= 2) rc = launch_prepare(kernel_of(format, rows), LAUNCH_SHARED_MAX);
-    if (rc == 0) rc = launch_check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fit, kernel_of(format, CUDA_DRAFT_ROWS_MAX), DRAFT_THREADS, shared_bytes(format, draft_round_slots(format))), "occupancy");
+    for (uint32_t rows = 1; rows <= CUDA_DRAFT_ROWS_MAX && rc == 0; rows *= 2) rc = launch_prepare(kernel_of(format, rows, kv_fp8), LAUNCH_SHARED_MAX);
+    if (rc == 0) rc = launch_check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&fit, kernel_of(format, CUDA_DRAFT_ROWS_MAX, kv_fp8), DRAFT_THREADS, shared_bytes(format, draft_round_slots(format))), "occupancy");
     if (rc) return rc;
     if (!together || fit < 1) return launch_fail(-E_UNSUPPORTED, "the drafter's kernel cannot have all its blocks at once on this device");
     *blocks = (uint32_t)sms < DRAFT_CHUNKS_MAX ? (uint32_t)sms : DRAFT_CHUNKS_MAX;
@@ -438,7 +490,7 @@ int draft_round_launch(const struct draft_round_args *args, uint32_t format, uin
     if (a.rows < 1 || a.rows > CUDA_DRAFT_ROWS_MAX || a.steps < 1 || a.steps > CUDA_DRAFT_STEPS_MAX) return -E_RANGE;
     a.zero = 0;
     if (a.ring_slots == 0 || a.ring_slots > draft_round_slots(format)) a.ring_slots = draft_round_slots(format);
-    if (a.lone_launch) return launch_first(kernel_of(format, a.rows), blocks, DRAFT_THREADS, shared_bytes(format, a.ring_slots), params, stream);
-    return launch_check(cudaLaunchCooperativeKernel(kernel_of(format, a.rows), dim3(blocks), dim3(DRAFT_THREADS), params, shared_bytes(format, a.ring_slots), (cudaStream_t)stream),
+    if (a.lone_launch) return launch_first(kernel_of(format, a.rows, a.kv_fp8), blocks, DRAFT_THREADS, shared_bytes(format, a.ring_slots), params, stream);
+    return launch_check(cudaLaunchCooperativeKernel(kernel_of(format, a.rows, a.kv_fp8), dim3(blocks), dim3(DRAFT_THREADS), params, shared_bytes(format, a.ring_slots), (cudaStream_t)stream),
                         "draft round");
 }

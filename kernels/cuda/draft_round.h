@@ -17,6 +17,7 @@
 #define DRAFT_WAIT_NS 20000000ull
 #define DRAFT_CHUNKS_MAX 160          /* blocks at most; partial results of a full layer per row and head */
 #define DRAFT_SLIDING_CHUNKS 16
+#define DRAFT_FOUND_MAX 512u
 #define DRAFT_SUPPRESS_MAX CUDA_SUPPRESS_MAX
 #define DRAFT_ROPE_SLIDING 128        /* pairs of a head of 256, of 512 */
 #define DRAFT_ROPE_FULL 256
@@ -30,9 +31,14 @@ struct draft_result {
 };
 
 /* Device words that outlive a round; all 0 between rounds. */
-struct draft_control { uint32_t arrived, left, gave_up, pad; };
+struct draft_control {
+    uint32_t arrived, left, gave_up, pad;
+    uint32_t found[2][CUDA_DRAFT_ROWS_MAX];   /* candidates of sampled rows, of even and odd steps */
+};
 
 struct draft_top { float top; uint32_t token; float sum, pad; };   /* of one block's share of the vocabulary: largest logit; sum of exp(logit - top) */
+
+struct draft_picked { uint32_t token; float logit; };              /* a row of the output table */
 
 struct draft_phase { uint64_t offset; uint32_t units, slices; };
 
@@ -76,7 +82,8 @@ struct draft_round_args {
     float *hidden;                    /* [rows][backbone_hidden] */
     struct draft_top *top;            /* [rows][DRAFT_CHUNKS_MAX] */
     float *logits, *tile_top;         /* of sampled rows: [rows][head_rows], [rows][head_rows / 16] */
-    uint32_t *picked;                 /* [rows] */
+    uint64_t *found;                  /* [rows][DRAFT_FOUND_MAX]: candidates of sampled rows, their order in the high half, ~token in the low one */
+    struct draft_picked *picked;      /* [rows] */
     struct draft_control *control;
     struct draft_result *result;
     unsigned long long *trace;        /* benches: [steps][phases + barriers] clock of block 0; NULL: off */
@@ -85,11 +92,14 @@ struct draft_round_args {
     uint32_t lone_launch;             /* host: no cooperative launch */
     struct cuda_handover_record *handover;   /* the first row's drafts are left there; NULL: nowhere */
     struct cuda_handover hand;
+    const struct cuda_handover_record *follows;      /* token and position of the one row stand there, under this tag; NULL: in its question */
+    uint64_t follows_tag;
+    uint32_t context_max;             /* positions */
     struct cuda_draft_question question[CUDA_DRAFT_ROWS_MAX];
 };
 
 /* Blocks that can be resident at once on this device (or this process's share of it), and whether the kernel runs at all. 0 or -E_UNSUPPORTED, -E_IO. */
-int draft_round_init(uint32_t format, uint32_t *blocks);
+int draft_round_init(uint32_t format, bool kv_fp8, uint32_t *blocks);
 
 /* Ring slots that fit beside everything else. */
 uint32_t draft_round_slots(uint32_t format);

@@ -155,7 +155,7 @@ __global__ void publish_kernel(const __grid_constant__ dspark_publish_args a)
 #pragma unroll
         for (uint32_t i = 0; i < CUDA_HANDOVER_TOKENS_MAX; i++)
             token[i] = i < a.guesses[0] ? __ldcg(a.guess + i) : 0, chance[i] = i < a.guesses[0] && a.chance ? __ldcg(a.chance + i) : 1.0f;
-        handover_leave(a.handover, a.hand, a.guesses[0], token, chance);
+        handover_leave(a.handover, a.hand, 0, a.guesses[0], token, chance);
     }
     if (q < a.count) {
         cuda_dspark_answer *to = &a.result->answer[q];

@@ -336,7 +336,7 @@ __global__ void leave_kernel(cuda_handover_record *to, const __grid_constant__ c
         token[i] = i < count ? from->token[0][i] : 0;
         confidence[i] = i < count && confident ? 1.0f / (1.0f + expf(-(bias + from->seen[0][i] + (hears ? from->heard[0][i] : 0.0f)))) : 1.0f;
     }
-    handover_leave(to, hand, count, token, confidence);
+    handover_leave(to, hand, 0, count, token, confidence);
 }
 
 int dspark_plain_round(struct dspark_plain *d, const struct cuda_dspark_question *q, uint32_t count)

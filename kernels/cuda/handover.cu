@@ -43,19 +43,27 @@ static int find(const char *name, void **function)
     return found == cudaDriverEntryPointSuccess && *function ? 0 : launch_fail(-E_UNSUPPORTED, "the driver has no %s", name);
 }
 
+int handover_open_follower(struct handover *h, struct cuda_handover_record *record)
+{
+    cudaStream_t side = NULL;
+    int rc = find("cuStreamWaitValue64", &h->wait);
+
+    if (rc == 0) rc = find("cuStreamWriteValue64", &h->write);
+    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking), "stream");
+    h->side = side;
+    if (rc == 0) h->record = record;
+    return rc;
+}
+
 int handover_open(struct handover *h, struct cuda_handover_record *record)
 {
     cudaFuncAttributes attributes;
-    cudaStream_t side = NULL;
     int rc = launch_prepare((const void *)take_kernel, 0);
 
     if (rc == 0) rc = launch_check(cudaFuncGetAttributes(&attributes, (const void *)take_kernel), "loading a kernel");      /* now: behind a stream's wait, loading would wait for that */
-    if (rc == 0) rc = find("cuStreamWaitValue64", &h->wait);
-    if (rc == 0) rc = find("cuStreamWriteValue64", &h->write);
+    if (rc == 0) rc = handover_open_follower(h, NULL);
     if (rc == 0) rc = launch_check(cudaMallocHost((void **)&h->seen, sizeof *h->seen), "pinned memory");
     if (rc == 0) *h->seen = 0;
-    if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&side, cudaStreamNonBlocking), "stream");
-    h->side = side;
     if (rc == 0) rc = launch_check(cudaMemset(record, 0, sizeof *record), "the drafts' memory");
     if (rc == 0) rc = launch_check(cudaDeviceSynchronize(), "the drafts' memory");
     if (rc == 0) h->record = record;
@@ -69,9 +77,19 @@ void handover_close(struct handover *h)
     memset(h, 0, sizeof *h);
 }
 
+static int wait_for(const struct handover *h, const uint64_t *word, uint64_t tag, void *stream, const char *what)
+{
+    return check(((wait_fn)h->wait)((CUstream)stream, (CUdeviceptr)word, tag, CU_STREAM_WAIT_VALUE_GEQ), what);
+}
+
+static int go_on(const struct handover *h, uint64_t *word, const char *what)
+{
+    return check(((write_fn)h->write)((CUstream)h->side, (CUdeviceptr)word, h->tag, CU_STREAM_WRITE_VALUE_DEFAULT), what);
+}
+
 int handover_await(struct handover *h, struct step_state *state, uint32_t vocab, uint64_t tag, void *stream)
 {
-    const int rc = check(((wait_fn)h->wait)((CUstream)stream, (CUdeviceptr)&h->record->word, tag, CU_STREAM_WAIT_VALUE_GEQ), "waiting for drafts");
+    const int rc = wait_for(h, &h->record->word, tag, stream, "waiting for drafts");
 
     if (rc) return rc;
     h->tag = tag;
@@ -79,7 +97,12 @@ int handover_await(struct handover *h, struct step_state *state, uint32_t vocab,
     return launch_check(cudaGetLastError(), "taking drafts");
 }
 
-int handover_release(struct handover *h)
+int handover_release(struct handover *h) { return go_on(h, &h->record->word, "going on without drafts"); }
+
+int handover_follow(struct handover *h, uint64_t tag, void *stream)
 {
-    return check(((write_fn)h->write)((CUstream)h->side, (CUdeviceptr)&h->record->word, h->tag, CU_STREAM_WRITE_VALUE_DEFAULT), "going on without drafts");
+    h->tag = tag;
+    return wait_for(h, &h->record->next_word, tag, stream, "waiting for a step");
 }
+
+int handover_skip(struct handover *h) { return go_on(h, &h->record->next_word, "waiting for no step"); }

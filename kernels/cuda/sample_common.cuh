@@ -5,6 +5,7 @@
 #ifndef SLUICE_CUDA_SAMPLE_COMMON_CUH
 #define SLUICE_CUDA_SAMPLE_COMMON_CUH
 
+#include "handover.cuh"
 #include "sample.h"
 #include <math_constants.h>
 #include <stdint.h>
@@ -98,6 +99,7 @@ __device__ __forceinline__ void sample_finish(const sample_args &a, uint32_t par
     if (atomicAdd(a.done, 1) + 1 < parts) return;
     *a.done = 0;
     __threadfence_system();
+    if (flags && a.state->handed) handover_tell(a.state, a.last_token);
     if (flags) *(volatile uint64_t *)&a.result->step = a.state->step;
 }
 

@@ -55,6 +55,7 @@ struct step_state {
     uint64_t step;                    /* number of this step; copied to the result as its flag */
     uint32_t general_rows;            /* set by cuda_backend_step: rows that the second sampling kernel picks */
     uint32_t from_states;             /* 1: the rows' hidden states are in memory already (cuda_options.states_device): LM head and sampling only */
+    uint64_t handed, handed_tag;      /* set by cuda_backend_step_behind: the hand-over record (device address) that is told what was sampled, and its tag; 0: none */
     struct step_row row[STEP_ROWS_MAX];
     struct step_group group[STEP_ROWS_MAX];
     struct step_sampling sampling[STEP_ROWS_MAX];

@@ -60,7 +60,7 @@ void chances_judge(struct chance_table *c, struct guess *g, const struct text *t
 /* Class of a neural guess of this confidence. */
 uint8_t chance_class(float confidence);
 
-/* Only measurements define it (tests/faults/forced.c): replaces what the neural drafter proposed, which is advice, by what shall be proposed. */
-void draft_force_hook(const struct text *t, struct engine_draft_answer *answer) __attribute__((weak));
+/* Only measurements define it (tests/faults/forced.c): replaces what the neural drafter proposed, which is advice, by what shall be proposed behind t and `later` tokens more. */
+void draft_force_hook(const struct text *t, uint32_t later, struct engine_draft_answer *answer) __attribute__((weak));
 
 #endif

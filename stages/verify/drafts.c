@@ -68,11 +68,18 @@ static void note_time(struct verify *k, const struct ring_msg *msg)
     k->timed.asked_ns = 0;
 }
 
+/* Drafts come over the device: those that were asked for, or those behind the step in hand. */
+static void note_coming(struct verify *k, uint64_t tag)
+{
+    if (k->behind.tag && tag == k->behind.tag) k->behind.coming = true;
+    else if (k->stepped_tag && tag == k->stepped_tag + 1) k->ahead_tag = tag;
+}
+
 static void take_proposal(struct verify *k, const struct ring_msg *msg)
 {
     struct sequence *q;
 
-    if (msg->count == RING_DRAFTS_COME && k->behind.tag && (msg->tokens[0] | (uint64_t)msg->tokens[1] << 32) == k->behind.tag) k->behind.coming = true;
+    if (msg->count == RING_DRAFTS_COME) note_coming(k, msg->tokens[0] | (uint64_t)msg->tokens[1] << 32);
     if (msg->slot >= k->table.limits.slot_count || msg->count > RING_TOKENS_MAX) return; /* advice may be nonsense */
     q = &k->seq[msg->slot];
     if (q->generation == 0 || msg->generation != q->generation || msg->base > q->known) return;
@@ -235,6 +242,9 @@ static uint64_t tag_for(const struct verify *k, uint32_t slot)
     return k->active_count == 1 && k->skip_waits == 0 && q->committed > 0 && !suspect && engine_hands_over(&k->engine, slot) ? clock_ns() : 0;
 }
 
+/* Does the drafter follow the last step already? Then its drafts come without a question, which would call that round off. */
+static bool is_ahead(const struct verify *k, uint64_t tag) { return tag && k->ahead_tag && k->ahead_tag == k->stepped_tag + 1; }
+
 static void ask_all(struct verify *k)
 {
     uint32_t last = NOT_ASKED, asked = 0;
@@ -248,6 +258,12 @@ static void ask_all(struct verify *k)
         q->asked = q->committed;
         if (q->most > k->longest_asked) k->longest_asked = q->most;
         k->behind = (struct handed){.tag = tag_for(k, k->active[i]), .slot = k->active[i], .asked_ns = clock_ns()};
+        if (is_ahead(k, k->behind.tag)) {
+            k->behind.tag = k->ahead_tag;
+            k->behind.coming = true;
+            stage_count(&k->stage, VERIFY_AHEAD, 1);
+            return;
+        }
         ask(k, k->active[i], q->most, q->least, k->behind.tag);
         last = k->active[i];
         asked++;
@@ -314,7 +330,7 @@ void drafts_wait(struct verify *k)
     const uint64_t limit = wait_limit_ns(k), until = begin + limit, due = begin + k->answer_ns[size_of(open_questions(k))];
     k->behind.until_ns = until;
     drafts_take(k);
-    if (!drafter_is_up(k) || all_answered(k)) return;
+    if (!drafter_is_up(k) || all_answered(k) || k->behind.coming) return;
     if (k->skip_waits > 0) {
         k->skip_waits--;
         return;

@@ -55,6 +55,8 @@ struct verify {
     uint32_t late, skip_waits;
     struct { uint64_t asked_ns; uint32_t slot, base, size; } timed; /* a question whose answer is timed; asked_ns 0: none */
     struct handed behind; /* drafts that come over the device */
+    uint64_t stepped_tag; /* of the drafts that the last step waited for, if it did: the drafter may follow that step before it is asked; 0: none */
+    uint64_t ahead_tag;   /* of the drafts that it then leaves, stepped_tag + 1, once it has said so; 0: it has not */
     uint64_t answer_ns[ANSWER_SIZES]; /* how long answers took lately, by how many were asked for: 1, 2, 3 to 4, 5 to 8 ... */
     struct pace_asker *asker; /* [slot_count]; scratch of drafts_decide */
     uint32_t longest_asked; /* drafts that the longest question of this round asks for */

@@ -155,7 +155,8 @@ def test_drafts_over_the_device():
             with Machine().server("--draft", folder, "--draft-when", "always", *options) as s:
                 assert asyncio.run(one_by_one(s)) == wanted
                 m = asyncio.run(metrics(s))
-                steps = m["sluice_draft_handed_over_total"]
+                steps, ahead = m["sluice_draft_handed_over_total"], m["sluice_draft_ahead_total"]
+                assert (ahead > steps / 2) == handed, (options, steps, ahead)   # a round behind a step begins before anybody asks
                 assert (steps > 20) == handed and m["sluice_draft_tokens_accepted_total"] > 50, (options, steps)
                 if handed:
                     assert asyncio.run(under_kills(s)) == wanted

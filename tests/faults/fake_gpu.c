@@ -42,7 +42,7 @@ struct handle {                       /* what decode and prefill share */
     struct cuda_options options;
     uint32_t *pages[2], stride[2];    /* [seqs][stride], per layer type */
 };
-struct cuda_backend { struct handle h; struct step_result result; struct cuda_handover_record *record; struct step_state behind; uint64_t tag; };   /* tag: waited for; 0: none */
+struct cuda_backend { struct handle h; struct step_result result; struct cuda_handover_record *record; struct step_state behind; uint64_t tag, told; };   /* tag: waited for, told: that the step tells at its end; 0: none */
 struct cuda_prefill { struct handle h; uint32_t rows, launched, piece; };
 struct cuda_weights { struct cuda_model_spec spec; struct arena_head *arena; uint8_t *buffer; int given; };
 
@@ -305,7 +305,7 @@ int cuda_backend_step_behind(struct cuda_backend *b, const struct step_state *s,
 {
     if (s->groups != 1 || s->from_states || tag == 0) return fail(-E_RANGE, "a step of one sequence waits for drafts");
     b->behind = *s;
-    b->tag = tag;
+    b->tag = b->told = tag;
     return check_context();
 }
 
@@ -337,11 +337,25 @@ uint32_t cuda_backend_scored(const struct cuda_backend *b, uint32_t *tokens)
     return b->behind.rows;
 }
 
+/* What the drafter may follow: the newest token behind the step that waited for drafts. */
+static void tell(struct cuda_backend *b)
+{
+    uint32_t n = 0;
+
+    while (n + 1 < b->behind.rows && b->result.token[n] == b->behind.row[n + 1].token) n++;
+    b->record->next_token = b->result.token[n];
+    b->record->next_position = b->behind.group[0].first_position + n + 1;
+    b->record->next_tag = b->told;
+    __atomic_store_n(&b->record->next_word, b->told, __ATOMIC_RELEASE);
+    b->told = 0;
+}
+
 int cuda_backend_wait(struct cuda_backend *b, uint64_t step, uint32_t timeout_us, struct step_result *result)
 {
     (void)timeout_us;
     usleep((useconds_t)option("FAKE_GPU_STEP_US", 1000));
     *result = b->result;
+    if (b->told && b->result.step == step) tell(b);
     return b->result.step == step ? check_context() : fail(-E_RANGE, "another step");
 }
 
@@ -433,6 +447,8 @@ struct cuda_draft {
     uint32_t rows;
     struct cuda_handover_record *record;
     struct cuda_handover hand;        /* tag 0: this round hands nothing over */
+    uint64_t follows;                 /* the step that the round waits for; 0: none */
+    struct cuda_draft_question question;
 };
 
 static uint64_t draft_rows_wanted(const struct cuda_draft_spec *s, const struct cuda_model_spec *target)
@@ -501,8 +517,39 @@ int cuda_draft_round(struct cuda_draft *d, const struct cuda_draft_question *que
     int rc = check_context();
 
     d->rows = count;
-    for (uint32_t i = 0; i < count && rc == 0; i++) rc = guess(&d->h, &questions[i], &d->answer[i]);
+    d->question = questions[0];
+    if (d->follows) return count == 1 ? rc : fail(-E_RANGE, "a round of one question follows a step");
+    for (uint32_t i = 0; i < count && rc == 0; i++) {
+        rc = guess(&d->h, &questions[i], &d->answer[i]);
+        d->answer[i].position = questions[i].position, d->answer[i].ns = 1000;
+    }
     return rc;
+}
+
+int cuda_draft_follow(struct cuda_draft *d, uint64_t tag)
+{
+    d->follows = tag;
+    return d->record && tag ? 0 : -E_RANGE;
+}
+
+int cuda_draft_skip(struct cuda_draft *d)
+{
+    if (d->follows) __atomic_store_n(&d->record->next_word, d->follows, __ATOMIC_RELEASE);
+    return 0;
+}
+
+/* 0, or -E_TIMEOUT: the step has not sampled. */
+static int follow(struct cuda_draft *d)
+{
+    struct cuda_draft_question q = d->question;
+
+    if (__atomic_load_n(&d->record->next_word, __ATOMIC_ACQUIRE) < d->follows) return -E_TIMEOUT;
+    q.token = d->record->next_token, q.position = d->record->next_position;
+    d->answer[0] = (struct cuda_draft_answer){.ns = 1000};
+    const int told = d->record->next_tag == d->follows;
+    d->follows = 0;
+    d->answer[0].position = told ? q.position : 0;
+    return told ? guess(&d->h, &q, &d->answer[0]) : 0;
 }
 
 int cuda_draft_hand_over(struct cuda_draft *d, const struct cuda_handover *hand)
@@ -513,7 +560,10 @@ int cuda_draft_hand_over(struct cuda_draft *d, const struct cuda_handover *hand)
 
 int cuda_draft_wait(struct cuda_draft *d, uint32_t timeout_us, struct cuda_draft_answer *answers)
 {
+    const int rc = d->follows ? follow(d) : 0;
+
     (void)timeout_us;
+    if (rc) return rc;
     usleep((useconds_t)option("FAKE_GPU_DRAFT_US", 200));
     if (d->hand.tag && d->rows == 1) {
         d->record->count = d->answer[0].count;

@@ -74,7 +74,7 @@ static double chance_at(uint32_t position)
     return (double)((x ^ x >> 31) >> 11) * 0x1p-53;
 }
 
-void draft_force_hook(const struct text *t, struct engine_draft_answer *a)
+void draft_force_hook(const struct text *t, uint32_t later, struct engine_draft_answer *a)
 {
     const char *wanted = getenv("SLUICE_FORCED_ACCEPTANCE");
 
@@ -85,6 +85,5 @@ void draft_force_hook(const struct text *t, struct engine_draft_answer *a)
         note(k, t);
         return;
     }
-    for (uint32_t i = 0; i < a->count && t->count + i < k->count; i++)
-        a->token[i] = chance_at(t->count + i) < atof(wanted) ? k->tokens[t->count + i] : k->tokens[t->count + i] ^ 1;
+    for (uint32_t i = 0, at = t->count + later; i < a->count && at < k->count; i++, at++) a->token[i] = chance_at(at) < atof(wanted) ? k->tokens[at] : k->tokens[at] ^ 1;
 }

@@ -51,7 +51,7 @@ class Group(c.Structure):
 
 
 class State(c.Structure):
-    _fields_ = [("rows", c.c_uint32), ("groups", c.c_uint32), ("step", c.c_uint64), ("general_rows", c.c_uint32), ("from_states", c.c_uint32),
+    _fields_ = [("rows", c.c_uint32), ("groups", c.c_uint32), ("step", c.c_uint64), ("general_rows", c.c_uint32), ("from_states", c.c_uint32), ("handed", c.c_uint64), ("handed_tag", c.c_uint64),
                 ("row", Row * ROWS_MAX), ("group", Group * ROWS_MAX), ("sampling", Sampling * ROWS_MAX)]
 
 

@@ -64,11 +64,12 @@ async def without(server):
     return text, (await run(server, request(text))).outcome()
 
 
-async def forced(server, text, wanted, p, signals, few):
+async def forced(server, text, wanted, kind, p, signals, few):
     await run(server, request(text))          # the text becomes known
     outcome = (await run(server, request(text))).outcome()
     assert outcome == wanted, f"drafts changed the output\n  {wanted[:300]}\n  {outcome[:300]}"
-    handed = (await metrics(server))["sluice_draft_handed_over_total"]
+    m = await metrics(server)
+    handed, ahead = m["sluice_draft_handed_over_total"], m["sluice_draft_ahead_total"]
     for _ in range(RUNS):
         s, work, rounds = await timed(server, text)
         wall = s.final["sluice"]["stage_ms"]["decode"] / rounds
@@ -79,8 +80,11 @@ async def forced(server, text, wanted, p, signals, few):
             f"at 3.50 tokens a round {3500 / wall:.0f} tok/s")
 
 
-    handed = (await metrics(server))["sluice_draft_handed_over_total"] - handed
+    m = await metrics(server)
+    handed, ahead = m["sluice_draft_handed_over_total"] - handed, m["sluice_draft_ahead_total"] - ahead
+    say(f"{handed:.0f} of {RUNS * rounds:.0f} steps had their drafts over the device, {ahead:.0f} rounds of drafts began behind the step before")
     assert (handed > RUNS * rounds / 2) == (signals == "device"), f"{handed} of {RUNS * rounds} steps had their drafts over the device"
+    assert (ahead > RUNS * rounds / 2) == (signals == "device" and kind == "mtp"), f"{ahead} of {RUNS * rounds} rounds were begun ahead"
 
 
 async def killed(server, text, wanted):
@@ -166,7 +170,7 @@ def one_kind(kind, text, wanted, chances):
                 with big("--draft", FOLDER, "--draft-tokens", tokens, "--draft-when", "always", "--draft-signals", signals, "--draft-vocab", few, environment={"SLUICE_FORCED_ACCEPTANCE": p}) as s:
                     say(f"ready after {time.perf_counter() - begin:.1f} s")
                     assert s.command("swap", "draft", FORCED)[0] == 0, s.log()[-2000:]
-                    asyncio.run(forced(s, text, wanted, p, signals, few))
+                    asyncio.run(forced(s, text, wanted, kind, p, signals, few))
                     asyncio.run(killed(s, text, wanted))
     finally:
         shutil.rmtree(FOLDER)

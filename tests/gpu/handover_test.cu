@@ -1,7 +1,8 @@
 /* tests/gpu/handover_test.cu - drafts that go over the device (kernels/cuda/handover.h); exit 0 pass, 1 fail, 77 no GPU.
  *
  * A stream waits until a kernel of another stream has left drafts, or until it is released, and no longer; it takes the drafts of its own tag, as many as there is room for, up to
- * the first that is no token; drafts of another tag are none. In memory as the keeper makes it. Prints how long a hand-over takes. */
+ * the first that is no token; drafts of another tag are none. A drafter's stream waits until a step has told what it sampled, or until it is skipped, and then knows token and position of
+ * that step or that there are none. In memory as the keeper makes it. Prints how long a hand-over takes. */
 #include "kernels/cuda/cuda_memory.h"
 #include "kernels/cuda/handover.cuh"
 #include "kernels/cuda/handover.h"
@@ -26,8 +27,9 @@
 #define TIMED 200
 
 struct rig {
-    struct handover h;
+    struct handover h, follower;
     struct cuda_handover_record *record;
+    uint32_t *told;                   /* pinned: what the follower's kernel found, token and position; position 0: nothing */
     struct step_state *state;
     cudaStream_t verify, draft;
     uint64_t tag;
@@ -40,7 +42,7 @@ static __global__ void leave_kernel(cuda_handover_record *to, const __grid_const
     float confidence[CUDA_HANDOVER_TOKENS_MAX];
 
     for (uint32_t i = 0; i < CUDA_HANDOVER_TOKENS_MAX; i++) token[i] = first + i, confidence[i] = 0.5f;
-    handover_leave(to, hand, count, token, confidence);
+    handover_leave(to, hand, 0, count, token, confidence);
 }
 
 static void expect(struct rig *r, bool right, const char *what)
@@ -83,7 +85,7 @@ static void put(struct rig *r, const struct cuda_handover_record *record) { CHEC
 
 static void leave(struct rig *r, uint64_t tag, uint32_t count, uint32_t first)
 {
-    struct cuda_handover hand = { tag, 0.0f, { 0 }, 0, { 0 } };
+    struct cuda_handover hand = { tag, 0.0f, { 0 }, 0, 0, { 0 } };
 
     leave_kernel<<<1, 1, 0, r->draft>>>(r->record, hand, count, first);
     CHECK(cudaGetLastError());
@@ -141,6 +143,86 @@ static void test_waiting(struct rig *r)
     expect(r, came_with(r, 1, 500), "and that one's drafts are its own");
 }
 
+/* ---- the other way ---- */
+
+static __global__ void tell_kernel(const step_state *s, const uint32_t *sampled) { handover_tell(s, sampled); }
+
+static __global__ void told_kernel(const cuda_handover_record *record, uint64_t tag, uint32_t *to)
+{
+    uint32_t token = 0, position = 0;
+
+    handover_told(record, tag, &token, &position);
+    to[0] = token, to[1] = position;
+}
+
+static void follow(struct rig *r, uint64_t tag)
+{
+    r->told[0] = r->told[1] = 0xffffffffu;
+    OK(handover_follow(&r->follower, tag, r->draft));
+    told_kernel<<<1, 1, 0, r->draft>>>(r->record, tag, r->told);
+    CHECK(cudaGetLastError());
+}
+
+/* A step of `rows` rows from position 50 on whose drafts were 200, 201 ..; of what it sampled the first `right` are those. */
+static void tell(struct rig *r, uint64_t tag, uint32_t rows, uint32_t right)
+{
+    static uint32_t *sampled;
+
+    if (!sampled) CHECK(cudaMallocHost((void **)&sampled, 4 * STEP_GROUP_ROWS_MAX));
+    memset(r->state, 0, sizeof *r->state);
+    r->state->rows = r->state->group[0].rows = rows, r->state->groups = 1;
+    r->state->handed = (uint64_t)r->record, r->state->handed_tag = tag;
+    for (uint32_t i = 0; i < rows; i++) {
+        r->state->row[i].token = i ? 199 + i : 5, r->state->row[i].position = 50 + i;
+        sampled[i] = i < right ? 200 + i : 900 + i;
+    }
+    tell_kernel<<<1, 1, 0, r->verify>>>(r->state, sampled);
+    CHECK(cudaGetLastError());
+    CHECK(cudaStreamSynchronize(r->verify));
+}
+
+static bool was_told(struct rig *r, uint32_t token, uint32_t position)
+{
+    for (int ms = 0; ms < WAIT_MS && cudaStreamQuery(r->draft) == cudaErrorNotReady; ms++) usleep(1000);
+    if (cudaStreamQuery(r->draft) != cudaSuccess) {
+        printf("      the stream still waits\n");
+        OK(handover_skip(&r->follower));
+        CHECK(cudaStreamSynchronize(r->draft));
+        return false;
+    }
+    if (r->told[0] != token || r->told[1] != position) printf("      told %u at %u\n", r->told[0], r->told[1]);
+    return r->told[0] == token && r->told[1] == position;
+}
+
+static void test_following(struct rig *r)
+{
+    follow(r, ++r->tag);
+    usleep(20000);
+    expect(r, cudaStreamQuery(r->draft) == cudaErrorNotReady, "a drafter waits for the step that it follows");
+    tell(r, r->tag - 1, 1, 0);
+    usleep(20000);
+    expect(r, cudaStreamQuery(r->draft) == cudaErrorNotReady, "a step before that one does not end it");
+    tell(r, r->tag, 4, 2);
+    expect(r, was_told(r, 902, 53), "that one does: two of three drafts were right, what was sampled behind them is the newest token");
+    follow(r, ++r->tag);
+    tell(r, r->tag, 4, 3);
+    expect(r, was_told(r, 903, 54), "all drafts were right");
+    follow(r, ++r->tag);
+    tell(r, r->tag, 1, 0);
+    expect(r, was_told(r, 900, 51), "a step without drafts");
+    follow(r, ++r->tag);
+    usleep(5000);
+    OK(handover_skip(&r->follower));
+    expect(r, was_told(r, 0, 0), "skipped, it is told nothing");
+    tell(r, r->tag, 1, 0);
+    follow(r, ++r->tag);
+    usleep(5000);
+    expect(r, cudaStreamQuery(r->draft) == cudaErrorNotReady, "a step that comes behind the skip does not end the next wait");
+    tell(r, r->tag + 5, 2, 0);
+    expect(r, was_told(r, 0, 0), "a later step does, but what it tells is not this one's");
+    r->tag += 5;
+}
+
 /* From the launch of the kernel that leaves drafts to settled rows, as the host sees them. */
 static void time_it(struct rig *r)
 {
@@ -174,14 +256,20 @@ int main(void)
     r.record = (struct cuda_handover_record *)memory;
     CHECK(cudaMemset(r.record, 0xff, sizeof *r.record));       /* what a dead server left: opening clears it */
     CHECK(cudaFuncGetAttributes(&attributes, (const void *)leave_kernel));      /* or its loading would wait for the stream that waits for it */
+    CHECK(cudaFuncGetAttributes(&attributes, (const void *)told_kernel));
+    CHECK(cudaFuncGetAttributes(&attributes, (const void *)tell_kernel));
     OK(handover_open(&r.h, r.record));
+    OK(handover_open_follower(&r.follower, r.record));
+    CHECK(cudaMallocHost((void **)&r.told, 8));
     CHECK(cudaMallocHost((void **)&r.state, sizeof *r.state));
     CHECK(cudaStreamCreateWithFlags(&r.verify, cudaStreamNonBlocking));
     CHECK(cudaStreamCreateWithFlags(&r.draft, cudaStreamNonBlocking));
     r.tag = 1ull << 40;
     test_what_is_there(&r);
     test_waiting(&r);
+    test_following(&r);
     time_it(&r);
+    handover_close(&r.follower);
     handover_close(&r.h);
     printf(r.failures ? "%d failed\n" : "handover: passed\n", r.failures);
     return r.failures != 0;

@@ -15,6 +15,9 @@
 #define RATE_ALL 0.02
 #define ACCEPT_FIRST 0.8              /* hopeful: what is never tried is never known */
 #define FOUND_FIRST 0.5
+#define ROUND_MOST 16.0               /* what answers took counts up to so many times what the drafter says of a round, ... */
+#define ROUND_QUESTIONS 3.0           /* ... and up to a round for one question and one more for each so many: no drafter known takes longer */
+#define SEEN_MORE 0.25                /* weight of an answer that took longer: it may have waited for a step, or for a prompt to be absorbed */
 #define WORTH_LEAST 0.01              /* share of the tokens of a step: a smaller gain is noise */
 
 void pace_init(struct pace *p)
@@ -53,6 +56,29 @@ static void fit(struct pace *p)
 double pace_step_us(const struct pace *p, uint32_t rows)
 {
     return p->base_us + p->row_us * rows;
+}
+
+/* Of an answer to so many questions, the most that is believed. */
+static double believed_us(double seen_us, double own_us, uint32_t questions)
+{
+    const double times = 1 + questions / ROUND_QUESTIONS, most = (times < ROUND_MOST ? times : ROUND_MOST) * own_us;
+
+    return seen_us < most ? seen_us : most;
+}
+
+double pace_seen_us(double known_us, double took_us, double own_us, uint32_t questions)
+{
+    const double took = believed_us(took_us, own_us, questions);
+
+    if (known_us <= 0) return took;
+    return took < known_us ? (known_us + took) / 2 : known_us + (took - known_us) * SEEN_MORE;
+}
+
+double pace_round_us(double said_us, double drafts_us, double seen_us, uint32_t questions)
+{
+    const double taken = believed_us(seen_us, said_us + drafts_us, questions) - drafts_us;
+
+    return taken > said_us ? taken : said_us;
 }
 
 void pace_note_step(struct pace *p, uint32_t rows, uint64_t ns)

@@ -52,6 +52,12 @@ void pace_note_judged(struct pace *p, struct pace_sequence *q, uint32_t right, b
 /* Microseconds of a step of so many rows. */
 double pace_step_us(const struct pace *p, uint32_t rows);
 
+/* What a round for so many questions takes a drafter beside its drafts. It speaks of its last round, which may have been one question's: what answers to as many took (seen_us; 0: not
+ * known) is believed where it is more, within reason: an answer that waited for the drafter to start, or for a long prompt, would keep drafting off for good. */
+double pace_round_us(double said_us, double drafts_us, double seen_us, uint32_t questions);
+/* What answers to so many questions take, behind one that took took_us, of a drafter that says own_us of its last round and drafts: less is believed sooner than more. known_us: before; 0: nothing. */
+double pace_seen_us(double known_us, double took_us, double own_us, uint32_t questions);
+
 /* The rows that the device computes when given so many. */
 typedef uint32_t pace_computed(const void *context, uint32_t rows);
 

@@ -20,8 +20,7 @@
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
 #define WAIT_ANSWER_QUARTERS 5u  /* or for so many quarters of what the answers to as many questions took, ... */
 #define WAIT_ANSWER_MOST 8       /* ... which is believed up to so many times what the drafter says */
-#define ROUND_MOST 16             /* what answers take counts as the drafter's work up to so many times what it says of a round */
-#define ANSWER_FORGET 256u       /* share by which it fades in a step that asks nobody: a drafter that was slow gets another chance */
+#define ANSWER_FORGET 1024      /* share by which it fades in a step that asks nobody: a drafter that was slow gets another chance, but each costs a round */
 #define TIMED_NS 1000000000ull   /* a question that got no answer for so long gets none */
 #define ANSWER_SHARE 8u          /* weight of a shorter one in what they take: 1 / this */
 #define MILLION 1000000u
@@ -58,6 +57,16 @@ static uint32_t size_of(uint32_t questions)
     return size;
 }
 
+/* What the drafter says of its own speed; 0 where it says nothing. */
+static double drafter_us(const struct verify *k, unsigned counter)
+{
+    const uint8_t *segment = k->stage.segment[ROLE_DRAFT];
+    const struct stage_status *status = (const struct stage_status *)(segment + SEGMENT_STATUS_OFFSET);
+    const uint64_t ns = segment ? shm_load_relaxed(&status->counters[counter]) : 0;
+
+    return ns < GUESS_NS_MAX ? (double)ns * 1e-3 : GUESS_NS_MAX * 1e-3;
+}
+
 /* A drafter's time grows with the questions of a round: how long the last answers took, late ones too, says how long is worth waiting. */
 static void note_time(struct verify *k, const struct ring_msg *msg)
 {
@@ -65,6 +74,7 @@ static void note_time(struct verify *k, const struct ring_msg *msg)
     uint64_t *answer = &k->answer_ns[k->timed.size], took = clock_ns() - k->timed.asked_ns;
     if (took > *answer) k->late = k->skip_waits = 0; /* now it is known how long they take: worth waiting again */
     *answer = took > *answer ? took : *answer - (*answer - took) / ANSWER_SHARE;
+    k->seen_us[k->timed.size] = pace_seen_us(k->seen_us[k->timed.size], (double)took * 1e-3, drafter_us(k, DRAFT_ROUND_NS) + k->draft_tokens * drafter_us(k, DRAFT_STEP_NS), 1u << k->timed.size);
     k->timed.asked_ns = 0;
 }
 
@@ -121,24 +131,9 @@ static enum pace_phase phase_of(const struct verify *k, uint32_t slot)
     return word_for(&table_detokenize(&k->table, slot)->thinking, k->seq[slot].generation) ? PACE_THINKING : PACE_ANSWER;
 }
 
-/* What the drafter says of its own speed; 0 where it says nothing. */
-static double drafter_us(const struct verify *k, unsigned counter)
-{
-    const uint8_t *segment = k->stage.segment[ROLE_DRAFT];
-    const struct stage_status *status = (const struct stage_status *)(segment + SEGMENT_STATUS_OFFSET);
-    const uint64_t ns = segment ? shm_load_relaxed(&status->counters[counter]) : 0;
-
-    return ns < GUESS_NS_MAX ? (double)ns * 1e-3 : GUESS_NS_MAX * 1e-3;
-}
-
-/* What a round for so many questions takes beside its drafts. A drafter speaks of its last round, which may have been one question's: what answers to as many took is
- * believed where it is more. */
 static double round_us(const struct verify *k, uint32_t questions)
 {
-    const double said = drafter_us(k, DRAFT_ROUND_NS), drafts = k->draft_tokens * drafter_us(k, DRAFT_STEP_NS), most = ROUND_MOST * (said + drafts);
-    const double seen = (double)k->answer_ns[size_of(questions)] * 1e-3, taken = (seen < most ? seen : most) - drafts;
-
-    return taken > said ? taken : said;
+    return pace_round_us(drafter_us(k, DRAFT_ROUND_NS), k->draft_tokens * drafter_us(k, DRAFT_STEP_NS), k->seen_us[size_of(questions)], questions);
 }
 
 static uint32_t rows_computed(const void *engine, uint32_t rows)
@@ -178,6 +173,7 @@ void drafts_decide(struct verify *k)
         pace_turn(&k->pace, &q->pace, phase_of(k, (uint32_t)(q - k->seq)));
         k->asker[i] = (struct pace_asker){.pace = &q->pace};
     }
+    if (!drafter_is_up(k)) k->timed.asked_ns = 0; /* its successor's first answer says nothing of how long answers take */
     if (count == 0 || k->draft_tokens == 0 || !drafter_is_up(k)) return;
     if (k->draft_always) {
         for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->draft_tokens, 0);
@@ -194,7 +190,7 @@ void drafts_decide(struct verify *k)
     else if (k->drafting)
         for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->asker[i].most, k->asker[i].least);
     if (k->drafting) return;
-    k->answer_ns[size_of(count)] -= k->answer_ns[size_of(count)] / ANSWER_FORGET;
+    k->seen_us[size_of(count)] -= k->seen_us[size_of(count)] / ANSWER_FORGET;
     stage_count(&k->stage, VERIFY_UNPAID, count);
 }
 

@@ -57,7 +57,8 @@ struct verify {
     struct handed behind; /* drafts that come over the device */
     uint64_t stepped_tag; /* of the drafts that the last step waited for, if it did: the drafter may follow that step before it is asked; 0: none */
     uint64_t ahead_tag;   /* of the drafts that it then leaves, stepped_tag + 1, once it has said so; 0: it has not */
-    uint64_t answer_ns[ANSWER_SIZES]; /* how long answers took lately, by how many were asked for: 1, 2, 3 to 4, 5 to 8 ... */
+    uint64_t answer_ns[ANSWER_SIZES]; /* how long answers took lately, by how many were asked for: 1, 2, 3 to 4, 5 to 8 ...; late ones too, for one waits so long */
+    double seen_us[ANSWER_SIZES]; /* the same as a price: what a slow one was slow for need not come again */
     struct pace_asker *asker; /* [slot_count]; scratch of drafts_decide */
     uint32_t longest_asked; /* drafts that the longest question of this round asks for */
     uint32_t block_count, row_count; /* of the step in hand */

@@ -247,11 +247,34 @@ static void test_phases_are_kept_apart(void **state)
     assert_true(q.accept > 0.9f);
 }
 
+/* A drafter of 900 us a round: what answers took is its price, but not what they took while it started. */
+static void test_a_round_costs_what_answers_take(void **state)
+{
+    (void)state;
+    assert_true(pace_round_us(800, 100, 0, 8) == 800);           /* nothing is known: what it says */
+    assert_true(pace_round_us(800, 100, 700, 8) == 800);
+    assert_true(pace_round_us(800, 100, 2500, 8) == 2400);
+    assert_true(pace_round_us(800, 100, 10000, 32) == 9900);
+    assert_true(pace_round_us(800, 100, 300000, 1) < 1.5 * 900); /* a lone question's round is the one it speaks of */
+    assert_true(pace_round_us(800, 100, 300000, 8) < 4 * 900);
+    assert_true(pace_round_us(800, 100, 3e9, 1000000) <= 16 * 900);
+    assert_true(pace_round_us(0, 1200, 9000, 32) == 7800);       /* one that counts all its time as drafts */
+    assert_true(pace_round_us(0, 0, 9000, 32) == 0);             /* one that says nothing */
+    double seen = pace_seen_us(0, 300000, 900, 8);
+    for (int i = 0; i < 4; i++) seen = pace_seen_us(seen, 2500, 900, 8);
+    assert_true(seen >= 2500 && seen < 2600);                    /* a slow first answer is soon forgotten */
+    seen = pace_seen_us(seen, 300000, 900, 8);
+    assert_true(seen < 2900);                                    /* and a slow one among others hardly counts */
+    for (int i = 0; i < 20; i++) seen = pace_seen_us(seen, 3200, 900, 8);
+    assert_true(seen > 3150);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finds_base_and_row),
         cmocka_unit_test(test_length_goes_by_what_a_draft_costs), cmocka_unit_test(test_asks_for_no_more_rows_than_there_are), cmocka_unit_test(test_phases_are_kept_apart),
+        cmocka_unit_test(test_a_round_costs_what_answers_take),
         cmocka_unit_test(test_unknown_rows_are_cheap_until_seen),
         cmocka_unit_test(test_one_disturbed_step_is_no_price),
         cmocka_unit_test(test_drafts_pay_where_rows_are_cheap),

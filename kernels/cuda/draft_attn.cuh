@@ -3,8 +3,7 @@
  * A row has 16 query heads. Sliding layers (8 kv heads of 256): an item is a kv head and a sixteenth of the window of all rows; its warps
  * take the two query heads of a row and a part of the keys. Full layers (one kv head of 512): every block takes a run of each row's keys,
  * every warp two query heads and all keys of the run. The target's cache is bf16 or E4M3 (KV8), whose 8 elements are the first half of an uint4 here. Partial results go to memory; after a
- * barrier 128 items join them. All in f32 on CUDA cores: there are only two queries per key. Loops that fetch have one body each: every step runs all of this code, and what an SM's
- * instruction cache does not hold costs more than what it does. */
+ * barrier 128 items join them. All in f32 on CUDA cores: there are only two queries per key. */
 #ifndef SLUICE_CUDA_DRAFT_ATTN_CUH
 #define SLUICE_CUDA_DRAFT_ATTN_CUH
 

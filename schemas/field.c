@@ -71,7 +71,7 @@ json_t *field_parse(const char *text, size_t bytes, struct fault *f)
     if (!value) value = json_loadb(text, bytes, STRICT, &error);
     if (!value) {
         const bool nul = json_error_code(&error) == json_error_null_character; /* the library's sentence names its own options */
-        fault_set(f, 400, "invalid_json", NULL, "%s: %s (line %d, column %d).", nul ? "The JSON cannot be taken" : "The body is not valid JSON",
+        fault_set(f, 400, "invalid_json", NULL, "%s: %s (line %d, column %d).", nul ? "The JSON cannot be taken" : "This is not valid JSON",
                   nul ? "a string holds \\u0000, which is not allowed here" : error.text, error.line, error.column);
         return NULL;
     }

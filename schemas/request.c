@@ -306,13 +306,15 @@ static int read_prompts(struct request *r, const json_t *body, const struct requ
 static int read_completions(struct request *r, const json_t *body, const struct request_defaults *d, struct fault *f)
 {
     static const char *const unbuilt[] = {"suffix", "prompt_logprobs", NULL};
-    int64_t logprobs = 0, best_of;
+    int64_t logprobs = 0, best_of = 1;
     bool skip_special = true, add_special = true;
 
     TRY(field_known(body, completions_names, request_sampling_names, "", f));
     TRY(refuse_unbuilt(body, unbuilt, f));
     TRY(read_choices(r, body, d, f));
-    if (field_integer(body, "best_of", 1, 1, &best_of, f) < 0) return -E_FORMAT;
+    TRY(field_integer(body, "best_of", 1, INT32_MAX, &best_of, f));
+    if (best_of != 1 && best_of != r->n)
+        return fault_set(f, 400, "unsupported_parameter", "best_of", "Unsupported 'best_of': this server makes no more completions than it returns; leave it out, or let it be 'n'.");
     const int rc = field_integer(body, "logprobs", 0, LOGPROBS_TOP_MAX, &logprobs, f);
     if (rc < 0) return rc;
     r->params.sampling.want_logprobs = rc == 1;

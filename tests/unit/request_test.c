@@ -60,6 +60,7 @@ static void test_faults_name_what_is_wrong(void **state)
                    "{\"role\":\"tool\",\"tool_call_id\":\"b\",\"content\":\"x\"}]}", "invalid_value", "messages"},
         {API_RESPONSES, "{\"input\":[{\"type\":\"function_call_output\",\"call_id\":\"c\",\"output\":\"x\"}]}", "invalid_value", "input"},
         {API_COMPLETIONS, "{\"prompt\":\"a\",\"echo\":true,\"logprobs\":1}", "unsupported_parameter", "echo"},
+        {API_COMPLETIONS, "{\"prompt\":\"a\",\"best_of\":3,\"n\":2}", "unsupported_parameter", "best_of"},
         {API_COMPLETIONS, "{\"prompt\":[]}", "invalid_type", "prompt"},
         {API_COMPLETIONS, "{\"prompt\":\"\"}", "invalid_value", "prompt"},
         {API_COMPLETIONS, "{\"prompt\":[1,1000]}", "out_of_range", "prompt"},
@@ -75,6 +76,10 @@ static void test_faults_name_what_is_wrong(void **state)
         if (strcmp(f.code, cases[i].code) || strcmp(f.param, cases[i].param)) fail_msg("%s: %s (%s) %s", cases[i].text, f.code, f.param, f.message);
         assert_true(f.status >= 400 && f.message[0]);
     }
+    struct request r; /* and what asks for nothing more is taken */
+    struct fault f;
+    assert_int_equal(read_text(&r, API_COMPLETIONS, false, "{\"prompt\":\"a\",\"best_of\":2,\"n\":2}", &f), 0);
+    request_free(&r);
 }
 
 static void test_deep_json_is_refused(void **state)

@@ -15,6 +15,7 @@
 #include "shm/error.h"
 #include "shm/must.h"
 #include "shm/stage.h"
+#include "stages/prefill/crowd.h"
 #include "stages/prefill/pages.h"
 
 #include <stdlib.h>
@@ -360,8 +361,7 @@ static uint32_t add_rows(struct prefill *k, uint32_t s, uint32_t rows_before, ui
     return count;
 }
 
-/* Those behind the first come share half the chunk, and what the first does not need of the other half, so that a long prompt does not keep short ones
- * waiting; the first takes all the rest. Returns rows; *count sequences. */
+/* Those behind the first come share what crowd_shared_rows() leaves them, the first takes all the rest. Returns rows; *count sequences. */
 static uint32_t gather(struct prefill *k, uint32_t *count)
 {
     const uint32_t none = k->table.limits.slot_count, first = first_in(k, SEQ_FILLING, 0), most = engine_fill_rows(&k->engine);
@@ -371,8 +371,7 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
     if (first == none) return 0;
     const uint32_t picture = picture_at(k, first, filled_of(k, first)), usual = most < k->chunk ? most : k->chunk;
     const uint32_t chunk = usual > picture ? usual : picture; /* it must fit, whatever the others take */
-    const uint32_t left = table_tokenize(&k->table, first)->prompt_count - filled_of(k, first), half = chunk - chunk / 2, own = left < half ? left : half;
-    const uint32_t shared = chunk - (own > picture ? own : picture);
+    const uint32_t shared = crowd_shared_rows(chunk, table_tokenize(&k->table, first)->prompt_count - filled_of(k, first), picture);
     if (!is_suspect(k, first)) {
         uint32_t s = first;
         while (rows < shared && seqs + 1 < ENGINE_FILL_SPANS_MAX && (s = first_in(k, SEQ_FILLING, k->seq[s].order)) != none)
@@ -383,8 +382,7 @@ static uint32_t gather(struct prefill *k, uint32_t *count)
     return rows;
 }
 
-/* Sequences that wait for their first token; those without pages must wait for others to end. The last of a crowd count as the whole of it: few as they are, they
- * would get no more than their share, and who began together ends when the last of them does. */
+/* Sequences that wait for their first token (crowd.h); those without pages must wait for others to end. */
 static uint32_t count_beginners(struct prefill *k)
 {
     uint64_t left = 0;
@@ -395,8 +393,7 @@ static uint32_t count_beginners(struct prefill *k)
         left += table_tokenize(&k->table, s)->prompt_count - filled_of(k, s);
         count++;
     }
-    if (count > k->crowd) k->crowd = count;
-    return left <= k->chunk ? k->crowd : count;
+    return crowd_count(&k->crowd, count, left, k->chunk);
 }
 
 static void fill(struct prefill *k)
@@ -423,7 +420,7 @@ static void fill(struct prefill *k)
     engine_told(&k->engine);
     for (uint32_t i = 0; i < count; i++)
         if (k->seq[slots[i]].state == SEQ_HANDED) pages_handed(&k->pages, slots[i]);
-    if (first_in(k, SEQ_FILLING, 0) == k->table.limits.slot_count) k->crowd = 0;
+    count_beginners(k); /* none: the crowd is over */
     stage_idle(&k->stage);
     stage_count(&k->stage, PREFILL_TOKENS, rows);
     stage_count(&k->stage, PREFILL_CHUNKS, 1);

@@ -208,10 +208,10 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
         load_v<D, F8>(f, a, it, it.span.first, first, p0, warp, lane);
         const uint32_t page = fresh ? fresh_page(a, it, warp) : 0;
 
-        if (!waited) chain_wait();
-        if (!waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
+        if (!waited && !a.qkv_poll) chain_wait();
         waited = true;
         prepare<D, F8>(a, it, it.row_first, fresh, sh, warp, lane);
+        if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
         __syncthreads();
         if constexpr (D == 256) {
             float out[4][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
@@ -225,8 +225,8 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
             if (fresh) store_fresh<D, F8>(a, it, page, sh, warp, lane);
         }
     }
-    if (!waited) chain_wait();
-    else if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
+    if (waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
+    if (!waited || a.qkv_poll) chain_wait();   /* rule 3 of tags.cuh */
 }
 
 #define COMBINE_BATCH 18              /* spans whose loads are in flight together */
@@ -234,29 +234,52 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
 /* Full layers, one block per (row, head): the spans in ascending order. */
 __global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ attn_args a) { combine_spans<512, SPAN_UNIT, COMBINE_BATCH>(a); }
 
+/* A row's partial results, two columns a thread, and lane % 16's (max, sum). Behind the wait, or when all of them are there: few requests until most are, for 16 blocks a row ask. */
+__device__ __forceinline__ void join_load(const attn_args &a, float2 (&x)[CHUNKS], float2 &own, uint32_t lane)
+{
+    const float2 *part = (const float2 *)(a.part + (uint64_t)blockIdx.x * a.spans_max * 256) + threadIdx.x, *ml = a.part_ml + (uint64_t)blockIdx.x * a.spans_max + lane % CHUNKS;
+    bool poll = a.part_poll;
+
+    if (!poll) chain_wait();
+    for (uint32_t polls = 0; poll && polls < TAG_POLLS_MAX; polls++)
+        if (__popc(__ballot_sync(0xffffffffu, tag_wrong(0, ld_tagged(ml), a.part_tag) & 1)) <= 8) break;
+#pragma unroll 1
+    for (uint32_t polls = 0;; polls++) {
+#pragma unroll
+        for (uint32_t s = 0; s < CHUNKS; s++) x[s] = ld_tagged(part + (uint64_t)s * 128);
+        own = ld_tagged(ml);
+        if (!poll) return;
+        uint32_t wrong = tag_wrong(0, own, a.part_tag);
+
+#pragma unroll
+        for (uint32_t s = 0; s < CHUNKS; s++) wrong = tag_wrong(wrong, x[s], a.part_tag);
+        if (!__any_sync(0xffffffffu, wrong & 1)) return;
+        if (polls == TAG_POLLS_MAX) chain_wait(), poll = false;
+    }
+}
+
 /* Sliding layers, one block per (row, head): the 16 chunks in a fixed tree. */
 __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_args a)
 {
     const uint32_t row = blockIdx.x / ATTN_HEADS, lane = threadIdx.x % 32;
-    const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * 256 + threadIdx.x * 2;
-    float2 x[CHUNKS];
+    float2 x[CHUNKS], own;
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
     const float power = power_or_one(a.out_power);
     const bool live = row < a.state->rows;      /* behind the wait it would cost a round trip of its own */
 
-    chain_wait();
-    if (!live) return;
+    if (!live) {
+        chain_wait();
+        return;
+    }
+    join_load(a, x, own, lane);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
-#pragma unroll
-    for (uint32_t s = 0; s < CHUNKS; s++) x[s] = __ldcg((const float2 *)(part + (uint64_t)s * 256));
-    const float2 own = __ldcg(a.part_ml + (uint64_t)blockIdx.x * a.spans_max + lane % CHUNKS);
     float top = own.x;
 
 #pragma unroll
     for (int d = CHUNKS / 2; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top);
+    const float weight = IS_NEVER(own.x) ? 0.0f : __expf(own.x - top);
     float mass = __fmul_rn(weight, own.y);
 
 #pragma unroll
@@ -276,6 +299,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
             if (s < CHUNKS / 2 / step) x[s].x += x[s + CHUNKS / 2 / step].x, x[s].y += x[s + CHUNKS / 2 / step].y;
     *(uint32_t *)(a.out + (uint64_t)blockIdx.x * 256 + partial_dim<256>(threadIdx.x * 2)) = pack_row(x[0].x * inv, x[0].y * inv, a.out_power != NULL);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
+    if (a.part_poll) chain_wait();    /* rule 3 of tags.cuh */
 }
 
 int attn_init(void)

@@ -13,6 +13,7 @@
 
 #define ATTN_WARPS 8
 static_assert(ATTN_WARPS >= STEP_GROUP_ROWS_MAX, "store_fresh: a warp for each row of a group");
+#define IS_NEVER(x) ((x) < -2.9e38f)  /* with a tag, too */
 #define NEVER (-3.0e38f)              /* below every score; kept finite so that differences are never NaN */
 
 struct span { uint32_t first, end; };
@@ -276,6 +277,7 @@ __device__ __forceinline__ void prepare(const attn_args &a, const item &it, uint
         next = find_task<D>(a, it, row, fresh, i + ATTN_WARPS);
         if (next.live) head_load<D>(w, qkv + (uint64_t)next.row * a.qkv_stride + next.head * D, lane);
         if (!t.live) continue;
+        if (a.qkv_poll) head_settle<D>(v, qkv + (uint64_t)t.row * a.qkv_stride + t.head * D, a.qkv_tag, lane);
         if (!t.value || a.has_v_norm) head_norm<D>(v, t.value ? NULL : sh.norm[t.query ? 0 : 1], a.eps, lane, a.norm_bias);
         if (!t.value) head_rotate<D>(v, rotation<D>(sh, a.fresh_rows) + t.row * a.turned, a.turned, lane);
         if (t.query) {
@@ -435,6 +437,9 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
     }
 }
 
+/* Sliding layers' partial results carry a tag. */
+template <int D> __device__ __forceinline__ float partial_tag(const attn_args &a, float x) { return D == 256 ? with_tag(x, a.part_tag) : x; }
+
 /* Partial results lie in an order in which the four lanes of a quad write 64 bytes at once: which d stands at place p. Pairs stay pairs. */
 template <int D>
 __device__ __forceinline__ uint32_t partial_dim(uint32_t p)
@@ -464,8 +469,9 @@ __device__ __forceinline__ void store_partial(const attn_args &a, const item &it
         for (int e = 0; e < 2; e++)
 #pragma unroll
             for (int j = 0; j < S::PV_TILES; j += 4)
-                *(float4 *)(to + (e * S::PV_TILES + j) * 4) = make_float4(out[j][h * 2 + e], out[j + 1][h * 2 + e], out[j + 2][h * 2 + e], out[j + 3][h * 2 + e]);
-        if (warp == 0 && lane % 4 == 0) a.part_ml[at] = make_float2(top[h], sum[h]);
+                st_tagged((float4 *)(to + (e * S::PV_TILES + j) * 4), make_float4(partial_tag<D>(a, out[j][h * 2 + e]), partial_tag<D>(a, out[j + 1][h * 2 + e]),
+                                                                                  partial_tag<D>(a, out[j + 2][h * 2 + e]), partial_tag<D>(a, out[j + 3][h * 2 + e])));
+        if (warp == 0 && lane % 4 == 0) st_tagged(a.part_ml + at, make_float2(partial_tag<D>(a, top[h]), partial_tag<D>(a, sum[h])));
     }
 }
 

@@ -32,7 +32,7 @@ template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ 
     for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
     for (uint32_t first = 0; first < spans; first += BATCH) {
         const float2 own = lane < BATCH && first + lane < spans ? __ldcg(ml + first + lane) : make_float2(NEVER, 0.0f);
-        const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top), mass = weight * own.y;
+        const float weight = IS_NEVER(own.x) ? 0.0f : __expf(own.x - top), mass = weight * own.y;
 
         if (first) {
 #pragma unroll

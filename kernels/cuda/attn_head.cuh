@@ -5,6 +5,7 @@
 #define SLUICE_CUDA_ATTN_HEAD_CUH
 
 #include "device.cuh"
+#include "tags.cuh"
 
 /* ---- norm and rotation of one head vector by one warp: lane l owns elements 4l.. of each block of 128 ---- */
 
@@ -15,9 +16,27 @@ __device__ __forceinline__ void head_load(head_vector<D> &v, const float *from, 
 {
 #pragma unroll
     for (int i = 0; i < D / 128; i++) {
-        const float4 f = ld_l2((const float4 *)(from + i * 128 + lane * 4));
+        const float4 f = ld_tagged((const float4 *)(from + i * 128 + lane * 4));
 
         v.x[i][0] = f.x, v.x[i][1] = f.y, v.x[i][2] = f.z, v.x[i][3] = f.w;
+    }
+}
+
+/* Loads again until the tags say that all of it is there; after so many times the predecessor's end is waited for. A warp at once. */
+template <int D>
+__device__ __forceinline__ void head_settle(head_vector<D> &v, const float *from, uint32_t tag, uint32_t lane)
+{
+#pragma unroll 1
+    for (uint32_t polls = 0; polls <= TAG_POLLS_MAX; polls++) {
+        uint32_t wrong = 0;
+
+#pragma unroll
+        for (int i = 0; i < D / 128; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) wrong = tag_wrong(wrong, v.x[i][e], tag);
+        if (!__any_sync(0xffffffffu, wrong & 1)) return;
+        if (polls == TAG_POLLS_MAX) chain_wait();
+        head_load<D>(v, from, lane);
     }
 }
 

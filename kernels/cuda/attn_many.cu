@@ -9,6 +9,7 @@
 #include "cluster.cuh"
 #include "kv_element.cuh"
 #include "launch.h"
+#include "tags.cuh"
 #include "shm/error.h"
 
 #define D 256                         /* head size */
@@ -302,12 +303,12 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
         const uint32_t from = SPLIT == 1 ? 0 : peer_address(&sh.ml[c][h], (c + shift) % CHUNKS % SPLIT);      /* the inverse of chunk_of */
         const float2 ml = SPLIT == 1 ? sh.ml[c][h] : make_float2(peer_float(from), peer_float(from + 4));
 
-        x[c] = ml.x, sum[c] = ml.y;
-        top = fmaxf(top, ml.x);
+        x[c] = with_tag(ml.x, a.part_tag), sum[c] = with_tag(ml.y, a.part_tag);       /* as they lie in memory where attn.cu makes them */
+        top = fmaxf(top, x[c]);
     }
 #pragma unroll
     for (int c = 0; c < CHUNKS; c++) {
-        weight[c] = x[c] == NEVER ? 0.0f : __expf(x[c] - top);
+        weight[c] = x[c] < -2.9e38f ? 0.0f : __expf(x[c] - top);
         x[c] = __fmul_rn(weight[c], sum[c]);
     }
     const float inv = 1.0f / chunk_sum(x) * sh.power;
@@ -319,7 +320,7 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
         for (uint32_t c = 0; c < CHUNKS; c++) {
             const float *from = &sh.out[c][h][d + e];
 
-            x[c] = weight[c] == 0.0f ? 0.0f : __fmul_rn(weight[c], SPLIT == 1 ? *from : peer_float(peer_address(from, (c + shift) % CHUNKS % SPLIT)));
+            x[c] = weight[c] == 0.0f ? 0.0f : __fmul_rn(weight[c], with_tag(SPLIT == 1 ? *from : peer_float(peer_address(from, (c + shift) % CHUNKS % SPLIT)), a.part_tag));
         }
         y[e] = chunk_sum(x) * inv;
     }

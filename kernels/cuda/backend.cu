@@ -24,32 +24,38 @@ static int make_scratch(struct cuda_backend *b)
     const uint64_t turned = s->rope_turned[0] + s->rope_turned[1];
     const uint64_t rows = b->rows_max;
     const uint64_t ready_rows = !b->is_plain && rows > CHAIN_WIDE_ROWS ? rows : 0;
-    uint64_t qkv_rows = 0, q_rows = 0, part = 0, part_ml = 0;
+    uint64_t qkv_rows = 0, q_rows = 0, part[2] = { 0, 0 }, part_ml[2] = { 0, 0 };
 
     for (uint32_t i = 0; i < s->layers; i++) {
-        const uint64_t spans = (uint64_t)b->spans_max[s->layer[i].type] * rows * ATTN_HEADS;
+        const uint32_t type = s->layer[i].type;
+        const uint64_t spans = (uint64_t)b->spans_max[type] * rows * ATTN_HEADS;
 
         if (b->arena.layer[i].qkv.rows > qkv_rows) qkv_rows = b->arena.layer[i].qkv.rows;
         if (spec_q_rows(s, i) > q_rows) q_rows = spec_q_rows(s, i);
-        if (spans * spec_head_dim(s, i) > part) part = spans * spec_head_dim(s, i);
-        if (spans > part_ml) part_ml = spans;
+        if (spans * spec_head_dim(s, i) > part[type]) part[type] = spans * spec_head_dim(s, i);
+        if (spans > part_ml[type]) part_ml[type] = spans;
     }
     const uint32_t longest = (uint32_t)(q_rows > s->intermediate ? q_rows : s->intermediate);      /* k of a product; hidden is less */
     const struct setup_part want[] = {
         { (void **)&b->state, sizeof *b->state },
         { (void **)&b->residual[0], 4ull * rows * s->hidden },
         { (void **)&b->residual[1], 4ull * rows * s->hidden },
-        { (void **)&b->part, 4ull * NORM_SPLIT_MAX * rows * s->hidden },
-        { (void **)&b->qkv, 4ull * rows * qkv_rows },
+        { (void **)&b->part_o[0], 4ull * NORM_SPLIT_MAX * rows * s->hidden },
+        { (void **)&b->part_o[1], 4ull * NORM_SPLIT_MAX * rows * s->hidden },
+        { (void **)&b->part_down, 4ull * NORM_SPLIT_MAX * rows * s->hidden },
+        { (void **)&b->qkv[0], 4ull * rows * qkv_rows },
+        { (void **)&b->qkv[1], 4ull * rows * qkv_rows },
         { (void **)&b->x, 2ull * rows * s->hidden },
         { (void **)&b->attn_out, 2ull * rows * q_rows },
         { (void **)&b->act, 2ull * rows * s->intermediate },
         { (void **)&b->x_scale, 4ull * rows },
         { (void **)&b->ready.image, rowmm_ready_image_bytes((uint32_t)ready_rows, longest) },
-        { (void **)&b->attn_ml, 8 * part_ml },
+        { (void **)&b->attn_ml[0], 8 * part_ml[0] },
+        { (void **)&b->attn_ml[1], 8 * part_ml[1] },
         { (void **)&b->rope, 8 * rows * turned },
         { (void **)&b->inv_freq, 4 * turned },
-        { (void **)&b->attn_part, 4 * part },
+        { (void **)&b->attn_part[0], 4 * part[0] },
+        { (void **)&b->attn_part[1], 4 * part[1] },
         { (void **)&b->logits, 4ull * rows * s->vocab },
         { (void **)&b->tile_top, 4ull * rows * (s->vocab / TILE_ROWS) },
         { (void **)&b->last_token, 4 * rows },

@@ -4,14 +4,21 @@
  *   activations go from kernel to kernel as f16 times a power of two that the weights fix (powers.h), in front of BF16 weights as bf16;
  *   where the checkpoint wants its activations in FP8, norms round what they make; o and down have a kernel in front of them that does (round.h)
  *
- * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it. One
- * exception: layer 0's qkv lets attention start only when embed is complete, so that rotation tables may be read before a wait. */
+ * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it; with few rows
+ * norms and attention do not wait but ask for their input until its words say that they are there (tags.cuh). Two exceptions: layer 0's qkv lets attention start only when embed is
+ * complete, so that rotation tables may be read before a wait, and down lets the norm start only when gate_up is, which tags.cuh needs. */
 #include "chain.h"
 #include "launch.h"
 #include "kernels/stored.h"
 #include "shm/error.h"
 
 #define MANY_SLOTS 11                 /* of 20 KB: a block of rowmm_many takes all registers of its SM: nobody would use what it left of the shared memory */
+
+/* Buffers whose words carry tags (tags.cuh); of those in front of the MLP one for each layer type. */
+enum tagged { TAGGED_QKV, TAGGED_PART = TAGGED_QKV + 2, TAGGED_O = TAGGED_PART + 2, TAGGED_DOWN = TAGGED_O + 2, TAGGED_RESIDUAL,
+              TAGGED_BUFFERS = TAGGED_RESIDUAL + 2 };
+
+#define LAYER_PARTS ((2u << CUDA_PART_DOWN) - (1u << CUDA_PART_QKV))      /* all parts of a layer */
 
 struct chain {
     struct cuda_backend *b;
@@ -20,7 +27,14 @@ struct chain {
     bool rounded;                     /* what the next product takes was rounded by the norm in front of it */
     uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
+    bool polls;                       /* readers of tagged buffers may poll: a whole step of few rows */
+    uint32_t written[TAGGED_BUFFERS]; /* how often in this step */
 };
+
+/* The tag of what is written into a buffer next; of what was written last; whether its reader may poll for that. */
+static uint32_t tag_next(struct chain *c, uint32_t buffer) { return c->written[buffer]++ & 1; }
+static uint32_t tag_last(const struct chain *c, uint32_t buffer) { return (c->written[buffer] - 1) & 1; }
+static bool may_poll(const struct chain *c, uint32_t buffer) { return c->polls && c->written[buffer] > 1; }
 
 static bool has(const struct chain *c, enum cuda_part part) { return c->parts >> part & 1; }
 
@@ -53,7 +67,7 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
 }
 
 /* Where a product's activations come from and its result goes: powers of both, or NULL. */
-struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; };
+struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; uint32_t out_tag; bool late_trigger; };
 
 /* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, struct product_io io, enum rowmm_out kind, uint32_t ring_slots, const struct arena_matrix *next)
@@ -76,7 +90,8 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
     a.x_power = io.x_power ? &io.x_power->down : NULL;
     a.out_power = io.out_power ? &io.out_power->up : NULL;
     a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
-    a.late_trigger = c->first;
+    a.late_trigger = c->first || io.late_trigger;
+    a.out_tag = io.out_tag;
     c->first = false;
     if (next && b->tuning_l2.count) {
         const struct packed_matrix behind = matrix(b, next);
@@ -104,12 +119,14 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
 }
 
 /* The norms behind matrix `from` (whose partial sums they add); flips the residual. */
-static struct norm_args norms(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar)
+static struct norm_args norms(struct chain *c, uint32_t layer, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar)
 {
     struct cuda_backend *b = c->b;
+    const bool is_o = from == &b->arena.layer[layer].o;
+    const uint32_t type = b->spec.layer[layer].type, buffer = is_o ? (uint32_t)TAGGED_O + type : (uint32_t)TAGGED_DOWN, residual = TAGGED_RESIDUAL + c->flip;
     struct norm_args n = {};
 
-    n.part = b->part;
+    n.part = is_o ? b->part_o[type] : b->part_down;
     n.part_stride = (uint64_t)b->rows_max * b->spec.hidden;
     n.split = from->k / from->slice_k;
     n.hidden = b->spec.hidden;
@@ -121,7 +138,11 @@ static struct norm_args norms(struct chain *c, const struct arena_matrix *from, 
     n.eps = b->spec.norm_eps;
     n.bias = spec_norm_bias(&b->spec);
     n.y = b->x;
+    n.poll = may_poll(c, buffer) && may_poll(c, residual);
+    n.part_tag = tag_last(c, buffer), n.residual_tag = tag_last(c, residual);
+    n.early = b->tuning.sm_count * TILE_ROWS / n.split;        /* what all blocks together make of a row at once */
     c->flip ^= 1;
+    n.out_tag = tag_next(c, TAGGED_RESIDUAL + c->flip);
     return n;
 }
 
@@ -133,7 +154,9 @@ static int attention(struct chain *c, uint32_t layer)
     struct attn_args a = {};
 
     a.state = b->state;
-    a.qkv = b->qkv;
+    a.qkv = b->qkv[type];
+    a.qkv_tag = tag_last(c, TAGGED_QKV + type);
+    a.qkv_poll = may_poll(c, TAGGED_QKV + type);
     a.qkv_stride = l->qkv.rows;
     a.kv_heads = spec_kv_heads(&b->spec, layer);
     a.has_v = b->spec.layer[layer].has_v;
@@ -154,8 +177,10 @@ static int attention(struct chain *c, uint32_t layer)
     a.turned = b->spec.rope_turned[type];
     a.eps = b->spec.norm_eps;
     a.scale = b->spec.attention_scale;
-    a.part = b->attn_part;
-    a.part_ml = b->attn_ml;
+    a.part = b->attn_part[type];
+    a.part_ml = b->attn_ml[type];
+    a.part_tag = tag_next(c, TAGGED_PART + type);
+    a.part_poll = may_poll(c, TAGGED_PART + type);
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
     const struct row_power *out = power(b, layer, POWER_O, &l->o);
@@ -168,9 +193,9 @@ static int attention(struct chain *c, uint32_t layer)
 }
 
 /* next: what takes its result, with its power; NULL: the LM head. */
-static int norm(struct chain *c, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar, const struct arena_matrix *next, const struct row_power *next_power)
+static int norm(struct chain *c, uint32_t layer, const struct arena_matrix *from, uint64_t w_post, uint64_t w_next, const float *scalar, const struct arena_matrix *next, const struct row_power *next_power)
 {
-    struct norm_args n = norms(c, from, w_post, w_next, scalar);
+    struct norm_args n = norms(c, layer, from, w_post, w_next, scalar);
 
     if (!has(c, CUDA_PART_NORM)) return 0;
     if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = c->b->x_scale, n.y_fixed = next->input_scale;
@@ -188,24 +213,27 @@ static int layer_launch(struct chain *c, uint32_t i)
     /* Attention needs more shared memory for more rows and for wide heads: a smaller ring here lets it start beside qkv and read
      * old keys early. */
     const uint32_t qkv_slots = 10 - (c->rows > 1) - (b->spec.layer[i].type == CUDA_FULL);
+    const uint32_t type = b->spec.layer[i].type;
     const bool last = i + 1 == b->spec.layers;
     const struct row_power *into_o = power(b, i, POWER_O, &l->o), *into_gate_up = power(b, i, POWER_GATE_UP, &l->gate_up), *into_down = power(b, i, POWER_DOWN, &l->down);
-    const struct product_io qkv = { b->x, b->qkv, l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL }, o = { b->attn_out, b->part, b->spec.hidden, into_o, NULL };
-    const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down }, down = { b->act, b->part, b->spec.hidden, into_down, NULL };
+    const struct product_io qkv = { b->x, b->qkv[type], l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL, tag_next(c, TAGGED_QKV + type), false };
+    const struct product_io o = { b->attn_out, b->part_o[type], b->spec.hidden, into_o, NULL, tag_next(c, TAGGED_O + type), false };
+    const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down, 0, false };
+    const struct product_io down = { b->act, b->part_down, b->spec.hidden, into_down, NULL, tag_next(c, TAGGED_DOWN), c->polls };
     int rc = 0;
 
     if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, qkv, ROWMM_PARTIAL, qkv_slots, NULL);
     if (rc == 0 && has(c, CUDA_PART_ATTN)) rc = attention(c, i);
     if (rc == 0 && has(c, CUDA_PART_O)) rc = product(c, &l->o, o, ROWMM_PARTIAL, 10, &l->gate_up);
-    if (rc == 0) rc = norm(c, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL, &l->gate_up, into_gate_up);
+    if (rc == 0) rc = norm(c, i, &l->o, l->post_attention_norm, l->pre_ff_norm, NULL, &l->gate_up, into_gate_up);
     if (rc == 0 && has(c, CUDA_PART_GATE_UP)) rc = product(c, &l->gate_up, gate_up, ROWMM_GEGLU, 11, NULL);
     if (rc == 0 && has(c, CUDA_PART_DOWN)) rc = product(c, &l->down, down, ROWMM_PARTIAL, 11, NULL);
-    if (rc == 0) rc = norm(c, &l->down, l->post_ff_norm, next_norm, scalar, last ? NULL : &l[1].qkv, last ? NULL : power(b, i + 1, POWER_QKV, &l[1].qkv));
+    if (rc == 0) rc = norm(c, i, &l->down, l->post_ff_norm, next_norm, scalar, last ? NULL : &l[1].qkv, last ? NULL : power(b, i + 1, POWER_QKV, &l[1].qkv));
     if (rc == 0 && outputs_wanted(&b->keep, i)) rc = outputs_store_step(&b->keep, i, b->residual[c->flip], b->state, c->rows, b->stream);
     return rc;
 }
 
-static struct product_io head_io(const struct cuda_backend *b) { return { b->x, b->logits, b->spec.vocab, NULL, NULL }; }
+static struct product_io head_io(const struct cuda_backend *b) { return { b->x, b->logits, b->spec.vocab, NULL, NULL, 0, false }; }
 
 /* Where the rows' hidden states are, as the LM head takes them. */
 static struct states_args states_of(const struct cuda_backend *b)
@@ -241,7 +269,8 @@ static int plain_chain(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
     if (b->is_plain) return plain_chain(b, rows, parts);
-    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0 };
+    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0, false, {} };
+    c.polls = rows <= ROWMM_ROWS_MAX && (parts & LAYER_PARTS) == LAYER_PARTS;
     const struct row_power *first = power(b, 0, POWER_QKV, &b->arena.layer[0].qkv);
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, first ? &first->up : NULL, b->rope, b->spec.hidden,
@@ -259,7 +288,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 
 int chain_launch_first(struct cuda_backend *b, uint32_t rows)
 {
-    struct chain c = { b, rows, CHAIN_ALL, false, false, 0, 0 };
+    struct chain c = { b, rows, CHAIN_ALL, false, false, 0, 0, false, {} };
     struct sample_args s = chain_sample_args(b);
     const struct states_args from = states_of(b);
     const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };

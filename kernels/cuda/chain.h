@@ -47,15 +47,15 @@ struct cuda_backend {
     uint8_t *slab;                    /* device, owned: all of the following lie in it */
     struct step_state *state;
     float *residual[2];               /* [rows][hidden]: the two ends of a norm */
-    float *part;                      /* [NORM_SPLIT_MAX][rows][hidden] of o and down */
-    float *qkv;                       /* [rows][largest qkv rows] */
+    float *part_o[2], *part_down;     /* [NORM_SPLIT_MAX][rows][hidden]; of o per layer type, as all with [2] below: tags (tags.cuh) want one shape in a buffer */
+    float *qkv[2];                    /* [rows][largest qkv rows] */
     __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head; this and the next two are f16 where the product behind them takes f16 (powers.h) */
     __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
     __nv_bfloat16 *act;               /* [rows][intermediate] */
     float *x_scale;                   /* [rows] of what was rounded for the next product */
     struct rowmm_ready ready;         /* what a product of many rows takes; in handles for more than CHAIN_WIDE_ROWS rows */
-    float *attn_part;
-    float2 *attn_ml;
+    float *attn_part[2];
+    float2 *attn_ml[2];
     float2 *rope;                     /* [rows][turned of both types] */
     float *inv_freq;                  /* [turned of both types] */
     float *logits, *tile_top;

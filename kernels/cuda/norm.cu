@@ -2,6 +2,7 @@
 #include "norm.h"
 #include "round.cuh"
 #include "launch.h"
+#include "tags.cuh"
 #include "shm/error.h"
 
 #define WARPS 15
@@ -21,15 +22,6 @@ __device__ __forceinline__ float norm_rsqrt(float x)
 
     asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
     return y;
-}
-
-__device__ __forceinline__ float4 ld_now(const float *p)
-{
-    float4 v;
-
-    /* volatile: issued here and in this order, not moved to its first use */
-    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(p));
-    return v;
 }
 
 __device__ __forceinline__ float norm_square(float4 x) { return (x.x * x.x + x.y * x.y) + (x.z * x.z + x.w * x.w); }
@@ -68,6 +60,66 @@ __device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WAR
     if (threadIdx.x == 0) a.y_scale[blockIdx.x] = by.scale;
 }
 
+/* Returns when words are there that are written a moment before the last ones. Until then one warp asks, and not all the time: a product has the SM. */
+__device__ __forceinline__ void norm_early(const norm_args &a, uint32_t lane)
+{
+    const uint32_t back = a.early + lane * 16 + 1;
+    const float *word = a.part + (uint64_t)blockIdx.x * a.hidden + (back < a.hidden ? a.hidden - back : 0);
+
+    for (uint32_t polls = 0; polls < TAG_POLLS_MAX && __any_sync(0xffffffffu, tag_wrong(0, ld_tagged(word), a.part_tag) & 1); polls++) __nanosleep(100);
+}
+
+/* A row's partial results and residual. Behind the wait, or when all of them are there: each half of a thread's share is asked for until its tags are right. */
+__device__ __forceinline__ void norm_load(const norm_args &a, float4 (&part)[NORM_SPLIT_MAX][PER_WARP], float4 (&h)[PER_WARP], uint32_t warp, uint32_t lane)
+{
+    const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
+    bool missing[PER_WARP];
+
+    if (!a.poll) chain_wait();
+#pragma unroll
+    for (int j = 0; j < PER_WARP; j++) {
+        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
+
+        missing[j] = true;
+        h[j] = ld_tagged((const float4 *)(a.residual + row + (i < a.hidden ? i : 0)));
+    }
+    if (a.poll && warp == 0) norm_early(a, lane);
+    __syncthreads();                  /* also without polling: keeps the loads above here, which ptxas puts off until the parts have come, a round trip more */
+#pragma unroll 1
+    for (uint32_t polls = 0;; polls++) {
+        uint32_t first = warp * 128 + lane * 4;
+        bool any = false;
+
+        asm volatile("" : "+r"(first));          /* addresses are made anew each time: there are no registers for ten */
+#pragma unroll
+        for (int j = 0; j < PER_WARP; j++) {
+            const uint32_t i = first + WARPS * 128 * j;
+            const float *from = a.part + row + (i < a.hidden ? i : 0);
+
+            if (!missing[j]) continue;
+#pragma unroll
+            for (uint32_t s = 0; s < NORM_SPLIT_MAX; s++, from += a.part_stride)
+                if (s < a.split) part[s][j] = ld_tagged((const float4 *)from);
+            if (polls) h[j] = ld_tagged((const float4 *)(a.residual + row + (i < a.hidden ? i : 0)));
+        }
+        if (!a.poll || polls > TAG_POLLS_MAX) return;
+#pragma unroll
+        for (int j = 0; j < PER_WARP; j++) {
+            uint32_t wrong = tag_wrong(0, h[j], a.residual_tag);
+
+#pragma unroll
+            for (uint32_t s = 0; s < NORM_SPLIT_MAX; s++)
+                if (s < a.split) wrong = tag_wrong(wrong, part[s][j], a.part_tag);
+            any |= missing[j] = wrong & 1;
+        }
+        if (!__any_sync(0xffffffffu, any)) return;
+        if (polls < TAG_POLLS_MAX) continue;
+        chain_wait();
+#pragma unroll
+        for (int j = 0; j < PER_WARP; j++) missing[j] = true;
+    }
+}
+
 /* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. F16: y_power. */
 template <bool F16>
 __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, norm_shared &sh, uint32_t warp, uint32_t lane)
@@ -76,22 +128,8 @@ __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, n
     float4 part[NORM_SPLIT_MAX][PER_WARP], h[PER_WARP];
     float sum[PER_WARP];
 
-#pragma unroll
-    for (int j = 0; j < PER_WARP; j++) {
-        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
-
-        h[j] = ld_now(a.residual + row + (i < a.hidden ? i : 0));
-    }
-    __syncthreads();                  /* holds nobody up, and keeps these loads here: ptxas puts them off until the parts have come, a round trip more */
-#pragma unroll
-    for (int j = 0; j < PER_WARP; j++) {
-        const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
-        const float *from = a.part + row + (i < a.hidden ? i : 0);
-
-#pragma unroll
-        for (uint32_t s = 0; s < NORM_SPLIT_MAX; s++, from += a.part_stride)
-            if (s < a.split) part[s][j] = ld_now(from);
-    }
+    norm_load(a, part, h, warp, lane);
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) {
         const bool live = (warp + WARPS * j) * 128 < a.hidden;
@@ -112,8 +150,9 @@ __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, n
         h[j].y = (h[j].y + part[0][j].y * inv_a * (bf16_high(w.x) + a.bias)) * scalar;
         h[j].z = (h[j].z + part[0][j].z * inv_a * (bf16_low(w.y) + a.bias)) * scalar;
         h[j].w = (h[j].w + part[0][j].w * inv_a * (bf16_high(w.y) + a.bias)) * scalar;
+        h[j] = with_tag(h[j], a.out_tag);
         sum[j] = i < a.hidden ? norm_square(h[j]) : 0.0f;
-        if (i < a.hidden) *(float4 *)(a.residual_out + row + i) = h[j];
+        if (i < a.hidden) st_tagged((float4 *)(a.residual_out + row + i), h[j]);
     }
     const float inv_h = norm_rsqrt(block_sum(sum, sh.sum[1], warp, lane) * inv_hidden + a.eps) * (F16 ? sh.power : 1.0f);
     uint2 y[PER_WARP];
@@ -148,10 +187,9 @@ template <bool F16> __global__ void __maxnreg__(56) norm_kernel(const __grid_con
     if (threadIdx.x == 0) sh.scalar = power_or_one(a.scalar), sh.power = power_or_one(a.y_power);
 
     __syncthreads();
-    chain_wait();
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
     norm_row<F16>(a, inv_hidden, sh, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
+    if (a.poll) chain_wait();         /* rule 3 of tags.cuh */
 }
 
 int norm_init(void)

@@ -5,6 +5,7 @@
  * One block of 480 threads per row, a link of a chain. It stands on the critical path of every layer twice, so: weights are in shared memory before
  * the wait, all loads are in flight at once, 56 registers fit beside a rowmm block that is already prefetching.
  * Needs     hidden % 128 == 0, hidden <= 3840, split in {1, 2, 4}. Never synchronizes.
+ *           Polls for its input where it may (tags.cuh), else waits for its predecessor's end.
  * Checked   tests/gpu/norm_test.cu; tests/gpu/logits.py in the whole step. */
 #ifndef SLUICE_CUDA_NORM_H
 #define SLUICE_CUDA_NORM_H
@@ -21,6 +22,9 @@ struct norm_args {
     uint32_t hidden;
     const float *residual;            /* [rows_max][hidden] f32 */
     float *residual_out;
+    uint32_t part_tag, residual_tag, out_tag;   /* 0 or 1: of part, residual, residual_out (tags.cuh) */
+    uint32_t poll;                    /* 1: takes part and residual as soon as their tags say that they are there */
+    uint32_t early;                   /* poll: words so far in front of a row's end are there a moment before the last */
     const __nv_bfloat16 *w_post, *w_next;   /* [hidden] constant */
     const float *scalar;              /* layer_scalar, or NULL: 1 */
     float eps, bias;                  /* bias: 1 where a model stores w - 1, else 0 */

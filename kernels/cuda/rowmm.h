@@ -2,7 +2,7 @@
  *   w   packed_matrix (layout.h), every format but F32; read once, streamed by bulk copies
  *   x   [m, k] row-major, 16-byte aligned: BF16 weights take bf16, all others f16, which were multiplied by a power of two (powers.h): x_power undoes it
  *       or the values of E4M3 codes with a scale for each row, which multiplies the sums before anything else happens to them (x_scale)
- *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order
+ *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order; tagged
  *       ROWMM_GEGLU    [m, rows / 2] bf16, or f16 times out_power: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
  *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
  *   sums in f32 on the tensor cores (mma.m16n8k16). FP8 weights, and FP4 with their group's scale, become f16 exactly;
@@ -49,6 +49,7 @@ struct rowmm_args {
     struct rowmm_next next;           /* what goes to the L2 once our own weights have landed */
     uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
+    uint32_t out_tag;                 /* ROWMM_PARTIAL: 0 or 1, lowest bit of all words of out (tags.cuh) */
     const float *x_scale;             /* [m] written by the kernel in front of us: multiplies the sums of each row of x, whose elements are then E4M3's numbers (round.h); NULL: 1 */
     const float *x_power;             /* one number in constant memory: multiplies all sums, the inverse of what x was multiplied by; NULL: 1 */
     const float *out_power;           /* ROWMM_GEGLU: the same for what takes out: out is f16, multiplied by it; NULL: bf16 */

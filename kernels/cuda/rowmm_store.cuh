@@ -4,6 +4,7 @@
 #define SLUICE_CUDA_ROWMM_STORE_CUH
 
 #include "rowmm.h"
+#include "tags.cuh"
 #include <cuda_bf16.h>
 
 /* tanh by the fast exponential: within 3e-7 of tanhf where it matters (both ends saturate correctly). Instructions without the cases of numbers too small for them: those are 0 here. */
@@ -63,8 +64,9 @@ __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32
         if (live) {
             float *to = (float *)a.out + slice * a.out_slice_stride + (uint64_t)(m + i) * a.out_stride + tile * TILE_ROWS + g;
 
-            to[0] = low;
-            to[8] = high;
+            if (!LOGITS || a.out_kind == ROWMM_PARTIAL) low = with_tag(low, a.out_tag), high = with_tag(high, a.out_tag);
+            st_tagged(to, low);
+            st_tagged(to + 8, high);
         }
     }
 }

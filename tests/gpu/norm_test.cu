@@ -1,10 +1,12 @@
 /* tests/gpu/norm_test.cu - the norms between the blocks of a layer; exit 0 pass, 1 fail, 77 no GPU.
  *
+ * A norm that polls for the tags of its input (tags.cuh) takes no word too early, gives up where they never come, and tags what it leaves.
  * The norm kernel agrees with f64 for 1, 2 and 4 partial results, in bf16 and in f16, and a row's bits are the same alone and among 16 rows, again and again. With an activation rule
  * it leaves what round.h makes of what it leaves without. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/norm.h"
 #include "kernels/cuda/round.h"
+#include "kernels/cuda/tags.cuh"
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <math.h>
@@ -171,6 +173,72 @@ static int test_rounds_as_the_rule_says(const struct data *d, uint32_t split, fl
     return bad;
 }
 
+/* Stands for a product: copies the sums and the residual a moment after it was started, blocks one after the other and backwards. */
+__global__ void late_kernel(float *part, const float *part_from, uint32_t parts, float *residual, const float *residual_from, uint32_t rows)
+{
+    chain_trigger();
+    chain_wait();
+    __nanosleep((blockIdx.x * 7 % gridDim.x) * 100);
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < parts; i += gridDim.x * blockDim.x) st_tagged(part + parts - 1 - i, part_from[parts - 1 - i]);
+    for (uint32_t i = blockIdx.x * blockDim.x + threadIdx.x; i < rows; i += gridDim.x * blockDim.x) st_tagged(residual + i, residual_from[i]);
+}
+
+static uint32_t bits_of(float x)
+{
+    uint32_t bits;
+
+    memcpy(&bits, &x, 4);
+    return bits;
+}
+
+static std::vector<float> tagged(std::vector<float> v, uint32_t tag)
+{
+    for (float &x : v) {
+        const uint32_t bits = (bits_of(x) & ~1u) | tag;
+
+        memcpy(&x, &bits, 4);
+    }
+    return v;
+}
+
+/* Words of other tags are never taken, whatever order they come in; tags that never come are waited for no longer than the kernel in front lasts. */
+static int test_polling_changes_no_bit(const struct data *d, uint32_t split, uint32_t tag)
+{
+    const uint32_t parts = split * ROWS * HIDDEN, row_words = ROWS * HIDDEN;
+    struct norm_args n = arguments(d, split, true);
+    float *part_from = to_device(tagged(d->part, tag)), *residual_from = to_device(tagged(d->residual, tag ^ 1)), *part = to_device(d->part), *residual = to_device(d->residual);
+    const std::vector<float> stale_part[2] = { tagged(std::vector<float>(parts, 1e30f), tag ^ 1), tagged(std::vector<float>(parts, 1e30f), tag) }, stale_residual = tagged(std::vector<float>(row_words, 1e30f), tag);
+    uint32_t different = 0, untagged = 0;
+
+    n.part = part_from, n.residual = residual_from, n.out_tag = tag;
+    OK(norm_launch(&n, ROWS, NULL));
+    const std::vector<float> want = fetch(d->residual_out, row_words);
+    const std::vector<uint16_t> want_y = fetch((const uint16_t *)d->y, row_words);
+
+    for (float x : want) untagged += (bits_of(x) & 1) != tag;
+    n.part = part, n.residual = residual, n.poll = 1, n.early = 2112 / split;
+    for (int i = 0; i < REPEATS; i++) {
+        const bool hopeless = i % 5 == 4;        /* a tag that no word ever has */
+        uint32_t each = parts, all = row_words;
+        void *params[] = { &part, &part_from, &each, &residual, &residual_from, &all };
+
+        n.part_tag = tag ^ hopeless, n.residual_tag = tag ^ 1;
+        CHECK(cudaMemcpy(part, stale_part[hopeless].data(), 4ull * parts, cudaMemcpyHostToDevice));
+        CHECK(cudaMemcpy(residual, stale_residual.data(), 4ull * row_words, cudaMemcpyHostToDevice));
+        CHECK(cudaMemset(d->residual_out, 0xff, 4ull * row_words));
+        CHECK(cudaMemset(d->y, 0xff, 2ull * row_words));
+        OK(launch_chained((const void *)late_kernel, 40 + i, 256, 0, params, NULL));
+        OK(norm_launch(&n, ROWS, NULL));
+        different += memcmp(fetch(d->residual_out, row_words).data(), want.data(), 4ull * row_words) || memcmp(fetch((const uint16_t *)d->y, row_words).data(), want_y.data(), 2ull * row_words);
+    }
+    CHECK(cudaFree(part_from));
+    CHECK(cudaFree(residual_from));
+    CHECK(cudaFree(part));
+    CHECK(cudaFree(residual));
+    printf("%-4s norm kernel, %u partial results, polling for tag %u: launches with other bits %u, words of another tag %u\n", different || untagged ? "FAIL" : "ok", split, tag, different, untagged);
+    return different || untagged;
+}
+
 int main()
 {
     int count = 0, bad = 0;
@@ -182,6 +250,7 @@ int main()
 
     for (uint32_t split : { 1u, 2u, 4u }) {
         for (bool f16 : { false, true }) bad += test_kernel_agrees_with_f64(&d, split, f16), bad += test_company_changes_no_bit(&d, split, f16);
+        for (uint32_t tag : { 0u, 1u }) bad += test_polling_changes_no_bit(&d, split, tag);
         for (float fixed : { 0.0f, 0.0123f }) bad += test_rounds_as_the_rule_says(&d, split, fixed);
     }
     return bad ? 1 : 0;

@@ -215,7 +215,7 @@ enum log_type {
 struct log_record {
     uint32_t bytes;  /* payload bytes; the next record begins at the next multiple of 8 */
     uint32_t type;   /* enum log_type */
-    uint32_t tokens; /* output tokens consumed when this was written: where a restarted detokenize goes on */
+    uint32_t tokens; /* output tokens consumed when its last byte came: a function of the tokens, not of rounds; where a restarted detokenize goes on */
     uint32_t pad;
 };
 

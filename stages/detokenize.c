@@ -70,6 +70,7 @@ static bool extend(struct detokenize *k, struct sequence *q, uint32_t type, cons
     if (r->type != type || type == LOG_TOOL_BEGIN || type == LOG_TOOL_END) return false;
     memcpy((uint8_t *)(r + 1) + r->bytes, record->text, record->bytes);
     r->bytes += (uint32_t)record->bytes;
+    r->tokens = q->fed;
     q->written = q->last + (uint32_t)sizeof *r + padded(r->bytes);
     stage_count(&k->stage, DETOKENIZE_BYTES, record->bytes);
     return true;
@@ -91,17 +92,12 @@ static void on_record(void *context, const struct output_record *record)
     if (!extend(k, q, types[record->kind], record)) append(k, q, types[record->kind], record->text, (uint32_t)record->bytes);
 }
 
-static void stamp_and_commit(struct detokenize *k, struct sequence *q)
+static void commit_log(struct detokenize *k, struct sequence *q)
 {
     struct detokenize_slot *d = table_detokenize(&k->table, k->slot);
     const uint32_t committed = word_for(&d->commit, q->generation);
 
     if (q->written == committed) return;
-    for (uint32_t at = committed; at < q->written;) { /* the whole batch counts as consumed, or none of it */
-        struct log_record *r = (struct log_record *)(table_log(&k->table, k->slot) + at);
-        r->tokens = q->fed;
-        at += (uint32_t)sizeof *r + padded(r->bytes);
-    }
     q->has_last = false;
     shm_store_release(&d->commit, word_pack(q->generation, q->written));
 }
@@ -126,7 +122,7 @@ static void end(struct detokenize *k, struct sequence *q, enum finish_reason rea
 
     q->has_last = false;
     append(k, q, LOG_END, &e, sizeof e);
-    stamp_and_commit(k, q);
+    commit_log(k, q);
     say_over(k, q);
 }
 
@@ -248,7 +244,7 @@ static void work(struct detokenize *k, struct sequence *q)
         output_parser_finish(&q->parser);
         end(k, q, finish, q->fed);
     } else if (q->written != written) {
-        stamp_and_commit(k, q);
+        commit_log(k, q);
         announce(k, RING_DETOKENIZE_GATEWAY);
     }
 }

@@ -98,7 +98,7 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
 
         a.next = b->tuning_l2;
         rowmm_next_of(&a.next, &behind, &b->tuning);
-        if (a.next.pace_ns == 0) a.next.pace_ns = c->rows > 1 ? 250 : 300;   /* measured */
+        if (a.next.pace_ns == 0) a.next.pace_ns = c->rows > 1 ? 250 : 150;   /* measured */
     }
     a.out = io.out;
     a.out_slice_stride = (uint64_t)b->rows_max * io.out_stride;

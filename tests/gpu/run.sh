@@ -28,6 +28,7 @@ kernels() {
     [ -x build/tests/cuda_draft_test ] && try build/tests/cuda_draft_test --kv fp8
     [ -x build/bench/cuda_dspark_bench ] && try build/bench/cuda_dspark_bench
     try python3 tests/gpu/sampling.py
+    try python3 tests/gpu/arrivals.py
     try python3 tests/gpu/many.py
     try python3 tests/gpu/many.py --kv fp8
 }

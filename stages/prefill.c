@@ -142,7 +142,7 @@ static void give_back(struct prefill *k, uint32_t s)
 
 /* ---- looking at slots --------------------------------------------------------------- */
 
-static void announce(struct prefill *k, uint32_t s)
+static void hand_over(struct prefill *k, uint32_t s)
 {
     struct prefill_slot *p = table_prefill(&k->table, s);
     const struct ring_msg msg = {.slot = s, .generation = k->seq[s].generation};
@@ -152,12 +152,7 @@ static void announce(struct prefill *k, uint32_t s)
     k->seq[s].state = SEQ_HANDED;
     shm_store_release(&p->ready, word_pack(k->seq[s].generation, 1));
     ring_publish(&k->stage.ring[RING_PREFILL_VERIFY], &msg);
-}
-
-static void hand_over(struct prefill *k, uint32_t s)
-{
-    announce(k, s);
-    pages_handed(&k->pages, s); /* behind the message: nobody waits for it */
+    pages_handed(&k->pages, s); /* behind the message, for which others wait, and at once: a window that is kept later may be one that verify has begun to write over */
 }
 
 static bool is_filled(const struct prefill *k, uint32_t s)
@@ -415,11 +410,9 @@ static void fill(struct prefill *k)
         const uint32_t filled = word_for(&p->filled, generations[i]) + k->span[i].rows;
         shm_store_release(&p->filled, word_pack(generations[i], filled));
         pages_filled(&k->pages, slots[i]);
-        if (is_filled(k, slots[i])) announce(k, slots[i]);
+        if (is_filled(k, slots[i])) hand_over(k, slots[i]);
     }
     engine_told(&k->engine);
-    for (uint32_t i = 0; i < count; i++)
-        if (k->seq[slots[i]].state == SEQ_HANDED) pages_handed(&k->pages, slots[i]);
     count_beginners(k); /* none: the crowd is over */
     stage_idle(&k->stage);
     stage_count(&k->stage, PREFILL_TOKENS, rows);

@@ -119,7 +119,7 @@ static uint32_t written_most(const struct pages *p, uint32_t slot)
     const struct pages_sequence *q = &p->seq[slot];
     const uint32_t filled = filled_of(p, slot);
 
-    if (filled < q->prompt_count) return filled;
+    if (filled < q->prompt_count) return filled > q->begun ? filled : q->begun;
     const uint32_t output = word_for(&table_verify(p->table, slot)->commit, q->generation) + p->ahead;
     return q->prompt_count + (output < q->max_output ? output : q->max_output);
 }
@@ -428,6 +428,7 @@ void pages_found(struct pages *p, uint32_t slot, uint32_t generation)
     q->max_output = table_tokenize(p->table, slot)->max_output;
     if (filled_of(p, slot) < in->cached_tokens) in->cached_tokens = 0; /* the copy was not sure to be complete: it begins at the beginning */
     q->ring_first = window_first(p, in->cached_tokens / KV_PAGE_TOKENS);
+    q->begun = filled_of(p, slot) + p->geometry->rows_max < q->prompt_count ? filled_of(p, slot) + p->geometry->rows_max : q->prompt_count;
 }
 
 /* The table says who has a page: of the sliding layers one sequence, of the full ones maybe several. */

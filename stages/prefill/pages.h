@@ -26,6 +26,7 @@ struct pages_sequence {
     uint32_t *node;                   /* [full_pages_max]: of the pages of its prompt, held; part of pages.nodes */
     uint32_t node_count;
     uint32_t ring_first;              /* prompt pages before this one were never in its ring */
+    uint32_t begun;                   /* positions before this one may have been written by a prefill that died before it could say so */
     uint32_t branch;                  /* where its prompt left that of others, in pages: the window there is worth keeping. 0: nowhere */
     uint32_t end;                     /* the last page boundary of its prompt at which another could go on */
 };

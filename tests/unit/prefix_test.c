@@ -293,6 +293,16 @@ static void crash(struct world *w, bool cache)
     w->crashes++;
 }
 
+/* Prefill dies in a chunk that it has begun to write: rows that nobody says are there lie in the ring, over older ones. */
+static void die_in_chunk(struct world *w, uint32_t s, bool cache)
+{
+    const struct player *q = &w->player[s];
+    const uint32_t from = filled_of(w, s), rows = 1 + roll(w, ROWS), to = from + rows < q->prompt_count ? from + rows : q->prompt_count;
+
+    for (uint32_t i = from; i < to; i++) row(w, s, i);
+    crash(w, cache);
+}
+
 static void check_counts(const struct world *w)
 {
     const struct pages *p = &w->pages;
@@ -328,6 +338,7 @@ static void act(struct world *w, bool cache)
         break;
     case FILLING:
         if (roll(w, 60) == 0) finish(w, s, false); /* cancelled */
+        else if (roll(w, 40) == 0) die_in_chunk(w, s, cache);
         else fill(w, s, 1 + roll(w, ROWS));
         break;
     case RUNNING:

@@ -5,7 +5,8 @@
 
   kill     SIGKILL of verify and of prefill at random moments, KILLS times each (default 10)
   all      both GPU stages and the keeper at once, KILLS / 2 times: no weight is loaded again
-  access   a kernel of each GPU stage reads where nothing is: once, and again and again (that request is refused, the others go on)
+  access   a kernel of each GPU stage reads where nothing is: once; FAULTS times more (default 1), each by a request of its own; and again and again
+           by one (that request is refused, the others go on)
   apart    after an illegal access the stages run outside MPS; a quiet minute brings them back under it (takes that minute)
   daemon   SIGKILL of the MPS daemon, which takes every context along
   launcher SIGKILL of the launcher: nothing stays behind
@@ -27,6 +28,7 @@ from workload import bodies  # noqa: E402
 from wsclient import run  # noqa: E402
 
 KILLS = int(os.environ.get("KILLS", "10"))
+FAULTS = int(os.environ.get("FAULTS", "1"))
 STREAMS = int(os.environ.get("STREAMS", "8"))
 MODEL = os.environ.get("MODEL", "gemma-4-12b")
 GPU_STAGES = ("prefill", "verify")
@@ -110,12 +112,12 @@ async def kill_and_wait(server, roles):
         await asyncio.sleep(0.01)
 
 
-def report(what, load, hits):
+def report(what, load, hits, effect_s=EFFECT_S):
     moments = [moment for moment, _ in hits] + [float("inf")]
-    pauses = [p for begin, end in zip(moments, moments[1:]) for p in load.longest_gaps_ms(begin, min(end, begin + EFFECT_S))]
+    pauses = [p for begin, end in zip(moments, moments[1:]) for p in load.longest_gaps_ms(begin, min(end, begin + effect_s))]
     for role in sorted({r for _, times in hits for r in times}):
         times = [t[role] for _, t in hits if role in t]
-        say(f"{what}: {role} is ready again after p50 {percentile(times, 50):.0f} ms, max {max(times):.0f} ms ({len(times)} deaths)")
+        say(f"{what}: {role} is ready again after p50 {percentile(times, 50):.0f}, p99 {percentile(times, 99):.0f}, max {max(times):.0f} ms ({len(times)} deaths)")
     if pauses:
         say(f"{what}: longest silence of streams p50 {percentile(pauses, 50):.0f}, p99 {percentile(pauses, 99):.0f}, max {max(pauses):.0f} ms ({len(pauses)}); {load.done} outputs, all exact")
 
@@ -152,8 +154,9 @@ async def part_all(server, wanted):
     assert (await asyncio.to_thread(server.status))["device"]["load"]["seconds"] == loaded, "weights were loaded again"
 
 
-def marked(role, kind):
-    return {**BODIES[0], "input": f"FAULT:{role}:{kind} " + "a river and seven birds " * 8}
+def marked(role, kind, number=0):
+    """A request that makes the role's kernel fault; those of different numbers share no page of the prefix cache."""
+    return {**BODIES[0], "max_output_tokens": 60, "input": f"{number} FAULT:{role}:{kind} " + "a river and seven birds " * 8}
 
 
 def show_log(server):
@@ -175,33 +178,47 @@ async def access(server, wanted, role):
     if not os.access(faulty, os.X_OK):
         say(f"skipped: {os.path.relpath(faulty, ROOT)} is not built")
         return
-    once = marked(role, "gpu:once")
-    healthy = (await outcomes(server, [once]))[0]
+    once = [marked(role, "gpu:once", i) for i in range(1 + FAULTS)]
+    healthy = await outcomes(server, once)
     code, _, err = await asyncio.to_thread(server.command, "swap", role, faulty)
     assert code == 0, err
-    for body, what in ((once, "one illegal access"), (marked(role, "gpu"), "illegal accesses of one request")):
-        load = Load(server, wanted)
+    for what, bodies_of, wanted_of in (("an illegal access", once[:1], healthy[:1]), ("illegal accesses, one a request", once[1:], healthy[1:]),
+                                       ("illegal accesses of one request", [marked(role, "gpu")], [None])):
+        load, seen = Load(server, wanted), dict.fromkeys(GPU_STAGES, 0)
 
         async def work():
-            before = {r: s["restarts"] for r, s in (await stages(server)).items()}
-            sharing = (await asyncio.to_thread(server.status))["device"]["sharing"]
-            begin = time.monotonic()
-            result = await run(server, body)
-            end = time.monotonic()
-            await asyncio.sleep(0.5)
-            now = await stages(server)
-            return sharing, (begin, end), result, {r: now[r]["restarts"] - before[r] for r in GPU_STAGES}, {r: now[r].get("last_recovery_ms", 0) for r in GPU_STAGES}
-        sharing, (begin, end), result, deaths, times = await load.during(work())
-        assert deaths[role] >= 1, f"{role} did not fault: {deaths}"
-        if body is once:
-            assert result.outcome() == healthy, differ(0, healthy, result.outcome())
-            assert deaths[role] == 1, f"one fault, {deaths} deaths"
-        else:
-            assert result.final["type"] == "response.failed", result.outcome()[:600]
-        gaps = load.longest_gaps_ms(begin, end)
-        say(f"{what} in {role} ({sharing}): deaths {deaths}, {'it is redone with the same bytes' if body is once else 'it is refused: ' + result.response['error']['code']}")
-        say(f"  ready again after {', '.join(f'{r} {t:.0f} ms' for r, t in times.items() if deaths[r])}; longest silence of the other streams p50 {percentile(gaps, 50):.0f}, "
-            f"max {max(gaps, default=float('nan')):.0f} ms; {load.done} outputs, all exact")
+            sharing, hits = (await asyncio.to_thread(server.status))["device"]["sharing"], []
+            for body, should in zip(bodies_of, wanted_of):
+                begin, result, deaths, times = await access_once(server, body)
+                assert deaths[role] >= 1, f"{role} did not fault: {deaths}"
+                if should:
+                    assert result.outcome() == should, differ(0, should, result.outcome())
+                    assert deaths[role] == 1, f"one fault, {deaths} deaths"
+                else:
+                    assert result.final["type"] == "response.failed", result.outcome()[:600]
+                hits.append((begin, times))
+                for r in GPU_STAGES:
+                    seen[r] += deaths[r]
+            return sharing, hits
+        sharing, hits = await load.during(work())
+        say(f"{what} in {role} ({sharing}, {len(bodies_of)} requests): deaths {seen}, {'redone with the same bytes' if wanted_of[0] else 'the request is refused'}")
+        report(f"  {what}", load, hits, effect_s=1.5)
+
+
+async def access_once(server, body):
+    """One request that sets off a fault; (when it was sent, its result, {role: deaths}, {role: ms to ready again} of those that died)."""
+    before = {r: s["restarts"] for r, s in (await stages(server)).items()}
+    begin = time.monotonic()
+    result = await run(server, body)
+    until = time.monotonic() + 60
+    await asyncio.sleep(0.3)  # the other stage's context may go a moment later
+    now = await stages(server)
+    while not all(now[r]["state"] == "ready" for r in GPU_STAGES):
+        assert time.monotonic() < until, f"a stage does not come back:\n{server.log()[-3000:]}"
+        await asyncio.sleep(0.01)
+        now = await stages(server)
+    deaths = {r: now[r]["restarts"] - before[r] for r in GPU_STAGES}
+    return begin, result, deaths, {r: now[r]["last_recovery_ms"] for r in GPU_STAGES if deaths[r]}
 
 
 async def part_apart(_server, wanted):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """soak.py SECONDS [SEED] [-- OPTIONS OF THE SERVER] - kills, stops and swaps of any stage at any moment, for as long as one likes; no byte may differ.
 
-Not a part of `make test` (test_kills.py, test_draft.py and test_swap.py are). Clients ask over WebSockets, text, pictures and sound, and
-come back when a connection breaks; meanwhile one stage or several at once are killed (SIGKILL) or stopped (SIGSTOP), drafters and stages
-are exchanged. Each response is compared with that of the undisturbed server; afterwards descriptors and private memory must be what they were.
+Not a part of `make test` (test_kills.py, test_draft.py and test_swap.py are). Clients ask over WebSockets, text, pictures and sound, prompts
+of some hundred tokens that begin alike (the prefix cache), and come back when a connection breaks; meanwhile one stage or several at once
+are killed (SIGKILL) or stopped (SIGSTOP), drafters and stages are exchanged. SOAK_STAGES=prefill,verify harms these alone. Each response is compared with that of the undisturbed server; afterwards descriptors and private memory must be what they were.
 Prints a line a minute, and what was done. Exit code 1 with the difference, and the server's log kept, when there is one."""
 import asyncio
 import base64
@@ -20,12 +20,13 @@ import wave
 import zlib
 
 from server import ROLES, ROOT, Server
-from workload import bodies
+from workload import bodies, long_text, said
 from wsclient import gather_limited, run
 
 STREAMS = 8
 HANG_MS = 4000
 DRAFTERS = ("ngram", "none", "mtp", "dspark", os.path.join(ROOT, "examples", "draft_lookup.py"))
+HARMED = tuple(os.environ.get("SOAK_STAGES", ",".join((*ROLES, "vision"))).split(","))
 SWAPPED = ("gateway", "vision", "tokenize", "prefill", "verify", "detokenize", "draft")
 RSS_SLACK = 8 << 20  # a stage that has just been replaced has touched less, one that worked a little more
 
@@ -55,10 +56,22 @@ def with_media(i):
             "ignore_eos": True, "return_token_ids": True, "temperature": i % 2, "seed": i}
 
 
+def alike(count, seed):
+    """Prompts of 150 to 900 tokens: a few beginnings, left at some place, then words of their own; answers short and longer than the window's slack."""
+    beginnings = [long_text(random.Random(f"beginning {seed}/{i}"), 450) for i in range(3)]
+    out = []
+    for i in range(count):
+        r = random.Random(f"alike {seed}/{i}")
+        words = beginnings[i % 3].split()[:r.choice((60, 120, 200, 300, 450))]
+        out.append({"input": " ".join(words) + " " + long_text(r, r.choice((0, 5, 40, 150))) + " " + said(r), "max_output_tokens": r.choice((4, 30, 300)), "ignore_eos": True,
+                    "return_token_ids": True, "temperature": i % 2, "seed": i})
+    return out
+
+
 class Soak:
     def __init__(self, server, seconds, seed):
         self.server, self.until, self.rng = server, time.monotonic() + seconds, random.Random(seed)
-        self.bodies = bodies(40, least=30, most=250, seed=seed) + [with_media(i) for i in range(12)]
+        self.bodies = bodies(40, least=30, most=250, seed=seed) + [with_media(i) for i in range(12)] + alike(48, seed)
         self.done, self.hits, self.failed = 0, {}, False
 
     def running(self):
@@ -81,7 +94,8 @@ class Soak:
             at += 2 * STREAMS + 1
 
     async def swap(self):
-        role, how = ("draft", self.rng.choice(DRAFTERS)) if self.rng.random() < 0.5 else (self.rng.choice(SWAPPED), "--default")
+        swapped = [r for r in SWAPPED if r in HARMED]
+        role, how = ("draft", self.rng.choice(DRAFTERS)) if self.rng.random() < 0.5 or not swapped else (self.rng.choice(swapped), "--default")
         code, _, err = await asyncio.to_thread(self.server.command, "swap", role, how)
         assert code == 0, f"swap {role} {how}: {err}"
         self.note("swap " + role)
@@ -104,17 +118,16 @@ class Soak:
                 pass
 
     async def harm(self):
-        everybody = (*ROLES, "vision")
         try:
             while self.running():
                 await asyncio.sleep(2 * self.rng.random() * self.rng.choice((0.01, 0.05, 0.2, 0.5, 1)))
                 what = self.rng.random()
                 if what < 0.55:
-                    await self.hit([self.rng.choice(everybody)], signal.SIGKILL)
+                    await self.hit([self.rng.choice(HARMED)], signal.SIGKILL)
                 elif what < 0.75:
-                    await self.hit(self.rng.sample(everybody, self.rng.randint(2, len(everybody))), signal.SIGKILL)
+                    await self.hit(self.rng.sample(HARMED, self.rng.randint(min(2, len(HARMED)), len(HARMED))), signal.SIGKILL)
                 elif what < 0.8:
-                    await self.hit([self.rng.choice(ROLES)], signal.SIGSTOP)
+                    await self.hit([self.rng.choice([r for r in HARMED if r != "vision"])], signal.SIGSTOP)
                 else:
                     await self.swap()
         except BaseException:

@@ -4,20 +4,14 @@
  * take, so that a unit is read without looking at the end: whether it went too far is asked once, afterwards. */
 #include "schemas/image_jpeg_entropy.h"
 
+#include "schemas/image_jpeg_inside.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__has_include)
-#if __has_include(<jpegint.h>)
-#define HAVE_JPEGINT
-#endif
-#endif
-
-/* Inside the library nothing is promised from one version to the next: only the one that the tests have seen. */
-#if defined(HAVE_JPEGINT) && LIBJPEG_TURBO_VERSION_NUMBER / 1000 == 2001
-#include <jpegint.h>
+#ifdef IMAGE_JPEG_INSIDE
 
 #define LOOK_BITS 11u                 /* looked up at once; codes and values that are longer together take a second step */
 #define LOOK (1u << LOOK_BITS)

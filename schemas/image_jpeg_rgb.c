@@ -2,17 +2,10 @@
  *
  * Its post-processing is called with groups of rows: two of luma and one each of chroma, which have the neighbouring groups' rows above and below them (its own "fancy"
  * upsampling needs those, too), and with room for some rows of the result; it may stop in the middle of a group. */
+#include "schemas/image_jpeg_inside.h"
 #include "schemas/image_jpeg_rgb.h"
 
-#if defined(__has_include)
-#if __has_include(<jpegint.h>)
-#define HAVE_JPEGINT
-#endif
-#endif
-
-/* As in image_jpeg_entropy.c: only the version that the tests have seen. */
-#if defined(HAVE_JPEGINT) && LIBJPEG_TURBO_VERSION_NUMBER / 1000 == 2001
-#include <jpegint.h>
+#ifdef IMAGE_JPEG_INSIDE
 
 #define GROUP_ROWS 2u
 

@@ -1,5 +1,8 @@
 /* tests/unit/image_jpeg_test.c - JPEG codes that are read here (schemas/image_jpeg_entropy.c) and colours that are made here (schemas/image_jpeg_rgb.c) give what the library alone gives, and files that it warns of are refused. */
 #include "schemas/image.h"
+#include "schemas/image_jpeg_entropy.h"
+#include "schemas/image_jpeg_inside.h"
+#include "schemas/image_jpeg_rgb.h"
 
 #include "shm/error.h"
 
@@ -174,6 +177,35 @@ static void test_every_kind_of_file(void **state)
     }
 }
 
+/* A comparison cannot see a step that fell back to the library: it must be ours where it can be. */
+static void test_the_usual_file_is_read_here(void **state)
+{
+    const struct recipe usual = {.width = 200, .height = 100, .components = 3, .quality = 80, .h = 2, .v = 2};
+    unsigned long bytes = 0;
+    uint8_t *file = make(&usual, &bytes);
+    struct jpeg_decompress_struct j;
+    struct jpeg_error_mgr errors;
+
+    (void)state;
+    j.err = jpeg_std_error(&errors);
+    jpeg_create_decompress(&j);
+    jpeg_mem_src(&j, file, bytes);
+    jpeg_read_header(&j, TRUE);
+    jpeg_start_decompress(&j);
+    const void *entropy = j.entropy, *post = j.post;
+    image_jpeg_read_codes(&j);
+    image_jpeg_make_rgb(&j);
+#ifdef IMAGE_JPEG_INSIDE
+    assert_ptr_not_equal(j.entropy, entropy);
+    assert_int_equal(j.post != post, image_jpeg_rgb_is_here());
+#else
+    assert_true(LIBJPEG_TURBO_VERSION_NUMBER / 1000 != 2001); /* whoever installs that version installs its jpegint.h */
+    assert_true(j.entropy == entropy && j.post == post);
+#endif
+    jpeg_destroy_decompress(&j);
+    free(file);
+}
+
 static void test_damaged_files(void **state)
 {
     int count[3] = {0};
@@ -199,7 +231,7 @@ static void test_damaged_files(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_kind_of_file), cmocka_unit_test(test_damaged_files)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_every_kind_of_file), cmocka_unit_test(test_the_usual_file_is_read_here), cmocka_unit_test(test_damaged_files)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -14,6 +14,7 @@ import tempfile
 import time
 
 from server import ROOT, Server, main, scaled, skip
+from streams import Streams
 from test_supervision import refuse
 from workload import body
 from wsclient import gather_limited, run
@@ -99,21 +100,17 @@ def test_few_tokens():
         refuse(["--draft", way, "--draft-vocab", "4096"], "draft-vocab 4096", "2048 tokens")
 
 
-async def blows(server, ways, count, stop):
+async def blows(server, ways, count, pause_s):
     """Kills the draft stage and has it draft in other ways, by turns; how often each was done."""
-    done = {"kill": 0, "swap": 0}
-    rng = random.Random(5)
-    try:
-        while done["kill"] + done["swap"] < count:
-            await asyncio.sleep(rng.uniform(0.02, 0.12))
-            if rng.random() < 0.6:
-                done["kill"] += bool(await asyncio.to_thread(server.signal, "draft", signal.SIGKILL))
-            else:
-                code, _, err = await asyncio.to_thread(server.command, "swap", "draft", rng.choice(ways))
-                assert code == 0 or "under way" in err, err
-                done["swap"] += code == 0
-    finally:
-        stop.set()
+    done, rng = {"kill": 0, "swap": 0}, random.Random(5)
+    while done["kill"] + done["swap"] < count:
+        await asyncio.sleep(rng.uniform(*pause_s))
+        if rng.random() < 0.6:
+            done["kill"] += bool(await asyncio.to_thread(server.signal, "draft", signal.SIGKILL))
+            continue
+        code, _, err = await asyncio.to_thread(server.command, "swap", "draft", rng.choice(ways))
+        assert code == 0 or "under way" in err, err
+        done["swap"] += code == 0
     return done
 
 
@@ -124,24 +121,9 @@ def test_killed_and_exchanged():
     with Server("--draft", NEURAL[0] if NEURAL else "ngram", "--draft-when", "always", "--restart-budget", "100000", *OPTIONS) as s:
         wanted = asyncio.run(outcomes(s, requests, 8))
 
-        async def go():
-            stop, ended = asyncio.Event(), 0
-
-            async def client(number):
-                nonlocal ended
-                at = number
-                while not stop.is_set():
-                    got = (await run(s, requests[at % len(requests)])).outcome()
-                    check(f"request {at % len(requests)} under blows", [got], [wanted[at % len(requests)]])
-                    ended += 1
-                    at += 9
-            clients = [asyncio.ensure_future(client(n)) for n in range(8)]
-            done = await blows(s, ways, BLOWS, stop)
-            await asyncio.gather(*clients)
-            return done, ended
-
-        done, ended = asyncio.run(go())
-        print(f"     {done['kill']} kills and {done['swap']} swaps of the draft stage among {', '.join(ways)}; {ended} responses, all the same", flush=True)
+        streams = Streams(s, requests, wanted)
+        done = asyncio.run(streams.during(blows(s, ways, BLOWS, (0.02, 0.12))))
+        print(f"     {done['kill']} kills and {done['swap']} swaps of the draft stage among {', '.join(ways)}; {streams.done} responses, all the same", flush=True)
         others = {r: n for r, n in s.restarts().items() if n and r != "draft"}
         assert not others, f"other stages died: {others}"
         code, _, err = s.command("swap", "draft", "--default")

@@ -13,6 +13,7 @@ import signal
 import time
 
 from server import ROLES, SANITIZED, SCALE, Server, main, percentile, scaled
+from streams import Streams
 from workload import bodies
 from wsclient import gather_limited, run
 
@@ -26,36 +27,14 @@ CANDIDATES = bodies(32, least=150, most=400)
 BODIES = []  # the 16 of them whose text flows most evenly: a pause must be the server's, not the model's
 
 
-class Streams:
-    """8 clients, each asking one request after the other, until told to stop."""
-
-    def __init__(self, server, wanted):
-        self.server, self.wanted = server, wanted
-        self.deltas = [[] for _ in range(STREAMS)]  # (moment, number of the response) of every delta
-        self.done = self.connections = 0
-        self.stop = False
-
-    async def client(self, number):
-        at = number
-        while not self.stop:
-            async def note(event, ws):
-                if event["type"].endswith(".delta"):
-                    self.deltas[number].append((time.monotonic(), at))
-            result = await run(self.server, BODIES[at % len(BODIES)], on_event=note)
-            assert result.outcome() == self.wanted[at % len(BODIES)], \
-                f"request {at % len(BODIES)} differs\n  wanted {self.wanted[at % len(BODIES)][:1200]}\n  got    {result.outcome()[:1200]}"
-            self.done += 1
-            self.connections += result.connections
-            at += STREAMS + 1
-
-    def pauses_ms(self, moment):
-        """For each stream that was in the middle of its text: how long after `moment` it went on."""
-        out = []
-        for deltas in self.deltas:
-            i = bisect.bisect_right(deltas, (moment, 1 << 60))
-            if 0 < i < len(deltas) and deltas[i - 1][1] == deltas[i][1]:
-                out.append(1000 * (deltas[i][0] - moment))
-        return out
+def pauses_ms(streams, moment):
+    """For each stream that was in the middle of its text: how long after `moment` it went on."""
+    out = []
+    for deltas in streams.deltas:
+        i = bisect.bisect_right(deltas, (moment, 1 << 60))
+        if 0 < i < len(deltas) and deltas[i - 1][1] == deltas[i][1]:
+            out.append(1000 * (deltas[i][0] - moment))
+    return out
 
 
 async def harm(server, number, count, rng, pause_s, one_at_a_time):
@@ -83,18 +62,14 @@ async def harm(server, number, count, rng, pause_s, one_at_a_time):
 
 
 async def campaign(server, wanted, number, count, pause_s, one_at_a_time):
-    streams = Streams(server, wanted)
-    jobs = [asyncio.ensure_future(streams.client(i)) for i in range(STREAMS)]
-    streams.calm_from = time.monotonic()
-    await asyncio.sleep(CALM_S)
-    streams.calm_to = time.monotonic()
-    harmer = asyncio.ensure_future(harm(server, number, count, random.Random(2026), pause_s, one_at_a_time))
-    done, _ = await asyncio.wait([*jobs, harmer], return_when=asyncio.FIRST_COMPLETED)
-    for job in done:
-        job.result()  # the first failure is the test's
-    streams.stop = True
-    await asyncio.gather(*jobs)
-    return harmer.result(), streams
+    streams = Streams(server, BODIES, wanted, STREAMS)
+
+    async def work():
+        streams.calm_from = time.monotonic()
+        await asyncio.sleep(CALM_S)
+        streams.calm_to = time.monotonic()
+        return await harm(server, number, count, random.Random(2026), pause_s, one_at_a_time)
+    return await streams.during(work()), streams
 
 
 def report(name, server, hits, streams):
@@ -109,7 +84,7 @@ def report(name, server, hits, streams):
 
 
 def show(name, moments, streams, recovery_ms):
-    each = [streams.pauses_ms(m) for m in moments]
+    each = [pauses_ms(streams, m) for m in moments]
     pauses, slowest = [p for e in each for p in e], [max(e) for e in each if e]
     print(f"     {name:15} {len(moments):7} {percentile(pauses, 50):19.1f} {percentile(pauses, 99):8.1f} {max(pauses, default=float('nan')):8.1f}"
           f" {percentile(slowest, 50):28.1f} {percentile(slowest, 99):8.1f}" + (f" {recovery_ms:20.1f} ms" if recovery_ms else ""), flush=True)
@@ -157,9 +132,9 @@ def test_keeper_costs_nothing():
     with Server("--restart-budget", "1000000") as s:
         wanted = asyncio.run(undisturbed(s))
 
-        async def go():
-            streams = Streams(s, wanted)
-            jobs = [asyncio.ensure_future(streams.client(i)) for i in range(STREAMS)]
+        streams = Streams(s, BODIES, wanted, STREAMS)
+
+        async def work():
             calm = time.monotonic()
             await asyncio.sleep(1.5)
             began = time.monotonic()
@@ -167,12 +142,9 @@ def test_keeper_costs_nothing():
                 await asyncio.to_thread(s.signal, "keeper", signal.SIGKILL)
                 await asyncio.sleep(0.15)
                 await asyncio.to_thread(s.settle)
-            ended = time.monotonic()
-            streams.stop = True
-            await asyncio.gather(*jobs)
-            return streams, calm, began, ended
+            return calm, began, time.monotonic()
 
-        streams, calm, began, ended = asyncio.run(go())
+        calm, began, ended = asyncio.run(streams.during(work()))
 
         def gaps(a, b):
             return [1000 * (y[0] - x[0]) for d in streams.deltas for x, y in zip(d, d[1:]) if x[1] == y[1] and a <= x[0] and y[0] <= b]

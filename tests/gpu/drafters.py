@@ -10,15 +10,17 @@ WAYS names some of the drafters. Needs a Hopper GPU and the standard library onl
 """
 import asyncio
 import os
-import random
 import signal
 import sys
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 sys.path.insert(0, os.path.join(ROOT, "tests", "gpu"))
+import test_draft  # noqa: E402
 from serve import metrics  # noqa: E402
 from server import Server  # noqa: E402
+from streams import Streams  # noqa: E402
+from test_draft import check  # noqa: E402
 from workload import body  # noqa: E402
 from wsclient import gather_limited, run  # noqa: E402
 
@@ -50,25 +52,20 @@ async def answers(server, bodies, streams):
     return [r.outcome() for r in results], sum(f.get("accepted_tokens", 0) for f in figures) / max(1, rounds) + 1
 
 
-def same(what, got, wanted):
-    wrong = [i for i, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b]
-    assert not wrong, f"{what}: {len(wrong)} of {len(got)} differ, the first is request {wrong[0]}\n  wanted {wanted[wrong[0]][:1000]}\n  got    {got[wrong[0]][:1000]}"
-
-
 def text():
     """Every way against none, on both devices; on the CPU only for its accept lengths, and because it says the same."""
     wanted = {}
     with Server("--device", DEVICE, "--draft", "none") as s:
         for temperature in (0, 1):
             wanted[temperature] = asyncio.run(answers(s, requests(temperature), 8))[0]
-            same("none, one by one", asyncio.run(answers(s, requests(temperature), 1))[0], wanted[temperature])
+            check("none, one by one", asyncio.run(answers(s, requests(temperature), 1))[0], wanted[temperature])
     for way in WAYS:
         lengths = []
         with Server("--device", DEVICE, "--draft", way, "--draft-when", "always") as s:
             for temperature in (0, 1):
                 for streams in (1, 8):
                     got, length = asyncio.run(answers(s, requests(temperature), streams))
-                    same(f"--draft {way}, temperature {temperature}, {streams} streams", got, wanted[temperature])
+                    check(f"--draft {way}, temperature {temperature}, {streams} streams", got, wanted[temperature])
                     lengths.append(length)
             assert s.status()["drafter"]["kind"] == way, s.status()["drafter"]
         with Server("--device", "cpu", "--draft", way, "--draft-when", "always", "--threads", 4) as s:
@@ -84,22 +81,6 @@ def text():
         assert PROMPTS < 50 or all(b > 0.85 * a for a, b in ((lengths[0], lengths[1]), (lengths[2], lengths[3]))), "with 8 streams drafts come too late"
 
 
-async def blows_on(server, stop):
-    done, rng = {"kill": 0, "swap": 0}, random.Random(5)
-    try:
-        while sum(done.values()) < BLOWS:
-            await asyncio.sleep(rng.uniform(0.1, 0.5))  # a drafter needs a third of a second to come
-            if rng.random() < 0.6:
-                done["kill"] += bool(await asyncio.to_thread(server.signal, "draft", signal.SIGKILL))
-                continue
-            code, _, err = await asyncio.to_thread(server.command, "swap", "draft", rng.choice(["none", *WAYS]))
-            assert code == 0 or "under way" in err, err
-            done["swap"] += code == 0
-    finally:
-        stop.set()
-    return done
-
-
 def blows():
     """The server begins with the DSpark head: it keeps outputs of layers then, whatever drafts."""
     bodies = requests(0, 8) + requests(1, 8)
@@ -107,24 +88,10 @@ def blows():
         wanted = asyncio.run(answers(s, bodies, 8))[0]
         before = asyncio.run(answers(s, bodies, 8))[1]  # the first time the drafter is timed
 
-        async def go():
-            stop, ended = asyncio.Event(), 0
-
-            async def client(number):
-                nonlocal ended
-                at = number
-                while not stop.is_set():
-                    same("under blows", [(await run(s, bodies[at % len(bodies)])).outcome()], [wanted[at % len(bodies)]])
-                    ended += 1
-                    at += 9
-            clients = [asyncio.ensure_future(client(n)) for n in range(STREAMS)]
-            done = await blows_on(s, stop)
-            await asyncio.gather(*clients)
-            return done, ended
-
-        done, ended = asyncio.run(go())
+        streams = Streams(s, bodies, wanted, STREAMS)
+        done = asyncio.run(streams.during(test_draft.blows(s, ["none", *WAYS], BLOWS, (0.1, 0.5))))  # a drafter needs a third of a second to come
         handed = asyncio.run(metrics(s))["sluice_draft_handed_over_total"]
-        assert STREAMS > 1 or DEVICE != "cuda" or handed > ended, f"{handed} steps of {ended} responses had their drafts over the device"
+        assert STREAMS > 1 or DEVICE != "cuda" or handed > streams.done, f"{handed} steps of {streams.done} responses had their drafts over the device"
         others = {r: n for r, n in s.restarts().items() if n and r != "draft"}
         assert not others, f"other stages died: {others}\n{s.log()[-3000:]}"
         code, _, err = s.command("swap", "draft", "--default")
@@ -132,8 +99,8 @@ def blows():
         s.settle()
         for _ in range(2):  # the drafter that came is timed first
             got, length = asyncio.run(answers(s, bodies, 8))
-        same("afterwards", got, wanted)
-        say(f"{STREAMS} streams, {done['kill']} kills and {done['swap']} swaps of the draft stage, {ended} responses, no byte differs; {handed:.0f} steps had their drafts over the device; {before:.2f} tokens a round before, {length:.2f} afterwards")
+        check("afterwards", got, wanted)
+        say(f"{STREAMS} streams, {done['kill']} kills and {done['swap']} swaps of the draft stage, {streams.done} responses, no byte differs; {handed:.0f} steps had their drafts over the device; {before:.2f} tokens a round before, {length:.2f} afterwards")
         assert length - 1 >= 0.7 * (before - 1), "the drafter that is back drafts as before"
 
 

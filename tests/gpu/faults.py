@@ -24,6 +24,7 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 sys.path.insert(0, os.path.join(ROOT, "tests", "e2e"))
 from server import BUILD, Server, percentile  # noqa: E402
+from streams import Streams, differ  # noqa: E402
 from workload import bodies  # noqa: E402
 from wsclient import run  # noqa: E402
 
@@ -43,27 +44,9 @@ def say(text):
     print(f"     {text}", flush=True)
 
 
-def differ(i, wanted, got):
-    return f"request {i} differs\n  wanted {wanted[:600]}\n  got    {got[:600]}"
-
-
-class Load:
-    """STREAMS clients that ask one request after the other until told to stop; every outcome must be the wanted one."""
-
+class Load(Streams):
     def __init__(self, server, wanted):
-        self.server, self.wanted, self.stop, self.done = server, wanted, False, 0
-        self.deltas = [[] for _ in range(STREAMS)]
-
-    async def client(self, number):
-        at = number
-        while not self.stop:
-            async def note(event, ws):
-                if event["type"].endswith(".delta"):
-                    self.deltas[number].append((time.monotonic(), at))
-            result = await run(self.server, BODIES[at % len(BODIES)], on_event=note)
-            assert result.outcome() == self.wanted[at % len(BODIES)], differ(at % len(BODIES), self.wanted[at % len(BODIES)], result.outcome())
-            self.done += 1
-            at += STREAMS + 1
+        super().__init__(server, BODIES, wanted, STREAMS)
 
     def longest_gaps_ms(self, begin, end):
         """Of each stream: the longest silence within one response that touches this time."""
@@ -71,16 +54,10 @@ class Load:
         return [max(g) for g in gaps if g]
 
     async def during(self, work):
-        """Runs clients while `work` goes on; what it returns."""
-        jobs = [asyncio.ensure_future(self.client(i)) for i in range(STREAMS)]
-        await asyncio.sleep(0.5)
-        worker = asyncio.ensure_future(work)
-        done, _ = await asyncio.wait([*jobs, worker], return_when=asyncio.FIRST_COMPLETED)
-        for job in done:
-            job.result()
-        self.stop = True
-        await asyncio.gather(*jobs)
-        return worker.result()
+        async def later():
+            await asyncio.sleep(0.5)
+            return await work
+        return await super().during(later())
 
 
 def kill(pid, number=signal.SIGKILL):

@@ -6,28 +6,17 @@
 #include <stddef.h>
 #include <cmocka.h>
 
-static void test_a_long_first_leaves_half(void **state)
+static void test_rows_behind_the_first(void **state)
 {
-    (void)state;
-    assert_int_equal(crowd_shared_rows(2048, 32768, 0), 1024);
-    assert_int_equal(crowd_shared_rows(2048, 1024, 0), 1024);
-    assert_int_equal(crowd_shared_rows(129, 1000, 0), 64);
-}
+    static const struct { uint32_t rows, left, picture, shared; } cases[] = {
+        {2048, 32768, 0, 1024}, {2048, 1024, 0, 1024}, {129, 1000, 0, 64},             /* a long one leaves half */
+        {2048, 143, 0, 1905}, {512, 143, 0, 369},                                      /* a short one what it does not need: 14 prompts in a call, not 8 */
+        {2048, 0, 0, 2048},                                                            /* it has only to be handed over */
+        {2048, 3000, 1500, 548}, {2048, 2048, 2048, 0}, {2048, 300, 280, 1748},        /* its picture fits */
+    };
 
-static void test_a_short_first_leaves_what_it_does_not_need(void **state)
-{
     (void)state;
-    assert_int_equal(crowd_shared_rows(2048, 143, 0), 1905); /* 14 prompts in a call, not 8 */
-    assert_int_equal(crowd_shared_rows(512, 143, 0), 369);
-    assert_int_equal(crowd_shared_rows(2048, 0, 0), 2048); /* it has only to be handed over */
-}
-
-static void test_the_first_ones_picture_fits(void **state)
-{
-    (void)state;
-    assert_int_equal(crowd_shared_rows(2048, 3000, 1500), 548);
-    assert_int_equal(crowd_shared_rows(2048, 2048, 2048), 0);
-    assert_int_equal(crowd_shared_rows(2048, 300, 280), 1748);
+    for (unsigned i = 0; i < sizeof cases / sizeof *cases; i++) assert_int_equal(crowd_shared_rows(cases[i].rows, cases[i].left, cases[i].picture), cases[i].shared);
 }
 
 static void test_the_last_count_as_the_crowd(void **state)
@@ -54,9 +43,7 @@ static void test_a_long_prompt_is_no_crowd(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_a_long_first_leaves_half),
-        cmocka_unit_test(test_a_short_first_leaves_what_it_does_not_need),
-        cmocka_unit_test(test_the_first_ones_picture_fits),
+        cmocka_unit_test(test_rows_behind_the_first),
         cmocka_unit_test(test_the_last_count_as_the_crowd),
         cmocka_unit_test(test_a_long_prompt_is_no_crowd),
     };

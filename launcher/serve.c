@@ -5,7 +5,6 @@
  * Stopping: gateway first, so that no new request arrives, then everything else. */
 #include "launcher/server.h"
 
-#include "schemas/video.h"
 #include "shm/clock.h"
 #include "shm/error.h"
 #include "shm/stage.h"
@@ -266,8 +265,6 @@ static void set_base_options(struct server *v)
     wiring_set(w, "media.cache_mib", o->value[OPT_MEDIA_CACHE_MIB]);
     wiring_set(w, "media.jpeg_scaling", o->value[OPT_JPEG_SCALING]);
     wiring_setf(w, "media.fetch", "%d", options_on(o, OPT_IMAGE_FETCH));
-    char video[PATH_MAX];
-    wiring_setf(w, "media.video_files", "%d", video_library_find(video, sizeof video) == 0);
     wiring_set(w, "fetch.allow", o->value[OPT_IMAGE_FETCH_ALLOW]);
     wiring_set(w, "media.tokens_asked", o->value[OPT_MEDIA_TOKENS]);
     wiring_set(w, "media.crops", o->value[OPT_PAN_AND_SCAN]);
@@ -380,6 +377,7 @@ static void tick(struct server *v)
 {
     const uint64_t now = clock_ns();
 
+    if (!v->model_known && v->exit_code < 0 && v->model_told && v->phase == PIPELINE_STARTING && trial_is_over(v)) start_pipeline(v); /* not when somebody wants us to end: see below */
     gpu_tick(v, now);
     children_tick(v, now);
     load_show(v);
@@ -431,7 +429,6 @@ static void poll_once(struct server *v)
         if (p[POLL_CHILDREN + 3 * role + 1].revents && c->control_fd >= 0) child_message(v, c);
         if (p[POLL_CHILDREN + 3 * role + 2].revents && c->pid) child_reap(v, c);
     }
-    if (!v->model_known && v->exit_code < 0 && v->model_told && v->phase == PIPELINE_STARTING) start_pipeline(v); /* not when somebody wants us to end: tick() sees to that */
 }
 
 static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_bytes)
@@ -463,6 +460,7 @@ static int set_up(struct server *v, const char *exe_dir, char *err, size_t err_b
         wiring_add_fd(&v->base, "fetch.stage", pair[1]);
     }
     set_base_options(v);
+    trial_begin(v);
     return segment_create(v, ROLE_KEEPER, 0, 0, 0, err, err_bytes);
 }
 

@@ -86,6 +86,9 @@ struct server {
     struct wiring base;              /* options and descriptors that stages get; grows when the keeper has read the model */
     bool model_told;                 /* the keeper has sent the message "model" */
     bool model_known;                /* and the table was made of it */
+    pid_t trial_pid;                 /* trial.c; 0: over */
+    int trial_fd;
+    uint64_t trial_ns;
     bool load_shown, load_done;      /* a line of progress stands on the terminal; the last one was said */
     struct gpu_sharing gpu;
     struct drafter_choice *drafter, *drafter_first; /* what serves, and what the server began with; owned */
@@ -156,6 +159,10 @@ int gpu_fault_pid(const char *line); /* the client that this line of the daemon'
 void gpu_tick(struct server *v, uint64_t now_ns);
 void gpu_end(struct server *v);
 const char *gpu_sharing_name(const struct server *v);
+
+/* trial.c: does the decoder of video files load? Until trial_is_over option media.video_files is 0; call it when the model is known, until it says so. */
+void trial_begin(struct server *v);
+bool trial_is_over(struct server *v);
 
 /* load.c: how far the keeper is with the weights, on the terminal and for status */
 void load_show(struct server *v);

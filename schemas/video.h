@@ -75,7 +75,7 @@ struct video_library {
  * loaded), -E_VERSION; err says why. Takes 40 ms: the libraries of libav and all that they need. */
 int video_library_open(struct video_library *lib, char *err, size_t err_bytes);
 
-/* Is there one to open? What it needs may still be missing. */
+/* Is there one to open? What it needs may still be missing: launcher/trial.c tries. */
 int video_library_find(char *path, size_t path_bytes);
 
 #endif

@@ -1,7 +1,7 @@
 /* stages/vision/film.h - a video file on a desk of its own: the frames that the model is shown, each a picture of few soft tokens.
  *
  * The worker opens libsluice_video.so (schemas/video.h) before it gives up its powers: more than a hundred libraries are mapped into this one process and into no other,
- * and go with it. Without the library the worker stands there all the same, tells every client that nothing comes of the file, and the log why. */
+ * and go with it. Where it has gone since the server's start the worker stands there all the same, tells every client that nothing comes of the file, and the log why. */
 #ifndef SLUICE_VISION_FILM_H
 #define SLUICE_VISION_FILM_H
 

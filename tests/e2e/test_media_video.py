@@ -11,10 +11,11 @@ import random
 import signal
 import struct
 import sys
+import tempfile
 import time
 
 from hostile_videos import hostile
-from server import BUILD, ROOT, Server, main, scaled, skip, wait_until
+from server import BUILD, ROOT, SLUICE, Server, main, scaled, skip, wait_until
 from test_media import b64, chat_body, chat_part, golden, input_body, post, serve, takes_video_files, video_file, video_part, workers_of
 from wsclient import gather_limited, http, run
 import workload
@@ -125,11 +126,27 @@ def test_without_the_library():
         status, answer = post(s, "/v1/chat/completions", chat_body([video_file(video("short.mp4"))]))
         assert status == 400 and answer["error"]["code"] == "unsupported_content" and "'frames'" in answer["error"]["message"], answer
         assert post(s, "/v1/chat/completions", chat_body([video_part([golden("image/rgb.png")])]))[0] == 200
-    with serve(environment={"SLUICE_VIDEO_LIBRARY": os.path.join(BUILD, "sluice")}) as s:
-        status, answer = post(s, "/v1/chat/completions", chat_body([video_file(video("short.mp4"))]))
-        assert status == 500 and "cannot be loaded" in answer["error"]["message"] and BUILD not in answer["error"]["message"], answer
-        assert "no-video-library" in s.log()
-        assert post(s, "/v1/chat/completions", chat_body([chat_part(golden("image/rgb.png"))]))[0] == 200
+    whole = os.path.join(BUILD, "libsluice_video.so")
+    with tempfile.TemporaryDirectory() as where:
+        bare = os.path.join(where, "bare.so")  # on a machine without libav
+        with open(whole, "rb") as f, open(bare, "wb") as out:
+            out.write(f.read().replace(b"libavformat.so.", b"libnowhere_.so."))
+        for library, words in ((bare, "libnowhere_.so."), (os.path.join(BUILD, "sluice"), "cannot be loaded")):
+            with serve(environment={"SLUICE_VIDEO_LIBRARY": library}) as s:
+                assert not takes_video_files(s)
+                status, answer = post(s, "/v1/chat/completions", chat_body([video_file(video("short.mp4"))]))
+                assert status == 400 and answer["error"]["code"] == "unsupported_content", answer
+                assert len([x for x in s.log().splitlines() if "video files are refused" in x and words in x]) == 1, s.log()
+        link = os.path.join(where, "link.so")  # gone between the start and the first video
+        os.symlink(os.path.abspath(whole), link)
+        with serve(environment={"SLUICE_VIDEO_LIBRARY": link}) as s:
+            assert takes_video_files(s)
+            os.remove(link)
+            os.symlink(SLUICE, link)
+            status, answer = post(s, "/v1/chat/completions", chat_body([video_file(video("short.mp4"))]))
+            assert status == 500 and "cannot be loaded" in answer["error"]["message"] and where not in answer["error"]["message"], answer
+            assert "no-video-library" in s.log()
+            assert post(s, "/v1/chat/completions", chat_body([chat_part(golden("image/rgb.png"))]))[0] == 200
 
 
 def test_workers_come_with_the_first_video_and_die_alone():

@@ -5,11 +5,13 @@
 #include "launcher/quantize.h"
 #include "shm/error.h"
 #include "shm/stage.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -283,6 +285,33 @@ static int read_input(struct quantize *q)
     return rc;
 }
 
+/* OUT.partial, locked and empty: what an interrupted run left there might belong to another format or have more shards. */
+static int begin_partial(struct quantize *q, const char *partial)
+{
+    int copy, rc = 0;
+    DIR *dir;
+
+    if (mkdir(partial, 0755) != 0 && errno != EEXIST) return model_error_set(&q->err, -E_IO, "%s: %s", partial, strerror(errno));
+    if ((q->dir_fd = open(partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) return model_error_set(&q->err, -E_IO, "%s: %s", partial, strerror(errno));
+    if (flock(q->dir_fd, LOCK_EX | LOCK_NB) != 0) return model_error_set(&q->err, -E_CONFIG, "%s: another process writes it", partial);
+    if ((copy = dup(q->dir_fd)) < 0 || !(dir = fdopendir(copy))) return model_error_set(&q->err, -E_IO, "%s: %s", partial, strerror(errno));
+    for (const struct dirent *e; (e = readdir(dir)) != NULL;)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && unlinkat(q->dir_fd, e->d_name, 0) != 0)
+            rc = model_error_set(&q->err, -E_IO, "%s/%.256s: cannot be removed: %s", partial, e->d_name, strerror(errno));
+    closedir(dir);
+    return rc;
+}
+
+/* The new name reaches the disk, too. */
+static int sync_parent(struct quantize *q)
+{
+    const int parent = openat(q->dir_fd, "..", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    const int rc = parent >= 0 && fsync(parent) == 0 ? 0 : model_error_set(&q->err, -E_IO, "%s: its directory: %s", q->out, strerror(errno));
+
+    if (parent >= 0) close(parent);
+    return rc;
+}
+
 static int run(struct quantize *q)
 {
     char partial[QUANTIZE_PATH_BYTES];
@@ -293,11 +322,10 @@ static int run(struct quantize *q)
     if (lstat(q->out, &st) == 0) return model_error_set(&q->err, -E_CONFIG, "%s is there already; name a new directory", q->out);
     if ((rc = read_input(q)) != 0) return rc;
     if (q->format == QUANTIZE_FP8_STATIC && (rc = quantize_calibrate(q)) != 0) return rc;
-    if (mkdir(partial, 0755) != 0 && errno != EEXIST) return model_error_set(&q->err, -E_IO, "%s: %s", partial, strerror(errno));
-    if ((q->dir_fd = open(partial, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0) return model_error_set(&q->err, -E_IO, "%s: %s", partial, strerror(errno));
+    if ((rc = begin_partial(q, partial)) != 0) return rc;
     if ((rc = write_all(q)) != 0) return rc;
     if (fsync(q->dir_fd) != 0 || rename(partial, q->out) != 0) return model_error_set(&q->err, -E_IO, "%s: cannot become %s: %s", partial, q->out, strerror(errno));
-    return 0;
+    return sync_parent(q);
 }
 
 static void usage(FILE *out)

@@ -1,7 +1,7 @@
 /* launcher/quantize.h - `sluice quantize IN OUT --format F`: a BF16 checkpoint written in one of the FP8 and FP4 layouts.
  *
  * Fills OUT.partial and renames it to OUT when all is on disk: OUT is whole or not there. Started again after an
- * interruption, it writes OUT.partial anew. IN is only read. */
+ * interruption, it empties OUT.partial and writes it anew; two at once: the second refuses. IN is only read. */
 #ifndef SLUICE_LAUNCHER_QUANTIZE_H
 #define SLUICE_LAUNCHER_QUANTIZE_H
 

@@ -6,9 +6,11 @@ Fewer questions than test_chat.py, the first of the same list; what each format 
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import time
 
 from server import ROOT, SCALE, SLUICE, Server, main
 from test_chat import AT_ONCE, TRAIN, request
@@ -87,6 +89,36 @@ def test_drafts_and_found_prefixes_over_an_fp8_cache_change_nothing():
         assert outcomes == said["none", "first"], f"{how}: other answers than without drafts"
 
 
+def bytes_of(folder):
+    content = {}
+    for name in sorted(os.listdir(folder)):
+        with open(os.path.join(folder, name), "rb") as f:
+            content[name] = f.read()
+    return content
+
+
+def test_a_killed_quantize_leaves_a_whole_checkpoint_or_none():
+    with tempfile.TemporaryDirectory(prefix="sluice-formats-") as out:
+        folder, words = os.path.join(out, "killed"), ["--format", "fp8-row", "--threads", "1"]
+        began = time.monotonic()
+        sluice("quantize", DEMO, os.path.join(out, "whole"), *words)
+        took, caught = time.monotonic() - began, 0
+        for i in range(max(6, int(12 * SCALE))):
+            p = subprocess.Popen([SLUICE, "quantize", DEMO, folder, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+            time.sleep(took * (i % 6 + 0.5) / 8)
+            p.kill()
+            p.wait()
+            if os.path.exists(folder):             # the last thing that it did
+                assert bytes_of(folder) == bytes_of(os.path.join(out, "whole"))
+                shutil.rmtree(folder)
+                continue
+            caught += os.path.exists(folder + ".partial")
+            sluice("inspect", folder, code=1)
+        assert caught > 0, "no run was killed while it wrote"
+        sluice("quantize", DEMO, folder, *words)
+        assert not os.path.exists(folder + ".partial") and bytes_of(folder) == bytes_of(os.path.join(out, "whole"))
+
+
 def test_a_broken_quantized_checkpoint_is_named_before_it_serves():
     with tempfile.TemporaryDirectory(prefix="sluice-formats-") as out:
         folder = os.path.join(out, "fp8-row")
@@ -104,4 +136,4 @@ def test_a_broken_quantized_checkpoint_is_named_before_it_serves():
 
 if __name__ == "__main__":
     main(test_quantized_checkpoints_are_served, test_the_cache_is_what_the_checkpoint_asks_for, test_drafts_and_found_prefixes_over_an_fp8_cache_change_nothing,
-         test_a_broken_quantized_checkpoint_is_named_before_it_serves)
+         test_a_killed_quantize_leaves_a_whole_checkpoint_or_none, test_a_broken_quantized_checkpoint_is_named_before_it_serves)

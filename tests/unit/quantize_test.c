@@ -10,6 +10,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <cmocka.h>
 
@@ -293,6 +294,7 @@ static void test_the_command_writes_whole_checkpoints(void **state)
 {
     char command[128];
     FILE *file;
+    int fd;
 
     (void)state;
     snprintf(root, sizeof(root), "/tmp/quantize_test.XXXXXX");
@@ -305,9 +307,15 @@ static void test_the_command_writes_whole_checkpoints(void **state)
     assert_non_null(file = fopen(path("block.partial/config.json"), "w"));
     fputs("{", file);
     fclose(file);
+    assert_non_null(file = fopen(path("block.partial/model-00009-of-00009.safetensors"), "w"));      /* of another checkpoint */
+    fclose(file);
+    assert_true((fd = open(path("block.partial"), O_RDONLY | O_DIRECTORY)) >= 0 && flock(fd, LOCK_EX) == 0);
+    assert_int_equal(quantize(SOURCE, path("block"), "fp8-block128", NULL, NULL), 1);      /* somebody writes there */
+    assert_true(!exists("block") && exists("block.partial/model-00009-of-00009.safetensors"));
+    close(fd);
     assert_int_equal(quantize(SOURCE, path("block"), "fp8-block128", "--least-squares", NULL), 0);
     check_output("block", 0.04, STORED_AS_IS);
-    assert_true(!exists("block.partial") && exists("block/hf_quant_config.json"));
+    assert_true(!exists("block.partial") && exists("block/hf_quant_config.json") && !exists("block/model-00009-of-00009.safetensors"));
     assert_int_equal(quantize(SOURCE, path("dynamic"), "fp8-dynamic", NULL, NULL), 0);
     check_output("dynamic", 0.04, STORED_TOKEN);
     assert_int_equal(quantize(SOURCE, path("fp4"), "nvfp4a16", "--threads", "1"), 0);

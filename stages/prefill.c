@@ -152,7 +152,7 @@ static void hand_over(struct prefill *k, uint32_t s)
     k->seq[s].state = SEQ_HANDED;
     shm_store_release(&p->ready, word_pack(k->seq[s].generation, 1));
     ring_publish(&k->stage.ring[RING_PREFILL_VERIFY], &msg);
-    pages_handed(&k->pages, s); /* behind the message, for which others wait, and at once: a window that is kept later may be one that verify has begun to write over */
+    pages_handed(&k->pages, s); /* behind the message, for which others wait, and at once: later verify may have begun to write over the window, and nothing of it is kept */
 }
 
 static bool is_filled(const struct prefill *k, uint32_t s)

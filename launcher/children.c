@@ -27,6 +27,8 @@
 #define MS 1000000ull
 #define START_TIMEOUT_MS 120000u /* a heart that stands still so long before readiness hangs; the keeper beats while it loads */
 #define WATCH_GAP_MAX_MS 100u     /* between two looks at the children; we look every 20 ms */
+#define STARVE_LOOK_FROM 4u       /* of the silence that is a hang, the part after which it is looked into */
+#define STARVED_MOST 10u          /* times that silence: then it is a hang, whatever it waited for */
 #define SWAP_GRACE_MS 1000u      /* for the old stage to leave */
 #define SWAP_READY_MS 15000u     /* for the new one to get ready */
 #define LOG_READS_MAX 16u
@@ -137,6 +139,14 @@ static void board_pid(struct server *v, const struct child *c, uint64_t up_since
     shm_store_release(&v->table.board->restarts[c->role], c->deaths);
 }
 
+static void note_beat(struct server *v, struct child *c, uint64_t beat)
+{
+    c->heartbeat = beat;
+    c->heartbeat_ns = v->watched_ns;
+    c->starve = (struct starve){0};
+    c->starved_told = false;
+}
+
 int child_start(struct server *v, struct child *c)
 {
     int control[2] = {-1, -1}, log[2] = {-1, -1};
@@ -159,7 +169,7 @@ int child_start(struct server *v, struct child *c)
     c->log_fd = log[0];
     c->ready = false;
     c->started_ns = clock_ns();
-    c->heartbeat_ns = v->watched_ns;
+    note_beat(v, c, c->heartbeat);
     c->restart_ns = 0;
     c->sigkill_ns = 0;
     c->kill_reason = KILL_NONE;
@@ -490,17 +500,29 @@ static bool is_stopped(pid_t pid)
     return state && state[1] == ' ' && (state[2] == 'T' || state[2] == 't');
 }
 
+/* Has it been silent for so long, without what it waited for a processor meanwhile? A machine that has too much to do is slow everywhere; but not for ever: whoever loops gets little of it, too. */
+static bool is_silent(struct server *v, struct child *c, uint64_t limit_ns)
+{
+    const uint64_t silent_ns = v->watched_ns - c->heartbeat_ns;
+
+    if (silent_ns < limit_ns / STARVE_LOOK_FROM) return false;
+    const uint64_t starved_ns = starve_look(&c->starve, c->pid, v->watched_ns);
+    if (silent_ns - starved_ns >= limit_ns || silent_ns >= limit_ns * STARVED_MOST) return true;
+    if (silent_ns >= limit_ns && !c->starved_told) {
+        server_log(v, SERVER_LOG_WARN, "starved", "stage=%s silent_ms=%.0f waited_ms=%.0f", role_name(c->role), (double)silent_ns / 1e6, (double)starved_ns / 1e6);
+        c->starved_told = true;
+    }
+    return false;
+}
+
 static void look_for_hang(struct server *v, struct child *c)
 {
     const struct stage_status *s = (const struct stage_status *)(v->segment[c->role] + SEGMENT_STATUS_OFFSET);
     const uint64_t beat = shm_load_relaxed(&s->heartbeat);
     const uint64_t limit_ms = c->ready ? options_u64(&v->options, OPT_HANG_TIMEOUT_MS) : c->swap_client >= 0 ? SWAP_READY_MS : START_TIMEOUT_MS;
 
-    if (beat != c->heartbeat) {
-        c->heartbeat = beat;
-        c->heartbeat_ns = v->watched_ns;
-    }
-    if (v->watched_ns - c->heartbeat_ns < limit_ms * MS || c->kill_reason != KILL_NONE) return;
+    if (beat != c->heartbeat) note_beat(v, c, beat);
+    if (c->kill_reason != KILL_NONE || !is_silent(v, c, limit_ms * MS)) return;
     c->kill_reason = is_stopped(c->pid) ? KILL_STOPPED_BY_SIGNAL : KILL_HANG;
     kill(c->pid, SIGKILL);
 }

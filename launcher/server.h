@@ -8,6 +8,7 @@
 #define SLUICE_LAUNCHER_SERVER_H
 
 #include "launcher/options.h"
+#include "launcher/starve.h"
 #include "model/files.h"
 #include "schemas/table.h"
 #include "shm/wiring.h"
@@ -34,6 +35,8 @@ struct child {
     bool under_mps;           /* was started as a client of the MPS daemon */
     uint64_t started_ns;
     uint64_t heartbeat, heartbeat_ns; /* last value seen and when it moved, by server.watched_ns */
+    struct starve starve;     /* of its silence: what it waited for a processor */
+    bool starved_told;        /* and that was said */
     uint64_t restart_ns;      /* when to start again; 0: not waiting */
     uint64_t sigkill_ns;      /* asked to stop: kill then; 0: none */
     enum kill_reason kill_reason;

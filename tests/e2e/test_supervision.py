@@ -8,7 +8,9 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 
 from server import BUILD, ROLES, ROOT, SANITIZED, SLUICE, Server, clean_environment, main, skip, wait_until
@@ -208,6 +210,49 @@ def test_everything_stood_still():
             assert thawed and result.outcome() == wanted
         asyncio.run(go())
         assert sum(s.restarts().values()) == 0, s.restarts()
+
+
+def test_a_starved_stage_is_not_hung():
+    """A processor that another process has for itself: the stage that waits for it is silent for longer than a hang may be, is left alone, and nobody is accused. It need not wait for ever."""
+    cpu = min(os.sched_getaffinity(0))
+
+    def starve(s, role):
+        os.sched_setaffinity(s.pid_of(role), {cpu})
+        os.sched_setscheduler(s.pid_of(role), os.SCHED_IDLE, os.sched_param(0))
+        hogs = [subprocess.Popen([sys.executable, "-c", f"import os\nos.sched_setaffinity(0, {{{cpu}}})\nprint(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE) for _ in range(8)]
+        for hog in hogs:
+            hog.stdout.readline()
+        return hogs
+
+    def end(hogs):
+        for hog in hogs:
+            hog.kill()
+            hog.communicate()
+
+    if not os.path.exists("/proc/self/schedstat"):
+        skip("this kernel does not say what a thread has run")
+    with Server("--hang-timeout-ms", "400", "--threads", "1", "--draft", "none") as s:
+        wanted = asyncio.run(run(s, BODIES[0])).outcome()
+        got = []
+        answer = threading.Thread(target=lambda: got.append(asyncio.run(run(s, BODIES[0], come_back=False)).outcome()))
+        hogs = starve(s, "verify")
+        try:
+            answer.start()
+            wait_until("verify is silent for longer than a hang", lambda: "event=starved stage=verify" in s.log(), 30)
+        finally:
+            end(hogs)
+        answer.join(60)
+        assert got == [wanted] and sum(s.restarts().values()) == 0, s.log()[-3000:]
+        if os.nice(0) > 0:
+            print("     not tried how long it may be silent: we are niced, and starve nobody for good")
+            return
+        hogs = starve(s, "detokenize")
+        try:
+            wait_until("ten times as long is enough", lambda: s.restarts()["detokenize"] == 1, 30)
+        finally:
+            end(hogs)
+        s.settle()
+        assert asyncio.run(run(s, BODIES[0])).outcome() == wanted
 
 
 # ---- refusing to start
@@ -494,6 +539,6 @@ def test_poisoned_draft_costs_only_its_drafts():
 
 
 if __name__ == "__main__":
-    main(test_launcher_killed, test_launcher_and_keeper_killed, test_drain, test_second_sigterm_stops, test_drain_timeout_and_commands, test_restart_budget, test_stopped_while_it_starts, test_everything_stood_still,
+    main(test_launcher_killed, test_launcher_and_keeper_killed, test_drain, test_second_sigterm_stops, test_drain_timeout_and_commands, test_restart_budget, test_stopped_while_it_starts, test_everything_stood_still, test_a_starved_stage_is_not_hung,
          test_bad_options, test_second_server_in_run_dir, test_bad_models, test_status, test_quiet_by_default, test_health, test_quarantine,
          test_poisoned_draft_costs_only_its_drafts)

@@ -297,7 +297,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 #pragma unroll
         for (int s = 0; s < CHUNKS / 2; s++)
             if (s < CHUNKS / 2 / step) x[s].x += x[s + CHUNKS / 2 / step].x, x[s].y += x[s + CHUNKS / 2 / step].y;
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * 256 + partial_dim<256>(threadIdx.x * 2)) = pack_row(x[0].x * inv, x[0].y * inv, a.out_power != NULL);
+    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * 256, row, blockIdx.x % ATTN_HEADS * 256 + partial_dim<256>(threadIdx.x * 2))) = pack_row(x[0].x * inv, x[0].y * inv, a.out_power != NULL);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
     if (a.part_poll) chain_wait();    /* rule 3 of tags.cuh */
 }
@@ -339,6 +339,7 @@ int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, 
     if (head_dim != 256 && head_dim != 512) return -E_UNSUPPORTED;
     if (head_dim == 256 ? a.kv_heads != 8 || a.window != ATTN_WINDOW : a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > head_dim / 2 || a.turned % 4) return -E_RANGE;
+    a.out_places = places_known(a.out_places, ATTN_HEADS * head_dim);
     a.fresh_rows = rows < STEP_GROUP_ROWS_MAX ? rows : STEP_GROUP_ROWS_MAX;
     return head_dim == 256 ? launch_sliding(&a, rows, stream) : launch_full(&a, rows, sm_count, stream);
 }

@@ -2,7 +2,7 @@
  * q and k norm, rotation, v norm, writing K and V of the new positions, softmax(q k) v over the pages.
  *   qkv  [rows][16 d | kv_heads d | kv_heads d] f32 (no v part in layers where v is the key projection before norm and rotation)
  *   KV   bf16 or (kv_fp8) E4M3 pages of 32 positions as model/kv.h lays them out: K [kv_heads][32][d], then V, of this layer, at an offset in the page
- *   out  [rows][16 d] bf16, or f16 times out_power
+ *   out  [rows][16 d] bf16, or f16 times out_power, in the places that out_places names (row_places.h)
  * The cut of the key axis is fixed by absolute position, whatever the batch, the row or the length of the text:
  *   sliding layers: by residue. Chunk j of 16 holds the keys with key / 64 % 16 == j; a window of 1024 shows a row exactly one key
  *   at each of a chunk's 64 places. Then a second kernel adds the 16 chunks in a fixed tree.
@@ -16,6 +16,7 @@
 #ifndef SLUICE_CUDA_ATTN_H
 #define SLUICE_CUDA_ATTN_H
 
+#include "row_places.h"
 #include "state.h"
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -52,6 +53,7 @@ struct attn_args {
     float2 *part_ml;                  /* [rows][16][spans_max] (max, sum) */
     uint32_t spans_max;
     __nv_bfloat16 *out;
+    struct row_places out_places;     /* zeros: plain, as launches of more than 16 rows want them */
     const float *out_power;           /* a power of two in constant memory: out is f16, multiplied by it (powers.h); NULL: bf16 */
     uint32_t qkv_tag, qkv_poll;       /* 0 or 1 (tags.cuh); poll 1: attn.cu takes qkv as soon as its tags say that it is there */
     uint32_t part_tag, part_poll;     /* the same of part and part_ml, of sliding layers; those of full layers carry none */

@@ -47,7 +47,7 @@ template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ 
     }
     const float inv = 1.0f / sum * power;
 
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * D + partial_dim<D>(threadIdx.x * 2)) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
+    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * D, row, blockIdx.x % ATTN_HEADS * D + partial_dim<D>(threadIdx.x * 2))) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 

@@ -116,6 +116,7 @@ int attn_long_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_co
 
     if (a.kv_heads != 8 || a.window || !a.has_v) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > D / 2 || a.turned % 4) return -E_RANGE;
+    a.out_places = places_known(a.out_places, ATTN_HEADS * D);
     a.fresh_rows = rows < STEP_GROUP_ROWS_MAX ? rows : STEP_GROUP_ROWS_MAX;
     const void *kernel = a.kv_fp8 ? (const void *)attn_long_kernel<true> : (const void *)attn_long_kernel<false>;
     const int rc = launch_chained(kernel, BLOCKS_PER_SM * sm_count, ATTN_WARPS * 32, attn_shared_bytes<D>(rows, a.turned), params, stream);

@@ -324,7 +324,7 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
         }
         y[e] = chunk_sum(x) * inv;
     }
-    __nv_bfloat16 *to = a.out + ((uint64_t)r.row * ATTN_HEADS + r.head * 2 + h) * D + d;
+    __nv_bfloat16 *to = a.out + place_of(a.out_places, ATTN_HEADS * D, r.row, (r.head * 2 + h) * D + d);
     if constexpr (OWN == 4) *(uint2 *)to = make_uint2(pack_row(y[0], y[1], f16), pack_row(y[2], y[3], f16));
     else if constexpr (OWN == 2) *(uint32_t *)to = pack_row(y[0], y[1], f16);
     else *(uint16_t *)to = (uint16_t)pack_row(y[0], 0.0f, f16);
@@ -472,5 +472,6 @@ int attn_many_launch(const struct attn_args *args, uint32_t rows, void *stream)
 
     if (a.kv_heads != 8 || a.window != WINDOW) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > D / 2 || a.turned % 4) return -E_RANGE;
+    a.out_places = places_known(a.out_places, ATTN_HEADS * D);
     return launch_clusters(kernel_of(a.kv_fp8, split), rows * a.kv_heads * split, split, THREADS, (uint32_t)sizeof(struct many_shared), params, stream);
 }

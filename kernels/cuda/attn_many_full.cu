@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
     }
     const float inv = 1.0f / sum * power;
 
-    *(uint32_t *)(a.out + (uint64_t)blockIdx.x * FULL_D + partial_dim<FULL_D>(threadIdx.x * 2)) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
+    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * FULL_D, row, blockIdx.x % ATTN_HEADS * FULL_D + partial_dim<FULL_D>(threadIdx.x * 2))) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
 }
 
@@ -291,6 +291,8 @@ int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t 
     if (a.kv_heads != 1 || a.window) return -E_UNSUPPORTED;
     if (rows == 0 || rows > STEP_ROWS_MAX || a.turned > FULL_D / 2 || a.turned % 4) return -E_RANGE;
     if (all_short && short_keys == 0) return -E_RANGE;
+    if (short_keys && a.out_places.block) return -E_RANGE;     /* the kernel for short texts leaves plain rows, and the queries of long ones in out beside them */
+    a.out_places = places_known(a.out_places, ATTN_HEADS * FULL_D);
     int rc = attn_many_short_launch(&a, rows, stream);
 
     if (all_short) return rc;

@@ -50,6 +50,14 @@ static const struct row_power *power(const struct cuda_backend *b, uint32_t laye
     return (const struct row_power *)((const uint8_t *)b->options.weights_device + b->arena.layer[layer].powers) + place;
 }
 
+/* Where activations lie in front of a layer's product: tiled when rowmm takes them. What a kernel of its own rounds (round.h) is plain. by_norm: a norm makes them. */
+static struct row_places places(const struct chain *c, const struct arena_matrix *into, bool by_norm)
+{
+    const struct row_places plain = {};
+
+    return c->rows <= ROWMM_ROWS_MAX && (by_norm || into->activation == STORED_AS_IS) ? places_tiled(c->rows) : plain;
+}
+
 static struct packed_matrix matrix(const struct cuda_backend *b, const struct arena_matrix *m)
 {
     const struct packed_matrix p = { (const uint8_t *)b->options.weights_device + m->offset, m->rows, m->k, m->slice_k, m->format };
@@ -67,7 +75,7 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
 }
 
 /* Where a product's activations come from and its result goes: powers of both, or NULL. */
-struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; uint32_t out_tag; bool late_trigger; };
+struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; struct row_places x_places, out_places; uint32_t out_tag; bool late_trigger; };
 
 /* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, struct product_io io, enum rowmm_out kind, uint32_t ring_slots, const struct arena_matrix *next)
@@ -89,6 +97,7 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
     a.x = io.x;
     a.x_power = io.x_power ? &io.x_power->down : NULL;
     a.out_power = io.out_power ? &io.out_power->up : NULL;
+    a.x_places = io.x_places, a.out_places = io.out_places;
     a.room = ring_slots < 11 && (next == NULL || w.format != WEIGHT_FP4);      /* qkv and o run beside attention, which wants registers; o of FP4 was measured with its own */
     a.late_trigger = c->first || io.late_trigger;
     a.out_tag = io.out_tag;
@@ -183,6 +192,7 @@ static int attention(struct chain *c, uint32_t layer)
     a.part_poll = may_poll(c, TAGGED_PART + type);
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
+    a.out_places = places(c, &l->o, false);
     const struct row_power *out = power(b, layer, POWER_O, &l->o);
     a.out_power = out ? &out->up : NULL;
     a.trace = trace_words(c, 2);
@@ -200,6 +210,7 @@ static int norm(struct chain *c, uint32_t layer, const struct arena_matrix *from
     if (!has(c, CUDA_PART_NORM)) return 0;
     if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = c->b->x_scale, n.y_fixed = next->input_scale;
     n.y_power = next_power ? &next_power->up : NULL;
+    if (next) n.y_places = places(c, next, true);
     n.trace = trace_words(c, 1);
     return norm_launch(&n, c->rows, c->b->stream);
 }
@@ -216,10 +227,10 @@ static int layer_launch(struct chain *c, uint32_t i)
     const uint32_t type = b->spec.layer[i].type;
     const bool last = i + 1 == b->spec.layers;
     const struct row_power *into_o = power(b, i, POWER_O, &l->o), *into_gate_up = power(b, i, POWER_GATE_UP, &l->gate_up), *into_down = power(b, i, POWER_DOWN, &l->down);
-    const struct product_io qkv = { b->x, b->qkv[type], l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL, tag_next(c, TAGGED_QKV + type), false };
-    const struct product_io o = { b->attn_out, b->part_o[type], b->spec.hidden, into_o, NULL, tag_next(c, TAGGED_O + type), false };
-    const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down, 0, false };
-    const struct product_io down = { b->act, b->part_down, b->spec.hidden, into_down, NULL, tag_next(c, TAGGED_DOWN), c->polls };
+    const struct product_io qkv = { b->x, b->qkv[type], l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL, places(c, &l->qkv, true), {}, tag_next(c, TAGGED_QKV + type), false };
+    const struct product_io o = { b->attn_out, b->part_o[type], b->spec.hidden, into_o, NULL, places(c, &l->o, false), {}, tag_next(c, TAGGED_O + type), false };
+    const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down, places(c, &l->gate_up, true), places(c, &l->down, false), 0, false };
+    const struct product_io down = { b->act, b->part_down, b->spec.hidden, into_down, NULL, places(c, &l->down, false), {}, tag_next(c, TAGGED_DOWN), c->polls };
     int rc = 0;
 
     if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, qkv, ROWMM_PARTIAL, qkv_slots, NULL);
@@ -233,7 +244,7 @@ static int layer_launch(struct chain *c, uint32_t i)
     return rc;
 }
 
-static struct product_io head_io(const struct cuda_backend *b) { return { b->x, b->logits, b->spec.vocab, NULL, NULL, 0, false }; }
+static struct product_io head_io(const struct cuda_backend *b) { return { b->x, b->logits, b->spec.vocab, NULL, NULL, {}, {}, 0, false }; }
 
 /* Where the rows' hidden states are, as the LM head takes them. */
 static struct states_args states_of(const struct cuda_backend *b)
@@ -273,7 +284,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
     c.polls = rows <= ROWMM_ROWS_MAX && (parts & LAYER_PARTS) == LAYER_PARTS;
     const struct row_power *first = power(b, 0, POWER_QKV, &b->arena.layer[0].qkv);
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
-                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, first ? &first->up : NULL, b->rope, b->spec.hidden,
+                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, places(&c, &b->arena.layer[0].qkv, true), first ? &first->up : NULL, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
                                   b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps, spec_norm_bias(&b->spec) };
     const struct sample_args s = chain_sample_args(b);

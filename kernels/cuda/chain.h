@@ -49,7 +49,8 @@ struct cuda_backend {
     float *residual[2];               /* [rows][hidden]: the two ends of a norm */
     float *part_o[2], *part_down;     /* [NORM_SPLIT_MAX][rows][hidden]; of o per layer type, as all with [2] below: tags (tags.cuh) want one shape in a buffer */
     float *qkv[2];                    /* [rows][largest qkv rows] */
-    __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head; this and the next two are f16 where the product behind them takes f16 (powers.h) */
+    /* The next three are f16 where the product behind them takes f16 (powers.h), and tiled in steps of up to 16 rows (row_places.h), but for what the head takes. */
+    __nv_bfloat16 *x;                 /* [rows][hidden] normed input of qkv, gate_up and head */
     __nv_bfloat16 *attn_out;          /* [rows][largest q rows] */
     __nv_bfloat16 *act;               /* [rows][intermediate] */
     float *x_scale;                   /* [rows] of what was rounded for the next product */

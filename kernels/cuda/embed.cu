@@ -63,7 +63,7 @@ __global__ void embed_kernel(const __grid_constant__ embed_args a)
         const uint64_t at = (uint64_t)row * a.hidden + i;
 
         *(float4 *)(a.residual + at) = h[j];
-        *(uint2 *)(a.y + at) = make_uint2(pack_row(h[j].x * inv * (bf16_low(w.x) + a.bias), h[j].y * inv * (bf16_high(w.x) + a.bias), a.y_power != NULL),
+        *(uint2 *)(a.y + place_of(a.y_places, a.hidden, row, i)) = make_uint2(pack_row(h[j].x * inv * (bf16_low(w.x) + a.bias), h[j].y * inv * (bf16_high(w.x) + a.bias), a.y_power != NULL),
                                            pack_row(h[j].z * inv * (bf16_low(w.y) + a.bias), h[j].w * inv * (bf16_high(w.y) + a.bias), a.y_power != NULL));
     }
 }
@@ -76,5 +76,6 @@ int embed_launch(const struct embed_args *args, uint32_t rows, void *stream)
     void *params[] = { &a };
 
     if (a.hidden == 0 || a.hidden % 128 || a.hidden > EMBED_WARPS * EMBED_PER_WARP * 128 || rows == 0) return -E_RANGE;
+    a.y_places = places_known(a.y_places, a.hidden);
     return launch_first((const void *)embed_kernel, rows, EMBED_WARPS * 32, 0, params, stream);
 }

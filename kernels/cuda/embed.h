@@ -6,6 +6,7 @@
 #define SLUICE_CUDA_EMBED_H
 
 #include "layout.h"
+#include "row_places.h"
 #include "state.h"
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
@@ -18,6 +19,7 @@ struct embed_args {
     const float *inv_freq;            /* [turned] sliding, then full */
     float *residual;                  /* [rows][hidden] */
     __nv_bfloat16 *y;                 /* [rows][hidden] */
+    struct row_places y_places;       /* zeros: plain */
     const float *y_power;             /* as in norm.h; NULL: bf16 */
     float2 *rope;                     /* [rows][turned] */
     uint32_t hidden, slice_k, slices, turned;

@@ -11,7 +11,7 @@
  *
  * The 16 bytes of a lane are its A fragment of mma.m16n8k16 (two of them for FP8), so that no shuffle stands between
  * shared memory and tensor core. k is permuted inside each block of 32: lane t of a quad owns the 8 consecutive elements
- * 8t..8t+7, so that its activations are 16 consecutive bytes of the plain activation row. Warp w owns the
+ * 8t..8t+7, so that its activations are 16 consecutive bytes of an activation row (row_places.h). Warp w owns the
  * elements [w * slice / 8, (w + 1) * slice / 8). Scales ride in the stream: an ordinary load would wait behind it. */
 #ifndef SLUICE_CUDA_LAYOUT_H
 #define SLUICE_CUDA_LAYOUT_H

@@ -170,7 +170,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, n
     for (int j = 0; j < PER_WARP; j++) {
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
 
-        if (i < a.hidden) *(uint2 *)(a.y + row + i) = y[j];
+        if (i < a.hidden) *(uint2 *)(a.y + place_of(a.y_places, a.hidden, blockIdx.x, i)) = y[j];
     }
 }
 
@@ -208,5 +208,6 @@ int norm_launch(const struct norm_args *args, uint32_t rows, void *stream)
     if (a.hidden == 0 || a.hidden % 128 || a.hidden > HIDDEN_MAX || rows == 0) return -E_RANGE;
     if (a.split != 1 && a.split != 2 && a.split != 4) return -E_RANGE;
     if (a.y_power && a.y_scale) return -E_RANGE;
+    a.y_places = places_known(a.y_places, a.hidden);
     return launch_chained(a.y_power ? (const void *)norm_kernel<true> : (const void *)norm_kernel<false>, rows, WARPS * 32, 0, params, stream);
 }

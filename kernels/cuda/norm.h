@@ -1,7 +1,7 @@
 /* norm: the two norms between the blocks of a layer.
  *   a = sum of the split-K partial results;  h = (r + a * w_post / rms(a)) * scalar;  y = bf16(h * w_next / rms(h)), with `bias` added to both weights;
  *   where the next product takes f16, y = f16(y * y_power); where it wants its activations in FP8, y is rounded on (y_scale)
- *   r, h [rows, hidden] f32; partials [split][rows_max][hidden] f32; y [rows, hidden] bf16 or f16; sums in f32 in a fixed tree
+ *   r, h [rows, hidden] f32; partials [split][rows_max][hidden] f32; y [rows, hidden] bf16 or f16 in the places of row_places.h; sums in f32 in a fixed tree
  * One block of 480 threads per row, a link of a chain. It stands on the critical path of every layer twice, so: weights are in shared memory before
  * the wait, all loads are in flight at once, 56 registers fit beside a rowmm block that is already prefetching.
  * Needs     hidden % 128 == 0, hidden <= 3840, split in {1, 2, 4}. Never synchronizes.
@@ -10,6 +10,7 @@
 #ifndef SLUICE_CUDA_NORM_H
 #define SLUICE_CUDA_NORM_H
 
+#include "row_places.h"
 #include <cuda_bf16.h>
 #include <stdint.h>
 
@@ -28,7 +29,8 @@ struct norm_args {
     const __nv_bfloat16 *w_post, *w_next;   /* [hidden] constant */
     const float *scalar;              /* layer_scalar, or NULL: 1 */
     float eps, bias;                  /* bias: 1 where a model stores w - 1, else 0 */
-    __nv_bfloat16 *y;                 /* [rows][hidden] bf16, or f16 where one of the next two says so */
+    __nv_bfloat16 *y;                 /* [rows][hidden] bf16, or f16 where y_power or y_scale say so */
+    struct row_places y_places;       /* zeros: plain */
     const float *y_power;             /* a power of two in constant memory: y is f16, multiplied by it (powers.h) */
     float *y_scale;                   /* [rows]: y is rounded as round.h says (ROUND_VALUES), its scale goes there */
     float y_fixed;                    /* the rule's one scale; 0: each row's own */

@@ -32,9 +32,9 @@ __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, 
     /* All that can be is found in front of the wait: what follows it holds up the whole step. Rows that are nobody's are row 0 once more: nobody stores what they give. */
 #pragma unroll
     for (int n = 0; n < TILES; n++) {
-        const uint32_t m = n * 8 + lane / 4;
+        const uint32_t m = n * PLACES_TILE + lane / 4;
 
-        from[n] = (const uint16_t *)a.x + (uint64_t)(m < a.m ? m : 0) * a.k + slice_of(a.slices, blockIdx.x) * SLICE + first;
+        from[n] = (const uint16_t *)a.x + place_of(a.x_places, a.k, m < a.m ? m : 0, slice_of(a.slices, blockIdx.x) * SLICE + first);
         asm volatile("" : "+l"(from[n]));
     }
     chain_wait();
@@ -46,7 +46,7 @@ __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, 
         for (int b = 0; b < BLOCKS; b++) {
             uint4 v = make_uint4(0, 0, 0, 0);
 
-            if (!FP4 || b < BLOCKS - 2 || !fewer) v = ld_row(from[n] + b * 32);
+            if (!FP4 || b < BLOCKS - 2 || !fewer) v = ld_row(from[n] + b * a.x_places.block);
             x[n][b][0] = v.x, x[n][b][1] = v.y, x[n][b][2] = v.z, x[n][b][3] = v.w;
         }
 }
@@ -242,6 +242,7 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     args.w = w->data;
     args.zero = 0;
     args.k = w->k;
+    args.x_places = places_known(args.x_places, w->k), args.out_places = places_known(args.out_places, args.out_stride);
     args.slices = slices;
     args.units = w->rows / TILE_ROWS * slices;
     args.ring_slots = tuning->ring_slots;

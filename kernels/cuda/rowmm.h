@@ -1,9 +1,9 @@
 /* rowmm: out[m, r] = sum_k w[r, k] x[m, k], a packed weight matrix times 1 to 16 activation rows.
  *   w   packed_matrix (layout.h), every format but F32; read once, streamed by bulk copies
- *   x   [m, k] row-major, 16-byte aligned: BF16 weights take bf16, all others f16, which were multiplied by a power of two (powers.h): x_power undoes it
+ *   x   [m, k] in the places that x_places names (row_places.h), 16-byte aligned: BF16 weights take bf16, all others f16, which were multiplied by a power of two (powers.h): x_power undoes it
  *       or the values of E4M3 codes with a scale for each row, which multiplies the sums before anything else happens to them (x_scale)
  *   out ROWMM_PARTIAL  [slices][rows_max][rows] f32, one partial sum per k slice: the reader adds them in order; tagged
- *       ROWMM_GEGLU    [m, rows / 2] bf16, or f16 times out_power: gelu_tanh(gate) * up; a tile holds 8 gate rows, then their 8 up rows
+ *       ROWMM_GEGLU    [m, rows / 2] bf16, or f16 times out_power: gelu_tanh(gate) * up, in the places that out_places names; a tile holds 8 gate rows, then their 8 up rows
  *       ROWMM_LOGITS   [m, rows] f32: cap * tanh(sum / cap), -inf for suppressed rows; and the largest of each tile of 16 rows
  *   sums in f32 on the tensor cores (mma.m16n8k16). FP8 weights, and FP4 with their group's scale, become f16 exactly;
  *   scales of 128 x 128 multiply the sums of 32 columns.
@@ -17,6 +17,7 @@
 
 #include "layout.h"
 #include "device.cuh"
+#include "row_places.h"
 
 enum rowmm_out { ROWMM_PARTIAL = 0, ROWMM_GEGLU = 1, ROWMM_LOGITS = 2 };
 
@@ -38,7 +39,9 @@ struct rowmm_args {
     void *out;
     uint64_t out_slice_stride;        /* elements between slices, ROWMM_PARTIAL */
     uint32_t out_stride;              /* elements between rows of out */
-    uint32_t k;                       /* row stride of x */
+    uint32_t k;                       /* elements of a row of x */
+    struct row_places x_places;       /* zeros: plain, as the products of more rows want them */
+    struct row_places out_places;     /* ROWMM_GEGLU, of out_stride elements: the same */
     uint32_t units;                   /* rows / 16 * slices */
     uint32_t slices;
     uint32_t m;

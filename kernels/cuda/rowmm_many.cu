@@ -314,6 +314,7 @@ int rowmm_many_launch_tile(const struct packed_matrix *w, struct rowmm_args args
     if (args.m < 1 || args.m > ROWMM_MANY_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0 || tile >= SHAPES) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
+    if (args.x_places.block || args.out_places.block) return -E_RANGE;
     const struct many_variant v = pick(fp8, w->slice_k, tile);
     const struct rowmm_ready_shape shape = { args.m, w->k, w->slice_k, v.columns };
     const uint32_t row_blocks = (w->rows + v.weight_rows - 1) / v.weight_rows, ring_bytes = tuning->ring_slots * SLOT_BYTES_MAX;

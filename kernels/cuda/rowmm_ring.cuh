@@ -109,7 +109,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         if (lane == 0) mbar_arrive_at(smem_address(&sh->part_empty[buffer]) + (read & a.zero));
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            store_tile<LOGITS>(a, sum[n], tile_of(a.slices, unit), slice_of(a.slices, unit), n * 8 + lane % 4 * 2, lane / 4, x_scale[n], power.out);
+            store_tile<LOGITS, true>(a, sum[n], tile_of(a.slices, unit), slice_of(a.slices, unit), n * 8 + lane % 4 * 2, lane / 4, x_scale[n], power.out);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
     if (lane == 0) *(volatile uint32_t *)&sh->done = 1;

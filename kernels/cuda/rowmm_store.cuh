@@ -37,9 +37,10 @@ __device__ __forceinline__ float2 row_scales(const rowmm_args &a, uint32_t m, ro
     return make_float2(a.x_scale && m < a.m ? ld_l2(a.x_scale + m) * power.x : power.x, a.x_scale && m + 1 < a.m ? ld_l2(a.x_scale + m + 1) * power.x : power.x);
 }
 
-/* LOGITS: out_kind may be ROWMM_LOGITS; kernels that never make logits have no code for it.
+/* FEW: up to 16 rows, whose results may be tiled.
+ * LOGITS: out_kind may be ROWMM_LOGITS; kernels that never make logits have no code for it.
  * v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
-template <bool LOGITS = true>
+template <bool LOGITS = true, bool FEW = false>
 __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g, float2 x_scale, float out_power)
 {
 #pragma unroll(LOGITS ? 1 : 2)      /* logits take 150 instructions */
@@ -49,8 +50,9 @@ __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32
 
         if (a.out_kind == ROWMM_GEGLU) {
             const float x = gelu_tanh(low) * high;
+            const uint64_t at = FEW ? place_of(a.out_places, a.out_stride, m + i, tile * 8 + g) : (uint64_t)(m + i) * a.out_stride + tile * 8 + g;
 
-            if (live) ((uint16_t *)a.out)[(uint64_t)(m + i) * a.out_stride + tile * 8 + g] = out_power != 0.0f ? __half_as_ushort(__float2half_rn(x * out_power)) : __bfloat16_as_ushort(__float2bfloat16_rn(x));
+            if (live) ((uint16_t *)a.out)[at] = out_power != 0.0f ? __half_as_ushort(__float2half_rn(x * out_power)) : __bfloat16_as_ushort(__float2bfloat16_rn(x));
             continue;
         }
         if (LOGITS && a.out_kind == ROWMM_LOGITS) {

@@ -440,6 +440,7 @@ int rowmm_wide_launch(const struct packed_matrix *w, struct rowmm_args args, con
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0, slot_bytes = packed_slot_bytes(w->slice_k);
     uint32_t clusters = v->clusters;
 
+    if (args.x_places.block || args.out_places.block) return -E_RANGE;
     if (w->format != WEIGHT_FP8 && w->format != WEIGHT_BF16) return launch_pieces(w, args, tuning, stream);
     if (args.m < 1 || args.m > ROWMM_WIDE_ROWS_MAX || w->rows % (TILE_ROWS * TILES_AT_ONCE) || w->rows == 0) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;

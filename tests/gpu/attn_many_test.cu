@@ -155,18 +155,25 @@ static void fill(const struct bench *b, const struct step_state *s, uint32_t lay
     CHECK(cudaStreamSynchronize(b->stream));
 }
 
-/* Output, then the bytes of the pages that hold the new keys. */
-static std::vector<uint8_t> result(const struct bench *b, const struct step_state *s, bool many, uint32_t rows)
+/* Output (with up to 16 rows of tiles, row_places.h), then the bytes of the pages that hold the new keys. */
+static std::vector<uint8_t> result(const struct bench *b, const struct step_state *s, bool many, uint32_t rows, bool tiled)
 {
     const uint64_t row_bytes = 2ull * ATTN_HEADS * b->kind->d;
     std::vector<uint8_t> bytes(row_bytes * s->rows + 2 * s->groups * b->layer_bytes);
     uint8_t *to = bytes.data() + row_bytes * s->rows;
 
+    struct attn_args args = b->args;
+    std::vector<uint16_t> out(b->out_count);
+    const uint32_t k = ATTN_HEADS * b->kind->d;
+
     fill(b, s, 1);
     CHECK(cudaMemset(b->args.out, 0xff, 2 * b->out_count));
-    OK(launch(b, &b->args, many, rows, longest(s)));
+    if (tiled) args.out_places = places_tiled(rows);
+    OK(launch(b, &args, many, rows, longest(s)));
     CHECK(cudaStreamSynchronize(b->stream));
-    CHECK(cudaMemcpy(bytes.data(), b->args.out, row_bytes * s->rows, cudaMemcpyDeviceToHost));
+    CHECK(cudaMemcpy(out.data(), b->args.out, 2 * b->out_count, cudaMemcpyDeviceToHost));
+    for (uint32_t row = 0; row < s->rows; row++)
+        for (uint32_t i = 0; i < k; i++) memcpy(bytes.data() + row * row_bytes + 2 * i, &out[place_of(places_known(args.out_places, k), k, row, i)], 2);
     for (uint32_t i = 0; i < 2 * s->groups; i++, to += b->layer_bytes) {
         const uint32_t position = s->group[i / 2].first_position + i % 2 * (s->group[i / 2].rows - 1);
         const uint64_t page = b->pages[i / 2 * b->kind->ring_pages + position / ATTN_PAGE_TOKENS % b->kind->ring_pages];
@@ -179,11 +186,11 @@ static std::vector<uint8_t> result(const struct bench *b, const struct step_stat
 static int compare(const struct bench *b, const char *what, struct step_state state, uint32_t rows)
 {
     const struct step_state *s = &state;
-    const std::vector<uint8_t> want = result(b, s, false, rows);
+    const std::vector<uint8_t> want = result(b, s, false, rows, false);
     uint64_t wrong_out = 0, wrong_pages = 0, nan = 0, out_bytes = 2ull * ATTN_HEADS * b->kind->d * s->rows;
 
-    for (int repeat = 0; repeat < 3; repeat++) {
-        const std::vector<uint8_t> got = result(b, s, true, rows);
+    for (int repeat = 0; repeat < 4; repeat++) {
+        const std::vector<uint8_t> got = result(b, s, repeat < 3, rows, repeat > 1 && rows <= PLACES_TILE);      /* twice many's; then, of few rows, both in tiles */
 
         for (uint64_t i = 0; i < got.size(); i++) (i < out_bytes ? wrong_out : wrong_pages) += got[i] != want[i];
         for (uint64_t i = 0; i < out_bytes; i += 2) nan += ((got[i + 1] & 0x7f) == 0x7f && (got[i] & 0x80));

@@ -150,6 +150,28 @@ static int test_company_changes_no_bit(const struct data *d, uint32_t split, boo
     return different != 0;
 }
 
+/* And in other places (row_places.h), of every number of rows that a tile may have and of two tiles. */
+static int test_tiles_hold_the_same(const struct data *d, bool f16)
+{
+    struct norm_args n = arguments(d, 1, f16);
+    uint32_t wrong = 0;
+
+    OK(norm_launch(&n, ROWS, NULL));
+    const std::vector<uint16_t> want = fetch((const uint16_t *)d->y, ROWS * HIDDEN);
+
+    for (uint32_t rows = 1; rows <= ROWS; rows++) {
+        n.y_places = places_tiled(rows);
+        CHECK(cudaMemset(d->y, 0xff, 2ull * ROWS * HIDDEN));
+        OK(norm_launch(&n, rows, NULL));
+        const std::vector<uint16_t> y = fetch((const uint16_t *)d->y, ROWS * HIDDEN);
+
+        for (uint32_t m = 0; m < rows; m++)
+            for (uint32_t i = 0; i < HIDDEN; i++) wrong += y[place_of(n.y_places, HIDDEN, m, i)] != want[m * HIDDEN + i];
+    }
+    printf("%-4s norm kernel, %s, tiles of rows: elements that differ %u\n", wrong ? "FAIL" : "ok", f16 ? "f16" : "bf16", wrong);
+    return wrong != 0;
+}
+
 static int test_rounds_as_the_rule_says(const struct data *d, uint32_t split, float fixed)
 {
     struct norm_args n = arguments(d, split);
@@ -248,6 +270,7 @@ int main()
     OK(round_init());
     const struct data d = make_data();
 
+    for (bool f16 : { false, true }) bad += test_tiles_hold_the_same(&d, f16);
     for (uint32_t split : { 1u, 2u, 4u }) {
         for (bool f16 : { false, true }) bad += test_kernel_agrees_with_f64(&d, split, f16), bad += test_company_changes_no_bit(&d, split, f16);
         for (uint32_t tag : { 0u, 1u }) bad += test_polling_changes_no_bit(&d, split, tag);

@@ -2,7 +2,7 @@
  *
  * For each shape and format: (1) packing and unpacking give the source back (bit-equal for BF16, within half an E4M3 step for FP8);
  * (2) every row count 1..16 agrees with f64 sums over the same inputs, which BF16 weights take as bf16, all others as f16; (3) a row's bits are the same alone and in any
- * company; (4) repeated launches give the same bits (a moving error is a race). Outputs are poisoned before each launch. */
+ * company, of plain rows and of tiled ones (row_places.h); (4) repeated launches give the same bits (a moving error is a race). Outputs are poisoned before each launch. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.h"
 #include "kernels/cuda/rowmm.h"
@@ -43,14 +43,15 @@ static double expected(const struct shape *s, const double *sums, uint32_t m, ui
     return s->kind == ROWMM_LOGITS ? 30.0 * tanh(v / 30.0) : v;
 }
 
-struct bench { struct packed_matrix w; uint16_t *x; float *x_power, *out_power; void *out; float *tile_top; struct rowmm_tuning tuning; uint64_t out_bytes; uint32_t columns, slices; };
+struct bench { struct packed_matrix w; uint16_t *x, *tiled; float *x_power, *out_power; void *out; float *tile_top; struct rowmm_tuning tuning; uint64_t out_bytes; uint32_t columns, slices; };
 
 #define OUT_SHARE (ROWS_UP / GEGLU_UP)
 #define GEGLU_UP 64.0f                 /* results of GEGLU reach some hundreds */
 
-/* Rows first.. first+m-1 of x; result as f32 [m][columns] (split partials added in order). */
-static std::vector<float> product(const struct bench *b, const struct shape *s, uint32_t first, uint32_t m)
+/* Rows first.. first+m-1 of x; result as f32 [m][columns] (split partials added in order). tiled: x and what GEGLU leaves are. */
+static std::vector<float> product(const struct bench *b, const struct shape *s, uint32_t first, uint32_t m, bool tiled = false)
 {
+    const struct row_places plain = {}, places = tiled ? places_tiled(m) : plain;
     struct rowmm_args a = {};
     std::vector<uint8_t> raw(b->out_bytes);
     std::vector<float> out((uint64_t)m * b->columns);
@@ -58,6 +59,12 @@ static std::vector<float> product(const struct bench *b, const struct shape *s, 
     CHECK(cudaMemset(b->out, 0xff, b->out_bytes));
     a.x = b->x + (uint64_t)first * s->k, a.x_power = b->x_power, a.out_power = s->kind == ROWMM_GEGLU ? b->out_power : NULL, a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = 16ull * b->columns;
     a.m = m, a.out_kind = s->kind, a.softcap = 30.0f, a.tile_top = b->tile_top;
+    a.x_places = a.out_places = places;
+    if (tiled) {
+        CHECK(cudaMemset(b->tiled, 0xff, 2ull * 16 * s->k));
+        rows_tile_kernel<<<m, 256>>>((const uint16_t *)a.x, b->tiled, s->k);
+        a.x = b->tiled;
+    }
     OK(rowmm_launch(&b->w, a, &b->tuning, NULL));
     CHECK(cudaDeviceSynchronize());
     CHECK(cudaMemcpy(raw.data(), b->out, b->out_bytes, cudaMemcpyDeviceToHost));
@@ -66,7 +73,7 @@ static std::vector<float> product(const struct bench *b, const struct shape *s, 
             float v = 0.0f;
 
             if (s->kind == ROWMM_GEGLU) {
-                v = (float)rows_value(((const uint16_t *)raw.data())[(uint64_t)r * b->columns + i], a.out_power != NULL) * (a.out_power ? OUT_SHARE : 1.0f);
+                v = (float)rows_value(((const uint16_t *)raw.data())[place_of(places_known(places, b->columns), b->columns, r, i)], a.out_power != NULL) * (a.out_power ? OUT_SHARE : 1.0f);
             } else {
                 for (uint32_t j = 0; j < (s->kind == ROWMM_PARTIAL ? b->slices : 1); j++) v += ((const float *)raw.data())[j * a.out_slice_stride + (uint64_t)r * b->columns + i];
             }
@@ -173,6 +180,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     CHECK(cudaMalloc(&scratch, 4 * s->rows + n / 4096 + 4));
     CHECK(cudaMalloc(&unpacked, 4 * n));
     CHECK(cudaMalloc(&b.x, 2ull * 16 * s->k));
+    CHECK(cudaMalloc(&b.tiled, 2ull * 16 * s->k));
     CHECK(cudaMalloc(&sums, 8ull * 16 * s->rows));
     CHECK(cudaMalloc(&b.out, b.out_bytes));
     CHECK(cudaMalloc(&b.tile_top, 4ull * 16 * s->rows / 16));
@@ -208,8 +216,11 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
         for (uint32_t first = 0; first + m <= 16; first += m == 1 ? 1 : 3) {
             const std::vector<float> part = product(&b, s, first, m);
 
+            const std::vector<float> of_tiles = product(&b, s, first, m, true);
+
             worst = std::max(worst, relative_error(s, &b, part, want, first, m));
             different += memcmp(part.data(), full.data() + (uint64_t)first * b.columns, 4 * part.size()) != 0;
+            different += memcmp(of_tiles.data(), part.data(), 4 * part.size()) != 0;
         }
     for (int i = 0; i < 20; i++) {
         const std::vector<float> again = product(&b, s, 0, i % 2 ? 16 : 8);
@@ -218,7 +229,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
     bad = !(worst < limit) || different || lost > 0.0 || !(moved < 3e-7);
     printf("%-4s %-8s %6u x %5u %-5s error %.2e (limit %.1e) launches with other bits %llu pack excess %.1e, against the stored codes %.1e\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
            format_name[format], worst, limit, (unsigned long long)different, lost, moved);
-    for (void *p : { (void *)b.w.data, (void *)source, (void *)codes, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)sums, b.out, (void *)b.tile_top, (void *)b.x_power, (void *)b.out_power }) CHECK(cudaFree(p));
+    for (void *p : { (void *)b.w.data, (void *)source, (void *)codes, (void *)scratch, (void *)unpacked, (void *)b.x, (void *)b.tiled, (void *)sums, b.out, (void *)b.tile_top, (void *)b.x_power, (void *)b.out_power }) CHECK(cudaFree(p));
     return bad;
 }
 

@@ -3,6 +3,7 @@
 #define SLUICE_TESTS_GPU_ROWS_CUH
 
 #include "kernels/cuda/layout.h"
+#include "kernels/cuda/row_places.h"
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -19,6 +20,12 @@ static __global__ void rows_to_bf16_kernel(uint16_t *x, uint64_t n)
 {
     for (uint64_t i = (uint64_t)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += (uint64_t)gridDim.x * blockDim.x)
         x[i] = __bfloat16_as_ushort(__float2bfloat16_rn(__half2float(__ushort_as_half(x[i]))));
+}
+
+/* m plain rows of k into the places of tiles. One block for each row. */
+static __global__ void rows_tile_kernel(const uint16_t *x, uint16_t *tiled, uint32_t k)
+{
+    for (uint32_t i = threadIdx.x; i < k; i += blockDim.x) tiled[place_of(places_tiled(gridDim.x), k, blockIdx.x, i)] = x[(uint64_t)blockIdx.x * k + i];
 }
 
 static inline bool rows_are_f16(uint32_t format) { return format != WEIGHT_BF16; }

@@ -114,7 +114,8 @@ static inline void engine_fill(struct engine *e, const struct engine_span *spans
     e->device->fill(e, spans, span_count, tokens, rows, pieces, piece_count);
 }
 
-/* Prefill, behind each engine_fill: those whom it concerns have been told. Until then verify waits on a device that both share, so that its next step has them with it. */
+/* Prefill, behind each engine_fill: those whom it concerns have been told. On a device that both share the turn of the call's last slice ends only here, so that a verify that gave it
+ * and waits for its end (50 ms at most, schemas/turns.h) has them in its next step. */
 static inline void engine_told(struct engine *e) { e->device->told(e); }
 
 /* Prefill: pages of the KV cache onto others, none of which is both; complete when it returns. */

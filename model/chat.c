@@ -50,8 +50,8 @@ void chat_template_close(struct chat_template *t)
 
 /* ------------------------------------------------------------------ the request */
 
-enum request_key { KEY_MESSAGES, KEY_TOOLS, KEY_DOCUMENTS, KEY_ADD_GENERATION_PROMPT, KEY_TEMPLATE_KWARGS, KEY_COUNT };
-static const char *const key_names[KEY_COUNT] = {"messages", "tools", "documents", "add_generation_prompt", "template_kwargs"};
+enum request_key { KEY_MESSAGES, KEY_TOOLS, KEY_DOCUMENTS, KEY_ADD_GENERATION_PROMPT, KEY_TEMPLATE_KWARGS, KEY_FORCED_CALL, KEY_COUNT };
+static const char *const key_names[KEY_COUNT] = {"messages", "tools", "documents", "add_generation_prompt", "template_kwargs", "forced_call"};
 
 static void put(struct jinja_run *r, struct jinja_dict *d, const char *name, struct jinja_value v)
 {
@@ -83,6 +83,14 @@ static void sort_keys(struct jinja_run *r, struct jinja_value request, struct ji
     if (keys[KEY_ADD_GENERATION_PROMPT].type != JINJA_BOOL) jinja_fail(r, E_FORMAT, "'add_generation_prompt' must be a boolean");
     if (keys[KEY_TEMPLATE_KWARGS].type != JINJA_NONE && keys[KEY_TEMPLATE_KWARGS].type != JINJA_DICT)
         jinja_fail(r, E_FORMAT, "'template_kwargs' must be an object");
+    if (keys[KEY_FORCED_CALL].type != JINJA_NONE && keys[KEY_FORCED_CALL].type != JINJA_STRING) jinja_fail(r, E_FORMAT, "'forced_call' must be a string");
+}
+
+static void note_call(struct jinja_run *r, struct jinja_value name, struct chat_text *out)
+{
+    if (name.type != JINJA_STRING) return;
+    out->forced_call = strndup(jinja_str_text(r, name.u.str), name.u.str->bytes);
+    if (!out->forced_call) jinja_fail(r, E_NOMEM, "out of memory");
 }
 
 /* The template's variables: what transformers passes, then the request's own; nothing may be passed twice. */
@@ -95,6 +103,7 @@ static struct jinja_dict *variables(struct jinja_run *r, void *user)
 
     if (j->request_bytes) memcpy(copy, j->request, j->request_bytes);   /* from here on nobody can change it */
     sort_keys(r, chat_request_decode(r, copy, j->request_bytes), keys);
+    note_call(r, keys[KEY_FORCED_CALL], j->out);
     for (size_t i = 0; j->options && i < j->options->token_count; i++) {
         const struct chat_token *t = &j->options->tokens[i];
         put(r, d, t->name, jinja_string(jinja_str_constant(r, t->text, true)));
@@ -146,12 +155,15 @@ int chat_render(const struct chat_template *t, const void *msgpack_request, size
     if (options && options->output_bytes_max)
         limits.output_bytes = options->output_bytes_max < UINT32_MAX / 2 ? (uint32_t)options->output_bytes_max : UINT32_MAX / 2;
     if (options) limits.now_seconds = options->now_seconds;
-    return jinja_render(t->jinja, &limits, variables, keep, &j, err, err_bytes);
+    const int rc = jinja_render(t->jinja, &limits, variables, keep, &j, err, err_bytes);
+    if (rc != 0) chat_text_free(out);
+    return rc;
 }
 
 void chat_text_free(struct chat_text *text)
 {
     free(text->text);
     free(text->trusted);
+    free(text->forced_call);
     memset(text, 0, sizeof *text);
 }

@@ -43,12 +43,13 @@ struct chat_options {
 #define CHAT_OUTPUT_BYTES_MAX (64u << 20)
 #define CHAT_MEMORY_BYTES_MAX ((size_t)256 << 20)
 
-/* A rendered prompt; its three fields are freed by chat_text_free. */
+/* A rendered prompt; its pointers are freed by chat_text_free. */
 struct chat_text {
     char *text;                       /* UTF-8, valid; a NUL follows the last byte and is not counted */
     size_t bytes;
     struct tokenizer_span *trusted;   /* ascending, disjoint, not touching; ends on code point borders */
     size_t trusted_count;
+    char *forced_call;                /* the member of that name: behind the text stands the opening of a call, which is the caller's to write (model/output.h); NULL: none */
 };
 
 /* Parses `source` (UTF-8, `bytes` long; borrowed during the call). 0: *t is the caller's to close.

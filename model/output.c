@@ -6,6 +6,7 @@
  * Cannot fail once initialised; a token id outside the vocabulary is refused. */
 #include "model/output_private.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "model/tokenizer_utf8.h"
@@ -323,20 +324,30 @@ static void take(struct output_parser *p, uint32_t id)
 
 /* ---- entry points ---- */
 
+int output_call_opening(const char *name, char *out, size_t bytes)
+{
+    const size_t name_bytes = strlen(name);
+
+    for (size_t i = 0; i < name_bytes; i++)
+        if (!is_name_char(name[i])) return -E_RANGE;
+    const int written = snprintf(out, bytes, "%s%s%s", call_prefix, name, name_bytes ? "{" : "");
+    return name_bytes > OUTPUT_NAME_BYTES_MAX || (size_t)written >= bytes ? -E_RANGE : written;
+}
+
 static bool is_control(const struct output_grammar *g, uint32_t id)
 {
     return id == g->channel_begin || id == g->channel_end || id == g->tool_begin || id == g->tool_end
         || id == g->turn_begin || id == g->turn_end || id == g->response_begin || id == g->response_end;
 }
 
-/* Only the last control token of the prompt matters; if it opens a channel, read on from there, silently. */
+/* Only the last control token of the prompt matters. If it opens a channel, reading goes on from there, silently; if it opens a call, the call is the output's. */
 static void replay_prompt(struct output_parser *p, const uint32_t *ids, size_t count)
 {
     size_t at = count;
 
     while (at > 0 && !is_control(p->grammar, ids[at - 1])) at--;
-    if (at == 0 || ids[at - 1] != p->grammar->channel_begin) return;
-    p->muted = 1;
+    if (at == 0 || ids[at - 1] == TOKENIZER_NO_ID || (ids[at - 1] != p->grammar->channel_begin && ids[at - 1] != p->grammar->tool_begin)) return;
+    p->muted = ids[at - 1] == p->grammar->channel_begin;
     for (at--; at < count; at++) take(p, ids[at]);
     emit_batch(p);
     p->muted = 0;
@@ -359,8 +370,7 @@ int output_parser_init(struct output_parser *p, const struct output_config *conf
     if ((rc = output_stops_init(&p->stops, config->stops, config->stop_count)) != 0) return rc;
     for (size_t i = 0; i < config->prompt_count; i++)
         if (config->prompt_ids[i] >= vocab_count && !(p->flags & OUTPUT_SHOW_UNKNOWN)) return -E_FORMAT;
-    if (!(p->flags & OUTPUT_RAW) && p->grammar->channel_begin != TOKENIZER_NO_ID)
-        replay_prompt(p, config->prompt_ids, config->prompt_count);
+    if (!(p->flags & OUTPUT_RAW)) replay_prompt(p, config->prompt_ids, config->prompt_count);
     return 0;
 }
 

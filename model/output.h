@@ -101,8 +101,13 @@ enum output_mode {
 /* Finds the control tokens of a vocabulary. Cannot fail: what is missing is switched off. */
 void output_grammar_init(struct output_grammar *g, const struct tokenizer *t);
 
+/* How a call begins behind its control token, for a prompt that shall end in one: "call:", and
+ * for a tool by its name "call:NAME{". Bytes written, without the NUL behind them; -E_RANGE: the
+ * name is none that a call can have, or there is no room. */
+int output_call_opening(const char *name, char *out, size_t bytes);
+
 /* Prepares a parser; the starting state comes from the prompt's tail: a channel that is open
- * there goes on as reasoning. -E_RANGE: too many stop strings, or one empty or too long;
+ * there goes on as reasoning, a call goes on as one: what is known of it is emitted. -E_RANGE: too many stop strings, or one empty or too long;
  * -E_FORMAT: a stop string is not UTF-8, or a prompt id is not in the vocabulary. */
 int output_parser_init(struct output_parser *p, const struct output_config *config);
 

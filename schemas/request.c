@@ -45,14 +45,17 @@ static int template_kwargs(const json_t *body, const char *effort, json_t *chat,
     if (effort) json_object_set_new(kwargs, "enable_thinking", json_boolean(i != 0));
     TRY(field_object(body, "chat_template_kwargs", &given, f));
     if (given) json_object_update(kwargs, given);
+    if (json_object_get(chat, "forced_call") && json_is_true(json_object_get(kwargs, "enable_thinking")))
+        return fault_set(f, 400, "unsupported_parameter", "tool_choice", "Unsupported 'tool_choice' with reasoning: a call that must be made is the first thing that is written.");
     return 0;
 }
 
-static json_t *new_chat(json_t *messages, json_t *tools)
+static json_t *new_chat(json_t *messages, json_t *tools, const char *forced)
 {
     json_t *chat = json_pack("{s:o,s:b}", "messages", messages, "add_generation_prompt", 1);
 
     if (tools) json_object_set_new(chat, "tools", tools);
+    if (forced) json_object_set_new(chat, "forced_call", json_string(forced));
     return chat;
 }
 
@@ -87,7 +90,7 @@ static void echo_responses(struct request *r, const json_t *body)
     json_object_set_new(e, "temperature", json_real(s->temperature));
     json_object_set_new(e, "text", json_pack("{s:{s:s}}", "format", "type", "text"));
     json_t *choice = json_object_get(body, "tool_choice");
-    json_object_set_new(e, "tool_choice", json_is_string(choice) ? json_incref(choice) : json_string("auto"));
+    json_object_set_new(e, "tool_choice", json_is_string(choice) || json_is_object(choice) ? json_incref(choice) : json_string("auto"));
     json_object_set_new(e, "tools", json_is_array(tools) ? json_incref((json_t *)tools) : json_array());
     json_object_set_new(e, "top_logprobs", json_integer(s->top_logprob_count));
     json_object_set_new(e, "top_p", json_real(s->top_p));
@@ -139,6 +142,7 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
     static const char *const unbuilt[] = {"background", "conversation", "prompt", "context_management", "moderation", NULL};
     const json_t *input = json_object_get(body, "input");
     const char *instructions = NULL, *effort = NULL, *truncation = "disabled";
+    const char *forced;
     json_t *reasoning = NULL, *text = NULL, *tools, *messages;
     bool ignored;
 
@@ -161,7 +165,7 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
     if (json_array_size(input) > REQUEST_MESSAGES_MAX)
         return fault_set(f, 400, "array_too_long", "input", "Invalid 'input': at most %u items are allowed.", REQUEST_MESSAGES_MAX);
     if (!(messages = request_input_messages(input, &media, f))) return -E_FORMAT;
-    if ((!r->previous_id[0] && request_check_results(messages, "input", f) < 0) || request_tools(body, &tools, f) < 0) { /* else in request_continue */
+    if ((!r->previous_id[0] && request_check_results(messages, "input", f) < 0) || request_tools(body, &tools, &forced, f) < 0) { /* else in request_continue */
         json_decref(messages);
         return -E_FORMAT;
     }
@@ -169,7 +173,7 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
         json_array_insert_new(messages, 0, json_pack("{s:s,s:s}", "role", "system", "content", instructions));
         r->instructions = 1;
     }
-    r->chat[r->prompt_count++] = new_chat(messages, tools);
+    r->chat[r->prompt_count++] = new_chat(messages, tools, forced);
     TRY(template_kwargs(body, effort, r->chat[0], f));
     echo_responses(r, body);
     return 0;
@@ -237,7 +241,7 @@ static int read_chat(struct request *r, const json_t *body, const struct request
     struct request_media media = {&r->media, d};
     static const char *const unbuilt[] = {"functions", "function_call", "audio", "prediction", "web_search_options", NULL};
     json_t *messages = NULL, *modalities = NULL, *tools, *list;
-    const char *effort = NULL;
+    const char *effort = NULL, *forced;
 
     TRY(field_known(body, chat_names, request_sampling_names, "", f));
     TRY(refuse_unbuilt(body, unbuilt, f));
@@ -253,11 +257,11 @@ static int read_chat(struct request *r, const json_t *body, const struct request
     TRY(field_array(body, "messages", REQUEST_MESSAGES_MAX, &messages, f));
     if (!json_array_size(messages)) return fault_set(f, 400, "missing_required_parameter", "messages", "'messages' must be a non-empty array.");
     if (!(list = request_chat_messages(messages, &media, f))) return -E_FORMAT;
-    if (request_check_results(list, "messages", f) < 0 || request_tools(body, &tools, f) < 0) {
+    if (request_check_results(list, "messages", f) < 0 || request_tools(body, &tools, &forced, f) < 0) {
         json_decref(list);
         return -E_FORMAT;
     }
-    r->chat[r->prompt_count++] = new_chat(list, tools);
+    r->chat[r->prompt_count++] = new_chat(list, tools, forced);
     return template_kwargs(body, effort, r->chat[0], f);
 }
 

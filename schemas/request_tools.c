@@ -37,29 +37,55 @@ static json_t *declaration(const json_t *tool, const char *path, struct fault *f
     return out;
 }
 
-static int read_choice(const json_t *body, bool *none, struct fault *f)
-{
-    const json_t *choice = json_object_get(body, "tool_choice");
-    const char *word = json_string_value(choice);
+enum choice { CHOICE_AUTO, CHOICE_NONE, CHOICE_REQUIRED, CHOICE_NAMED };
 
-    *none = false;
-    if (!choice || json_is_null(choice) || (word && strcmp(word, "auto") == 0)) return 0;
-    if (word && strcmp(word, "none") == 0) {
-        *none = true;
-        return 0;
-    }
-    return fault_set(f, 400, "unsupported_parameter", "tool_choice", "Unsupported 'tool_choice': this server supports 'auto' and 'none', it cannot force a call.");
+/* In the shape of either API. *name of CHOICE_NAMED; borrowed. */
+static int read_choice(const json_t *body, const char **name, struct fault *f)
+{
+    static const char *const words[] = {[CHOICE_AUTO] = "auto", [CHOICE_NONE] = "none", [CHOICE_REQUIRED] = "required"};
+    const json_t *choice = json_object_get(body, "tool_choice"), *function = json_object_get(choice, "function");
+    const char *word = json_string_value(choice), *type = json_string_value(json_object_get(choice, "type"));
+
+    if (!choice || json_is_null(choice)) return CHOICE_AUTO;
+    for (int i = CHOICE_AUTO; word && i <= CHOICE_REQUIRED; i++)
+        if (strcmp(word, words[i]) == 0) return i;
+    *name = json_string_value(json_object_get(function ? function : choice, "name"));
+    if (type && strcmp(type, "function") == 0 && *name && **name) return CHOICE_NAMED;
+    return fault_set(f, 400, "unsupported_parameter", "tool_choice", "Unsupported 'tool_choice': this server supports 'auto', 'none', 'required', and one function by its name.");
 }
 
-int request_tools(const json_t *body, json_t **out, struct fault *f)
+/* Who must be called, of tools that were checked. */
+static int force(const json_t *tools, int choice, const char *name, const char **forced, struct fault *f)
 {
+    const json_t *tool;
+    size_t i;
+
+    if (choice < CHOICE_REQUIRED) return 0;
+    if (!json_array_size(tools)) return fault_set(f, 400, "invalid_value", "tool_choice", "Invalid 'tool_choice': it asks for a call, but there are no 'tools'.");
+    *forced = "";
+    json_array_foreach(tools, i, tool)
+    {
+        const json_t *function = json_object_get(tool, "function");
+        const char *own = json_string_value(json_object_get(json_is_object(function) ? function : tool, "name"));
+        if (choice == CHOICE_REQUIRED && json_array_size(tools) > 1) return 0; /* the model chooses */
+        if (choice == CHOICE_REQUIRED || strcmp(own, name) == 0) {
+            *forced = own;
+            return 0;
+        }
+    }
+    return fault_set(f, 400, "invalid_value", "tool_choice", "Invalid 'tool_choice': there is no '%.60s' among the 'tools'.", name);
+}
+
+int request_tools(const json_t *body, json_t **out, const char **forced, struct fault *f)
+{
+    const char *name = NULL;
     json_t *tools = NULL, *tool;
-    bool none;
     size_t i;
 
     *out = NULL;
-    if (read_choice(body, &none, f) < 0 || field_array(body, "tools", REQUEST_TOOLS_MAX, &tools, f) < 0) return -E_FORMAT;
-    if (!json_array_size(tools)) return 0;
+    *forced = NULL;
+    const int choice = read_choice(body, &name, f);
+    if (choice < 0 || field_array(body, "tools", REQUEST_TOOLS_MAX, &tools, f) < 0) return -E_FORMAT;
     json_t *list = json_array();
     json_array_foreach(tools, i, tool)
     {
@@ -72,7 +98,11 @@ int request_tools(const json_t *body, json_t **out, struct fault *f)
         }
         json_array_append_new(list, one);
     }
-    if (none) json_decref(list); /* checked, but not shown to the model */
+    if (force(tools, choice, name, forced, f) < 0) {
+        json_decref(list);
+        return -E_FORMAT;
+    }
+    if (choice == CHOICE_NONE || !json_array_size(list)) json_decref(list); /* checked, but not shown to the model */
     else *out = list;
     return 0;
 }

@@ -1,6 +1,6 @@
 /* stages/detokenize.c - turns committed tokens into the log that clients read: text, reasoning, tool calls, and the end.
  *
- * Reads    verify slots (tokens, finish), tokenize slots (prompt tail: does the output begin inside reasoning?), gateway
+ * Reads    verify slots (tokens, finish), tokenize slots (prompt tail: does the output begin inside reasoning, or a call?), gateway
  *          slots (stop strings, raw mode)
  * Writes   detokenize slots: the log (struct log_record), and the stop flag when a stop string ended the output
  * Rings    in: verify-detokenize; out: detokenize-gateway (the log grew), detokenize-verify (stop)
@@ -207,6 +207,7 @@ static bool catch_up(struct detokenize *k, struct sequence *q, uint32_t generati
     bool complete;
 
     begin(k, q, generation);
+    q->silent = q->written > 0; /* a call that the prompt has opened is the first record */
     if (init_parser(k, q) != 0) { /* gateway checks stop strings; a damaged record fails alone */
         end(k, q, FINISH_FAILED, 0);
         return false;

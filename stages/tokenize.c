@@ -9,6 +9,7 @@
 #include "model/chat.h"
 #include "model/engine.h"
 #include "model/media.h"
+#include "model/output.h"
 #include "model/tokenizer.h"
 #include "schemas/counters.h"
 #include "schemas/table.h"
@@ -37,6 +38,7 @@ struct tokenize {
     struct chat_token token[TEMPLATE_TOKENS_MAX]; /* bos_token and the like; text owned by token_config */
     size_t token_count;
     json_t *token_config;
+    struct output_grammar grammar;  /* how a forced call begins */
     struct model_media media;       /* the tokens that stand for pictures and sound */
 };
 
@@ -218,6 +220,19 @@ static bool expand(const struct tokenize *k, uint32_t slot, struct chat_text *te
     return !k->media.has_video || expand_places(k, slot, text, k->media.video.place, put_frames);
 }
 
+/* The answer begins with a call: its opening is the prompt's end, and the output parser goes on from there. */
+static void open_call(struct tokenize *k, struct outcome *o, const char *name, uint32_t *ids, uint32_t ids_max)
+{
+    char text[OUTPUT_NAME_BYTES_MAX + 16];
+    const int bytes = output_call_opening(name, text, sizeof text);
+
+    if (k->grammar.tool_begin == TOKENIZER_NO_ID) refuse(o, PROMPT_TEMPLATE_ERROR, "this model knows no calls of tools: 'tool_choice' must be auto or none");
+    else if (bytes < 0) refuse(o, PROMPT_TEMPLATE_ERROR, "no call of '%.60s' can be forced: a name of letters, digits, '_', '.' and '-' is needed", name);
+    if (o->status != PROMPT_READY) return;
+    if (o->prompt_count < ids_max) ids[o->prompt_count++] = k->grammar.tool_begin;
+    encode(k, o, text, (size_t)bytes, NULL, 0, ids, ids_max, o->prompt_count);
+}
+
 static void encode_chat(struct tokenize *k, struct outcome *o, uint32_t slot, const uint8_t *request, size_t bytes, uint32_t *ids, uint32_t ids_max)
 {
     const struct chat_options options = {.tokens = k->token, .token_count = k->token_count};
@@ -235,6 +250,7 @@ static void encode_chat(struct tokenize *k, struct outcome *o, uint32_t slot, co
     }
     if (table_gateway(&k->table, slot)->media_count && !expand(k, slot, &text)) refuse(o, PROMPT_MEDIA_FAILED, "there is no memory for the text around the pictures");
     else encode(k, o, text.text, text.bytes, text.trusted, text.trusted_count, ids, ids_max, 0);
+    if (o->status == PROMPT_READY && text.forced_call) open_call(k, o, text.forced_call, ids, ids_max);
     chat_text_free(&text);
 }
 
@@ -504,6 +520,7 @@ int main(int argc, char **argv)
     table_attach(&k.table, &k.stage);
     engine_open_config(&k.engine, &k.stage);
     k.tokenizer = engine_open_tokenizer(&k.engine, &k.stage);
+    output_grammar_init(&k.grammar, k.tokenizer);
     open_template_tokens(&k);
     open_template(&k);
     open_media(&k);

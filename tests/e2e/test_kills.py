@@ -14,7 +14,7 @@ import time
 
 from server import ROLES, SANITIZED, SCALE, Server, main, percentile, scaled
 from streams import Streams
-from workload import bodies
+from workload import TOOL, bodies
 from wsclient import gather_limited, run
 
 TIME_LIMIT_S = 900  # for the runner; two idle cores need about two minutes
@@ -154,6 +154,26 @@ def test_keeper_costs_nothing():
         assert restarts["keeper"] >= scaled(10, 3) and sum(restarts.values()) == restarts["keeper"], restarts
 
 
+def test_detokenize_dies_in_a_forced_call():
+    """What the prompt has of a call is in the log once, whenever its writer dies."""
+    body = {"input": "What is the weather in Oslo?", "tools": [TOOL, {**TOOL, "name": "get_time"}], "max_output_tokens": 40, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
+    with Server("--restart-budget", "1000000", "--draft", "none") as s:
+        for choice in ("required", {"type": "function", "name": "get_time"}):
+            asked = {**body, "tool_choice": choice}
+            wanted = asyncio.run(run(s, asked)).outcome()
+            assert "function_call" in wanted, wanted
+            for kill_at in range(scaled(14, 7)):
+                seen = [0]
+
+                async def on_event(event, ws):
+                    if seen[0] == kill_at:
+                        await asyncio.to_thread(s.signal, "detokenize", signal.SIGKILL)
+                    seen[0] += 1
+                got = asyncio.run(run(s, asked, on_event=on_event)).outcome()
+                assert got == wanted, f"killed at event {kill_at}\n  wanted {wanted}\n  got    {got}"
+                s.settle()
+
+
 if __name__ == "__main__":
     print(f"     {STREAMS} streams, {KILLS} kills, {STOPS} stops (scale {SCALE:g})", flush=True)
-    main(test_sigkill, test_sigstop, test_keeper_costs_nothing)
+    main(test_sigkill, test_sigstop, test_keeper_costs_nothing, test_detokenize_dies_in_a_forced_call)

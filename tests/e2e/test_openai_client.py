@@ -260,6 +260,39 @@ def test_tools_with_chat():
     assert "7" in (answer.message.content or "") or "snow" in (answer.message.content or ""), answer
 
 
+def test_forced_calls():
+    """tool_choice: any tool, one by its name, in both APIs, streamed too; where nothing was asked that a tool could answer."""
+    time_of = {"name": "get_time", "description": "The time in a city.", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}}
+    chat_tools, tools = [{"type": "function", "function": f} for f in (WEATHER, time_of)], [{"type": "function", **f} for f in (WEATHER, time_of)]
+    messages = [{"role": "user", "content": "Spell the word river."}]
+    free = client().chat.completions.create(model=server.model, messages=messages, tools=chat_tools, max_tokens=60, **GREEDY)
+    for choice, names in (("required", ("get_weather", "get_time")), ({"type": "function", "function": {"name": "get_time"}}, ("get_time",)),
+                          ({"type": "function", "function": {"name": "get_weather"}}, ("get_weather",))):
+        c = client().chat.completions.create(model=server.model, messages=messages, tools=chat_tools, tool_choice=choice, max_tokens=60, **GREEDY)
+        call = c.choices[0].message.tool_calls[0].function
+        assert c.choices[0].finish_reason == "tool_calls" and call.name in names and not c.choices[0].message.content, c
+        assert isinstance(json.loads(call.arguments), dict) and c.usage.prompt_tokens > free.usage.prompt_tokens, (call, c.usage)
+        name, arguments = "", ""
+        for chunk in client().chat.completions.create(model=server.model, messages=messages, tools=chat_tools, tool_choice=choice, max_tokens=60, stream=True, **GREEDY):
+            for piece in [p for one in chunk.choices for p in one.delta.tool_calls or []]:
+                name += piece.function.name or ""
+                arguments += piece.function.arguments or ""
+        assert (name, arguments) == (call.name, call.arguments), (name, arguments, call)
+    r = client().responses.create(model=server.model, input="Spell the word river.", tools=tools, tool_choice={"type": "function", "name": "get_time"}, max_output_tokens=60, **GREEDY)
+    assert [o.type for o in r.output] == ["function_call"] and r.output[0].name == "get_time" and r.tool_choice.name == "get_time", r
+    result = {"type": "function_call_output", "call_id": r.output[0].call_id, "output": '{"time": "12:00"}'}
+    after = client().responses.create(model=server.model, previous_response_id=r.id, input=[result], tools=tools, max_output_tokens=60, **GREEDY)
+    assert after.output_text, "nothing forces the next answer"
+    for bad, words in (({"tool_choice": "required"}, "no 'tools'"), ({"tool_choice": {"type": "function", "function": {"name": "nothing"}}, "tools": chat_tools}, "nothing"),
+                       ({"tool_choice": "required", "tools": chat_tools, "reasoning_effort": "low"}, "reasoning"),
+                       ({"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "a b"}}]}, "a b")):
+        try:
+            client().chat.completions.create(model=server.model, messages=messages, **bad)
+            raise AssertionError(f"{bad} was taken")
+        except openai.BadRequestError as e:
+            assert words in str(e), e
+
+
 def test_reasoning():
     thinking = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
     r = client().responses.create(model=server.model, input="What is 17 plus 25?", max_output_tokens=300, temperature=0, **thinking)

@@ -46,6 +46,8 @@ def body(index, least=40, most=120, seed=1):
         b["ignore_eos"] = False
         b["tools"] = [TOOL]
         b["input"] = f"What is the weather in {r.choice(('Oslo', 'Cairo', 'Lima', 'Kyoto'))}?"
+        if index % 16 == 15:  # the answer begins in the middle of a call
+            b["tool_choice"] = "required"
     return b
 
 

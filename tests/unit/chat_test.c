@@ -276,6 +276,24 @@ static void test_invalid_utf8_is_replaced(void **state)
     chat_template_close(t);
 }
 
+static void test_a_forced_call_is_not_the_templates(void **state)
+{
+    static const char request[] = "\x82\xa8messages\x90\xab" "forced_call\xa4name", number[] = "\x82\xa8messages\x90\xab" "forced_call\x07";
+    struct chat_template *t;
+    struct chat_text out;
+    char err[256];
+
+    (void)state;
+    assert_int_equal(chat_template_open(&t, "a{{ forced_call }}b", 19, err, sizeof err), 0);
+    assert_int_equal(chat_render(t, request, sizeof request - 1, NULL, &out, err, sizeof err), 0);
+    assert_string_equal(out.text, "ab");
+    assert_string_equal(out.forced_call, "name");
+    chat_text_free(&out);
+    assert_int_equal(chat_render(t, number, sizeof number - 1, NULL, &out, err, sizeof err), -E_FORMAT);
+    assert_null(out.forced_call);
+    chat_template_close(t);
+}
+
 static void test_greedy_templates_are_stopped(void **state)
 {
     static const char *const greedy[] = {
@@ -386,7 +404,7 @@ int main(void)
         cmocka_unit_test(test_user_text_is_never_trusted), cmocka_unit_test(test_raise_exception_says_its_own_words),
         cmocka_unit_test(test_errors_name_their_line), cmocka_unit_test(test_broken_requests_are_refused),
         cmocka_unit_test(test_a_request_cannot_replace_special_tokens), cmocka_unit_test(test_deep_requests_are_refused),
-        cmocka_unit_test(test_invalid_utf8_is_replaced), cmocka_unit_test(test_greedy_templates_are_stopped),
+        cmocka_unit_test(test_invalid_utf8_is_replaced), cmocka_unit_test(test_a_forced_call_is_not_the_templates), cmocka_unit_test(test_greedy_templates_are_stopped),
         cmocka_unit_test(test_deep_templates_are_refused), cmocka_unit_test(test_long_conversations_fit_the_default_limits),
         cmocka_unit_test(test_threads_share_a_template),
     };

@@ -265,6 +265,31 @@ static void test_the_prompt_gives_the_starting_state(void **state)
     check_prompt("<|channel>thought\n<|turn>model\n", "so", "|T:so", OUTPUT_MODE_TEXT);
     check_prompt("<|tool_call>call:f{}<tool_call|><|tool_response>response:f{}<tool_response|>", "so", "|T:so", OUTPUT_MODE_TEXT);
     check_prompt("", "so", "|T:so", OUTPUT_MODE_TEXT);
+    /* a call that was forced: what the prompt has of it belongs to the output */
+    check_prompt("<|turn>model\n<|tool_call>call:", "f{a:1}<tool_call|>", "|B:f|A:{\"a\":1}|E:", OUTPUT_MODE_TOOL);
+    check_prompt("<|turn>model\n<|tool_call>call:f{", "a:1}<tool_call|>so", "|B:f|A:{\"a\":1}|E:|T:so", OUTPUT_MODE_TOOL);
+    check_prompt("<|channel>thought\n<channel|><|tool_call>call:f{", "}<tool_call|>", "|B:f|A:{}|E:", OUTPUT_MODE_TOOL);
+    check_prompt("<|turn>model\n<|tool_call>call:", " f{}<tool_call|>", "|T:<|tool_call>call: f{}<tool_call|>", OUTPUT_MODE_TOOL);
+}
+
+static void test_openings_of_calls(void **state)
+{
+    char text[OUTPUT_NAME_BYTES_MAX + 16], name[OUTPUT_NAME_BYTES_MAX + 2];
+
+    (void)state;
+    assert_int_equal(output_call_opening("", text, sizeof text), 5);
+    assert_string_equal(text, "call:");
+    assert_int_equal(output_call_opening("get_the.time-2", text, sizeof text), 20);
+    assert_string_equal(text, "call:get_the.time-2{");
+    assert_int_equal(output_call_opening("a b", text, sizeof text), -E_RANGE);
+    assert_int_equal(output_call_opening("f{}", text, sizeof text), -E_RANGE);
+    assert_int_equal(output_call_opening("f", text, 7), -E_RANGE);
+    memset(name, 'n', sizeof name);
+    name[OUTPUT_NAME_BYTES_MAX] = '\0';
+    assert_int_equal(output_call_opening(name, text, sizeof text), OUTPUT_NAME_BYTES_MAX + 6);
+    name[OUTPUT_NAME_BYTES_MAX] = 'n';
+    name[OUTPUT_NAME_BYTES_MAX + 1] = '\0';
+    assert_int_equal(output_call_opening(name, text, sizeof text), -E_RANGE);
 }
 
 static void test_counts_reasoning_tokens(void **state)
@@ -572,7 +597,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_parses_what_it_was_made_from),
         cmocka_unit_test(test_channels),
-        cmocka_unit_test(test_the_prompt_gives_the_starting_state),
+        cmocka_unit_test(test_the_prompt_gives_the_starting_state), cmocka_unit_test(test_openings_of_calls),
         cmocka_unit_test(test_counts_reasoning_tokens),
         cmocka_unit_test(test_tool_calls),
         cmocka_unit_test(test_spelled_control_tokens_are_text),

@@ -20,6 +20,8 @@ static int read_text(struct request *r, enum api api, bool websocket, const char
     return rc;
 }
 
+#define TOOLS "\"tools\":[{\"type\":\"function\",\"name\":\"f\"},{\"type\":\"function\",\"name\":\"g\"}]"
+
 static void test_faults_name_what_is_wrong(void **state)
 {
     static const struct { enum api api; const char *text, *code, *param; } cases[] = {
@@ -39,7 +41,11 @@ static void test_faults_name_what_is_wrong(void **state)
         {API_RESPONSES, "{\"input\":\"a\",\"truncation\":\"auto\"}", "unsupported_parameter", "truncation"},
         {API_RESPONSES, "{\"input\":\"a\",\"text\":{\"format\":{\"type\":\"json_schema\"}}}", "unsupported_parameter", "text.format"},
         {API_RESPONSES, "{\"input\":\"a\",\"tools\":[{\"type\":\"web_search\"}]}", "unsupported_tool", "tools[0]"},
-        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"required\"}", "unsupported_parameter", "tool_choice"},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"required\"}", "invalid_value", "tool_choice"}, /* no tools */
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"sometimes\"}", "unsupported_parameter", "tool_choice"},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":{\"type\":\"allowed_tools\"}," TOOLS "}", "unsupported_parameter", "tool_choice"},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":{\"type\":\"function\",\"name\":\"h\"}," TOOLS "}", "invalid_value", "tool_choice"},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"required\",\"reasoning\":{\"effort\":\"low\"}," TOOLS "}", "unsupported_parameter", "tool_choice"},
         {API_RESPONSES, "{\"input\":[{\"role\":\"user\",\"content\":[{\"type\":\"input_image\",\"image_url\":\"x\"}]}]}", "unsupported_content", "input[0].content[0]"},
         {API_RESPONSES, "{\"input\":[{\"type\":\"function_call\",\"name\":\"f\",\"call_id\":\"c\",\"arguments\":\"no json\"}]}", "invalid_value", "input[0]"},
         {API_RESPONSES, "{\"input\":[{\"type\":\"function_call_output\",\"output\":\"x\"}]}", "missing_required_parameter", "input[0]"},
@@ -80,6 +86,30 @@ static void test_faults_name_what_is_wrong(void **state)
     struct fault f;
     assert_int_equal(read_text(&r, API_COMPLETIONS, false, "{\"prompt\":\"a\",\"best_of\":2,\"n\":2}", &f), 0);
     request_free(&r);
+}
+
+static void test_a_call_can_be_forced(void **state)
+{
+    static const struct { enum api api; const char *text, *forced; } cases[] = {
+        {API_RESPONSES, "{\"input\":\"a\"," TOOLS "}", NULL},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"auto\"," TOOLS "}", NULL},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"none\"," TOOLS "}", NULL},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"required\"," TOOLS "}", ""},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":{\"type\":\"function\",\"name\":\"g\"}," TOOLS "}", "g"},
+        {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"required\",\"reasoning\":{\"effort\":\"none\"}," TOOLS "}", ""},
+        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"f\"}}," TOOLS "}", "f"},
+        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tool_choice\":\"required\",\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"one\"}}]}", "one"},
+    };
+
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        struct request r;
+        struct fault f = {0};
+        if (read_text(&r, cases[i].api, false, cases[i].text, &f) != 0) fail_msg("%s: %s", cases[i].text, f.message);
+        const char *forced = json_string_value(json_object_get(r.chat[0], "forced_call"));
+        if (cases[i].forced ? !forced || strcmp(forced, cases[i].forced) != 0 : forced != NULL) fail_msg("%s: forces %s", cases[i].text, forced ? forced : "nothing");
+        request_free(&r);
+    }
 }
 
 static void test_deep_json_is_refused(void **state)
@@ -259,7 +289,7 @@ static void test_a_record_reads_back(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_faults_name_what_is_wrong), cmocka_unit_test(test_deep_json_is_refused), cmocka_unit_test(test_json_of_very_many_values_is_refused),
+        cmocka_unit_test(test_faults_name_what_is_wrong), cmocka_unit_test(test_a_call_can_be_forced), cmocka_unit_test(test_deep_json_is_refused), cmocka_unit_test(test_json_of_very_many_values_is_refused),
         cmocka_unit_test(test_items_become_messages),
         cmocka_unit_test(test_parameters_reach_the_record), cmocka_unit_test(test_a_salt_is_kept_as_its_hash),
         cmocka_unit_test(test_a_conversation_goes_on_from_the_log), cmocka_unit_test(test_a_record_reads_back),

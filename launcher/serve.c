@@ -199,8 +199,8 @@ static int find_model(struct server *v, const char *exe_dir, char *err, size_t e
             return -E_CONFIG;
         }
     } else {
-        snprintf(path, sizeof path, "%s/../model/demo", exe_dir);
-        if (access(path, R_OK) != 0) snprintf(path, sizeof path, "%s/model/demo", exe_dir);
+        snprintf(path, sizeof path, "%s/model/demo", exe_dir); /* of make dist: before what somebody else may have beside that folder */
+        if (access(path, R_OK) != 0) snprintf(path, sizeof path, "%s/../model/demo", exe_dir);
         if (access(path, R_OK) != 0) {
             snprintf(err, err_bytes, "the demo model is not at %s; give a checkpoint with --model DIR", path);
             return -E_CONFIG;

@@ -4,9 +4,12 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
+import subprocess
+import tempfile
 
-from server import Server, main, wait_until
+from server import BUILD, ROOT, SLUICE, Server, clean_environment, main, wait_until
 from wsclient import http, run
 
 SAMPLE = re.compile(r'^([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{((?:[a-z_]+="[^"\\]*",?)*)\})? (-?[0-9.e+-]+)$')
@@ -95,5 +98,24 @@ def test_a_stored_response_outlives_the_gateway():
         assert status == 200 and all(found[k] == wanted[k] for k in wanted if k != "sluice"), (found, wanted)
 
 
+def test_a_folder_takes_its_own_model():
+    """What `make dist` made, put where somebody else has a model/demo beside it."""
+    with tempfile.TemporaryDirectory() as where:
+        dist = os.path.join(where, "dist")
+        os.makedirs(os.path.join(where, "model", "demo"))
+        os.makedirs(os.path.join(dist, "model"))
+        shutil.copy(SLUICE, dist)
+        os.symlink(os.path.abspath(os.path.join(BUILD, "stages")), os.path.join(dist, "stages"))
+        os.symlink(os.path.join(ROOT, "model", "demo"), os.path.join(dist, "model", "demo"))
+        p = subprocess.Popen([os.path.join(dist, "sluice"), "serve", "--port", "0", "--run-dir", os.path.join(where, "run"), "--device", "cpu"],
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=clean_environment())
+        said = [next(p.stdout)]
+        while said[-1] and "serving" not in said[-1]:
+            said.append(p.stdout.readline())
+        p.send_signal(signal.SIGTERM)
+        p.communicate()
+        assert "serving sluice-demo" in said[-1] and p.returncode == 0, said
+
+
 if __name__ == "__main__":
-    main(test_metrics, test_health_and_methods, test_a_stored_response_outlives_the_gateway)
+    main(test_metrics, test_health_and_methods, test_a_stored_response_outlives_the_gateway, test_a_folder_takes_its_own_model)

@@ -60,6 +60,8 @@ def one_by_one(name, servers, rounds, make, before=None):
 
 def main():
     rounds, options = 7, sys.argv[1:]
+    if {"-h", "--help"} & set(options):
+        sys.exit(__doc__)
     if options[:1] == ["--rounds"]:
         rounds, options = int(options[1]), options[2:]
     servers = {w: Server("--prefix-cache", w, *options) for w in WAYS}

@@ -28,7 +28,7 @@
     F(weights_bytes) F(weights_open) F(weights_close) F(weights_buffer) F(weights_put) F(weights_finish) F(weights_fill_random) \
     F(draft_weights_bytes) F(draft_weights_put) F(draft_open) F(draft_close) F(draft_pages) F(draft_round) F(draft_hand_over) F(draft_follow) F(draft_skip) F(draft_wait) \
     F(draft_plain_open) \
-    F(dspark_weights_bytes) F(dspark_weights_put) F(dspark_weights_head) F(dspark_open) F(dspark_plain_open) F(dspark_place) F(dspark_absorb) F(dspark_round) F(dspark_hand_over) F(dspark_wait)
+    F(dspark_weights_bytes) F(dspark_weights_put) F(dspark_weights_head) F(dspark_open) F(dspark_plain_open) F(dspark_place) F(dspark_absorb) F(dspark_round) F(dspark_hand_over) F(dspark_follow) F(dspark_skip) F(dspark_wait)
 
 struct cuda_library {
     void *handle;                     /* of dlopen; never closed: the driver's threads may still run in it */

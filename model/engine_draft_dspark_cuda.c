@@ -51,6 +51,7 @@ struct gpu_head {
     uint32_t window;
     uint32_t *generation;             /* [slot_count]; 0: no sequence */
     struct seat *seat;                /* [places] */
+    struct cuda_dspark_question ahead; /* of the round that follows a step */
 };
 
 static void check(struct engine_draft *d, const char *what, int rc)
@@ -122,6 +123,26 @@ static void absorb_steps(struct engine_draft *d, const struct engine_draft_quest
     if (n) check(d, "absorbing", g->lib.dspark_absorb(g->dspark, items, n, g->layers));
 }
 
+static struct cuda_dspark_question to_question(const struct engine_draft *d, const struct engine_draft_question *q)
+{
+    const struct sampling_params *p = q->sampling;
+
+    return (struct cuda_dspark_question){.place = q->slot % ((const struct gpu_head *)d->state)->features.places, .token = q->token, .position = q->position,
+                                         .guesses = q->tokens_max < d->tokens_max ? q->tokens_max : d->tokens_max, .temperature = p->temperature, .seed = p->seed, .top_p = p->top_p, .min_p = p->min_p,
+                                         .top_k = p->top_k};
+}
+
+/* Of a head that saw too little there are none. */
+static void take_answer(struct engine_draft_answer *to, const struct cuda_dspark_answer *a, uint32_t position, uint32_t guesses)
+{
+    const uint32_t seen = position - (a->low < position ? a->low : position), all = position < CONTEXT_MIN ? position : CONTEXT_MIN;
+
+    if (seen == 0 || seen < all) return;
+    to->count = guesses;
+    memcpy(to->token, a->token, guesses * sizeof *to->token);
+    memcpy(to->confidence, a->confidence, guesses * sizeof *to->confidence);
+}
+
 /* A round of up to CUDA_DSPARK_ROWS_MAX questions that are all caught up. */
 static int launch(struct engine_draft *d, const struct engine_draft_question *questions, const uint32_t *index, uint32_t count, struct engine_draft_answer *answers)
 {
@@ -130,25 +151,13 @@ static int launch(struct engine_draft *d, const struct engine_draft_question *qu
     struct cuda_dspark_answer a[CUDA_DSPARK_ROWS_MAX];
     const uint64_t until = clock_ns() + ROUND_LIMIT_NS;
 
-    for (uint32_t i = 0; i < count; i++) {
-        const struct engine_draft_question *from = &questions[index[i]];
-        q[i] = (struct cuda_dspark_question){.place = from->slot % g->features.places, .token = from->token, .position = from->position,
-                                             .guesses = from->tokens_max < d->tokens_max ? from->tokens_max : d->tokens_max, .temperature = from->sampling->temperature, .seed = from->sampling->seed,
-                                             .top_p = from->sampling->top_p, .min_p = from->sampling->min_p, .top_k = from->sampling->top_k};
-    }
+    for (uint32_t i = 0; i < count; i++) q[i] = to_question(d, &questions[index[i]]);
     int rc = g->lib.dspark_round(g->dspark, q, count);
     if (rc == -E_RANGE) return rc;
     check(d, "draft round", rc);
     while ((rc = g->lib.dspark_wait(g->dspark, WAIT_US, a)) == -E_TIMEOUT && clock_ns() < until) stage_beat(d->stage);
     check(d, "draft round", rc);
-    for (uint32_t i = 0; i < count; i++) {
-        const uint32_t seen = q[i].position - (a[i].low < q[i].position ? a[i].low : q[i].position), all = q[i].position < CONTEXT_MIN ? q[i].position : CONTEXT_MIN;
-        struct engine_draft_answer *to = &answers[index[i]];
-        if (seen == 0 || seen < all) continue;
-        to->count = q[i].guesses;
-        memcpy(to->token, a[i].token, to->count * sizeof *to->token);
-        memcpy(to->confidence, a[i].confidence, to->count * sizeof *to->confidence);
-    }
+    for (uint32_t i = 0; i < count; i++) take_answer(&answers[index[i]], &a[i], q[i].position, q[i].guesses);
     return 0;
 }
 
@@ -207,7 +216,48 @@ static void head_hand_over(struct engine_draft *d, const struct cuda_handover *h
     check(d, "handing guesses over", g->lib.dspark_hand_over(g->dspark, hand));
 }
 
-static const struct engine_draft_device head_device = {head_admit, head_leave, head_round, head_hand_over, NULL, NULL, NULL};
+/* ---- rounds that follow a step ---- */
+
+/* Only of a sequence that is absorbed up to its newest token: the step that it follows commits the rest. */
+static int head_ahead(struct engine_draft *d, const struct engine_draft_question *question, uint64_t behind)
+{
+    struct gpu_head *g = d->state;
+    const struct cuda_dspark_question q = to_question(d, question);
+    const struct seat *s = &g->seat[q.place];
+
+    if (s->generation == 0 || s->generation != g->generation[question->slot] || s->slot != question->slot || s->filled != q.position) return -E_RANGE;
+    int rc = g->lib.dspark_follow(g->dspark, behind, s->generation, g->layers);
+    if (rc == 0) rc = g->lib.dspark_round(g->dspark, &q, 1);
+    if (rc == -E_RANGE || rc == -E_UNSUPPORTED) return rc;
+    check(d, "draft round", rc);
+    g->ahead = q;
+    return 0;
+}
+
+static int head_ahead_done(struct engine_draft *d, struct engine_draft_answer *answer)
+{
+    struct gpu_head *g = d->state;
+    struct cuda_dspark_answer a;
+    const int rc = g->lib.dspark_wait(g->dspark, 0, &a);
+
+    if (rc == -E_TIMEOUT) return 0;
+    check(d, "draft round", rc);
+    *answer = (struct engine_draft_answer){.position = a.position, .ns = a.ns};
+    if (a.position == 0) return 1;
+    take_answer(answer, &a, a.position, g->ahead.guesses);
+    g->seat[g->ahead.place].filled = a.position;
+    d->fixed_ns = a.ns;
+    return 1;
+}
+
+static void head_skip(struct engine_draft *d)
+{
+    struct gpu_head *g = d->state;
+
+    check(d, "following no step", g->lib.dspark_skip(g->dspark));
+}
+
+static const struct engine_draft_device head_device = {head_admit, head_leave, head_round, head_hand_over, head_ahead, head_ahead_done, head_skip};
 
 /* ---- weights ------------------------------------------------------------------------------- */
 
@@ -385,6 +435,7 @@ static void open_device(struct engine_draft *d)
     options.handover = engine_gpu_signals(&g->lib, d->stage);
     d->hands_over = options.handover != NULL;
     options.target_device = engine_gpu_map(&g->lib, d->stage, "gpu.weights", wiring_u64(&d->stage->wiring, "gpu.weights_bytes", 0), false);
+    d->goes_ahead = d->hands_over && is_made_for;
     const uint64_t bytes = is_made_for ? open_head(d, &options) : open_plain(d, &options);
     stage_log(d->stage, LOG_INFO, "drafter", "kind=dspark block=%u layers=%u mib=%llu kernels=%s shared=%s%s", g->spec.block, g->spec.layers, (unsigned long long)(bytes >> 20),
               is_made_for ? "own" : "plain", g->weights.embed_is_shared ? "embeddings," : "", g->weights.head_is_shared ? "output" : "");

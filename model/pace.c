@@ -188,6 +188,7 @@ uint32_t pace_ask(struct pace *p, struct pace_asker *asker, uint32_t count, uint
         asker[i].most = plan.longest ? length_of(asker[i].pace, plan.longest, plan.least, left, &ignored) : 0;
         asker[i].least = plan.longest ? (float)(plan.least + plan.rate * p->guess_us / plan.asked) : 0;
         if (asker[i].least > 1) asker[i].least = 1;
+        asker[i].worth = plan.longest && plan.least < 1 ? (float)plan.least : asker[i].least;
         left -= asker[i].most;
     }
     if (plan.longest == 0) return 0;

@@ -65,7 +65,8 @@ typedef uint32_t pace_computed(const void *context, uint32_t rows);
 struct pace_asker {
     const struct pace_sequence *pace; /* borrowed */
     uint32_t most;                    /* out: drafts to ask for; 0: do not ask */
-    float least;                      /* out: the least chance that one should have */
+    float least;                      /* out: the least chance that one should have to be drafted, ... */
+    float worth;                      /* out: ... and to be scored when it is there: a drafter that makes a whole round's drafts at once has spent its time on them already */
 };
 
 /* Decides before a step whom to ask and for how much, so that most tokens a second come out, when all `count` of them run and a step has at most rows_most rows; the first have

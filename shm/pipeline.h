@@ -56,6 +56,7 @@ enum ring_id {
 #define RING_SLOTS 1024u                  /* power of two; more than one message per table slot and edge in normal running */
 #define RING_TOKENS_MAX 12u
 #define RING_DRAFTS_COME 0xffffffffu
+#define RING_DRAFTS_WANTED 1u     /* in tokens[4] of RING_VERIFY_DRAFT: no question, but what rounds that are begun before they are asked for shall bring */
 #define STATUS_COUNTERS 96u
 #define STATUS_BUSY_MAX 128u
 #define STATUS_PANIC_BYTES 256u

@@ -32,7 +32,7 @@ static_assert(ROWS_MAX <= STATUS_BUSY_MAX, "all questions of a round can be decl
 struct job {                    /* one question of the round */
     uint32_t slot, generation;
     uint32_t most;              /* tokens worth scoring */
-    float least;                /* chance below which a token is not */
+    float least, worth;         /* chances below which a token is not worth drafting, and scoring when it has been drafted */
     bool suspect, thinking;
     float chance;               /* of the whole guess so far */
     uint64_t tag;               /* of the hand-over on the device that verify is ready for; 0: none */
@@ -119,6 +119,8 @@ static const struct penalty_counts *count_text(struct followed *f, const struct 
 
 /* ---- a round --------------------------------------------------------------------------- */
 
+static uint32_t most_of(const struct draft *k, const struct ring_msg *in) { return in->count && in->count < k->tokens_max ? in->count : k->tokens_max; }
+
 /* A question becomes a job; false when it is about nobody. */
 static bool take_up(struct draft *k, const struct ring_msg *in, struct job *j)
 {
@@ -128,7 +130,7 @@ static bool take_up(struct draft *k, const struct ring_msg *in, struct job *j)
     const struct tokenize_slot *p = table_tokenize(&k->table, in->slot);
     const uint32_t prompt_count = p->prompt_count, committed = word_for(&table_verify(&k->table, in->slot)->commit, g);
     if (prompt_count > k->table.limits.context_max || committed > k->table.limits.context_max - prompt_count) return false;
-    *j = (struct job){.slot = in->slot, .generation = g, .most = in->count && in->count < k->tokens_max ? in->count : k->tokens_max, .least = (float)in->tokens[0] * MILLIONTHS,
+    *j = (struct job){.slot = in->slot, .generation = g, .most = most_of(k, in), .least = (float)in->tokens[0] * MILLIONTHS, .worth = (float)in->tokens[3] * MILLIONTHS,
                       .tag = in->tokens[1] | (uint64_t)in->tokens[2] << 32, .suspect = word_for(&table_launcher(&k->table, in->slot)->strikes, g) != 0, .thinking = word_for(&table_detokenize(&k->table, in->slot)->thinking, g) != 0, .chance = 1,
                       .text = {.prompt = table_prompt(&k->table, in->slot), .output = table_output(&k->table, in->slot), .prompt_count = prompt_count, .count = prompt_count + committed},
                       .answer = {.slot = in->slot, .generation = g, .base = committed}};
@@ -196,7 +198,7 @@ static void force(struct cuda_handover *hand, const struct text *t, uint32_t lat
 static void hand_over(struct draft *k, const struct job *j, bool ahead)
 {
     const struct chance_table *c = chances_of(&k->chances, &k->seq[j->slot].sampling, j->thinking, GUESS_NEURAL);
-    struct cuda_handover hand = {.tag = j->tag, .least = j->least};
+    struct cuda_handover hand = {.tag = j->tag, .least = j->worth};
 
     memcpy(hand.rate, c->rate, sizeof hand.rate);
     if (draft_force_hook) {
@@ -230,7 +232,7 @@ static void settle(struct draft *k, uint32_t index)
         g->token[i] = a->token[i];
         g->class[i] = chance_class(a->confidence[i]);
         chance *= c->rate[g->class[i]];
-        if (chance >= j->least && j->answer.count == i) j->answer.tokens[j->answer.count++] = a->token[i];
+        if (chance >= j->worth && j->answer.count == i) j->answer.tokens[j->answer.count++] = a->token[i];
     }
 }
 
@@ -410,6 +412,17 @@ static void run_jobs(struct draft *k, struct job *jobs, uint32_t count)
     if (handed && answered) go_ahead(k, &jobs[0]);
 }
 
+/* Not a question: what the rounds behind the one that waits shall bring. */
+static void hear_what_is_wanted(struct draft *k, const struct ring_msg *msg)
+{
+    struct job *j = &k->ahead.job;
+
+    if (!k->ahead.is_armed || j->slot != msg->slot || j->generation != msg->generation) return;
+    j->most = most_of(k, msg);
+    j->least = (float)msg->tokens[0] * MILLIONTHS;
+    j->worth = (float)msg->tokens[3] * MILLIONTHS;
+}
+
 /* Takes what waits; of several questions about one slot the newest counts. */
 static void take_questions(struct draft *k)
 {
@@ -420,6 +433,10 @@ static void take_questions(struct draft *k)
     k->job_count = 0;
     ring_overran(in); /* a lost question is a round without drafts */
     while (k->job_count < ROWS_MAX && ring_take(in, &msg) == 1) {
+        if (msg.tokens[4] == RING_DRAFTS_WANTED) {
+            hear_what_is_wanted(k, &msg);
+            continue;
+        }
         if (!take_up(k, &msg, &j)) continue;
         uint32_t at = 0;
         while (at < k->job_count && k->job[at].slot != j.slot) at++;

@@ -7,6 +7,8 @@
  * Sequences live in places 0 .. places - 1 of the memory for outputs; who is in a place, and what of it is absorbed, the caller keeps. Whether an output is there finds the device:
  * a position whose row is another's is a gap, and what lies before the last gap is not seen (cuda_dspark_answer.low).
  *
+ * A round of one sequence may also be started before the target's step is over (cuda_dspark_follow): it begins behind that step, and absorbs what the step commits itself.
+ *
  * Reads the target's packed weights (embedding table) and the outputs, all borrowed and never written. Owns scratch and rings. What comes out is advice: weights are FP8
  * by default, activations then f16 (with BF16 weights bf16), sums in f32; the bits of a block do not depend on the others of the round, but for the product kernels' choice between up to 16
  * rows and more, which give the same bits too.
@@ -102,6 +104,7 @@ struct cuda_dspark_question {
 
 struct cuda_dspark_answer {
     uint32_t low;                     /* the first position that the block saw */
+    uint32_t position, ns;            /* of a round that followed a step: of the newest token, 0: that told nothing; and what it took on the device */
     uint32_t token[CUDA_DSPARK_GUESSES_MAX];
     float confidence[CUDA_DSPARK_GUESSES_MAX]; /* 1 without a confidence head */
 };
@@ -111,6 +114,13 @@ int cuda_dspark_round(struct cuda_dspark *dspark, const struct cuda_dspark_quest
 
 /* The next round, if it is of one question, leaves its guesses in options.handover as well. 0, -E_RANGE. */
 int cuda_dspark_hand_over(struct cuda_dspark *dspark, const struct cuda_handover *hand);
+
+/* The next round, if it is of one question, begins when the step of this tag has sampled (cuda_handover.h), with the token and position that the step leaves. Of its question the token counts for
+ * nothing; the position, at least 1, is that of the newest token so far, at which absorbing goes on: what the step commits, up to a block and one more, is absorbed as outputs of `layers` of
+ * that generation. Needs options.handover, and twice a block and two positions behind the question's. 0, -E_RANGE, -E_UNSUPPORTED. skip: it waits no longer, and gives nothing unless that step
+ * has told; at any time behind its start. */
+int cuda_dspark_follow(struct cuda_dspark *dspark, uint64_t tag, uint32_t generation, uint64_t layers);
+int cuda_dspark_skip(struct cuda_dspark *dspark);
 
 /* Waits for it. 0; -E_TIMEOUT: not yet; -E_IO. */
 int cuda_dspark_wait(struct cuda_dspark *dspark, uint32_t timeout_us, struct cuda_dspark_answer *answers);

@@ -3,12 +3,14 @@
  *   absorb  gather, fc of each source, their norm, keys of all layers, into the rings
  *   round   start, then per layer: qkv, attention of each sequence, o, norm, gate_up, down, norm; output matrix, guesses of each sequence, publish
  *
- * All as links of one chain in one stream: what is absorbed is there when the round begins. A handle of cuda_dspark_plain_open has nothing but `plain`, to which everything is passed on. */
+ * All as links of one chain in one stream: what is absorbed is there when the round begins. A round that follows a step is enqueued, absorbing and all, behind a wait for that step's word; where the
+ * text then stands its kernels learn from memory (dspark_newest.h), and products have a row for each position that can have been committed. A handle of cuda_dspark_plain_open has nothing but `plain`, to which everything is passed on. */
 #include "await.h"
 #include "chain.h"
 #include "dspark_layout.h"
 #include "dspark_ops.h"
 #include "dspark_plain.h"
+#include "handover.h"
 #include "launch.h"
 #include "powers.h"
 #include "setup.h"
@@ -58,6 +60,9 @@ struct cuda_dspark {
     cudaStream_t stream;
     uint64_t round;                   /* last launched */
     uint32_t asked;                   /* questions of it */
+    struct dspark_newest *newest;     /* of a round that follows a step; in slab */
+    struct handover words;            /* what such rounds wait for */
+    struct { uint64_t tag, layers; uint32_t generation; } follows; /* the step, of the next round; tag 0: it follows none */
     struct cuda_handover hand;        /* of the next round, if it */
     bool hands_over;
 };
@@ -72,6 +77,7 @@ static int make_scratch(struct cuda_dspark *d)
     const uint64_t hidden = s->hidden, blocks = (uint64_t)CUDA_DSPARK_ROWS_MAX * s->block, spans = dspark_attn_spans(d->ring_rows);
     const uint64_t parts = s->sources > NORM_SPLIT_MAX ? s->sources : NORM_SPLIT_MAX;
     const struct setup_part want[] = {
+        { (void **)&d->newest, sizeof *d->newest },
         { (void **)&d->powers, sizeof *d->powers * (s->layers * POWERS + 2) }, { (void **)&d->powers_scratch, 4ull * POWERS_SCRATCH }, { (void **)&d->outputs_scale, 4ull * s->sources * ROWS },
         { (void **)&d->outputs, 2 * s->sources * ROWS * hidden }, { (void **)&d->part, 4 * parts * ROWS * hidden }, { (void **)&d->f, 2 * ROWS * hidden },
         { (void **)&d->key_out, 4ull * ROWS * s->layers * DSPARK_DIM }, { (void **)&d->residual[0], 4 * ROWS * hidden }, { (void **)&d->residual[1], 4 * ROWS * hidden },
@@ -156,6 +162,8 @@ static int open_all(struct cuda_dspark *d)
     if (rc == 0) rc = make_frequencies(d);
     if (rc == 0 && d->spec.format == WEIGHT_FP8) rc = make_powers(d);
     if (rc == 0) rc = launch_check(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "stream");
+    if (rc == 0 && d->options.handover) rc = handover_open_follower(&d->words, d->options.handover);
+    if (rc == -E_UNSUPPORTED) rc = 0; /* without those waits rounds begin when they are asked for */
     return rc ? rc : launch_check(cudaDeviceSynchronize(), "opening the drafter");
 }
 
@@ -206,6 +214,7 @@ extern "C" void cuda_dspark_close(struct cuda_dspark *d)
     cudaFree(d->k);
     cudaFree(d->v);
     if (d->result) cudaFreeHost(d->result);
+    handover_close(&d->words);
     delete d;
 }
 
@@ -267,12 +276,12 @@ extern "C" int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t
     return launch_check(cudaMemcpyAsync(d->low + place, &low, sizeof low, cudaMemcpyHostToDevice, d->stream), "the drafter's place");
 }
 
-static int put_keys(const struct cuda_dspark *d, const struct cuda_dspark_absorb *item, uint32_t first_row)
+static int put_keys(const struct cuda_dspark *d, const struct cuda_dspark_absorb *item, uint32_t first_row, const struct dspark_newest *newest)
 {
     struct dspark_keys_args a = {};
 
     a.keys = d->key_out + (uint64_t)first_row * d->spec.layers * DSPARK_DIM;
-    a.count = item->count, a.layers = d->spec.layers, a.position = item->first, a.ring_rows = d->ring_rows;
+    a.count = item->count, a.layers = d->spec.layers, a.position = item->first, a.ring_rows = d->ring_rows, a.newest = newest;
     a.k_norm = vector(d, d->plan.k_norms), a.inv_freq = d->inv_freq, a.eps = d->spec.norm_eps;
     a.k = ring_of(d, d->k, item->place, 0), a.v = ring_of(d, d->v, item->place, 0);
     return dspark_keys_launch(&a, d->stream);
@@ -295,16 +304,16 @@ static int lay_rows(const struct cuda_dspark *d, const struct cuda_dspark_absorb
     return (int)rows;
 }
 
-extern "C" int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers)
+/* newest: says how many of the rows there are; NULL: all. */
+static int absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers, const struct dspark_newest *newest)
 {
-    if (d->plain) return dspark_plain_absorb(d->plain, items, count, layers);
     const struct cuda_dspark_spec *s = &d->spec;
     struct dspark_gather_args g = {};
     const int rows = count == 0 || (uint32_t)__builtin_popcountll(layers) != s->sources ? -E_RANGE : lay_rows(d, items, count, &g);
     uint32_t first = 0;
 
     if (rows < 0) return rows;
-    g.features = d->options.features, g.layers = layers, g.hidden = s->hidden, g.sources = s->sources, g.source_stride = (uint64_t)ROWS * s->hidden, g.x = d->outputs, g.low = d->low;
+    g.features = d->options.features, g.layers = layers, g.hidden = s->hidden, g.sources = s->sources, g.source_stride = (uint64_t)ROWS * s->hidden, g.x = d->outputs, g.low = d->low, g.newest = newest;
     if (s->format == WEIGHT_FP8) g.x_scale = d->outputs_scale, g.rows_max = ROWS;
     const struct dspark_feature_args feature = { d->part, (uint64_t)ROWS * s->hidden, s->sources, s->hidden, vector(d, d->plan.hidden_norm), s->norm_eps, d->f, up(d, of_keys(d)) };
     int rc = dspark_gather_launch(&g, (uint32_t)rows, d->stream);
@@ -313,26 +322,35 @@ extern "C" int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspar
         rc = product_of(d, matrix(d, &d->plan.fc[i]), rows_in{ d->outputs + i * g.source_stride, NULL, g.x_scale ? g.x_scale + i * ROWS : NULL, NULL }, d->part + i * feature.part_stride, (uint32_t)rows, ROWMM_PARTIAL);
     if (rc == 0) rc = dspark_feature_launch(&feature, (uint32_t)rows, d->stream);
     if (rc == 0) rc = product(d, &d->plan.keys, d->f, of_keys(d), d->key_out, (uint32_t)rows);
-    for (uint32_t i = 0; i < count && rc == 0; first += items[i++].count) rc = put_keys(d, &items[i], first);
+    for (uint32_t i = 0; i < count && rc == 0; first += items[i++].count) rc = put_keys(d, &items[i], first, newest);
     return rc;
 }
 
-/* ---- a round ---- */
-
-static int attend(const struct cuda_dspark *d, uint32_t layer, const struct cuda_dspark_question *q, uint32_t count)
+extern "C" int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers)
 {
+    return d->plain ? dspark_plain_absorb(d->plain, items, count, layers) : absorb(d, items, count, layers, NULL);
+}
+
+/* ---- a round; newest: of one that follows a step ---- */
+
+/* Positions that a step commits at most: all drafts and one more. */
+static uint32_t committed_max(const struct cuda_dspark *d) { return d->spec.block + 1; }
+
+static int attend(const struct cuda_dspark *d, uint32_t layer, const struct cuda_dspark_question *q, uint32_t count, const struct dspark_newest *newest)
+{
+    const uint32_t later = newest ? committed_max(d) : 0;
     struct dspark_attn_args a = {};
 
     a.qkv = d->qkv, a.qkv_stride = (DSPARK_HEADS + 1) * DSPARK_DIM, a.rows = d->spec.block, a.count = count;
     for (uint32_t i = 0; i < count; i++)
-        a.seq[i] = dspark_attn_seq{ ring_of(d, d->k, q[i].place, layer), ring_of(d, d->v, q[i].place, layer), q[i].position, window_low(d, q[i].position), d->low + q[i].place };
+        a.seq[i] = dspark_attn_seq{ ring_of(d, d->k, q[i].place, layer), ring_of(d, d->v, q[i].place, layer), q[i].position + later, window_low(d, q[i].position), d->low + q[i].place };
     a.q_norm = vector(d, d->plan.layer[layer].q_norm), a.k_norm = vector(d, d->plan.k_norms) + layer * DSPARK_DIM, a.inv_freq = d->inv_freq;
     a.ring_rows = d->ring_rows, a.eps = d->spec.norm_eps, a.spans_max = dspark_attn_spans(d->ring_rows);
-    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended, a.out_power = up(d, of_layer(layer, POWER_O));
+    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended, a.out_power = up(d, of_layer(layer, POWER_O)), a.newest = newest;
     return dspark_attn_launch(&a, d->stream);
 }
 
-static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_dspark_question *q, uint32_t count)
+static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_dspark_question *q, uint32_t count, const struct dspark_newest *newest)
 {
     const struct dspark_layer_plan *l = &d->plan.layer[i];
     const uint32_t rows = count * d->spec.block;
@@ -341,7 +359,7 @@ static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_
     const uint32_t next_place = last ? of_head(d) : of_layer(i + 1, POWER_QKV);
     int rc = product(d, &l->qkv, d->x, of_layer(i, POWER_QKV), d->qkv, rows);
 
-    if (rc == 0) rc = attend(d, i, q, count);
+    if (rc == 0) rc = attend(d, i, q, count, newest);
     if (rc == 0) rc = product(d, &l->o, d->attended, of_layer(i, POWER_O), d->part, rows);
     if (rc == 0) rc = norm(d, &l->o, 0, l->post_attention_norm, l->pre_ff_norm, of_layer(i, POWER_GATE_UP), NULL, rows);
     if (rc == 0) rc = product_of(d, matrix(d, &l->gate_up), rows_in{ d->x, down(d, of_layer(i, POWER_GATE_UP)), NULL, up(d, of_layer(i, POWER_DOWN)) }, d->act, rows, ROWMM_GEGLU);
@@ -364,24 +382,24 @@ static struct dspark_markov_args markov_args(const struct cuda_dspark *d)
     return a;
 }
 
-static int guess_alone(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t index)
+static int guess_alone(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t index, const struct dspark_newest *newest)
 {
     struct dspark_markov_args a = markov_args(d);
 
     a.base += (uint64_t)index * d->spec.block * dspark_head_rows(&d->spec), a.hidden += (uint64_t)index * d->spec.block * d->spec.hidden;
-    a.guesses = q->guesses, a.token = q->token, a.position = q->position, a.seed = q->seed, a.temperature = q->temperature;
+    a.guesses = q->guesses, a.token = q->token, a.position = q->position, a.seed = q->seed, a.temperature = q->temperature, a.newest = newest;
     a.guess += index * GUESS_STRIDE, a.chance += index * GUESS_STRIDE;
     return dspark_markov_launch(&a, d->tuning.sm_count, d->stream);
 }
 
 /* In BF16 one sequence after the other. */
-static int guess(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
+static int guess(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count, const struct dspark_newest *newest)
 {
     struct dspark_markov_many_args m = {};
     int rc = 0;
 
     if (count == 1 || d->spec.format != WEIGHT_FP8) {
-        for (uint32_t i = 0; i < count && rc == 0; i++) rc = guess_alone(d, &q[i], i);
+        for (uint32_t i = 0; i < count && rc == 0; i++) rc = guess_alone(d, &q[i], i, newest);
         return rc;
     }
     m.common = markov_args(d), m.count = count, m.block = d->spec.block;
@@ -390,13 +408,13 @@ static int guess(const struct cuda_dspark *d, const struct cuda_dspark_question 
     return dspark_markov_many_launch(&m, d->tuning.sm_count, d->stream);
 }
 
-static int publish(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count, bool hands_over)
+static int publish(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count, bool hands_over, const struct dspark_newest *newest)
 {
     struct dspark_publish_args a = {};
 
     a.guess = d->guess, a.chance = d->spec.has_confidence ? d->chance : NULL, a.low = d->low, a.guess_stride = GUESS_STRIDE, a.count = count;
     for (uint32_t i = 0; i < count; i++) a.place[i] = q[i].place, a.least[i] = window_low(d, q[i].position), a.guesses[i] = q[i].guesses;
-    a.result = d->result_device, a.round = d->round;
+    a.result = d->result_device, a.round = d->round, a.newest = newest;
     if (hands_over && count == 1) a.handover = d->options.handover, a.hand = d->hand;
     return dspark_publish_launch(&a, d->stream);
 }
@@ -407,32 +425,67 @@ static bool is_sound(const struct cuda_dspark *d, const struct cuda_dspark_quest
     return q->guesses >= 1 && q->guesses <= d->spec.block && q->temperature >= 0 && q->temperature <= 100;      /* false for NaN */
 }
 
+/* All links, behind what is absorbed. */
+static int enqueue(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count, bool hands_over, const struct dspark_newest *newest)
+{
+    const struct arena_matrix *table = &d->target.head;
+    struct dspark_start_args a = {};
+
+    for (uint32_t i = 0; i < count; i++) a.token[i] = q[i].token;
+    if (d->spec.own_table) a.plain = vector(d, d->plan.table);
+    else a.packed = (const uint8_t *)d->options.target_device + table->offset, a.slice_k = table->slice_k, a.slices = table->k / table->slice_k;
+    a.hidden = d->spec.hidden, a.block = d->spec.block, a.mask = d->spec.mask_token, a.scale = d->spec.embed_scale, a.eps = d->spec.norm_eps, a.newest = newest;
+    a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x, a.y_power = up(d, of_layer(0, POWER_QKV));
+    int rc = dspark_start_launch(&a, count * d->spec.block, d->stream);
+    for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count, newest);
+    if (rc == 0) rc = output(d, count * d->spec.block);
+    if (rc == 0) rc = guess(d, q, count, newest);
+    return rc ? rc : publish(d, q, count, hands_over, newest);
+}
+
+/* The step's word, where the text then stands, and what the step committed. */
+static int begin_behind(struct cuda_dspark *d, const struct cuda_dspark_question *q, uint64_t tag, uint32_t generation, uint64_t layers)
+{
+    const struct dspark_begin_args a = { d->options.handover, tag, q->position, committed_max(d), d->options.window, d->spec.vocab, d->newest };
+    const struct cuda_dspark_absorb item = { q->place, generation, q->position, committed_max(d) };
+    int rc = handover_follow(&d->words, tag, d->stream);
+
+    if (rc == 0) rc = dspark_begin_launch(&a, d->stream);
+    return rc ? rc : absorb(d, &item, 1, layers, d->newest);
+}
+
+static bool can_follow(const struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
+{
+    return count == 1 && q->position >= 1 && q->position + d->spec.block + committed_max(d) <= d->options.context_max;
+}
+
 extern "C" int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark_question *q, uint32_t count)
 {
     if (d->plain) return dspark_plain_round(d->plain, q, count);
-    const struct arena_matrix *table = &d->target.head;
     const bool hands_over = d->hands_over;
-    struct dspark_start_args a = {};
-    int rc;
+    const auto follows = d->follows;
+    int rc = 0;
 
-    d->hands_over = false;            /* also of a round that is refused */
+    d->hands_over = false, d->follows.tag = 0;    /* also of a round that is refused */
     if (count == 0 || count > CUDA_DSPARK_ROWS_MAX) return -E_RANGE;
-    for (uint32_t i = 0; i < count; i++) {
+    for (uint32_t i = 0; i < count; i++)
         if (!is_sound(d, &q[i])) return -E_RANGE;
-        a.token[i] = q[i].token;
-    }
+    if (follows.tag && !can_follow(d, q, count)) return -E_RANGE;
     if (d->round && __atomic_load_n(&d->result->round, __ATOMIC_ACQUIRE) != d->round) return -E_BUSY;
     d->round++, d->asked = count;
-    if (d->spec.own_table) a.plain = vector(d, d->plan.table);
-    else a.packed = (const uint8_t *)d->options.target_device + table->offset, a.slice_k = table->slice_k, a.slices = table->k / table->slice_k;
-    a.hidden = d->spec.hidden, a.block = d->spec.block, a.mask = d->spec.mask_token, a.scale = d->spec.embed_scale, a.eps = d->spec.norm_eps;
-    a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x, a.y_power = up(d, of_layer(0, POWER_QKV));
-    rc = dspark_start_launch(&a, count * d->spec.block, d->stream);
-    for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count);
-    if (rc == 0) rc = output(d, count * d->spec.block);
-    if (rc == 0) rc = guess(d, q, count);
-    return rc ? rc : publish(d, q, count, hands_over);
+    if (follows.tag) rc = begin_behind(d, q, follows.tag, follows.generation, follows.layers);
+    return rc ? rc : enqueue(d, q, count, hands_over, follows.tag ? d->newest : NULL);
 }
+
+extern "C" int cuda_dspark_follow(struct cuda_dspark *d, uint64_t tag, uint32_t generation, uint64_t layers)
+{
+    if (!d->words.record) return -E_UNSUPPORTED;
+    if (tag == 0 || (uint32_t)__builtin_popcountll(layers) != d->spec.sources) return -E_RANGE;
+    d->follows = { tag, layers, generation };
+    return 0;
+}
+
+extern "C" int cuda_dspark_skip(struct cuda_dspark *d) { return d->words.record && d->words.tag ? handover_skip(&d->words) : -E_RANGE; }
 
 extern "C" int cuda_dspark_hand_over(struct cuda_dspark *d, const struct cuda_handover *hand)
 {

@@ -29,6 +29,14 @@ template <uint32_t TILES> struct attend_shared {
 };
 static_assert(sizeof(attend_shared<M_TILES>) <= LAUNCH_SHARED_MAX && 2 * sizeof(attend_shared<TILES_FEW>) <= LAUNCH_SHARED_MAX, "shared memory");
 
+/* Position of the first row, and the first position that its window holds. Behind chain_wait. */
+struct block_place { uint32_t position, low; };
+
+__device__ __forceinline__ block_place place_of(const dspark_attn_args &a, const dspark_attn_seq &s)
+{
+    return a.newest ? block_place{ ld_l2(&a.newest->position), ld_l2(&a.newest->low) } : block_place{ s.position, s.low };
+}
+
 /* ---- heads: 128 threads for one head of one row; thread t has elements t, t + 128, t + 256, t + 384 ---- */
 
 __device__ float head_scale(const float x[HEAD_EACH], float eps)
@@ -79,12 +87,14 @@ __global__ void __launch_bounds__(HEAD_THREADS) heads_kernel(const dspark_attn_a
     chain_trigger();
     chain_wait();
     for (uint32_t i = 0; i < HEAD_EACH; i++) x[i] = ld_l2(a.qkv + ((uint64_t)blockIdx.y * a.rows + row) * a.qkv_stride + head * DSPARK_DIM + threadIdx.x + i * HEAD_THREADS);
+    const uint32_t position = place_of(a, s).position + row;
+
     if (head < DSPARK_HEADS) {
-        turn_head(x, head_scale(x, a.eps), a.q_norm, a.inv_freq, s.position + row, a.q + ((uint64_t)blockIdx.y * DSPARK_QUERIES + row * DSPARK_HEADS + head) * DSPARK_DIM);
+        turn_head(x, head_scale(x, a.eps), a.q_norm, a.inv_freq, position, a.q + ((uint64_t)blockIdx.y * DSPARK_QUERIES + row * DSPARK_HEADS + head) * DSPARK_DIM);
         return;
     }
-    const uint64_t at = (uint64_t)((s.position + row) % a.ring_rows) * DSPARK_DIM;
-    put_key(x, a.eps, a.k_norm, a.inv_freq, s.position + row, s.k + at, s.v + at);
+    const uint64_t at = (uint64_t)(position % a.ring_rows) * DSPARK_DIM;
+    put_key(x, a.eps, a.k_norm, a.inv_freq, position, s.k + at, s.v + at);
 }
 
 __global__ void __launch_bounds__(HEAD_THREADS) keys_kernel(const dspark_keys_args a)
@@ -94,6 +104,7 @@ __global__ void __launch_bounds__(HEAD_THREADS) keys_kernel(const dspark_keys_ar
 
     chain_trigger();
     chain_wait();
+    if (a.newest && row >= ld_l2(&a.newest->absorb)) return;
     for (uint32_t i = 0; i < HEAD_EACH; i++) x[i] = ld_l2(a.keys + ((uint64_t)row * a.layers + layer) * DSPARK_DIM + threadIdx.x + i * HEAD_THREADS);
     const uint64_t at = ((uint64_t)layer * a.ring_rows + (a.position + row) % a.ring_rows) * DSPARK_DIM;
     put_key(x, a.eps, a.k_norm + layer * DSPARK_DIM, a.inv_freq, a.position + row, a.k + at, a.v + at);
@@ -196,12 +207,15 @@ __global__ void __launch_bounds__(ATTEND_THREADS, TILES == M_TILES ? 1 : 2) atte
     extern __shared__ __align__(16) uint8_t memory[];
     attend_shared<TILES> *s = (attend_shared<TILES> *)memory;
     const dspark_attn_seq &seq = a.seq[blockIdx.y];
-    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, span = blockIdx.x, first = (seq.low / DSPARK_SPAN + span) * DSPARK_SPAN, end = seq.position + a.rows;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, span = blockIdx.x;
 
     chain_trigger();
     chain_wait();
+    const block_place place = place_of(a, seq);
+    const uint32_t first = (place.low / DSPARK_SPAN + span) * DSPARK_SPAN, end = place.position + a.rows;
+
     if (first >= end) return;
-    const uint32_t begin = seq.low_device ? max(seq.low, min(ld_l2(seq.low_device), seq.position)) : seq.low;
+    const uint32_t begin = seq.low_device ? max(place.low, min(ld_l2(seq.low_device), place.position)) : place.low;
     const uint32_t query0 = blockIdx.z * TILES * 16, tiles = M_TILES - blockIdx.z * TILES < TILES ? M_TILES - blockIdx.z * TILES : TILES;
     const uint64_t at = ((uint64_t)blockIdx.y * a.spans_max + span) * DSPARK_QUERIES + query0;
 
@@ -238,7 +252,7 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
 {
     __shared__ float weight[COMBINE_SPANS], part_top[HEAD_THREADS / 32];
     const dspark_attn_seq &seq = a.seq[blockIdx.y];
-    const uint32_t query = blockIdx.x, spans = span_count(seq.position, a.rows, seq.low);
+    const uint32_t query = blockIdx.x;
     const uint64_t first = (uint64_t)blockIdx.y * a.spans_max * DSPARK_QUERIES + query;
     const float4 *part = (const float4 *)(a.part + first * DSPARK_DIM) + threadIdx.x;
     const float2 *part_ml = a.part_ml + first;
@@ -247,6 +261,9 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
 
     chain_trigger();
     chain_wait();
+    const block_place place = place_of(a, seq);
+    const uint32_t spans = span_count(place.position, a.rows, place.low);
+
     for (uint32_t s = threadIdx.x; s < spans; s += HEAD_THREADS) top = fmaxf(top, __ldcg(&part_ml[(uint64_t)s * DSPARK_QUERIES].x));
     for (int d = 16; d; d /= 2) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
     if (threadIdx.x % 32 == 0) part_top[threadIdx.x / 32] = top;
@@ -294,12 +311,13 @@ int dspark_attn_launch(const struct dspark_attn_args *args, void *stream)
     uint32_t spans = 0;
     void *params[] = { &a };
 
-    if (a.rows == 0 || a.rows > DSPARK_ROWS_MAX || a.count == 0 || a.count > DSPARK_SEQUENCES_MAX) return -E_RANGE;
+    if (a.rows == 0 || a.rows > DSPARK_ROWS_MAX || a.count == 0 || a.count > (a.newest ? 1 : DSPARK_SEQUENCES_MAX)) return -E_RANGE;
     for (uint32_t i = 0; i < a.count; i++) {
         const struct dspark_attn_seq *s = &a.seq[i];
 
-        if (s->low > s->position || s->position + a.rows - s->low > a.ring_rows) return -E_RANGE;
-        const uint32_t own = span_count(s->position, a.rows, s->low);
+        if (s->low > s->position || (!a.newest && s->position + a.rows - s->low > a.ring_rows)) return -E_RANGE;
+        uint32_t own = span_count(s->position, a.rows, s->low);
+        if (a.newest && own > a.spans_max) own = a.spans_max;      /* bounds of two positions: what a ring holds is never more */
         if (own > a.spans_max) return -E_RANGE;
         if (own > spans) spans = own;
     }

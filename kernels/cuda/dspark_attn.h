@@ -6,12 +6,14 @@
  *   out  [sequences][rows][16 * 512] bf16, or f16 times out_power
  * Three kernels of a chain: heads; (all queries) x (32 keys) on the tensor cores, partial results; their sum. The key axis is cut by absolute position, so the bits
  * of a block depend on nothing but its sequence.
+ * With `newest` (one sequence) position and low are those that stand there; the ones in `seq` are then bounds: no position is higher, no low lower.
  * Needs     16 heads of 512, 1 <= rows <= 7, 1 <= sequences <= 8, ring_rows >= position + rows - low. Never synchronizes.
  * Checked   bench/cuda/dspark_bench.cu against a plain kernel in f64, before it measures.
  * Measured  bench/RESULTS_cuda.md. */
 #ifndef SLUICE_CUDA_DSPARK_ATTN_H
 #define SLUICE_CUDA_DSPARK_ATTN_H
 
+#include "dspark_newest.h"
 #include <cuda_bf16.h>
 #include <stdint.h>
 
@@ -34,6 +36,7 @@ struct dspark_attn_args {
     uint32_t qkv_stride;              /* elements */
     uint32_t rows, count;             /* of a sequence; sequences */
     struct dspark_attn_seq seq[DSPARK_SEQUENCES_MAX];
+    const struct dspark_newest *newest;     /* device; NULL: seq says all */
     const __nv_bfloat16 *q_norm, *k_norm;   /* [512] */
     const float *inv_freq;            /* [DSPARK_TURNED], device */
     uint32_t ring_rows;
@@ -53,6 +56,7 @@ static inline uint32_t dspark_attn_spans(uint32_t positions) { return positions 
 struct dspark_keys_args {
     const float *keys;
     uint32_t count, layers, position, ring_rows;
+    const struct dspark_newest *newest;     /* device: only the first newest->absorb of them; NULL: all */
     const __nv_bfloat16 *k_norm;      /* [layers][512] */
     const float *inv_freq;
     __nv_bfloat16 *k, *v;             /* [layers][ring_rows][512] */

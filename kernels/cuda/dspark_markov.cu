@@ -166,7 +166,8 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
     const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, stride = gridDim.x * WARPS * BATCH, first = (blockIdx.x * WARPS + warp) * BATCH;
     const uint32_t batches = first < a.rows ? (a.rows - first + stride - 1) / stride : 0;
     __shared__ unsigned long long best_of[WARPS];
-    uint32_t previous = a.token;
+    const uint32_t position = a.newest ? __ldcg(&a.newest->position) : a.position;
+    uint32_t previous = a.newest ? __ldcg(&a.newest->token) : a.token;
     batch<FP8> next;
 
     if (batches) next = load<FP8>(a, first, lane);
@@ -188,7 +189,7 @@ __global__ void __launch_bounds__(THREADS, 1) markov_kernel(const dspark_markov_
             const uint32_t token = row0 + row;
             const float z = __ldg(a.base + (uint64_t)g * a.rows + token) + (FP8 ? bias * __ldg(a.w2_scale + token) : bias);
             if (!is_hopeless(a.temperature, z, top)) {
-                const unsigned long long key = key_of(score_of(a.temperature, a.seed, z, token_of(a, token), (uint64_t)a.position + 1 + g), token);
+                const unsigned long long key = key_of(score_of(a.temperature, a.seed, z, token_of(a, token), (uint64_t)position + 1 + g), token);
 
                 if (key > best) best = key;
             }

@@ -13,6 +13,7 @@
 #ifndef SLUICE_CUDA_DSPARK_MARKOV_H
 #define SLUICE_CUDA_DSPARK_MARKOV_H
 
+#include "dspark_newest.h"
 #include "layout.h"
 #include <cuda_bf16.h>
 
@@ -38,6 +39,7 @@ struct dspark_markov_args {
     uint32_t *guess;                  /* [guesses], device; out */
     float *chance;                    /* [guesses], device; out */
     void *scratch;                    /* device */
+    const struct dspark_newest *newest;     /* device: token and position stand there (not for dspark_markov_many); NULL: here */
     const float *hidden_power;        /* device: hidden is f16, what it stands for is so many times that; NULL: bf16 */
 };
 

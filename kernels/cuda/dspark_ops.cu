@@ -40,6 +40,23 @@ __device__ __forceinline__ float row_to_f16(uint4 (&x)[HELD])
     return __uint_as_float((uint32_t)(127 - shift) << 23);
 }
 
+__device__ __forceinline__ uint64_t now_ns()
+{
+    uint64_t now;
+
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+    return now;
+}
+
+__global__ void begin_kernel(const dspark_begin_args a)
+{
+    uint32_t token = 0, position = 0;
+    const bool told = handover_told(a.record, a.tag, &token, &position) && token < a.vocab && position > a.first && position - a.first <= a.most;
+
+    if (!told) token = 0, position = a.first;
+    *a.newest = dspark_newest{ told, token, position, position > a.window ? position - a.window : 0, position - a.first, 0, now_ns() };
+}
+
 __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__ dspark_gather_args a)
 {
     const uint32_t r = blockIdx.x, source = blockIdx.y, place = a.row[r].place, position = a.row[r].position;
@@ -49,6 +66,7 @@ __global__ void __launch_bounds__(THREADS) gather_kernel(const __grid_constant__
 
     chain_trigger();
     chain_wait();
+    if (a.newest && r >= ld_l2(&a.newest->absorb)) return;
     const bool there = __syncthreads_and(is_there(head, a.layers, of));
     const uint4 *from = (const uint4 *)((const __nv_bfloat16 *)(head + 1) + (uint64_t)source * a.hidden);
 
@@ -122,11 +140,12 @@ __global__ void __launch_bounds__(WIDE) start_kernel(const __grid_constant__ dsp
 {
     const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
     const float power = power_or_one(a.y_power);
-    const uint32_t token = blockIdx.x % a.block == 0 ? a.token[blockIdx.x / a.block] : a.mask;
     float v[EACH], sum = 0;
 
     chain_trigger();
     chain_wait();
+    const uint32_t newest = a.newest ? ld_l2(&a.newest->token) : a.token[blockIdx.x / a.block], token = blockIdx.x % a.block == 0 ? newest : a.mask;
+
     for (uint32_t i = 0; i < EACH; i++) {
         const uint32_t at = threadIdx.x + i * WIDE;
 
@@ -147,6 +166,8 @@ __global__ void __launch_bounds__(WIDE) start_kernel(const __grid_constant__ dsp
 __global__ void publish_kernel(const __grid_constant__ dspark_publish_args a)
 {
     const uint32_t q = threadIdx.x;
+    const dspark_newest newest = a.newest ? *a.newest : dspark_newest{ 1 };
+    const uint32_t drafts = newest.told ? a.guesses[0] : 0;
 
     if (q == 0 && a.handover) {
         uint32_t token[CUDA_HANDOVER_TOKENS_MAX];
@@ -154,13 +175,15 @@ __global__ void publish_kernel(const __grid_constant__ dspark_publish_args a)
 
 #pragma unroll
         for (uint32_t i = 0; i < CUDA_HANDOVER_TOKENS_MAX; i++)
-            token[i] = i < a.guesses[0] ? __ldcg(a.guess + i) : 0, chance[i] = i < a.guesses[0] && a.chance ? __ldcg(a.chance + i) : 1.0f;
-        handover_leave(a.handover, a.hand, 0, a.guesses[0], token, chance);
+            token[i] = i < drafts ? __ldcg(a.guess + i) : 0, chance[i] = i < drafts && a.chance ? __ldcg(a.chance + i) : 1.0f;
+        handover_leave(a.handover, a.hand, newest.position, drafts, token, chance);
     }
     if (q < a.count) {
         cuda_dspark_answer *to = &a.result->answer[q];
 
-        to->low = max(__ldcg(a.low + a.place[q]), a.least[q]);
+        to->low = max(__ldcg(a.low + a.place[q]), a.newest ? newest.low : a.least[q]);
+        to->position = newest.told ? newest.position : 0;
+        to->ns = a.newest ? (uint32_t)(now_ns() - newest.begun_ns) : 0;
         for (uint32_t i = 0; i < a.guesses[q]; i++) {
             to->token[i] = __ldcg(a.guess + (uint64_t)q * a.guess_stride + i);
             to->confidence[i] = a.chance ? __ldcg(a.chance + (uint64_t)q * a.guess_stride + i) : 1.0f;
@@ -169,6 +192,12 @@ __global__ void publish_kernel(const __grid_constant__ dspark_publish_args a)
     }
     __syncthreads();
     if (q == 0) *(volatile uint64_t *)&a.result->round = a.round;   /* W1 -> cuda_dspark_wait: the answers are in host memory */
+}
+
+int dspark_begin_launch(const struct dspark_begin_args *args, void *stream)
+{
+    begin_kernel<<<1, 1, 0, (cudaStream_t)stream>>>(*args);
+    return launch_check(cudaGetLastError(), "dspark begin");
 }
 
 int dspark_gather_launch(const struct dspark_gather_args *args, uint32_t rows, void *stream)

@@ -146,16 +146,17 @@ static struct sequence *in_turn(struct verify *k, uint32_t i)
     return &k->seq[k->active[(k->next_active + i) % k->active_count]]; /* in the order in which gather() takes them */
 }
 
-static void want(struct sequence *q, uint32_t most, float least)
+static void want(struct sequence *q, uint32_t most, float least, float worth)
 {
     q->wants = most > 0;
     q->most = most;
     q->least = least;
+    q->worth = worth;
 }
 
 static void explore(struct verify *k)
 {
-    want(in_turn(k, 0), PEEK_DRAFTS, 0);
+    want(in_turn(k, 0), PEEK_DRAFTS, 0, 0);
     k->drafting = k->exploring = true;
 }
 
@@ -169,14 +170,14 @@ void drafts_decide(struct verify *k)
     k->pace.round_us = round_us(k, count);
     for (uint32_t i = 0; i < count; i++) {
         struct sequence *q = in_turn(k, i);
-        want(q, 0, 0);
+        want(q, 0, 0, 0);
         pace_turn(&k->pace, &q->pace, phase_of(k, (uint32_t)(q - k->seq)));
         k->asker[i] = (struct pace_asker){.pace = &q->pace};
     }
     if (!drafter_is_up(k)) k->timed.asked_ns = 0; /* its successor's first answer says nothing of how long answers take */
     if (count == 0 || k->draft_tokens == 0 || !drafter_is_up(k)) return;
     if (k->draft_always) {
-        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->draft_tokens, 0);
+        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->draft_tokens, 0, 0);
         k->drafting = true;
         return;
     }
@@ -188,7 +189,7 @@ void drafts_decide(struct verify *k)
     if (k->drafting && otherwise) k->drafting = false;
     else if (!k->drafting && otherwise && count < k->engine.rows_max) explore(k);
     else if (k->drafting)
-        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->asker[i].most, k->asker[i].least);
+        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->asker[i].most, k->asker[i].least, k->asker[i].worth);
     if (k->drafting) return;
     k->seen_us[size_of(count)] -= k->seen_us[size_of(count)] / ANSWER_FORGET;
     stage_count(&k->stage, VERIFY_UNPAID, count);
@@ -201,14 +202,27 @@ void drafts_begin(struct verify *k, struct sequence *q)
     q->quiet = PEEK_TOKENS / 2; /* short outputs are seen, too */
 }
 
-/* Most drafts that are wanted, and the least chance that one should have; 0, 0: the drafter may say what it has. tag: they may come over the device; 0: not. */
-static void ask(struct verify *k, uint32_t slot, uint32_t most, float least, uint64_t tag)
+/* Most drafts that are wanted, and the least chances that one should have; all 0: the drafter may say what it has. tag: they may come over the device; 0: not. */
+static void ask(struct verify *k, uint32_t slot, uint32_t most, float least, float worth, uint64_t tag)
 {
-    const struct sequence *q = &k->seq[slot];
+    struct sequence *q = &k->seq[slot];
     const struct ring_msg msg = {.slot = slot, .generation = q->generation, .base = q->committed, .count = most,
-                                 .tokens = {(uint32_t)(least * MILLION), (uint32_t)tag, (uint32_t)(tag >> 32)}};
+                                 .tokens = {(uint32_t)(least * MILLION), (uint32_t)tag, (uint32_t)(tag >> 32), (uint32_t)(worth * MILLION)}};
 
     ring_publish(&k->stage.ring[RING_VERIFY_DRAFT], &msg);
+    q->told_most = most;
+}
+
+/* Is no question: a drafter that goes ahead by itself hears of what is wanted from now on. */
+static void say_what_is_wanted(struct verify *k, uint32_t slot)
+{
+    struct sequence *q = &k->seq[slot];
+    const struct ring_msg msg = {.slot = slot, .generation = q->generation, .base = q->committed, .count = q->most,
+                                 .tokens = {(uint32_t)(q->least * MILLION), 0, 0, (uint32_t)(q->worth * MILLION), RING_DRAFTS_WANTED}};
+
+    if (q->most == q->told_most) return;
+    ring_publish(&k->stage.ring[RING_VERIFY_DRAFT], &msg);
+    q->told_most = q->most;
 }
 
 /* Tokens between two such questions: a drafter that computes is asked more rarely. */
@@ -226,7 +240,7 @@ void drafts_peek(struct verify *k, uint32_t slot)
 
     if (k->draft_tokens == 0 || q->wants || k->active_count >= k->engine.rows_max || q->quiet < peek_tokens(k)) return;
     q->quiet = 0;
-    ask(k, slot, PEEK_DRAFTS, 0, 0);
+    ask(k, slot, PEEK_DRAFTS, 0, 0, 0);
 }
 
 /* A tag if the drafts of this question may come over the device: one that no question has had, whoever asked it. */
@@ -257,10 +271,11 @@ static void ask_all(struct verify *k)
         if (is_ahead(k, k->behind.tag)) {
             k->behind.tag = k->ahead_tag;
             k->behind.coming = true;
+            say_what_is_wanted(k, k->active[i]);
             stage_count(&k->stage, VERIFY_AHEAD, 1);
             return;
         }
-        ask(k, k->active[i], q->most, q->least, k->behind.tag);
+        ask(k, k->active[i], q->most, q->least, q->worth, k->behind.tag);
         last = k->active[i];
         asked++;
     }

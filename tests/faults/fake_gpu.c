@@ -609,6 +609,8 @@ int cuda_dspark_plain_open(struct cuda_dspark **dspark, const struct dspark_weig
 }
 int cuda_dspark_place(struct cuda_dspark *d, uint32_t place, uint32_t low) { (void)d, (void)place, (void)low; return -E_UNSUPPORTED; }
 int cuda_dspark_absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items, uint32_t count, uint64_t layers) { (void)d, (void)items, (void)count, (void)layers; return -E_UNSUPPORTED; }
+int cuda_dspark_follow(struct cuda_dspark *d, uint64_t tag, uint32_t generation, uint64_t layers) { (void)d, (void)tag, (void)generation, (void)layers; return -E_UNSUPPORTED; }
+int cuda_dspark_skip(struct cuda_dspark *d) { (void)d; return -E_UNSUPPORTED; }
 int cuda_dspark_round(struct cuda_dspark *d, const struct cuda_dspark_question *questions, uint32_t count) { (void)d, (void)questions, (void)count; return -E_UNSUPPORTED; }
 int cuda_dspark_hand_over(struct cuda_dspark *d, const struct cuda_handover *hand) { (void)d, (void)hand; return -E_UNSUPPORTED; }
 int cuda_dspark_wait(struct cuda_dspark *d, uint32_t timeout_us, struct cuda_dspark_answer *answers) { (void)d, (void)timeout_us, (void)answers; return -E_UNSUPPORTED; }

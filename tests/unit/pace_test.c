@@ -44,14 +44,21 @@ static void judge(struct pace *p, struct pace_sequence *q, unsigned times, uint3
 }
 
 /* Drafts that one of `count` like it would be asked for. */
-static uint32_t asked_of(struct pace *p, const struct pace_sequence *q, uint32_t count, uint32_t drafts_max, float *least)
+static struct pace_asker ask_of(struct pace *p, const struct pace_sequence *q, uint32_t count, uint32_t drafts_max)
 {
     struct pace_asker asker[64];
 
     for (uint32_t i = 0; i < count; i++) asker[i] = (struct pace_asker){.pace = q};
     pace_ask(p, asker, count, 64, drafts_max, as_given, NULL);
-    if (least) *least = asker[0].least;
-    return asker[0].most;
+    return asker[0];
+}
+
+static uint32_t asked_of(struct pace *p, const struct pace_sequence *q, uint32_t count, uint32_t drafts_max, float *least)
+{
+    const struct pace_asker asker = ask_of(p, q, count, drafts_max);
+
+    if (least) *least = asker.least;
+    return asker.most;
 }
 
 static void test_finds_base_and_row(void **state)
@@ -207,6 +214,24 @@ static void test_length_goes_by_what_a_draft_costs(void **state)
     assert_true(asked_of(&p, &good, 1, 12, NULL) == 0 || asked_of(&p, &good, 1, 12, NULL) == 12);
 }
 
+/* What the drafter's time costs counts for drafts that are to be made, not for those that are there: they cost a row. */
+static void test_a_draft_that_is_there_costs_a_row(void **state)
+{
+    const struct pace_sequence fair = {.accept = 0.75f, .found = 1};
+    struct pace p;
+
+    (void)state;
+    pace_init(&p);
+    run(&p, 400, 1, 7, 3400, 60);
+    p.guess_us = 200;
+    const struct pace_asker dear = ask_of(&p, &fair, 1, 6);
+    assert_true(dear.most >= 4);
+    assert_true(dear.least > 0.1f && dear.worth <= 0.06f); /* 3.5 tokens in 5 ms: 200 us are 0.14 of a token, a row of 60 us 0.04 */
+    p.guess_us = 0;
+    const struct pace_asker free = ask_of(&p, &fair, 1, 6);
+    assert_true(free.least == free.worth && free.worth <= 0.07f);
+}
+
 static void test_asks_for_no_more_rows_than_there_are(void **state)
 {
     const struct pace_sequence good = {.accept = 0.95f, .found = 1};
@@ -273,7 +298,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_finds_base_and_row),
-        cmocka_unit_test(test_length_goes_by_what_a_draft_costs), cmocka_unit_test(test_asks_for_no_more_rows_than_there_are), cmocka_unit_test(test_phases_are_kept_apart),
+        cmocka_unit_test(test_length_goes_by_what_a_draft_costs),
+        cmocka_unit_test(test_a_draft_that_is_there_costs_a_row), cmocka_unit_test(test_asks_for_no_more_rows_than_there_are), cmocka_unit_test(test_phases_are_kept_apart),
         cmocka_unit_test(test_a_round_costs_what_answers_take),
         cmocka_unit_test(test_unknown_rows_are_cheap_until_seen),
         cmocka_unit_test(test_one_disturbed_step_is_no_price),

@@ -235,8 +235,10 @@ int dspark_publish_launch(const struct dspark_publish_args *args, void *stream)
 
 int dspark_ops_init(void)
 {
+    cudaFuncAttributes attributes;
     int rc = launch_prepare((const void *)gather_kernel, 0);
 
+    if (rc == 0) rc = launch_check(cudaFuncGetAttributes(&attributes, (const void *)begin_kernel), "loading a kernel");      /* now: behind a stream's wait, loading would wait for that */
     if (rc == 0) rc = launch_prepare((const void *)feature_kernel, 0);
     return rc ? rc : launch_prepare((const void *)start_kernel, 0);
 }

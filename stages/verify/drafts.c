@@ -16,6 +16,7 @@
 #define PEEK_TOKENS 32u          /* how often one whose drafts do not pay is asked all the same, ... */
 #define PEEK_DRAFTS 3u           /* ... for so many drafts, ... */
 #define PEEK_SHARE 0.005         /* ... and for at most this share of the time */
+#define SPARE_SHARE 3u           /* of the drafts of a lone sequence, which a round of the other kind scores: going without all of them cost 1 % of the speed */
 #define EXPLORE_ROUNDS 192u      /* so many rounds of one kind, then one of the other (none is drafted for, or one sequence): what a row costs shows only where their number differs */
 #define WAIT_GUESSES 2           /* a round waits for so many times what the drafter's steps took lately */
 #define WAIT_ANSWER_QUARTERS 5u  /* or for so many quarters of what the answers to as many questions took, ... */
@@ -164,7 +165,7 @@ void drafts_decide(struct verify *k)
 {
     const uint32_t count = k->active_count;
 
-    k->drafting = k->exploring = false;
+    k->drafting = k->exploring = k->sparing = false;
     k->longest_asked = 0;
     k->pace.guess_us = drafter_us(k, DRAFT_STEP_NS);
     k->pace.round_us = round_us(k, count);
@@ -186,10 +187,11 @@ void drafts_decide(struct verify *k)
     k->drafted = k->drafting;
     const bool otherwise = k->unexplored >= EXPLORE_ROUNDS;
     if (otherwise) k->unexplored = 0;
-    if (k->drafting && otherwise) k->drafting = false;
+    k->sparing = k->drafting && otherwise && count == 1 && k->asker[0].most >= SPARE_SHARE;
+    if (k->drafting && otherwise && !k->sparing) k->drafting = false;
     else if (!k->drafting && otherwise && count < k->engine.rows_max) explore(k);
     else if (k->drafting)
-        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->asker[i].most, k->asker[i].least, k->asker[i].worth);
+        for (uint32_t i = 0; i < count; i++) want(in_turn(k, i), k->sparing ? k->asker[i].most / SPARE_SHARE : k->asker[i].most, k->asker[i].least, k->asker[i].worth);
     if (k->drafting) return;
     k->seen_us[size_of(count)] -= k->seen_us[size_of(count)] / ANSWER_FORGET;
     stage_count(&k->stage, VERIFY_UNPAID, count);
@@ -220,7 +222,7 @@ static void say_what_is_wanted(struct verify *k, uint32_t slot)
     const struct ring_msg msg = {.slot = slot, .generation = q->generation, .base = q->committed, .count = q->most,
                                  .tokens = {(uint32_t)(q->least * MILLION), 0, 0, (uint32_t)(q->worth * MILLION), RING_DRAFTS_WANTED}};
 
-    if (q->most == q->told_most) return;
+    if (q->most == q->told_most || k->sparing) return;
     ring_publish(&k->stage.ring[RING_VERIFY_DRAFT], &msg);
     q->told_most = q->most;
 }

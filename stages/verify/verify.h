@@ -51,6 +51,7 @@ struct verify {
     bool draft_always;    /* score what is proposed, whether it pays or not */
     bool drafting;        /* somebody's drafts pay: this round waits for proposals */
     bool exploring;       /* they do not, but prices must be known: one sequence is drafted for all the same */
+    bool sparing;         /* they do, but fewer are scored in this round, for the same reason */
     bool drafted;         /* what was decided for the round before, exploring apart */
     uint32_t unexplored;  /* rounds of this kind in a row */
     uint32_t late, skip_waits;

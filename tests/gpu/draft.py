@@ -106,7 +106,7 @@ async def blows_on(server, rng, until):
     """Deaths and swaps one after the other. Returns how many of each."""
     done, drafter = {"drafter killed": 0, "verify killed": 0, "drafter swapped": 0}, FORCED
     while time.monotonic() < until:
-        await asyncio.sleep(rng.uniform(0.02, 0.6))  # a drafter needs a third of a second to come: some die before they are ready, others draft for half a second
+        await asyncio.sleep(rng.uniform(0.02, 0.45))  # a drafter needs a third of a second to come: some die before they are ready, others have drafted a while
         what = rng.choice(("drafter killed", "drafter killed", "verify killed", "drafter swapped"))
         if what == "drafter swapped":  # an executable takes the drafter that is named: behind n-gram its folder comes first
             drafter = FOLDER if drafter == "ngram" else FORCED if drafter == FOLDER else rng.choice((FORCED, FORCED, FOLDER, "ngram"))

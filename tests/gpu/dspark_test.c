@@ -589,6 +589,7 @@ int main(void)
     struct sampler *sampler;
     const uint32_t positions[] = {1, 9, 60, 101, 190};
 
+    setvbuf(stdout, NULL, _IOLBF, 0);
     if (cuda_device_open(&facts) != 0) {
         printf("SKIP: %s\n", cuda_backend_error());
         return 77;

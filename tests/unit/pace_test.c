@@ -113,7 +113,7 @@ static void test_drafts_pay_where_rows_are_cheap(void **state)
     pace_begin(&gpu, &good, PACE_ANSWER);
     pace_begin(&gpu, &bad, PACE_ANSWER);
     judge(&gpu, &good, 80, 4, true);
-    judge(&gpu, &bad, 120, 0, true);
+    judge(&gpu, &bad, 160, 0, true);
     assert_true(good.accept > 0.6 && bad.accept < 0.02);
     assert_true(asked_of(&gpu, &good, 1, 7, NULL) >= 4);
     assert_int_equal(asked_of(&gpu, &bad, 1, 7, NULL), 0);

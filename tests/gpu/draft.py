@@ -106,7 +106,10 @@ async def blows_on(server, rng, until):
     """Deaths and swaps one after the other. Returns how many of each."""
     done, drafter = {"drafter killed": 0, "verify killed": 0, "drafter swapped": 0}, FORCED
     while time.monotonic() < until:
-        await asyncio.sleep(rng.uniform(0.02, 0.45))  # a drafter needs a third of a second to come: some die before they are ready, others have drafted a while
+        await asyncio.sleep(rng.uniform(0.02, 0.45))  # a drafter needs a third of a second to come: some die before they are ready, ...
+        if rng.random() < 0.8:
+            await asyncio.to_thread(server.settle)  # ... most do not: the launcher gives up a stage that does so again and again
+            await asyncio.sleep(rng.uniform(0.02, 0.2))
         what = rng.choice(("drafter killed", "drafter killed", "verify killed", "drafter swapped"))
         if what == "drafter swapped":  # an executable takes the drafter that is named: behind n-gram its folder comes first
             drafter = FOLDER if drafter == "ngram" else FORCED if drafter == FOLDER else rng.choice((FORCED, FORCED, FOLDER, "ngram"))

@@ -227,7 +227,7 @@ static int layer_launch(struct chain *c, uint32_t i)
     const uint32_t type = b->spec.layer[i].type;
     const bool last = i + 1 == b->spec.layers;
     const struct row_power *into_o = power(b, i, POWER_O, &l->o), *into_gate_up = power(b, i, POWER_GATE_UP, &l->gate_up), *into_down = power(b, i, POWER_DOWN, &l->down);
-    const struct product_io qkv = { b->x, b->qkv[type], l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL, places(c, &l->qkv, true), {}, tag_next(c, TAGGED_QKV + type), false };
+    const struct product_io qkv = { b->x, b->qkv[type], l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL, places(c, &l->qkv, i > 0), {}, tag_next(c, TAGGED_QKV + type), false };
     const struct product_io o = { b->attn_out, b->part_o[type], b->spec.hidden, into_o, NULL, places(c, &l->o, false), {}, tag_next(c, TAGGED_O + type), false };
     const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down, places(c, &l->gate_up, true), places(c, &l->down, false), 0, false };
     const struct product_io down = { b->act, b->part_down, b->spec.hidden, into_down, NULL, places(c, &l->down, false), {}, tag_next(c, TAGGED_DOWN), c->polls };
@@ -284,7 +284,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
     c.polls = rows <= ROWMM_ROWS_MAX && (parts & LAYER_PARTS) == LAYER_PARTS;
     const struct row_power *first = power(b, 0, POWER_QKV, &b->arena.layer[0].qkv);
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
-                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, places(&c, &b->arena.layer[0].qkv, true), first ? &first->up : NULL, b->rope, b->spec.hidden,
+                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, places(&c, &b->arena.layer[0].qkv, false), first ? &first->up : NULL, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
                                   b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps, spec_norm_bias(&b->spec) };
     const struct sample_args s = chain_sample_args(b);

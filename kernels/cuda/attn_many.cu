@@ -342,35 +342,38 @@ __device__ __forceinline__ void load_constants(const attn_args &a, const many_ro
     if (threadIdx.x < 2 * CHUNKS) sh.ml[threadIdx.x / 2][threadIdx.x % 2] = make_float2(NEVER, 0.0f);
 }
 
+/* What the qkv product has left for a task: 0 and 1 are the row's two query heads; then K and V of this position, and those of the sequence's rows in front of it. */
+__device__ __forceinline__ const float *task_source(const attn_args &a, const many_row &r, uint32_t task)
+{
+    const uint32_t back = task < 2 ? 0 : task / 2 - 1, head = task < 2 ? r.head * 2 + task : ATTN_HEADS + (task % 2 && a.has_v ? a.kv_heads : 0) + r.head;
+
+    return a.qkv + (uint64_t)(r.row - back) * a.qkv_stride + head * D;
+}
+
 /* K or V of a row of this sequence into its page. */
 template <bool F8>
-__device__ __forceinline__ void prepare_key(const attn_args &a, const many_row &r, const many_shared &sh, uint32_t row, uint32_t position, bool value, const float2 *rope, uint32_t lane)
+__device__ __forceinline__ void prepare_key(const attn_args &a, const many_row &r, const many_shared &sh, head_vector<D> &v, uint32_t position, bool value, const float2 *rope, uint32_t lane)
 {
-    head_vector<D> v;
-
-    head_load<D>(v, a.qkv + (uint64_t)row * a.qkv_stride + (ATTN_HEADS + (value && a.has_v ? a.kv_heads : 0) + r.head) * D, lane);
     if (!value || a.has_v_norm) head_norm<D>(v, value ? NULL : sh.norm[1], a.eps, lane, a.norm_bias);
     if (!value) head_rotate<D>(v, rope, a.turned, lane);
     uint8_t *to = a.arena + sh.page[position / ATTN_PAGE_TOKENS - r.first_page] * a.page_bytes + (value ? a.v_offset : a.k_offset);
     head_store_key<D, F8>(v, to + (r.head * ATTN_PAGE_TOKENS + position % ATTN_PAGE_TOKENS) * row_of<F8>::BYTES, lane);
 }
 
-/* Tasks 0 and 1 are the two query heads, into shared memory; then K and V of this position and of those of the sequence's rows in front of it, into their pages: the blocks that
- * answer those write the same bytes, but nobody waits for them. */
+/* Queries go into shared memory, keys and values into their pages: the blocks that answer the rows in front write the same bytes, but nobody waits for them.
+ * v: of the warp's first task, asked for already. */
 template <bool F8>
-__device__ __forceinline__ void prepare_row(const attn_args &a, const many_row &r, many_shared &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void prepare_row(const attn_args &a, const many_row &r, many_shared &sh, head_vector<D> v, uint32_t warp, uint32_t lane)
 {
 #pragma unroll 1
     for (uint32_t task = warp; task < 4 + 2 * (r.position - r.first_fresh); task += WARPS) {
         const uint32_t back = task / 2 - 1;
 
+        if (task != warp) head_load<D>(v, task_source(a, r, task), lane);
         if (task >= 2) {
-            prepare_key<F8>(a, r, sh, r.row - back, r.position - back, task % 2, back ? a.rope + (uint64_t)(r.row - back) * a.rope_stride : sh.rope, lane);
+            prepare_key<F8>(a, r, sh, v, r.position - back, task % 2, back ? a.rope + (uint64_t)(r.row - back) * a.rope_stride : sh.rope, lane);
             continue;
         }
-        head_vector<D> v;
-
-        head_load<D>(v, a.qkv + (uint64_t)r.row * a.qkv_stride + (r.head * 2 + task) * D, lane);
         head_norm<D>(v, sh.norm[0], a.eps, lane, a.norm_bias);
         head_rotate<D>(v, sh.rope, a.turned, lane);
         head_store_query<D, F8>(v, sh.q[task], a.scale, lane);
@@ -380,7 +383,9 @@ __device__ __forceinline__ void prepare_row(const attn_args &a, const many_row &
 __device__ __forceinline__ many_row load_row(const attn_args &a, uint32_t row, uint32_t head)
 {
     const step_row own = a.state->row[row];
-    const step_group group = a.state->group[own.group];
+    step_group group = a.state->group[row];      /* nearly always each row is a group of its own: asked for together with the row */
+
+    if (own.group != row) group = a.state->group[own.group];
     const uint32_t oldest = own.position < WINDOW ? 0 : own.position - (WINDOW - 1);
 
     return many_row{ row, head, group.seq, own.position, group.first_position, oldest / ATTN_PAGE_TOKENS };
@@ -406,18 +411,24 @@ __global__ void __launch_bounds__(THREADS) many_kernel(const __grid_constant__ a
     const uint32_t first = (first_turn(r) + SPLIT - 1 - rank) / SPLIT * SPLIT + rank;
     constexpr uint32_t AHEAD = row_of<F8>::AHEAD;
     uint32_t asked = 0;
+    head_vector<D> own;
     uint4 q[8];
 
     load_constants(a, r, sh);
     __syncthreads();
-    /* Keys of earlier steps do not wait for this one's: asked for in the first turn of this loop. Written out twice the asking is an eighth of the kernel's code. */
+    /* Keys of earlier steps do not wait for this one's: a chunk of them is asked for first, then the row's own vectors, then what more chunks there is room for: behind all of them
+     * the vectors would come last. One text for all three turns: written out the asking is an eighth of the kernel's code. */
 #pragma unroll 1
-    for (bool prepared = false; ; prepared = true) {
-        for (; asked < AHEAD && (prepared || !is_fresh(r, first + asked * SPLIT)); asked++) ask_chunk<F8>(a, r, sh, first + asked * SPLIT, asked, warp, lane);
-        if (prepared) break;
-        chain_wait();
-        if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-        prepare_row<F8>(a, r, sh, warp, lane);
+    for (uint32_t pass = 0;; pass++) {
+        for (; asked < (pass ? AHEAD : 1) && (pass == 2 || !is_fresh(r, first + asked * SPLIT)); asked++) ask_chunk<F8>(a, r, sh, first + asked * SPLIT, asked, warp, lane);
+        if (pass == 2) break;
+        if (pass == 0) {
+            chain_wait();
+            if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
+            head_load<D>(own, task_source(a, r, warp), lane);
+            continue;
+        }
+        prepare_row<F8>(a, r, sh, own, warp, lane);
         __syncthreads();
         if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END), trace_mark(trace, TRACE_PAST_WAIT);
     }

@@ -3,7 +3,7 @@
  * A cluster works on items: 4 tiles of 16 weight rows of one k slice. Each of its SPLIT blocks holds 8 / SPLIT ranges of k. Its 8 consumer warps are two
  * warpgroups that take items by turns, a tile a warp: wgmma reads the weights from registers, as the packed layout has them, and the activations from
  * shared memory. Then each warp sends its sums to the block that adds up and stores its tile, so every item needs one hand-over between
- * blocks and no block waits for another one's weights. One producer lane streams the block's ranges of the weights into a ring, one
+ * blocks and no block waits for another one's weights. Two warps of a block add up and store, but for a warpgroup's last item: that its own warps do. One producer lane streams the block's ranges of the weights into a ring, one
  * stage (a slot's part of 4 tiles) for each warpgroup by turns, and starts before the previous kernel has ended. */
 #include "cluster.cuh"
 #include "rowmm_wide.h"
@@ -13,7 +13,7 @@
 #include "wide_wgmma.cuh"
 
 #define RANGES 8                      /* of k in a slice: the warps of rowmm.cu */
-#define STORE_WARPS 2                 /* each adds up and stores half of what a block gets */
+#define STORE_WARPS 2                 /* each adds up and stores half of what a block gets, but for the last items */
 #define THREADS ((CONSUMER_WARPS + STORE_WARPS + 1) * 32)
 #define TILES_AT_ONCE 4               /* weight tiles of an item: the warps of a warpgroup */
 #define SETS (CONSUMER_WARPS / TILES_AT_ONCE)
@@ -225,40 +225,63 @@ __device__ __forceinline__ void wide_item(float (&acc)[W::OWN_RANGES][2][W::N_TI
     for (int r = 0; r < W::OWN_RANGES; r++) wide_pin(acc[r][0]), wide_pin(acc[r][1]);
 }
 
+/* What a warp adds up and stores: `count` tiles of 8 activation rows from first_n on, of a room's items item, item + SETS * step, ... below until. */
+struct wide_share {
+    uint32_t item, until, room, first_n, count;
+    uint32_t phase;                   /* of the sums of `item` */
+    float low, high;                  /* its row scales */
+};
+
+__device__ __forceinline__ void load_scales(const rowmm_args &a, uint32_t unit_bytes, uint32_t unit, uint32_t lane, float &low, float &high)
+{
+    const float *scales = (const float *)a.w + (uint64_t)unit * (unit_bytes / 4) + lane / 4;
+
+    low = __ldg(scales), high = __ldg(scales + 8);
+}
+
+/* Returns the share that this warp stores of its set's last item: nothing if the block has not that room. */
 template <bool FP8, typename W, int ROWS, int SPLIT>
-__device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring, uint8_t *xs, uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ wide_share wide_consume(const rowmm_args &a, uint8_t *ring, uint8_t *xs, uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t warp, uint32_t lane)
 {
     const uint32_t set = warp / TILES_AT_ONCE, tile = warp % TILES_AT_ONCE, room = set % W::ROOMS;
     const uint32_t storer = W::ROOMS == SETS ? tile : set * TILES_AT_ONCE + tile;      /* block of the cluster that stores this warp's tiles */
+    const bool stores = W::ROOMS == SETS || rank / TILES_AT_ONCE == set;
     const wide_work w = work_of(a, SPLIT);
     uint32_t stage = 0, phase = 0, sums_phase = 0;
+    wide_share last = { w.items, 0, room, tile * (W::N_TILES / TILES_AT_ONCE), W::N_TILES / TILES_AT_ONCE, 0, 1.0f, 1.0f };
 
     chain_wait();
     if (a.late_trigger) chain_trigger();
     if (threadIdx.x == 0) *(volatile uint32_t *)&sh->ready = 1;
-    stage_rows<W, ROWS>(a, xs, rank, warp, lane);
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");      /* wgmma reads what we wrote by ordinary stores */
-    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMER_WARPS * 32) : "memory");
-    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
     cluster_wait();                   /* the peers' barriers exist */
     const uint32_t to = peer_address(sums, storer) + room * W::ROOM_BYTES + rank * W::OWN_RANGES * (W::N_TILES * 512) + lane * 16;
     const uint32_t arrived = peer_address(sh->sums_full, storer);
 
+    stage_rows<W, ROWS>(a, xs, rank, warp, lane);
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");      /* wgmma reads what we wrote by ordinary stores */
+    asm volatile("bar.sync 1, %0;" ::"n"(CONSUMER_WARPS * 32) : "memory");
+    if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
+#pragma unroll 1
     for (uint32_t item = w.first; item < w.items; item += SETS * w.step) {
         const uint32_t live = live_sets(w, item);
         float acc[W::OWN_RANGES][2][W::N_TILES * 4];
+        uint32_t own = stage + set, own_phase = phase;
 
+        stage += live * W::SLOTS;
+        while (stage >= a.ring_slots) stage -= a.ring_slots, phase ^= 1;
         if (set >= live) break;       /* only in the last round */
+        if (stores && item + (SETS + set) * w.step >= w.items) {
+            last.item = item + set * w.step, last.until = w.items, last.phase = sums_phase;
+            if (FP8) load_scales(a, W::UNIT_BYTES, unit_of(w, last.item, rank % TILES_AT_ONCE), lane, last.low, last.high);
+        }
 #pragma unroll
         for (int r = 0; r < W::OWN_RANGES; r++)
 #pragma unroll
             for (int i = 0; i < W::N_TILES * 4; i++) acc[r][0][i] = acc[r][1][i] = 0.0f;
 #pragma unroll
         for (int r = 0; r < W::OWN_RANGES; r++) wide_pin(acc[r][0]), wide_pin(acc[r][1]);
-        uint32_t own = stage + set, own_phase = phase;
         if (own >= a.ring_slots) own -= a.ring_slots, own_phase ^= 1;
         wide_item<FP8, W>(acc, a, ring, smem_address(xs), sh, own, own_phase, live, tile, lane);
-        stage = own >= set ? own - set : own + a.ring_slots - set, phase = own >= set ? own_phase : own_phase ^ 1;
 
         mbar_wait(&sh->sums_empty[warp], sums_phase ^ 1);
 #pragma unroll
@@ -271,37 +294,46 @@ __device__ __forceinline__ void wide_consume(const rowmm_args &a, uint8_t *ring,
             }
         sums_phase ^= 1;
     }
+    return last;
 }
 
 /* ---- adding and storing ---- */
 
-/* A storing warp: of one room, all activation rows in a cluster of 4, half of them in a cluster of 8. Row scales come by ordinary loads, an item ahead. */
+/* A storing warp's share: of one room, all activation rows in a cluster of 4, half of them in a cluster of 8; but not of the room's last item. */
 template <bool FP8, typename W, int SPLIT>
-__device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t *sums, wide_shared *sh, uint32_t rank, uint32_t part, uint32_t lane)
+__device__ __forceinline__ wide_share share_of_storer(const rowmm_args &a, uint32_t rank, uint32_t part, uint32_t lane)
 {
     const wide_work w = work_of(a, SPLIT);
-    const uint32_t room = part * W::STORE_N / W::N_TILES, first_n = part * W::STORE_N % W::N_TILES, tile = rank % TILES_AT_ONCE;
-    const uint32_t set = W::ROOMS == SETS ? room : rank / TILES_AT_ONCE;
-    const float4 *from = (const float4 *)(sums + room * W::ROOM_BYTES) + first_n * 32 + lane;
-    const float *scales = (const float *)a.w + lane / 4;
-    uint32_t phase = 0, item = w.first + set * w.step;
-    const row_powers power = row_powers_of(a);
-    float low = 1.0f, high = 1.0f;
+    const uint32_t room = part * W::STORE_N / W::N_TILES, set = W::ROOMS == SETS ? room : rank / TILES_AT_ONCE, around = SETS * w.step;
+    wide_share s = { w.first + set * w.step, w.items > around ? w.items - around : 0, room, part * W::STORE_N % W::N_TILES, W::STORE_N, 0, 1.0f, 1.0f };
 
-    if (FP8 && item < w.items) low = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4)), high = __ldg(scales + (uint64_t)unit_of(w, item, tile) * (W::UNIT_BYTES / 4) + 8);
+    if (FP8 && s.item < w.items) load_scales(a, W::UNIT_BYTES, unit_of(w, s.item, rank % TILES_AT_ONCE), lane, s.low, s.high);
     cluster_wait();
     chain_wait();
-    const uint32_t freed = peer_address(&sh->sums_empty[set * TILES_AT_ONCE + tile], lane % SPLIT);
+    return s;
+}
 
-    for (; item < w.items; item += SETS * w.step) {
-        const uint32_t unit = unit_of(w, item, tile), next = item + SETS * w.step;
+/* Storing warps all along, and the warps of a warpgroup for its last item, when they have nothing else to do: a storing warp alone would take 1 us longer, and the next kernel waits
+ * for that. One text: the SM has it at hand when the last item comes. Row scales come by ordinary loads, an item ahead. */
+template <bool FP8, typename W, int SPLIT>
+__device__ __forceinline__ void wide_store(const rowmm_args &a, const uint8_t *sums, wide_shared *sh, uint32_t rank, wide_share s, uint32_t lane)
+{
+    const wide_work w = work_of(a, SPLIT);
+    const uint32_t tile = rank % TILES_AT_ONCE, set = W::ROOMS == SETS ? s.room : rank / TILES_AT_ONCE, part = (s.room * W::N_TILES + s.first_n) / W::STORE_N;
+    const float4 *from = (const float4 *)(sums + s.room * W::ROOM_BYTES) + s.first_n * 32 + lane;
+    const uint32_t freed = peer_address(&sh->sums_empty[set * TILES_AT_ONCE + tile], lane % SPLIT);
+    const row_powers power = row_powers_of(a);
+
+#pragma unroll 1
+    for (; s.item < s.until; s.item += SETS * w.step) {
+        const uint32_t unit = unit_of(w, s.item, tile), next = s.item + SETS * w.step;
         float next_low = 1.0f, next_high = 1.0f;
 
-        if (FP8 && next < w.items) next_low = __ldg(scales + (uint64_t)unit_of(w, next, tile) * (W::UNIT_BYTES / 4)), next_high = __ldg(scales + (uint64_t)unit_of(w, next, tile) * (W::UNIT_BYTES / 4) + 8);
-        mbar_wait(&sh->sums_full[part], phase);
+        if (FP8 && next < w.items) load_scales(a, W::UNIT_BYTES, unit_of(w, next, tile), lane, next_low, next_high);
+        mbar_wait(&sh->sums_full[part], s.phase);
 #pragma unroll 1
-        for (uint32_t n = 0; n < W::STORE_N; n++) {
-            const uint32_t m = (first_n + n) * 8 + lane % 4 * 2;
+        for (uint32_t n = 0; n < s.count; n++) {
+            const uint32_t m = (s.first_n + n) * 8 + lane % 4 * 2;
             float4 sum = make_float4(0, 0, 0, 0);
 
 #pragma unroll
@@ -310,15 +342,16 @@ __device__ __forceinline__ void wide_epilogue(const rowmm_args &a, const uint8_t
 
                 sum.x += p.x, sum.y += p.y, sum.z += p.z, sum.w += p.w;
             }
-            sum.x *= low, sum.y *= low, sum.z *= high, sum.w *= high;
+            sum.x *= s.low, sum.y *= s.low, sum.z *= s.high, sum.w *= s.high;
             asm volatile("" ::"f"(sum.x), "f"(sum.y), "f"(sum.z), "f"(sum.w));    /* used before the arrival below */
             store_tile(a, sum, tile_of(w.slices, unit), slice_of(w.slices, unit), m, lane / 4, row_scales(a, m, power), power.out);
         }
+        if (next >= w.items) break;   /* nobody waits for this room any more, and a peer may have ended */
         if (lane == 0) mbar_arrive_expect(&sh->sums_full[part], W::STORE_BYTES);      /* of the next item */
         __syncwarp();
-        if (lane < SPLIT && next < w.items) peer_arrive(freed);
-        phase ^= 1;
-        low = next_low, high = next_high;
+        if (lane < SPLIT) peer_arrive(freed);
+        s.phase ^= 1;
+        s.low = next_low, s.high = next_high;
     }
     if (lane == 0) trace_mark(a.trace, TRACE_END);
 }
@@ -332,6 +365,7 @@ __global__ void __maxnreg__(144) rowmm_wide_kernel(const __grid_constant__ rowmm
     uint8_t *xs = ring + a.ring_slots * W::STAGE_BYTES, *sums = xs + W::X_BYTES;
     wide_shared *sh = (wide_shared *)(sums + W::SUMS_BYTES);
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32, rank = cluster_rank();
+    wide_share share;
 
     if (!a.late_trigger) chain_trigger();
     if (threadIdx.x == 0) {
@@ -348,15 +382,15 @@ __global__ void __maxnreg__(144) rowmm_wide_kernel(const __grid_constant__ rowmm
     }
     __syncthreads();
     cluster_arrive_relaxed();
-    if (warp < CONSUMER_WARPS) {
-        wide_consume<FP8, W, ROWS, SPLIT>(a, ring, xs, sums, sh, rank, warp, lane);
-    } else if (warp < CONSUMER_WARPS + STORE_WARPS) {
-        wide_epilogue<FP8, W, SPLIT>(a, sums, sh, rank, warp - CONSUMER_WARPS, lane);
-    } else {
+    if (warp == CONSUMER_WARPS + STORE_WARPS) {
         if (lane == 0) wide_produce<W, SPLIT>(a, ring, sh, rank);
         __syncwarp();
         cluster_wait();
+        return;
     }
+    if (warp < CONSUMER_WARPS) share = wide_consume<FP8, W, ROWS, SPLIT>(a, ring, xs, sums, sh, rank, warp, lane);
+    else share = share_of_storer<FP8, W, SPLIT>(a, rank, warp - CONSUMER_WARPS, lane);
+    wide_store<FP8, W, SPLIT>(a, sums, sh, rank, share, lane);
     /* Nobody has to stay for a peer: what is sent here is waited for here, and that a room is free is not said behind its last item. A barrier
      * at the end would wait for all stores, and the next kernel for our place on the SM. */
 }
@@ -456,7 +490,7 @@ int rowmm_wide_launch(const struct packed_matrix *w, struct rowmm_args args, con
     /* The tuning counts slots of 16 to 20 KB. */
     args.ring_slots = tuning->ring_slots * slot_bytes / v->stage_bytes;
     args.window_slots = tuning->window_slots * slot_bytes / v->stage_bytes;
-    args.wait_slots = tuning->wait_slots * slot_bytes / v->stage_bytes;
+    args.wait_slots = tuning->wait_slots * slot_bytes / v->stage_bytes / 2;      /* clusters end at very different times: what those that are done ask for delays the others (measured) */
     if (args.wait_slots == 0) args.wait_slots = 1;
     if (args.window_slots == 0) args.window_slots = 1;
     while (args.ring_slots * v->stage_bytes + v->fixed_bytes > LAUNCH_SHARED_MAX || args.ring_slots > STAGES_MAX) args.ring_slots--;

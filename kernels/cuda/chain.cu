@@ -4,7 +4,7 @@
  *   activations go from kernel to kernel as f16 times a power of two that the weights fix (powers.h), in front of BF16 weights as bf16;
  *   where the checkpoint wants its activations in FP8, norms round what they make; o and down have a kernel in front of them that does (round.h)
  *
- * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it; with few rows
+ * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it; with up to 32 rows
  * norms and attention do not wait but ask for their input until its words say that they are there (tags.cuh). Two exceptions: layer 0's qkv lets attention start only when embed is
  * complete, so that rotation tables may be read before a wait, and down lets the norm start only when gate_up is, which tags.cuh needs. */
 #include "chain.h"
@@ -27,7 +27,7 @@ struct chain {
     bool rounded;                     /* what the next product takes was rounded by the norm in front of it */
     uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
-    bool polls;                       /* readers of tagged buffers may poll: a whole step of few rows */
+    bool polls;                       /* readers of tagged buffers may poll: a whole step of up to CHAIN_WIDE_ROWS rows */
     uint32_t written[TAGGED_BUFFERS]; /* how often in this step */
 };
 
@@ -281,7 +281,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
     if (b->is_plain) return plain_chain(b, rows, parts);
     struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0, false, {} };
-    c.polls = rows <= ROWMM_ROWS_MAX && (parts & LAYER_PARTS) == LAYER_PARTS;
+    c.polls = rows <= CHAIN_WIDE_ROWS && (parts & LAYER_PARTS) == LAYER_PARTS;
     const struct row_power *first = power(b, 0, POWER_QKV, &b->arena.layer[0].qkv);
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, places(&c, &b->arena.layer[0].qkv, false), first ? &first->up : NULL, b->rope, b->spec.hidden,

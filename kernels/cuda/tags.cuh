@@ -1,7 +1,7 @@
 /* kernels/cuda/tags.cuh - words that say themselves that they are there.
  *
  * A kernel of the chain is past its wait 0.5 to 1.3 us after its predecessor's last store (blocks end, the end is seen, the next kernel is told), and only then asks the L2 for its
- * input, for another 0.7. With steps of few rows every one of those is time in which the memory rests. So buffers of f32 that few blocks read carry a tag in the lowest bit of every
+ * input, for another 0.7. With steps of up to 32 rows every one of those is time in which the memory rests. So buffers of f32 that few blocks read carry a tag in the lowest bit of every
  * word, and their readers load and load again until all words have the tag that they wait for: then the input is in registers, and nobody has waited for an end. Neither fence
  * nor counter: a word is data and flag at once.
  *
@@ -17,7 +17,7 @@
  *   3. Every kernel executes chain_wait before it ends, in every block: that a kernel is complete still means that all before it are. Readers that poll do so behind their stores.
  *   4. Writers' words may become visible in any order: every word that a reader takes by polling is checked.
  * A reader that has polled TAG_POLLS_MAX times (the predecessor was interrupted, or its words are nobody's) waits for the end instead and takes what is there then: polling is only a shortcut,
- * never a condition. Who does not poll (more than 16 rows, parts of a step alone, the first layers) waits for the end as ever. */
+ * never a condition. Who does not poll (more than 32 rows, parts of a step alone, the first layers) waits for the end as ever. */
 #ifndef SLUICE_CUDA_TAGS_CUH
 #define SLUICE_CUDA_TAGS_CUH
 

@@ -4,14 +4,13 @@
  * loaded before the qkv product has ended. Partial results go through the L2 to a second kernel: joined in clusters of 16 blocks (one head's chunks)
  * they would save a microsecond a layer, but not every H200 holds 8 such clusters at once (one that holds 7: +0.3 ms). */
 #include "attn_block.cuh"
-#include "attn_combine.cuh"
+#include "attn_full.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
 #define CHUNKS ATTN_SLIDING_CHUNKS
-#define SPAN_UNIT 32u                 /* of full layers */
 
-uint32_t attn_full_spans(uint32_t tokens) { return cut_spans<SPAN_UNIT>(tokens); }
+uint32_t attn_full_spans(uint32_t tokens) { return cut_spans<FULL_UNIT>(tokens); }
 
 /* Item `index` of a sliding layer: chunks vary fastest, then heads, so that 16 successive items are a cluster. False past the last. */
 __device__ __forceinline__ bool find_sliding(item &it, const attn_args &a, uint32_t index)
@@ -30,33 +29,44 @@ __device__ __forceinline__ bool find_sliding(item &it, const attn_args &a, uint3
     return true;
 }
 
-/* ---- full layers: a unit is one row of one span, an item some rows of one span, a block gets a run of units ---- */
+/* ---- full layers: a unit is one row of one span, a block gets a run of units ---- */
 
 #define FULL_LENGTHS 4                /* of spans */
 #define FULL_ROW_COST 2               /* a unit beside its chunks, in chunks: its query is prepared, its result stored */
 
+/* Units: of chunks or of spans, as full_is_fine says; those not yet worked on are [at, end). apart: a block has one at most, and their order is of no account. */
+struct full_walk { uint32_t at, end; bool fine, apart; };
+
 /* Spans of one length: up to this one of all. */
-__device__ __forceinline__ uint32_t spans_end(uint32_t length) { return length == 0 ? 64 : length == 1 ? 112 : length == 2 ? 160 : UINT32_MAX; }
-__device__ __forceinline__ uint32_t unit_cost(uint32_t length) { return (length == 0 ? 1 : length == 1 ? 4 : length == 2 ? 16 : 32) + FULL_ROW_COST; }
+__device__ __forceinline__ uint32_t slots_end(uint32_t length, bool fine)
+{
+    using C = cut<FULL_UNIT>;
+
+    return length == FULL_LENGTHS - 1 ? UINT32_MAX : (length == 0 ? C::A : length == 1 ? C::B : C::C) - (fine ? 0 : C::A - FULL_GROUPS);
+}
+
+__device__ __forceinline__ uint32_t unit_cost(uint32_t length, bool fine) { return (length == 0 ? fine ? 1 : FULL_GROUP : length == 1 ? 4 : length == 2 ? 16 : 32) + FULL_ROW_COST; }
 
 /* A group's spans of one length: [first, end). */
-__device__ __forceinline__ span spans_of(const step_group &g, uint32_t length)
+__device__ __forceinline__ span slots_of(const step_group &g, uint32_t length, bool fine)
 {
-    const uint32_t first = length ? spans_end(length - 1) : 0, end = min(cut_spans<SPAN_UNIT>(group_tokens(g)), spans_end(length));
+    const uint32_t first = length ? slots_end(length - 1, fine) : 0, end = min(full_slots(group_tokens(g), fine), slots_end(length, fine));
 
     return span{ first, max(first, end) };
 }
 
 /* The first unit that begins at `cost` or behind; *total: the cost of all units. */
-__device__ __forceinline__ uint32_t unit_at(const attn_args &a, uint32_t cost, uint32_t *total)
+__device__ __forceinline__ uint32_t unit_at(const attn_args &a, uint32_t cost, bool fine, uint32_t *total)
 {
     uint32_t units = 0, found = UINT32_MAX, before = 0;
 
+#pragma unroll 1
     for (uint32_t length = 0; length < FULL_LENGTHS; length++)
+#pragma unroll 1
         for (uint32_t g = 0; g < a.state->groups; g++) {
             const step_group group = a.state->group[g];
-            const span s = spans_of(group, length);
-            const uint32_t n = (s.end - s.first) * group.rows, each = unit_cost(length);
+            const span s = slots_of(group, length, fine);
+            const uint32_t n = (s.end - s.first) * group.rows, each = unit_cost(length, fine);
 
             if (found == UINT32_MAX && cost < before + n * each) found = units + (max(cost, before) - before + each - 1) / each;
             units += n, before += n * each;
@@ -65,27 +75,17 @@ __device__ __forceinline__ uint32_t unit_at(const attn_args &a, uint32_t cost, u
     return min(found, units);
 }
 
-/* What is left for a block: units [at, end). */
-struct full_walk { uint32_t at, end; };
-
-/* Few spans: as many rows of one span as let every block have at most one item, for its K and V come once for all of them. Else runs of equal cost, which may begin or
- * end amid a span's rows: there nothing is shared but the time that they take. One each, when that is enough. */
+/* One unit each, when that is enough, else runs of equal cost. */
 __device__ __forceinline__ full_walk full_begin(const attn_args &a)
 {
-    const uint32_t groups = a.state->groups;
-    uint32_t spans = 0, total, ignored;
+    const bool fine = full_is_fine(a);
+    uint32_t units = 0, total, ignored;
 
-    for (uint32_t g = 0; g < groups; g++) spans += cut_spans<SPAN_UNIT>(group_tokens(a.state->group[g]));
-    if (groups == 1 && spans * 2 <= gridDim.x) {
-        const uint32_t rows = a.state->group[0].rows, parts = gridDim.x / spans, each = (rows + parts - 1) / parts, taken = (rows + each - 1) / each;
-        const uint32_t at = blockIdx.x / taken * rows + blockIdx.x % taken * each;
-
-        return blockIdx.x < spans * taken ? full_walk{ at, min(at + each, (blockIdx.x / taken + 1) * rows) } : full_walk{ 0, 0 };
-    }
-    const uint32_t units = unit_at(a, UINT32_MAX, &total);
-
-    if (units <= gridDim.x) return full_walk{ blockIdx.x, min(blockIdx.x + 1, units) };
-    return full_walk{ unit_at(a, (uint32_t)((uint64_t)total * blockIdx.x / gridDim.x), &ignored), unit_at(a, (uint32_t)((uint64_t)total * (blockIdx.x + 1) / gridDim.x), &ignored) };
+#pragma unroll 1
+    for (uint32_t g = 0; g < a.state->groups; g++) units += full_slots(group_tokens(a.state->group[g]), fine) * a.state->group[g].rows;
+    if (units <= gridDim.x) return full_walk{ blockIdx.x, min(blockIdx.x + 1, units), fine, true };
+    unit_at(a, UINT32_MAX, fine, &total);
+    return full_walk{ unit_at(a, (uint32_t)((uint64_t)total * blockIdx.x / gridDim.x), fine, &ignored), unit_at(a, (uint32_t)((uint64_t)total * (blockIdx.x + 1) / gridDim.x), fine, &ignored), fine, false };
 }
 
 /* The walk's next item. False past the last. */
@@ -94,10 +94,13 @@ __device__ __forceinline__ bool find_full(item &it, const attn_args &a, full_wal
     uint32_t unit = w.at;
 
     if (w.at >= w.end) return false;
+    w.at++;
+#pragma unroll 1
     for (uint32_t length = 0; length < FULL_LENGTHS; length++)
+#pragma unroll 1
         for (uint32_t g = 0; g < a.state->groups; g++) {
             it.group = a.state->group[g];
-            const span s = spans_of(it.group, length);
+            const span s = w.apart ? span{ 0, full_slots(group_tokens(it.group), w.fine) } : slots_of(it.group, length, w.fine);
             const uint32_t n = (s.end - s.first) * it.group.rows;
 
             if (unit >= n) {
@@ -106,10 +109,9 @@ __device__ __forceinline__ bool find_full(item &it, const attn_args &a, full_wal
             }
             it.head = 0;
             it.slot = s.first + unit / it.group.rows;
-            it.span = cut_span<SPAN_UNIT>(it.slot);
+            it.span = full_span(it.slot, w.fine);
             it.row_first = unit % it.group.rows;
-            it.row_end = min(it.row_first + (w.end - w.at), it.group.rows);
-            w.at += it.row_end - it.row_first;
+            it.row_end = it.row_first + 1;
             return true;
         }
     return false;
@@ -141,45 +143,12 @@ __device__ __forceinline__ void work_sliding(const attn_args &a, const item &it,
     accumulate<256, F8, PLACES_NEWER>(out, f, newest, sh, lane);
 }
 
-/* Full layers: row by row; spans of several chunks are read again for each row, from the L2. K of the next chunk is asked for behind this one's scores, V behind its p v,
- * so that both are there in time and take no further registers. */
-template <bool F8>
-__device__ __forceinline__ void work_full(const attn_args &a, const item &it, fragments<512, F8> &f, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ uint32_t thread_again()
 {
-    using S = attn_shape<512>;
-    const uint32_t p0 = it.group.first_position, end = min(it.span.end, p0 + it.row_end);
-    const bool one_chunk = it.span.end - it.span.first == S::KEYS;
-    const int all[2] = { 0, 0 };
-    float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
+    uint32_t x;
 
-#pragma unroll 1
-    for (uint32_t row = it.row_first, chunk = it.span.first; row < it.row_end;) {
-        const bool fresh = chunk + S::KEYS > p0 && (!one_chunk || row == it.row_first), ends = chunk + S::KEYS >= end, more = !one_chunk && (!ends || row + 1 < it.row_end);
-        const uint32_t next = ends ? it.span.first : chunk + S::KEYS;
-        float s[4] = {}, factor[2];
-
-        if (fresh) patch_k<512, F8>(f, it, chunk, sh, warp, lane);
-        scores<512, F8>(s, f, sh, warp, lane);
-        if (more) load_k<512, F8>(f, a, it, next, 0, p0, warp, lane);
-        softmax_chunk<512, F8>(s, top, sum, factor, it, chunk, row, sh, warp, lane);
-        if (fresh) patch_v<512, F8>(f, it, chunk, sh, warp, lane);
-        if (!one_chunk) {
-#pragma unroll
-            for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
-        }
-        accumulate<512, F8, PLACES_ALL>(out, f, all, sh, lane);
-        if (more) load_v<512, F8>(f, a, it, next, 0, p0, warp, lane);
-        chunk = next;
-        if (!ends) continue;
-        store_partial<512>(a, it, row, out, top, sum, warp, lane);
-        __syncthreads();              /* q and p are written again */
-        if (++row == it.row_end) return;
-        prepare<512, F8>(a, it, row, false, sh, warp, lane);
-        __syncthreads();
-#pragma unroll
-        for (int j = 0; j < S::PV_TILES; j++) out[j][0] = out[j][1] = out[j][2] = out[j][3] = 0.0f;
-        top[0] = top[1] = NEVER, sum[0] = sum[1] = 0.0f;
-    }
+    asm volatile("mov.u32 %0, %tid.x;" : "=r"(x));
+    return x;
 }
 
 template <int D, bool F8>
@@ -187,15 +156,15 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
 {
     extern __shared__ __align__(16) uint8_t shared_bytes[];
     attn_shared<D> &sh = *(attn_shared<D> *)shared_bytes;
-    const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
     bool waited = false;
     item it;
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START);
-    full_walk walk = D == 512 ? full_begin(a) : full_walk{ 0, 0 };
+    full_walk walk = D == 512 ? full_begin(a) : full_walk{ 0, 0, false, false };
 
     for (uint32_t index = blockIdx.x; D == 256 ? find_sliding(it, a, index) : find_full(it, a, walk); index += gridDim.x) {
+        const uint32_t warp = __shfl_sync(0xffffffffu, thread_again() / 32, 0), lane = thread_again() % 32;
         const uint32_t p0 = it.group.first_position;
         const uint32_t first = a.window && p0 + 1 > a.window ? p0 + 1 - a.window : 0;
         const bool fresh = it.span.end > p0;       /* holds positions of this step */
@@ -203,9 +172,14 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
 
         load_constants<D>(a, it, sh);
         clear_dead_rows<D>(it, sh);
+        if constexpr (D == 512) load_pages(a, it, sh);
         __syncthreads();
-        load_k<D, F8>(f, a, it, it.span.first, first, p0, warp, lane);
-        load_v<D, F8>(f, a, it, it.span.first, first, p0, warp, lane);
+        if constexpr (D == 512) {
+            full_begin_keys<F8>(f, a, it, sh, warp, lane);
+        } else {
+            load_k<D, F8>(f, a, it, it.span.first, first, p0, warp, lane);
+            load_v<D, F8>(f, a, it, it.span.first, first, p0, warp, lane);
+        }
         const uint32_t page = fresh ? fresh_page(a, it, warp) : 0;
 
         if (!waited && !a.qkv_poll) chain_wait();
@@ -219,20 +193,33 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
             work_sliding<F8>(a, it, fresh, f, out, top, sum, sh, warp, lane);
             store_partial<256>(a, it, 0, out, top, sum, warp, lane);
             if (fresh) store_fresh<D, F8>(a, it, page, sh, warp, lane);   /* last: these blocks are what everybody waits for */
-            __syncthreads();          /* q and p are written again */
         } else {
-            work_full<F8>(a, it, f, sh, warp, lane);
+            full_work<F8>(a, it, f, sh, warp, lane);
             if (fresh) store_fresh<D, F8>(a, it, page, sh, warp, lane);
         }
+        __syncthreads();              /* q and p are written again */
     }
     if (waited && threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
     if (!waited || a.qkv_poll) chain_wait();   /* rule 3 of tags.cuh */
 }
 
-#define COMBINE_BATCH 18              /* spans whose loads are in flight together */
+/* Full layers: the results of a row and head, in ascending order. */
+__global__ void __launch_bounds__(FULL_SUM_THREADS) full_sum_kernel(const __grid_constant__ attn_args a)
+{
+    const uint32_t row = blockIdx.x / (ATTN_HEADS * FULL_PARTS);
 
-/* Full layers, one block per (row, head): the spans in ascending order. */
-__global__ void __launch_bounds__(256) combine_kernel(const __grid_constant__ attn_args a) { combine_spans<512, SPAN_UNIT, COMBINE_BATCH>(a); }
+    chain_trigger();
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
+    const bool live = row < a.state->rows, fine = full_is_fine(a);
+    const uint32_t slots = live ? full_slots(group_tokens(a.state->group[a.state->row[row].group]), fine) : 0;
+    const float power = power_or_one(a.out_power);
+
+    chain_wait();
+    if (!live) return;
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
+    full_sum(a, slots, fine, power);
+    if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
+}
 
 /* A row's partial results, two columns a thread, and lane % 16's (max, sum). Behind the wait, or when all of them are there: few requests until most are, for 16 blocks a row ask. */
 __device__ __forceinline__ void join_load(const attn_args &a, float2 (&x)[CHUNKS], float2 &own, uint32_t lane)
@@ -311,7 +298,7 @@ int attn_init(void)
     if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512, false>, full);
     if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512, true>, full);
     if (rc == 0) rc = launch_prepare((const void *)join_kernel, 0);
-    return rc ? rc : launch_prepare((const void *)combine_kernel, 0);
+    return rc ? rc : launch_prepare((const void *)full_sum_kernel, 0);
 }
 
 static int launch_sliding(attn_args *a, uint32_t rows, void *stream)
@@ -327,9 +314,11 @@ static int launch_sliding(attn_args *a, uint32_t rows, void *stream)
 static int launch_full(attn_args *a, uint32_t rows, uint32_t sm_count, void *stream)
 {
     void *params[] = { a };
+
+    a->blocks = sm_count;
     const int rc = launch_chained(a->kv_fp8 ? (const void *)attn_kernel<512, true> : (const void *)attn_kernel<512, false>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a->turned), params, stream);
 
-    return rc ? rc : launch_chained((const void *)combine_kernel, rows * ATTN_HEADS, 256, 0, params, stream);
+    return rc ? rc : launch_chained((const void *)full_sum_kernel, rows * ATTN_HEADS * FULL_PARTS, FULL_SUM_THREADS, 0, params, stream);
 }
 
 int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, uint32_t sm_count, void *stream)

@@ -6,8 +6,9 @@
  * The cut of the key axis is fixed by absolute position, whatever the batch, the row or the length of the text:
  *   sliding layers: by residue. Chunk j of 16 holds the keys with key / 64 % 16 == j; a window of 1024 shows a row exactly one key
  *   at each of a chunk's 64 places. Then a second kernel adds the 16 chunks in a fixed tree.
- *   full layers of one kv head (those of several: attn_long.h): spans of 32 keys below 2048, then 128, 512 and 1024, so that long texts do not drown in partial results. One kernel works on
- *   (sequence, span, some rows) items and writes partial results, a second adds them in ascending order.
+ *   full layers of one kv head (those of several: attn_long.h): chunks of 32 keys with a softmax of their own; spans of 3 chunks below 2112 keys, then of 4, 16 and 32, so that long texts
+ *   do not drown in partial results. A span's chunks are joined in ascending order, then a row's spans. One kernel works on (row, span) items, or with few rows below 2112 keys on
+ *   (row, chunk) items, whose chunks are then joined by the second kernel as the first would have done.
  * Keys outside a row's own view add exact zeros; where a row shows both a new and an old part of a chunk, p v runs over the old part first.
  * So the bits of a row do not depend on what else is in the step.
  * Needs     d = 256 with 2 query heads per kv head and window 1024, or d = 512 with 16; groups of at most 8 rows; ring >= window + 8 tokens. Never synchronizes.
@@ -48,6 +49,7 @@ struct attn_args {
     const float2 *rope;               /* [rows][rope_stride], this layer type's part first */
     uint32_t rope_stride, turned;     /* pairs that turn */
     uint32_t fresh_rows;              /* set by attn_launch: most rows of a group */
+    uint32_t blocks;                  /* the same: of the first kernel of a full layer */
     float eps, scale;
     float *part;                      /* [rows][16][spans_max][d] */
     float2 *part_ml;                  /* [rows][16][spans_max] (max, sum) */
@@ -60,7 +62,7 @@ struct attn_args {
     unsigned long long *trace;        /* two kernels' words (device.cuh); NULL outside benches */
 };
 
-/* Spans of a full layer that cover `tokens` keys: the size of the partial buffers. */
+/* Partial results of a full layer that cover `tokens` keys, at most: the size of the buffers. */
 uint32_t attn_full_spans(uint32_t tokens);
 
 /* 0, -E_UNSUPPORTED, -E_IO. */

@@ -18,30 +18,36 @@ static_assert(ATTN_WARPS >= STEP_GROUP_ROWS_MAX, "store_fresh: a warp for each r
 
 struct span { uint32_t first, end; };
 
-/* The fixed cut of the key axis in layers that see all keys: spans of UNIT keys (attn.cu: 32, attn_long.cu: 64) up to 2048, of four times as many up to 8192, sixteen
- * times up to 32768, then 32 times. Span i, and how many there are. */
+/* The fixed cut of the key axis in layers that see all keys: spans of UNIT keys (attn.cu: 32, attn_long.cu: 64) up to `first`, of four times as many for 6144 keys, sixteen
+ * times for 24576, then 32 times. The first of attn.cu are whole groups of 3 (attn_full.cuh). */
+template <uint32_t UNIT> struct cut {
+    static constexpr uint32_t KEYS_A = UNIT == 32 ? 2112 : 2048, KEYS_B = KEYS_A + 6144, KEYS_C = KEYS_B + 24576;
+    static constexpr uint32_t A = KEYS_A / UNIT, B = A + 1536 / UNIT, C = B + 1536 / UNIT;      /* spans before each border */
+};
+
+/* Span i, and how many there are. */
 template <uint32_t UNIT> __host__ __device__ static inline struct span cut_span(uint32_t i)
 {
-    constexpr uint32_t A = 2048 / UNIT, B = A + 1536 / UNIT, C = B + 1536 / UNIT;
+    using C = cut<UNIT>;
     struct span s;
     uint32_t keys;
 
-    if (i < A) keys = UNIT, s.first = UNIT * i;
-    else if (i < B) keys = 4 * UNIT, s.first = 2048 + 4 * UNIT * (i - A);
-    else if (i < C) keys = 16 * UNIT, s.first = 8192 + 16 * UNIT * (i - B);
-    else keys = 32 * UNIT, s.first = 32768 + 32 * UNIT * (i - C);
+    if (i < C::A) keys = UNIT, s.first = UNIT * i;
+    else if (i < C::B) keys = 4 * UNIT, s.first = C::KEYS_A + 4 * UNIT * (i - C::A);
+    else if (i < C::C) keys = 16 * UNIT, s.first = C::KEYS_B + 16 * UNIT * (i - C::B);
+    else keys = 32 * UNIT, s.first = C::KEYS_C + 32 * UNIT * (i - C::C);
     s.end = s.first + keys;
     return s;
 }
 
 template <uint32_t UNIT> __host__ __device__ static inline uint32_t cut_spans(uint32_t tokens)
 {
-    constexpr uint32_t A = 2048 / UNIT, B = A + 1536 / UNIT, C = B + 1536 / UNIT;
+    using C = cut<UNIT>;
 
-    if (tokens <= 2048) return (tokens + UNIT - 1) / UNIT;
-    if (tokens <= 8192) return A + (tokens - 2048 + 4 * UNIT - 1) / (4 * UNIT);
-    if (tokens <= 32768) return B + (tokens - 8192 + 16 * UNIT - 1) / (16 * UNIT);
-    return C + (tokens - 32768 + 32 * UNIT - 1) / (32 * UNIT);
+    if (tokens <= C::KEYS_A) return (tokens + UNIT - 1) / UNIT;
+    if (tokens <= C::KEYS_B) return C::A + (tokens - C::KEYS_A + 4 * UNIT - 1) / (4 * UNIT);
+    if (tokens <= C::KEYS_C) return C::B + (tokens - C::KEYS_B + 16 * UNIT - 1) / (16 * UNIT);
+    return C::C + (tokens - C::KEYS_C + 32 * UNIT - 1) / (32 * UNIT);
 }
 
 __device__ __forceinline__ uint32_t group_tokens(const step_group &g) { return g.first_position + g.rows; }
@@ -74,6 +80,7 @@ template <int D> struct attn_shared {
     float top[16][8], sum[16][8];                              /* per key tile */
     __nv_bfloat16 norm[2][D];                                  /* weights of q and k norm */
     __nv_bfloat16 q[16][S::Q_STRIDE];
+    uint32_t page[32];                         /* of the span's chunks (attn_full.cuh) */
     /* then for each row of the launch, at most 8: K and V of the new position (F8: in half of the place); its rotation (cos, sin) */
     __nv_bfloat16 fresh[][D + 8];
 };

@@ -1,6 +1,6 @@
 /* kernels/cuda/attn_combine.cuh - the last step of attention over spans: a row's partial results added in ascending order of its spans.
  *
- * Read by attn.cu and attn_long.cu, whose spans have other lengths. One block per (row, head), D / 2 threads: two elements each. The first BATCH spans
+ * Read by attn_long.cu (attn.cu's spans are made of chunks: attn_full.cuh). One block per (row, head), D / 2 threads: two elements each. The first BATCH spans
  * are asked for before anything is known of their weights; the order of the sums does not depend on how many rows there are. */
 #ifndef SLUICE_CUDA_ATTN_COMBINE_CUH
 #define SLUICE_CUDA_ATTN_COMBINE_CUH

@@ -6,7 +6,7 @@
 #include "attn_many.h"
 #include "attn_many_copy.cuh"
 #include "attn_many_short.cuh"
-#include "attn_block.cuh"
+#include "attn_full.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -17,7 +17,6 @@
 /* Rows of K 64 bytes apart modulo the banks: 16-byte loads of a quarter warp never collide; those of V meet in pairs. */
 #define FULL_K_STRIDE (2 * FULL_D + 64)
 #define FULL_V_STRIDE (2 * FULL_D + 16)
-#define COMBINE_BATCH 16              /* spans whose loads are in flight together */
 
 static_assert(FULL_KEYS == ATTN_PAGE_TOKENS, "a chunk has one page number");
 
@@ -33,32 +32,12 @@ struct full_shared {
     uint32_t position[STEP_ROWS_MAX], seq[STEP_ROWS_MAX], fresh[STEP_ROWS_MAX];      /* of each row; first key that this step writes */
 };
 
-/* The cut of attn.cu. */
-__device__ __forceinline__ span many_span(uint32_t i)
-{
-    uint32_t first, keys;
-
-    if (i < 64) keys = 32, first = 32 * i;
-    else if (i < 112) keys = 128, first = 2048 + 128 * (i - 64);
-    else if (i < 160) keys = 512, first = 8192 + 512 * (i - 112);
-    else keys = 1024, first = 32768 + 1024 * (i - 160);
-    return span{ first, first + keys };
-}
-
-__device__ __forceinline__ uint32_t many_spans(uint32_t tokens)
-{
-    if (tokens <= 2048) return (tokens + 31) / 32;
-    if (tokens <= 8192) return 64 + (tokens - 2048 + 127) / 128;
-    if (tokens <= 32768) return 112 + (tokens - 8192 + 511) / 512;
-    return 160 + (tokens - 32768 + 1023) / 1024;
-}
-
 /* Spans of a row that is left: those of its group, for that is what is added up. 0: it is answered. */
 __device__ __forceinline__ uint32_t row_spans(const attn_args &a, uint32_t row, uint32_t short_keys)
 {
     const step_group g = a.state->group[a.state->row[row].group];
 
-    return g.first_position + g.rows > short_keys ? many_spans(g.first_position + g.rows) : 0;
+    return g.first_position + g.rows > short_keys ? cut_spans<FULL_UNIT>(g.first_position + g.rows) : 0;
 }
 
 /* ---- which chunk ---- */
@@ -78,7 +57,7 @@ __device__ __forceinline__ void list_rows(const attn_args &a, full_shared &sh, u
             const step_group group = a.state->group[own.group];
 
             sh.position[row] = own.position, sh.seq[row] = group.seq, sh.fresh[row] = group.first_position;
-            if (group.first_position + group.rows > short_keys) spans = many_spans(group.first_position + group.rows);
+            if (group.first_position + group.rows > short_keys) spans = cut_spans<FULL_UNIT>(group.first_position + group.rows);
         }
         sh.first[row + 1] = spans;
     }
@@ -103,7 +82,7 @@ __device__ __forceinline__ bool find_chunk(chunk &c, const attn_args &a, const f
     c.it.group = step_group{ row, 1, sh.position[row], sh.seq[row] };
     c.it.head = 0;
     c.it.slot = index - sh.first[row];
-    c.it.span = many_span(c.it.slot);
+    c.it.span = cut_span<FULL_UNIT>(c.it.slot);
     c.it.row_first = 0, c.it.row_end = 1;
     c.key = c.it.span.first;
     c.last = c.key + FULL_KEYS >= c.it.span.end || c.key + FULL_KEYS > sh.position[row];
@@ -180,7 +159,6 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
     extern __shared__ __align__(16) uint8_t shared_bytes[];
     full_shared &sh = *(full_shared *)shared_bytes;
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
-    const int all[2] = { 0, 0 };
     float out[S::PV_TILES][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
     chunk at, asked;
     uint32_t turn = 0;
@@ -202,7 +180,8 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
     more = next_chunk(asked, a, sh);
     for (bool left = true; left; turn ^= 1) {
         full_stage &stage = sh.stage[turn], &other = sh.stage[turn ^ 1];
-        float s[4] = {}, factor[2];
+        float s[4] = {};
+        float2 w[2];
         fragments<FULL_D, F8> f;
 
         __syncthreads();              /* everybody is done with the other stage */
@@ -212,12 +191,8 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
         __syncthreads();
         load_fragments<F8>(f, stage, warp, lane);
         scores<FULL_D, F8>(s, f, stage.block(), warp, lane);
-        softmax_chunk<FULL_D, F8>(s, top, sum, factor, at.it, at.key, 0, stage.block(), warp, lane);
-        if (at.it.span.end - at.it.span.first != FULL_KEYS) {
-#pragma unroll
-            for (int j = 0; j < S::PV_TILES; j++) out[j][0] *= factor[0], out[j][1] *= factor[0], out[j][2] *= factor[1], out[j][3] *= factor[1];
-        }
-        accumulate<FULL_D, F8, PLACES_ALL>(out, f, all, stage.block(), lane);
+        join_softmax<F8>(s, top, sum, w, at.it, at.key, 0, stage.block(), warp, lane);
+        join_values<F8>(out, f, w, stage.block(), lane);
         if (at.last) {
             store_partial<FULL_D>(a, at.it, 0, out, top, sum, warp, lane);
 #pragma unroll
@@ -230,15 +205,11 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
     }
 }
 
-/* One block per (row, head): the spans in ascending order, operation by operation as attn.cu's combine. */
-__global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_constant__ attn_args a, uint32_t short_keys)
+/* The results of a row and head, chunk by chunk below the first border: as attn.cu's sum of a fine step. */
+__global__ void __launch_bounds__(FULL_SUM_THREADS) many_sum_kernel(const __grid_constant__ attn_args a, uint32_t short_keys)
 {
-    const uint32_t row = blockIdx.x / ATTN_HEADS, lane = threadIdx.x % 32;
-    const float2 *ml = a.part_ml + (uint64_t)blockIdx.x * a.spans_max;
-    const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * FULL_D + threadIdx.x * 2;
+    const uint32_t row = blockIdx.x / (ATTN_HEADS * FULL_PARTS);
     unsigned long long *trace = a.trace ? a.trace + TRACE_WORDS : NULL;
-    float top = NEVER, sum = 0.0f;
-    float2 out = make_float2(0.0f, 0.0f);
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(trace, TRACE_START);
@@ -248,28 +219,7 @@ __global__ void __launch_bounds__(FULL_D / 2) many_combine_kernel(const __grid_c
     chain_wait();
     if (spans == 0) return;
     if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
-    for (uint32_t s = lane; s < spans; s += 32) top = fmaxf(top, __ldcg(&ml[s].x));
-#pragma unroll
-    for (int d = 16; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    for (uint32_t first = 0; first < spans; first += COMBINE_BATCH) {
-        float2 x[COMBINE_BATCH];
-
-#pragma unroll
-        for (uint32_t s = 0; s < COMBINE_BATCH; s++) x[s] = first + s < spans ? __ldcg((const float2 *)(part + (uint64_t)(first + s) * FULL_D)) : make_float2(0.0f, 0.0f);
-        const float2 own = lane < COMBINE_BATCH && first + lane < spans ? __ldcg(ml + first + lane) : make_float2(NEVER, 0.0f);
-        const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top), mass = __fmul_rn(weight, own.y);
-
-#pragma unroll
-        for (uint32_t s = 0; s < COMBINE_BATCH; s++) {
-            const float w = __shfl_sync(0xffffffffu, weight, s);
-
-            sum = __fadd_rn(sum, __shfl_sync(0xffffffffu, mass, s));
-            out.x = __fmaf_rn(w, x[s].x, out.x), out.y = __fmaf_rn(w, x[s].y, out.y);
-        }
-    }
-    const float inv = 1.0f / sum * power;
-
-    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * FULL_D, row, blockIdx.x % ATTN_HEADS * FULL_D + partial_dim<FULL_D>(threadIdx.x * 2))) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
+    full_sum(a, spans, true, power);
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
 }
 
@@ -279,7 +229,7 @@ int attn_many_full_init(void)
 
     if (rc == 0) rc = launch_prepare((const void *)many_full_kernel<false>, (uint32_t)sizeof(struct full_shared));
     if (rc == 0) rc = launch_prepare((const void *)many_full_kernel<true>, (uint32_t)sizeof(struct full_shared));
-    return rc ? rc : launch_prepare((const void *)many_combine_kernel, 0);
+    return rc ? rc : launch_prepare((const void *)many_sum_kernel, 0);
 }
 
 int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, bool all_short, void *stream)
@@ -298,5 +248,5 @@ int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t 
     if (all_short) return rc;
 
     if (rc == 0) rc = launch_chained(a.kv_fp8 ? (const void *)many_full_kernel<true> : (const void *)many_full_kernel<false>, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
-    return rc ? rc : launch_chained((const void *)many_combine_kernel, rows * ATTN_HEADS, FULL_D / 2, 0, params, stream);
+    return rc ? rc : launch_chained((const void *)many_sum_kernel, rows * ATTN_HEADS * FULL_PARTS, FULL_SUM_THREADS, 0, params, stream);
 }

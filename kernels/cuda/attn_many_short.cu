@@ -2,18 +2,18 @@
  *
  * A cluster of 4 blocks answers one row. Each block takes a quarter of the spans of 32 keys: scores of all 16 heads, a span's own largest score, weights and sum,
  * as attn.cu has them; it puts them into the shared memory of all four. Then each block multiplies all weights with its quarter of the columns of V,
- * span by span in ascending order: that is what attn.cu's second kernel adds up. K goes straight into registers, V through a ring in shared memory that fills meanwhile.
+ * span by span in ascending order, joined in groups: that is what attn.cu's second kernel adds up (attn_full.cuh, where these spans are called chunks). K goes straight into registers, V through a ring in shared memory that fills meanwhile.
  * Rows with more keys than a block has room for weights are left to attn_many_full.cu; their q, K and V are prepared here. */
 #include "attn_many.h"
 #include "attn_many_copy.cuh"
 #include "attn_many_short.cuh"
+#include "attn_full.cuh"
 #include "cluster.cuh"
 #include "kv_element.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
 #define D 512
-#define NEVER (-3.0e38f)              /* as in attn.cu: below every score, and finite */
 #define SPLIT 4                       /* blocks of a cluster */
 #define WARPS 8
 #define THREADS (WARPS * 32)
@@ -26,7 +26,8 @@
 #define SCORE_STRIDE 40               /* floats of a span and head: stores of half a warp meet every bank once */
 #define Q_STRIDE (D + 32)
 
-static_assert(SPAN_KEYS == ATTN_PAGE_TOKENS, "a span has one page number");
+static_assert(SPAN_KEYS == FULL_UNIT, "a span is a chunk of attn_full.cuh");
+static_assert(SPANS <= 16 * FULL_GROUP, "weigh_all: a lane for each group");
 
 /* Bytes of a key in the ring: ldmatrix meets every bank once. */
 template <bool F8> constexpr uint32_t v_stride = COLUMNS * kv_bytes<F8> + 16;
@@ -149,22 +150,29 @@ __device__ __forceinline__ void weigh_spans(const short_row &r, SHARED &sh, uint
     }
 }
 
-/* Half a warp for each head: the weight of every span among all. */
+/* Half a warp for each head, a lane for each group: what the group's chunks are joined by, operation by operation as attn_full.cuh does it, and the group's part of the whole. In
+ * place: of a group's first chunk (the group's part, that times its sum), of the others (what the group so far, what the chunk is multiplied by). */
 template <typename SHARED>
 __device__ __forceinline__ void weigh_all(SHARED &sh, uint32_t spans, uint32_t warp, uint32_t lane)
 {
-    const uint32_t head = warp * 2 + lane / 16;
-    float top = NEVER;
+    const uint32_t head = warp * 2 + lane / 16, first = lane % 16 * FULL_GROUP;
+    float2 joined = make_float2(NEVER, 0.0f);
 
-    for (uint32_t s = lane % 16; s < spans; s += 16) top = fmaxf(top, sh.ml[s][head].x);
+#pragma unroll
+    for (uint32_t i = 0; i < FULL_GROUP; i++) {
+        if (first + i >= spans) break;
+        const float2 own = sh.ml[first + i][head], w = join_weights(joined.x, own.x);
+
+        joined.y = join(w, joined.y, own.y);
+        if (i) sh.ml[first + i][head] = w;
+    }
+    float top = joined.x;
+
 #pragma unroll
     for (int d = 8; d; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    for (uint32_t s = lane % 16; s < spans; s += 16) {
-        const float2 own = sh.ml[s][head];
-        const float weight = own.x == NEVER ? 0.0f : __expf(own.x - top);
+    const float part = full_weight(joined.x, top);
 
-        sh.ml[s][head] = make_float2(weight, __fmul_rn(weight, own.y));
-    }
+    if (first < spans) sh.ml[first][head] = make_float2(part, __fmul_rn(part, joined.y));
 }
 
 /* ---- p v ---- */
@@ -212,11 +220,12 @@ __device__ __forceinline__ void value_operands(uint32_t (&b)[2][2], uint32_t v, 
     }
 }
 
-/* A warp's columns of one span, times the weights of 16 heads. */
+/* A warp's columns of one span, times the weights of 16 heads, joined with the group so far. */
 template <bool F8, typename SHARED>
-__device__ __forceinline__ void add_span(float (&out)[2][4], float (&sum)[2], const SHARED &sh, uint32_t v, uint32_t span, uint32_t lane)
+__device__ __forceinline__ void add_span(float (&group)[2][4], const SHARED &sh, uint32_t v, uint32_t span, uint32_t lane)
 {
-    const float2 low_weight = sh.ml[span][lane / 4], high_weight = sh.ml[span][lane / 4 + 8];
+    const bool first = span % FULL_GROUP == 0;
+    const float2 low_weight = first ? make_float2(0.0f, 1.0f) : sh.ml[span][lane / 4], high_weight = first ? make_float2(0.0f, 1.0f) : sh.ml[span][lane / 4 + 8];
     uint2 low[2], high[2];
     uint32_t b[2][2][2];
     float x[2][4] = {};
@@ -232,26 +241,43 @@ __device__ __forceinline__ void add_span(float (&out)[2][4], float (&sum)[2], co
     for (int step = 0; step < 2; step++)
 #pragma unroll
         for (int j = 0; j < 2; j++) mma_kv<F8>(x[j], low[step].x, high[step].x, low[step].y, high[step].y, b[step][j][0], b[step][j][1]);
-    sum[0] = __fadd_rn(sum[0], low_weight.y), sum[1] = __fadd_rn(sum[1], high_weight.y);
 #pragma unroll
     for (int j = 0; j < 2; j++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) out[j][i] = __fmaf_rn(i < 2 ? low_weight.x : high_weight.x, x[j][i], out[j][i]);
+        for (int i = 0; i < 4; i++) group[j][i] = join(i < 2 ? low_weight : high_weight, group[j][i], x[j][i]);
+}
+
+/* The group of which this is a span, to the row's sum. */
+template <typename SHARED>
+__device__ __forceinline__ void add_group(float (&out)[2][4], float (&sum)[2], const float (&group)[2][4], const SHARED &sh, uint32_t span, uint32_t lane)
+{
+    const uint32_t first = span - span % FULL_GROUP;
+    const float2 low = sh.ml[first][lane / 4], high = sh.ml[first][lane / 4 + 8];
+
+    sum[0] = __fadd_rn(sum[0], low.y), sum[1] = __fadd_rn(sum[1], high.y);
+#pragma unroll
+    for (int j = 0; j < 2; j++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) out[j][i] = __fmaf_rn(i < 2 ? low.x : high.x, group[j][i], out[j][i]);
 }
 
 template <bool F8>
 __device__ __forceinline__ void add_values(const attn_args &a, const short_row &r, short_shared<F8> &sh, float power, uint32_t rank, uint32_t warp, uint32_t lane)
 {
-    float out[2][4] = {}, sum[2] = { 0.0f, 0.0f };
+    float out[2][4] = {}, group[2][4] = {}, sum[2] = { 0.0f, 0.0f };
 
     for (uint32_t stage = 0; stage * STAGE_SPANS < r.spans; stage++) {
         copies_wait<STAGES - 2>();
         __syncthreads();              /* everybody's copies are there, and everybody has read the stage before */
         ask_values(a, r, sh, rank, stage + STAGES - 1);
 #pragma unroll
-        for (uint32_t i = 0; i < STAGE_SPANS; i++)
-            if (stage * STAGE_SPANS + i < r.spans)
-                add_span<F8>(out, sum, sh, smem_address(sh.v[stage % STAGES]) + i * (SPAN_KEYS * v_stride<F8>) + warp * (16 * kv_bytes<F8>), stage * STAGE_SPANS + i, lane);
+        for (uint32_t i = 0; i < STAGE_SPANS; i++) {
+            const uint32_t span = stage * STAGE_SPANS + i;
+
+            if (span >= r.spans) break;
+            add_span<F8>(group, sh, smem_address(sh.v[stage % STAGES]) + i * (SPAN_KEYS * v_stride<F8>) + warp * (16 * kv_bytes<F8>), span, lane);
+            if (span % FULL_GROUP == FULL_GROUP - 1 || span + 1 == r.spans) add_group(out, sum, group, sh, span, lane);
+        }
     }
     const float inv[2] = { 1.0f / sum[0] * power, 1.0f / sum[1] * power };
     const bool f16 = a.out_power != NULL;

@@ -144,7 +144,6 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
     const char *instructions = NULL, *effort = NULL, *truncation = "disabled";
     const char *forced;
     json_t *reasoning = NULL, *text = NULL, *tools, *messages;
-    bool ignored;
 
     TRY(field_known(body, responses_names, request_sampling_names, "", f));
     TRY(refuse_unbuilt(body, unbuilt, f));
@@ -152,7 +151,6 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
     TRY(read_include(r, body, f));
     TRY(request_max_tokens(r, body, "max_output_tokens", f));
     TRY(field_string(body, "instructions", SIZE_MAX, &instructions, f));
-    TRY(field_bool(body, "parallel_tool_calls", &ignored, f));
     TRY(field_object(body, "reasoning", &reasoning, f));
     if (reasoning) TRY(field_string(reasoning, "effort", 16, &effort, f));
     TRY(field_object(body, "text", &text, f));
@@ -165,7 +163,7 @@ static int read_responses(struct request *r, bool websocket, const json_t *body,
     if (json_array_size(input) > REQUEST_MESSAGES_MAX)
         return fault_set(f, 400, "array_too_long", "input", "Invalid 'input': at most %u items are allowed.", REQUEST_MESSAGES_MAX);
     if (!(messages = request_input_messages(input, &media, f))) return -E_FORMAT;
-    if ((!r->previous_id[0] && request_check_results(messages, "input", f) < 0) || request_tools(body, &tools, &forced, f) < 0) { /* else in request_continue */
+    if ((!r->previous_id[0] && request_check_results(messages, "input", f) < 0) || request_tools(r, body, &tools, &forced, f) < 0) { /* else in request_continue */
         json_decref(messages);
         return -E_FORMAT;
     }
@@ -257,7 +255,7 @@ static int read_chat(struct request *r, const json_t *body, const struct request
     TRY(field_array(body, "messages", REQUEST_MESSAGES_MAX, &messages, f));
     if (!json_array_size(messages)) return fault_set(f, 400, "missing_required_parameter", "messages", "'messages' must be a non-empty array.");
     if (!(list = request_chat_messages(messages, &media, f))) return -E_FORMAT;
-    if (request_check_results(list, "messages", f) < 0 || request_tools(body, &tools, &forced, f) < 0) {
+    if (request_check_results(list, "messages", f) < 0 || request_tools(r, body, &tools, &forced, f) < 0) {
         json_decref(list);
         return -E_FORMAT;
     }

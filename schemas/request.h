@@ -90,9 +90,9 @@ json_t *request_video(struct request_media *media, const json_t *part, const cha
 json_t *request_sound(struct request_media *media, const json_t *part, const char *path, struct fault *f);
 /* Puts the files of an ended response in front of those of r. */
 int request_media_history(struct request *r, const struct view *v, struct fault *f);
-/* Tools in either shape to the shape that chat templates read; obeys tool_choice. *out is NULL when there are none; *forced: the name of the one that must be called, "" for any of
+/* Tools in either shape to the shape that chat templates read; obeys tool_choice and parallel_tool_calls. *out is NULL when there are none; *forced: the name of the one that must be called, "" for any of
  * them, NULL: none must; borrowed from the body. */
-int request_tools(const json_t *body, json_t **out, const char **forced, struct fault *f);
+int request_tools(struct request *r, const json_t *body, json_t **out, const char **forced, struct fault *f);
 /* The messages of a response and its output. */
 json_t *request_history(const struct view *v, struct fault *f);
 

@@ -76,14 +76,17 @@ static int force(const json_t *tools, int choice, const char *name, const char *
     return fault_set(f, 400, "invalid_value", "tool_choice", "Invalid 'tool_choice': there is no '%.60s' among the 'tools'.", name);
 }
 
-int request_tools(const json_t *body, json_t **out, const char **forced, struct fault *f)
+int request_tools(struct request *r, const json_t *body, json_t **out, const char **forced, struct fault *f)
 {
     const char *name = NULL;
     json_t *tools = NULL, *tool;
+    bool parallel = true;
     size_t i;
 
     *out = NULL;
     *forced = NULL;
+    if (field_bool(body, "parallel_tool_calls", &parallel, f) < 0) return -E_FORMAT;
+    if (!parallel) r->params.flags |= REQUEST_ONE_CALL;
     const int choice = read_choice(body, &name, f);
     if (choice < 0 || field_array(body, "tools", REQUEST_TOOLS_MAX, &tools, f) < 0) return -E_FORMAT;
     json_t *list = json_array();

@@ -67,7 +67,8 @@ enum request_flag {
     REQUEST_RAW_OUTPUT = 4,    /* all output is text: no reasoning, no tool calls */
     REQUEST_PREFILL_ONLY = 8,  /* generate nothing: fill the KV cache and finish */
     REQUEST_SPECIAL_TEXT = 16, /* with RAW_OUTPUT: print special tokens as their text */
-    REQUEST_NO_BOS = 32        /* with RAW_PROMPT, text: nothing is put in front of it */
+    REQUEST_NO_BOS = 32,       /* with RAW_PROMPT, text: nothing is put in front of it */
+    REQUEST_ONE_CALL = 64      /* the output ends with its first tool call */
 };
 
 struct request_params {

@@ -27,6 +27,7 @@ struct sequence {
     uint32_t written;    /* log bytes written; committed when a batch is done */
     uint32_t last;       /* offset of the newest uncommitted record, to which a delta of its kind is added */
     uint32_t tool_calls;
+    bool call_ended;     /* the first one */
     bool silent;         /* catching up with a predecessor's log */
     bool has_last, full, stopped;
     struct output_parser parser;
@@ -84,6 +85,7 @@ static void on_record(void *context, const struct output_record *record)
     struct sequence *q = &k->seq[k->slot];
 
     if (record->kind == OUTPUT_TOOL_BEGIN) q->tool_calls++;
+    if (record->kind == OUTPUT_TOOL_END) q->call_ended = true;
     if (record->kind == OUTPUT_STOP || q->silent || q->full) return;
     if (q->written + record->bytes + RECORD_ROOM + LOG_END_ROOM > k->table.limits.log_bytes_max) {
         q->full = true;
@@ -151,7 +153,7 @@ static void feed(struct detokenize *k, struct sequence *q, uint32_t until)
     while (q->fed < until && !q->stopped && !q->full) {
         const uint32_t token = tokens[q->fed++];
         if (engine_finish_by_token(&k->engine.generation, p, token) != FINISH_NONE) continue; /* ends the output, is no part of it */
-        q->stopped = output_parser_feed(&q->parser, token) == 1;
+        q->stopped = output_parser_feed(&q->parser, token) == 1 || (q->call_ended && (p->flags & REQUEST_ONE_CALL));
     }
 }
 

@@ -158,8 +158,8 @@ def test_detokenize_dies_in_a_forced_call():
     """What the prompt has of a call is in the log once, whenever its writer dies."""
     body = {"input": "What is the weather in Oslo?", "tools": [TOOL, {**TOOL, "name": "get_time"}], "max_output_tokens": 40, "ignore_eos": True, "temperature": 0, "return_token_ids": True}
     with Server("--restart-budget", "1000000", "--draft", "none") as s:
-        for choice in ("required", {"type": "function", "name": "get_time"}):
-            asked = {**body, "tool_choice": choice}
+        for more in ({"tool_choice": "required"}, {"tool_choice": {"type": "function", "name": "get_time"}}, {"tool_choice": "required", "parallel_tool_calls": False}):
+            asked = {**body, **more}
             wanted = asyncio.run(run(s, asked)).outcome()
             assert "function_call" in wanted, wanted
             for kill_at in range(scaled(14, 7)):

@@ -293,6 +293,17 @@ def test_forced_calls():
             assert words in str(e), e
 
 
+def test_one_call_at_a_time():
+    """parallel_tool_calls: false ends the answer with its first call, whatever the model would go on with."""
+    tools = [{"type": "function", "function": WEATHER}]
+    more = {"model": server.model, "messages": [{"role": "user", "content": "What is the weather in Oslo?"}], "tools": tools, "tool_choice": "required", "max_tokens": 120,
+            "extra_body": {"ignore_eos": True}, **GREEDY}  # it goes on
+    free, one = client().chat.completions.create(**more), client().chat.completions.create(parallel_tool_calls=False, **more)
+    assert free.choices[0].finish_reason == "length" and free.usage.completion_tokens == 120, free
+    assert one.choices[0].finish_reason == "tool_calls" and len(one.choices[0].message.tool_calls) == 1 and not one.choices[0].message.content, one
+    assert one.choices[0].message.tool_calls[0].function == free.choices[0].message.tool_calls[0].function and one.usage.completion_tokens < 20, one
+
+
 def test_reasoning():
     thinking = {"extra_body": {"chat_template_kwargs": {"enable_thinking": True}}}
     r = client().responses.create(model=server.model, input="What is 17 plus 25?", max_output_tokens=300, temperature=0, **thinking)

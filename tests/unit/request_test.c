@@ -42,6 +42,7 @@ static void test_faults_name_what_is_wrong(void **state)
         {API_RESPONSES, "{\"input\":\"a\",\"text\":{\"format\":{\"type\":\"json_schema\"}}}", "unsupported_parameter", "text.format"},
         {API_RESPONSES, "{\"input\":\"a\",\"tools\":[{\"type\":\"web_search\"}]}", "unsupported_tool", "tools[0]"},
         {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"required\"}", "invalid_value", "tool_choice"}, /* no tools */
+        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"parallel_tool_calls\":1," TOOLS "}", "invalid_type", "parallel_tool_calls"},
         {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":\"sometimes\"}", "unsupported_parameter", "tool_choice"},
         {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":{\"type\":\"allowed_tools\"}," TOOLS "}", "unsupported_parameter", "tool_choice"},
         {API_RESPONSES, "{\"input\":\"a\",\"tool_choice\":{\"type\":\"function\",\"name\":\"h\"}," TOOLS "}", "invalid_value", "tool_choice"},

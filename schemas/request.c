@@ -139,7 +139,7 @@ static int read_lane(struct request *r, const json_t *body, bool websocket, stru
 static int read_responses(struct request *r, bool websocket, const json_t *body, const struct request_defaults *d, struct fault *f)
 {
     struct request_media media = {&r->media, d};
-    static const char *const unbuilt[] = {"background", "conversation", "prompt", "context_management", "moderation", NULL};
+    static const char *const unbuilt[] = {"background", "background_options", "conversation", "prompt", "context_management", "moderation", "access_programs", "image", NULL};
     const json_t *input = json_object_get(body, "input");
     const char *instructions = NULL, *effort = NULL, *truncation = "disabled";
     const char *forced;
@@ -240,6 +240,7 @@ static int read_chat(struct request *r, const json_t *body, const struct request
     static const char *const unbuilt[] = {"functions", "function_call", "audio", "prediction", "web_search_options", NULL};
     json_t *messages = NULL, *modalities = NULL, *tools, *list;
     const char *effort = NULL, *forced;
+    bool reasons = true;
 
     TRY(field_known(body, chat_names, request_sampling_names, "", f));
     TRY(refuse_unbuilt(body, unbuilt, f));
@@ -252,6 +253,8 @@ static int read_chat(struct request *r, const json_t *body, const struct request
     if (json_array_size(modalities) > 1 || (json_array_size(modalities) == 1 && strcmp(json_string_value(json_array_get(modalities, 0)) ?: "", "text") != 0))
         return fault_set(f, 400, "unsupported_parameter", "modalities", "Unsupported 'modalities': only [\"text\"] is supported.");
     TRY(text_format(json_object_get(body, "response_format"), "response_format", f));
+    TRY(field_bool(body, "include_reasoning", &reasons, f));
+    if (!reasons) return fault_set(f, 400, "unsupported_parameter", "include_reasoning", "Unsupported 'include_reasoning': reasoning is not left out of answers; 'reasoning_effort' none keeps it from being written.");
     TRY(field_array(body, "messages", REQUEST_MESSAGES_MAX, &messages, f));
     if (!json_array_size(messages)) return fault_set(f, 400, "missing_required_parameter", "messages", "'messages' must be a non-empty array.");
     if (!(list = request_chat_messages(messages, &media, f))) return -E_FORMAT;

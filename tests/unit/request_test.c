@@ -56,6 +56,8 @@ static void test_faults_name_what_is_wrong(void **state)
         {API_COMPLETIONS, "{\"prompt\":\"a\",\"cache_salt\":7}", "invalid_type", "cache_salt"},
         {API_RESPONSES, "{\"input\":\"a\",\"stop_token_ids\":[1000]}", "out_of_range", "stop_token_ids"},
         {API_RESPONSES, "{\"input\":\"a\",\"logit_bias\":{\"x\":1}}", "out_of_range", "logit_bias"},
+        {API_RESPONSES, "{\"input\":\"a\",\"image\":{\"quality\":\"high\"}}", "unsupported_parameter", "image"},
+        {API_CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"include_reasoning\":false}", "unsupported_parameter", "include_reasoning"},
         {API_CHAT, "{\"messages\":[]}", "missing_required_parameter", "messages"},
         {API_CHAT, "{\"messages\":[{\"role\":\"robot\",\"content\":\"a\"}]}", "invalid_value", "messages[0]"},
         {API_CHAT, "{\"messages\":[{\"role\":\"user\"}]}", "missing_required_parameter", "messages[0].content"},

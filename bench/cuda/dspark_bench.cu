@@ -275,7 +275,7 @@ static void open_markov(struct bench *b)
     __nv_bfloat16 *w1 = normal((uint64_t)VOCAB * DSPARK_RANK, 1.0f, 5), *w2 = normal((uint64_t)VOCAB * DSPARK_RANK, 0.1f, 6), *c = normal(HIDDEN + DSPARK_RANK, 0.01f, 7);
 
     b->markov = { b->logits, w1, w2, NULL, b->x, c, 0.5f, HIDDEN, VOCAB, BLOCK, VOCAB, NULL, 1000, b->context, 42, 0.0f,
-                  (uint32_t *)memory(4 * DSPARK_GUESSES_MAX), (float *)memory(4 * DSPARK_GUESSES_MAX), memory(DSPARK_MARKOV_SCRATCH), b->one };
+                  (uint32_t *)memory(4 * DSPARK_GUESSES_MAX), (float *)memory(4 * DSPARK_GUESSES_MAX), memory(DSPARK_MARKOV_SCRATCH), b->one, NULL };
     if (b->format != WEIGHT_FP8) return;
     uint8_t *codes = (uint8_t *)memory((uint64_t)VOCAB * DSPARK_RANK);
     float *scale = (float *)memory(4 * VOCAB);
@@ -299,7 +299,7 @@ static void product(const struct bench *b, const struct packed_matrix *w, const 
 
 static void absorb(const struct bench *b)
 {
-    const struct dspark_keys_args a = { b->key_out, b->absorb, LAYERS, b->context - b->absorb, b->ring_rows, b->key_norms, b->inv_freq, b->layer[0].k, b->layer[0].v, 1e-6f };
+    const struct dspark_keys_args a = { b->key_out, b->absorb, LAYERS, b->context - b->absorb, b->ring_rows, b->key_norms, b->inv_freq, b->layer[0].k, b->layer[0].v, 1e-6f, NULL };
 
     for (uint32_t s = 0; s < SOURCES; s++)
         product(b, &b->fc[s], b->features + (uint64_t)s * ROWS * HIDDEN, b->part + (uint64_t)s * ROWS * HIDDEN, b->absorb, ROWMM_PARTIAL);

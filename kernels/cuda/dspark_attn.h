@@ -56,11 +56,11 @@ static inline uint32_t dspark_attn_spans(uint32_t positions) { return positions 
 struct dspark_keys_args {
     const float *keys;
     uint32_t count, layers, position, ring_rows;
-    const struct dspark_newest *newest;     /* device: only the first newest->absorb of them; NULL: all */
     const __nv_bfloat16 *k_norm;      /* [layers][512] */
     const float *inv_freq;
     __nv_bfloat16 *k, *v;             /* [layers][ring_rows][512] */
     float eps;
+    const struct dspark_newest *newest;     /* device: only the first newest->absorb of them; NULL: all */
 };
 
 #ifdef __cplusplus

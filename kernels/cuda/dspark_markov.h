@@ -39,8 +39,8 @@ struct dspark_markov_args {
     uint32_t *guess;                  /* [guesses], device; out */
     float *chance;                    /* [guesses], device; out */
     void *scratch;                    /* device */
-    const struct dspark_newest *newest;     /* device: token and position stand there (not for dspark_markov_many); NULL: here */
     const float *hidden_power;        /* device: hidden is f16, what it stands for is so many times that; NULL: bf16 */
+    const struct dspark_newest *newest;     /* device: token and position stand there (not for dspark_markov_many); NULL: here */
 };
 
 #define DSPARK_MARKOV_SEQS 8u

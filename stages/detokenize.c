@@ -209,7 +209,8 @@ static bool catch_up(struct detokenize *k, struct sequence *q, uint32_t generati
     bool complete;
 
     begin(k, q, generation);
-    q->silent = q->written > 0; /* a call that the prompt has opened is the first record */
+    const bool is_answered = !(table_gateway(&k->table, k->slot)->params.flags & REQUEST_PREFILL_ONLY);
+    q->silent = q->written > 0 || !is_answered; /* a call that the prompt has opened is the first record */
     if (init_parser(k, q) != 0) { /* gateway checks stop strings; a damaged record fails alone */
         end(k, q, FINISH_FAILED, 0);
         return false;

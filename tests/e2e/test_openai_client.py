@@ -283,6 +283,8 @@ def test_forced_calls():
     result = {"type": "function_call_output", "call_id": r.output[0].call_id, "output": '{"time": "12:00"}'}
     after = client().responses.create(model=server.model, previous_response_id=r.id, input=[result], tools=tools, max_output_tokens=60, **GREEDY)
     assert after.output_text, "nothing forces the next answer"
+    nothing = client().responses.create(model=server.model, input="Spell the word river.", tools=tools[:1], tool_choice="required", extra_body={"generate": False})
+    assert nothing.status == "completed" and nothing.output == [], nothing
     for bad, words in (({"tool_choice": "required"}, "no 'tools'"), ({"tool_choice": {"type": "function", "function": {"name": "nothing"}}, "tools": chat_tools}, "nothing"),
                        ({"tool_choice": "required", "tools": chat_tools, "reasoning_effort": "low"}, "reasoning"),
                        ({"tool_choice": "required", "tools": [{"type": "function", "function": {"name": "a b"}}]}, "a b")):

@@ -57,7 +57,7 @@ struct attn_args {
     __nv_bfloat16 *out;
     struct row_places out_places;     /* zeros: plain, as launches of more than 16 rows want them */
     const float *out_power;           /* a power of two in constant memory: out is f16, multiplied by it (powers.h); NULL: bf16 */
-    uint32_t qkv_tag, qkv_poll;       /* 0 or 1 (tags.cuh); poll 1: attn.cu takes qkv as soon as its tags say that it is there */
+    uint32_t qkv_tag, qkv_poll;       /* 0 or 1 (tags.cuh); poll 1: attn.cu takes qkv as soon as its tags say that it is there, attn_many.cu if they say so when a block starts */
     uint32_t part_tag, part_poll;     /* the same of part and part_ml, of sliding layers; those of full layers carry none */
     unsigned long long *trace;        /* two kernels' words (device.cuh); NULL outside benches */
 };

@@ -22,19 +22,25 @@ __device__ __forceinline__ void head_load(head_vector<D> &v, const float *from, 
     }
 }
 
+/* Do its tags say that it is there? The same for all of a warp. */
+template <int D> __device__ __forceinline__ bool head_is_there(const head_vector<D> &v, uint32_t tag)
+{
+    uint32_t wrong = 0;
+
+#pragma unroll
+    for (int i = 0; i < D / 128; i++)
+#pragma unroll
+        for (int e = 0; e < 4; e++) wrong = tag_wrong(wrong, v.x[i][e], tag);
+    return !__any_sync(0xffffffffu, wrong & 1);
+}
+
 /* Loads again until the tags say that all of it is there; after so many times the predecessor's end is waited for. A warp at once. */
 template <int D>
 __device__ __forceinline__ void head_settle(head_vector<D> &v, const float *from, uint32_t tag, uint32_t lane)
 {
 #pragma unroll 1
     for (uint32_t polls = 0; polls <= TAG_POLLS_MAX; polls++) {
-        uint32_t wrong = 0;
-
-#pragma unroll
-        for (int i = 0; i < D / 128; i++)
-#pragma unroll
-            for (int e = 0; e < 4; e++) wrong = tag_wrong(wrong, v.x[i][e], tag);
-        if (!__any_sync(0xffffffffu, wrong & 1)) return;
+        if (head_is_there<D>(v, tag)) return;
         if (polls == TAG_POLLS_MAX) chain_wait();
         head_load<D>(v, from, lane);
     }

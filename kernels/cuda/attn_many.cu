@@ -296,7 +296,7 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
 {
     constexpr int OWN = 2 * D / SPLIT / THREADS;
     const uint32_t at = (rank * THREADS + threadIdx.x) * OWN, h = at / D, d = at % D, shift = 2 * CHUNKS - 1 - r.position / CHUNK_KEYS % CHUNKS;
-    float top = NEVER, weight[CHUNKS], x[CHUNKS], sum[CHUNKS], y[OWN];
+    float top = NEVER, weight[CHUNKS], x[CHUNKS], sum[CHUNKS], own[CHUNKS][OWN], y[OWN];
 
 #pragma unroll
     for (uint32_t c = 0; c < CHUNKS; c++) {
@@ -314,14 +314,24 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
     const float inv = 1.0f / chunk_sum(x) * sh.power;
     const bool f16 = a.out_power != NULL;
 
+    /* Everything is asked for first. Chunks that hold no key were never written: their weight is 0. */
+#pragma unroll
+    for (uint32_t c = 0; c < CHUNKS; c++) {
+        const float *from = &sh.out[c][h][d];
+
+        if constexpr (SPLIT == 1) {
+            const float4 four = *(const float4 *)from;
+
+            own[c][0] = four.x, own[c][1] = four.y, own[c][2] = four.z, own[c][3] = four.w;
+        } else {
+#pragma unroll
+            for (int e = 0; e < OWN; e++) own[c][e] = peer_float(peer_address(from + e, (c + shift) % CHUNKS % SPLIT));
+        }
+    }
 #pragma unroll
     for (int e = 0; e < OWN; e++) {
 #pragma unroll
-        for (uint32_t c = 0; c < CHUNKS; c++) {
-            const float *from = &sh.out[c][h][d + e];
-
-            x[c] = weight[c] == 0.0f ? 0.0f : __fmul_rn(weight[c], with_tag(SPLIT == 1 ? *from : peer_float(peer_address(from, (c + shift) % CHUNKS % SPLIT)), a.part_tag));
-        }
+        for (uint32_t c = 0; c < CHUNKS; c++) x[c] = weight[c] == 0.0f ? 0.0f : __fmul_rn(weight[c], with_tag(own[c][e], a.part_tag));
         y[e] = chunk_sum(x) * inv;
     }
     __nv_bfloat16 *to = a.out + place_of(a.out_places, ATTN_HEADS * D, r.row, (r.head * 2 + h) * D + d);
@@ -380,15 +390,18 @@ __device__ __forceinline__ void prepare_row(const attn_args &a, const many_row &
     }
 }
 
-__device__ __forceinline__ many_row load_row(const attn_args &a, uint32_t row, uint32_t head)
+/* All that the step says of a row is asked for at once, row and group and how many rows there are: nearly always each row is a group of its own. */
+__device__ __forceinline__ many_row load_row(const attn_args &a, uint32_t row, uint32_t head, uint32_t &rows)
 {
-    const step_row own = a.state->row[row];
-    step_group group = a.state->group[row];      /* nearly always each row is a group of its own: asked for together with the row */
+    const volatile step_state &state = *a.state;
+    const uint32_t position = state.row[row].position, own = state.row[row].group;
+    uint32_t seq = state.group[row].seq, first_fresh = state.group[row].first_position;
 
-    if (own.group != row) group = a.state->group[own.group];
-    const uint32_t oldest = own.position < WINDOW ? 0 : own.position - (WINDOW - 1);
+    rows = state.rows;
+    if (own != row) seq = state.group[own].seq, first_fresh = state.group[own].first_position;
+    const uint32_t oldest = position < WINDOW ? 0 : position - (WINDOW - 1);
 
-    return many_row{ row, head, group.seq, own.position, group.first_position, oldest / ATTN_PAGE_TOKENS };
+    return many_row{ row, head, seq, position, first_fresh, oldest / ATTN_PAGE_TOKENS };
 }
 
 /* A block's turns are those with turn % SPLIT == its rank. */
@@ -403,17 +416,19 @@ __global__ void __launch_bounds__(THREADS) many_kernel(const __grid_constant__ a
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_START), trace_mark(trace, TRACE_START);
-    if (row >= a.state->rows) {
+    constexpr uint32_t AHEAD = row_of<F8>::AHEAD;
+    uint32_t asked = 0, rows;
+    head_vector<D> own = {};
+    uint4 q[8];
+
+    if (a.qkv_poll) head_load<D>(own, task_source(a, many_row{ row, task % a.kv_heads, 0, 0, 0, 0 }, warp), lane);      /* blocks that start last find their vectors ready (tags.cuh) */
+    const many_row r = load_row(a, row, task % a.kv_heads, rows);
+    const uint32_t first = (first_turn(r) + SPLIT - 1 - rank) / SPLIT * SPLIT + rank;
+
+    if (row >= rows) {
         chain_wait();
         return;
     }
-    const many_row r = load_row(a, row, task % a.kv_heads);
-    const uint32_t first = (first_turn(r) + SPLIT - 1 - rank) / SPLIT * SPLIT + rank;
-    constexpr uint32_t AHEAD = row_of<F8>::AHEAD;
-    uint32_t asked = 0;
-    head_vector<D> own;
-    uint4 q[8];
-
     load_constants(a, r, sh);
     __syncthreads();
     /* Keys of earlier steps do not wait for this one's: a chunk of them is asked for first, then the row's own vectors, then what more chunks there is room for: behind all of them
@@ -423,9 +438,8 @@ __global__ void __launch_bounds__(THREADS) many_kernel(const __grid_constant__ a
         for (; asked < (pass ? AHEAD : 1) && (pass == 2 || !is_fresh(r, first + asked * SPLIT)); asked++) ask_chunk<F8>(a, r, sh, first + asked * SPLIT, asked, warp, lane);
         if (pass == 2) break;
         if (pass == 0) {
-            chain_wait();
+            if (!a.qkv_poll || r.position != r.first_fresh || !head_is_there<D>(own, a.qkv_tag)) chain_wait(), head_load<D>(own, task_source(a, r, warp), lane);
             if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
-            head_load<D>(own, task_source(a, r, warp), lane);
             continue;
         }
         prepare_row<F8>(a, r, sh, own, warp, lane);
@@ -454,6 +468,7 @@ __global__ void __launch_bounds__(THREADS) many_kernel(const __grid_constant__ a
     join_chunks<SPLIT>(a, r, sh, rank);
     if (SPLIT > 1) cluster_arrive(), cluster_wait();      /* nobody leaves while a peer still reads here */
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
+    if (a.qkv_poll) chain_wait();     /* rule 3 of tags.cuh */
 }
 
 /* ---- launching ---- */

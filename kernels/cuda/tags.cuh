@@ -16,6 +16,7 @@
  *      qkv) and the residual (read by norm2 of layer L - 1), norm2 x (read by gate_up). Attention and its sum write what only kernels of the layer before have read: rule 1.
  *   3. Every kernel executes chain_wait before it ends, in every block: that a kernel is complete still means that all before it are. Readers that poll do so behind their stores.
  *   4. Writers' words may become visible in any order: every word that a reader takes by polling is checked.
+ * Attention for many sequences (attn_many.cu) looks once: its blocks are more than the SMs hold, and those that start last find their words there. The others wait.
  * A reader that has polled TAG_POLLS_MAX times (the predecessor was interrupted, or its words are nobody's) waits for the end instead and takes what is there then: polling is only a shortcut,
  * never a condition. Who does not poll (more than 32 rows, parts of a step alone, the first layers) waits for the end as ever. */
 #ifndef SLUICE_CUDA_TAGS_CUH

@@ -220,8 +220,16 @@ extern "C" void cuda_dspark_close(struct cuda_dspark *d)
 
 /* ---- parts ---- */
 
-/* What a product takes, and what its sums or its result are multiplied by. */
-struct rows_in { const __nv_bfloat16 *x; const float *x_power, *x_scale, *out_power; };
+/* What a product takes, and what its sums or its result are multiplied by; tiled: x, and what GEGLU leaves (row_places.h). */
+struct rows_in { const __nv_bfloat16 *x; const float *x_power, *x_scale, *out_power; bool tiled; };
+
+/* Where a block's rows lie from its start to its last norm: the LM head and the Markov head take plain ones. */
+static struct row_places tiles(uint32_t rows)
+{
+    const struct row_places plain = {};
+
+    return rows <= ROWMM_ROWS_MAX ? places_tiled(rows) : plain;
+}
 
 static int product_of(const struct cuda_dspark *d, const struct packed_matrix w, struct rows_in in, void *out, uint32_t rows, enum rowmm_out kind)
 {
@@ -230,14 +238,15 @@ static int product_of(const struct cuda_dspark *d, const struct packed_matrix w,
     a.x = in.x, a.x_power = in.x_power, a.x_scale = in.x_scale, a.out_power = in.out_power, a.out = out, a.m = rows, a.out_kind = kind;
     a.out_stride = kind == ROWMM_GEGLU ? w.rows / 2 : w.rows;
     a.out_slice_stride = (uint64_t)ROWS * a.out_stride;
+    if (in.tiled) a.x_places = a.out_places = tiles(rows);
     if (kind == ROWMM_LOGITS) a.softcap = d->spec.softcap, a.tile_top = d->tile_top;
     return rows <= ROWMM_ROWS_MAX ? rowmm_launch(&w, a, &d->tuning, d->stream) : rowmm_wide_launch(&w, a, &d->tuning, d->stream);
 }
 
 /* place: of x's power. */
-static int product(const struct cuda_dspark *d, const struct arena_matrix *m, const __nv_bfloat16 *x, uint32_t place, void *out, uint32_t rows)
+static int product(const struct cuda_dspark *d, const struct arena_matrix *m, const __nv_bfloat16 *x, bool tiled, uint32_t place, void *out, uint32_t rows)
 {
-    return product_of(d, matrix(d, m), rows_in{ x, down(d, place), NULL, NULL }, out, rows, ROWMM_PARTIAL);
+    return product_of(d, matrix(d, m), rows_in{ x, down(d, place), NULL, NULL, tiled }, out, rows, ROWMM_PARTIAL);
 }
 
 static int output(const struct cuda_dspark *d, uint32_t rows)
@@ -245,17 +254,18 @@ static int output(const struct cuda_dspark *d, uint32_t rows)
     const struct arena_matrix *t = &d->target.head;
     const struct packed_matrix theirs = { (const uint8_t *)d->options.target_device + t->offset, t->rows, t->k, t->slice_k, t->format };
 
-    return product_of(d, d->spec.shared_head ? theirs : matrix(d, &d->plan.head), rows_in{ d->x, down(d, of_head(d)), NULL, NULL }, d->logits, rows, ROWMM_LOGITS);
+    return product_of(d, d->spec.shared_head ? theirs : matrix(d, &d->plan.head), rows_in{ d->x, down(d, of_head(d)), NULL, NULL, false }, d->logits, rows, ROWMM_LOGITS);
 }
 
 /* residual[flip ^ 1] = (residual[flip] + norm(sum of the product's slices)) * scalar; x = norm of it, with the power of that place. */
-static int norm(const struct cuda_dspark *d, const struct arena_matrix *from, uint32_t flip, uint64_t w_post, uint64_t w_next, uint32_t next, const float *scalar, uint32_t rows)
+static int norm(const struct cuda_dspark *d, const struct arena_matrix *from, uint32_t flip, uint64_t w_post, uint64_t w_next, bool tiled, uint32_t next, const float *scalar, uint32_t rows)
 {
     struct norm_args n = {};
 
     n.part = d->part, n.part_stride = (uint64_t)ROWS * d->spec.hidden, n.split = from->k / from->slice_k, n.hidden = d->spec.hidden;
     n.residual = d->residual[flip], n.residual_out = d->residual[flip ^ 1];
     n.w_post = vector(d, w_post), n.w_next = vector(d, w_next), n.scalar = scalar, n.eps = d->spec.norm_eps, n.y = d->x, n.y_power = up(d, next);
+    if (tiled) n.y_places = tiles(rows);
     return norm_launch(&n, rows, d->stream);
 }
 
@@ -319,9 +329,9 @@ static int absorb(struct cuda_dspark *d, const struct cuda_dspark_absorb *items,
     int rc = dspark_gather_launch(&g, (uint32_t)rows, d->stream);
 
     for (uint32_t i = 0; i < s->sources && rc == 0; i++)
-        rc = product_of(d, matrix(d, &d->plan.fc[i]), rows_in{ d->outputs + i * g.source_stride, NULL, g.x_scale ? g.x_scale + i * ROWS : NULL, NULL }, d->part + i * feature.part_stride, (uint32_t)rows, ROWMM_PARTIAL);
+        rc = product_of(d, matrix(d, &d->plan.fc[i]), rows_in{ d->outputs + i * g.source_stride, NULL, g.x_scale ? g.x_scale + i * ROWS : NULL, NULL, false }, d->part + i * feature.part_stride, (uint32_t)rows, ROWMM_PARTIAL);
     if (rc == 0) rc = dspark_feature_launch(&feature, (uint32_t)rows, d->stream);
-    if (rc == 0) rc = product(d, &d->plan.keys, d->f, of_keys(d), d->key_out, (uint32_t)rows);
+    if (rc == 0) rc = product(d, &d->plan.keys, d->f, false, of_keys(d), d->key_out, (uint32_t)rows);
     for (uint32_t i = 0; i < count && rc == 0; first += items[i++].count) rc = put_keys(d, &items[i], first, newest);
     return rc;
 }
@@ -346,7 +356,7 @@ static int attend(const struct cuda_dspark *d, uint32_t layer, const struct cuda
         a.seq[i] = dspark_attn_seq{ ring_of(d, d->k, q[i].place, layer), ring_of(d, d->v, q[i].place, layer), q[i].position + later, window_low(d, q[i].position), d->low + q[i].place };
     a.q_norm = vector(d, d->plan.layer[layer].q_norm), a.k_norm = vector(d, d->plan.k_norms) + layer * DSPARK_DIM, a.inv_freq = d->inv_freq;
     a.ring_rows = d->ring_rows, a.eps = d->spec.norm_eps, a.spans_max = dspark_attn_spans(d->ring_rows);
-    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended, a.out_power = up(d, of_layer(layer, POWER_O)), a.newest = newest;
+    a.q = d->q, a.part = d->attn_part, a.part_ml = d->attn_ml, a.out = d->attended, a.out_places = tiles(a.rows * count), a.out_power = up(d, of_layer(layer, POWER_O)), a.newest = newest;
     return dspark_attn_launch(&a, d->stream);
 }
 
@@ -357,14 +367,14 @@ static int run_layer(const struct cuda_dspark *d, uint32_t i, const struct cuda_
     const bool last = i + 1 == d->spec.layers;
     const uint64_t next = last ? d->plan.final_norm : d->plan.layer[i + 1].input_norm;
     const uint32_t next_place = last ? of_head(d) : of_layer(i + 1, POWER_QKV);
-    int rc = product(d, &l->qkv, d->x, of_layer(i, POWER_QKV), d->qkv, rows);
+    int rc = product(d, &l->qkv, d->x, true, of_layer(i, POWER_QKV), d->qkv, rows);
 
     if (rc == 0) rc = attend(d, i, q, count, newest);
-    if (rc == 0) rc = product(d, &l->o, d->attended, of_layer(i, POWER_O), d->part, rows);
-    if (rc == 0) rc = norm(d, &l->o, 0, l->post_attention_norm, l->pre_ff_norm, of_layer(i, POWER_GATE_UP), NULL, rows);
-    if (rc == 0) rc = product_of(d, matrix(d, &l->gate_up), rows_in{ d->x, down(d, of_layer(i, POWER_GATE_UP)), NULL, up(d, of_layer(i, POWER_DOWN)) }, d->act, rows, ROWMM_GEGLU);
-    if (rc == 0) rc = product(d, &l->down, d->act, of_layer(i, POWER_DOWN), d->part, rows);
-    return rc ? rc : norm(d, &l->down, 1, l->post_ff_norm, next, next_place, (const float *)((const uint8_t *)d->options.weights_device + l->scalar), rows);
+    if (rc == 0) rc = product(d, &l->o, d->attended, true, of_layer(i, POWER_O), d->part, rows);
+    if (rc == 0) rc = norm(d, &l->o, 0, l->post_attention_norm, l->pre_ff_norm, true, of_layer(i, POWER_GATE_UP), NULL, rows);
+    if (rc == 0) rc = product_of(d, matrix(d, &l->gate_up), rows_in{ d->x, down(d, of_layer(i, POWER_GATE_UP)), NULL, up(d, of_layer(i, POWER_DOWN)), true }, d->act, rows, ROWMM_GEGLU);
+    if (rc == 0) rc = product(d, &l->down, d->act, true, of_layer(i, POWER_DOWN), d->part, rows);
+    return rc ? rc : norm(d, &l->down, 1, l->post_ff_norm, next, !last, next_place, (const float *)((const uint8_t *)d->options.weights_device + l->scalar), rows);
 }
 
 /* What all sequences have in common. */
@@ -435,7 +445,7 @@ static int enqueue(const struct cuda_dspark *d, const struct cuda_dspark_questio
     if (d->spec.own_table) a.plain = vector(d, d->plan.table);
     else a.packed = (const uint8_t *)d->options.target_device + table->offset, a.slice_k = table->slice_k, a.slices = table->k / table->slice_k;
     a.hidden = d->spec.hidden, a.block = d->spec.block, a.mask = d->spec.mask_token, a.scale = d->spec.embed_scale, a.eps = d->spec.norm_eps, a.newest = newest;
-    a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x, a.y_power = up(d, of_layer(0, POWER_QKV));
+    a.w = vector(d, d->plan.layer[0].input_norm), a.h = d->residual[0], a.y = d->x, a.y_places = tiles(count * d->spec.block), a.y_power = up(d, of_layer(0, POWER_QKV));
     int rc = dspark_start_launch(&a, count * d->spec.block, d->stream);
     for (uint32_t i = 0; i < d->spec.layers && rc == 0; i++) rc = run_layer(d, i, q, count, newest);
     if (rc == 0) rc = output(d, count * d->spec.block);

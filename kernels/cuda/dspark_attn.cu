@@ -287,7 +287,7 @@ __global__ void __launch_bounds__(HEAD_THREADS) combine_kernel(const dspark_attn
         }
         __syncthreads();
     }
-    uint32_t *to = (uint32_t *)(a.out + ((uint64_t)blockIdx.y * a.rows * DSPARK_HEADS + query) * DSPARK_DIM + threadIdx.x * HEAD_EACH);
+    uint32_t *to = (uint32_t *)(a.out + place_of(a.out_places, DSPARK_HEADS * DSPARK_DIM, blockIdx.y * a.rows + query / DSPARK_HEADS, query % DSPARK_HEADS * DSPARK_DIM + threadIdx.x * HEAD_EACH));
 
     for (uint32_t i = 0; i < HEAD_EACH / 2; i++) to[i] = pack_row(out[2 * i] / sum * power, out[2 * i + 1] / sum * power, a.out_power != NULL);
 }
@@ -311,6 +311,7 @@ int dspark_attn_launch(const struct dspark_attn_args *args, void *stream)
     uint32_t spans = 0;
     void *params[] = { &a };
 
+    a.out_places = places_known(a.out_places, DSPARK_HEADS * DSPARK_DIM);
     if (a.rows == 0 || a.rows > DSPARK_ROWS_MAX || a.count == 0 || a.count > (a.newest ? 1 : DSPARK_SEQUENCES_MAX)) return -E_RANGE;
     for (uint32_t i = 0; i < a.count; i++) {
         const struct dspark_attn_seq *s = &a.seq[i];

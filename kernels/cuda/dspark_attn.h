@@ -14,6 +14,7 @@
 #define SLUICE_CUDA_DSPARK_ATTN_H
 
 #include "dspark_newest.h"
+#include "row_places.h"
 #include <cuda_bf16.h>
 #include <stdint.h>
 
@@ -45,7 +46,8 @@ struct dspark_attn_args {
     __nv_bfloat16 *q;                 /* scratch [sequences][DSPARK_QUERIES][512] */
     float *part;                      /* scratch [sequences][spans_max][DSPARK_QUERIES][512] */
     float2 *part_ml;                  /* scratch [sequences][spans_max][DSPARK_QUERIES] (max, sum) */
-    __nv_bfloat16 *out;
+    __nv_bfloat16 *out;               /* [sequences][rows][16 * 512] */
+    struct row_places out_places;     /* zeros: plain; rows of all sequences count on */
     const float *out_power;           /* out is f16, multiplied by it (powers.h); NULL: bf16 */
 };
 

@@ -159,7 +159,7 @@ __global__ void __launch_bounds__(WIDE) start_kernel(const __grid_constant__ dsp
 
         if (at >= a.hidden) continue;
         a.h[row + at] = v[i];
-        store_row(a.y + row + at, v[i] * inv * __bfloat162float(a.w[at]) * power, a.y_power != NULL);
+        store_row(a.y + place_of(a.y_places, a.hidden, blockIdx.x, at), v[i] * inv * __bfloat162float(a.w[at]) * power, a.y_power != NULL);
     }
 }
 
@@ -224,6 +224,7 @@ int dspark_start_launch(const struct dspark_start_args *args, uint32_t rows, voi
     void *params[] = { &a };
 
     if (rows == 0 || a.block == 0 || rows > a.block * CUDA_DSPARK_ROWS_MAX || a.hidden > HIDDEN_MAX) return -E_RANGE;
+    a.y_places = places_known(a.y_places, a.hidden);
     return launch_first((const void *)start_kernel, rows, WIDE, 0, params, stream);
 }
 

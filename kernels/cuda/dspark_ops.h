@@ -14,6 +14,7 @@
 #include "cuda_dspark.h"
 #include "cuda_handover.h"
 #include "dspark_newest.h"
+#include "row_places.h"
 #include <cuda_bf16.h>
 
 struct dspark_begin_args {
@@ -60,6 +61,7 @@ struct dspark_start_args {
     const __nv_bfloat16 *w;           /* of the first layer */
     float *h;
     __nv_bfloat16 *y;
+    struct row_places y_places;       /* zeros: plain */
     const float *y_power;             /* as f_power */
 };
 int dspark_start_launch(const struct dspark_start_args *args, uint32_t rows, void *stream);

@@ -343,7 +343,7 @@ void gpu_tick(struct server *v, uint64_t now_ns)
     snprintf(path, sizeof path, "%s/control", g->dir);
     if (access(path, F_OK) == 0) {
         g->state = GPU_MPS;
-    } else if (now_ns - g->started_ns > MPS_START_MS * MS) {
+    } else if (now_ns > g->started_ns + MPS_START_MS * MS) { /* it may have been started behind now_ns */
         take_turns(v, "its daemon does not start");
     }
 }

@@ -15,8 +15,6 @@
 #define WAIT_SLOTS_DEFAULT 2
 #define L2_SLOTS_DEFAULT 8
 #define L2_STRIDE_DEFAULT 5
-#define WINDOW_SLOTS_DEFAULT 3        /* 60 KB per SM: 40 cost bandwidth, 200 cost everybody's latency (bench/RESULTS_cuda.md) */
-
 
 static int make_scratch(struct cuda_backend *b)
 {
@@ -186,7 +184,7 @@ extern "C" int cuda_backend_open(struct cuda_backend **backend, const struct cud
     b->is_plain = is_plain;
     b->keep.memory = options->features, b->keep.hidden = spec->hidden;
     b->tuning.ring_slots = options->ring_slots ? options->ring_slots : RING_SLOTS_DEFAULT;
-    b->tuning.window_slots = options->window_slots ? options->window_slots : WINDOW_SLOTS_DEFAULT;
+    b->tuning.window_slots = options->window_slots; /* 0: chain.cu chooses */
     b->tuning.wait_slots = options->wait_slots ? options->wait_slots : WAIT_SLOTS_DEFAULT;
     b->tuning_l2.count = options->l2_slots == CUDA_L2_DEFAULT ? L2_SLOTS_DEFAULT : options->l2_slots;
     b->tuning_l2.stride = options->l2_stride ? options->l2_stride : L2_STRIDE_DEFAULT;

@@ -77,6 +77,13 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
 /* Where a product's activations come from and its result goes: powers of both, or NULL. */
 struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; struct row_places x_places, out_places; uint32_t out_tag; bool late_trigger; };
 
+/* Copies in flight, of 20 KB each and SM: fewer cost bandwidth, more everybody's latency. Measured (bench/RESULTS_cuda.md): 5 with few rows; a kernel that rounds each row beside them, and many rows, want 3. */
+static uint32_t window_slots(const struct chain *c, const struct arena_matrix *m)
+{
+    if (c->b->tuning.window_slots) return c->b->tuning.window_slots;
+    return c->rows <= ROWMM_ROWS_MAX && m->activation != STORED_TOKEN ? 5 : 3;
+}
+
 /* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, struct product_io io, enum rowmm_out kind, uint32_t ring_slots, const struct arena_matrix *next)
 {
@@ -85,6 +92,7 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
     struct rowmm_tuning tuning = b->tuning;
     struct rowmm_args a = {};
 
+    tuning.window_slots = window_slots(c, m);
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
     if (m->activation != STORED_AS_IS && !c->rounded) {
         const struct round_args round = { io.x, io.x, b->x_scale, m->k, m->input_scale };
@@ -107,7 +115,7 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
 
         a.next = b->tuning_l2;
         rowmm_next_of(&a.next, &behind, &b->tuning);
-        if (a.next.pace_ns == 0) a.next.pace_ns = c->rows > 1 ? 250 : 150;   /* measured */
+        if (a.next.pace_ns == 0) a.next.pace_ns = c->rows > 1 ? 50 : 150;    /* measured */
     }
     a.out = io.out;
     a.out_slice_stride = (uint64_t)b->rows_max * io.out_stride;

@@ -186,6 +186,7 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
         waited = true;
         prepare<D, F8>(a, it, it.row_first, fresh, sh, warp, lane);
         if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
+        if (D == 512 && !F8) copies_wait<0>();
         __syncthreads();
         if constexpr (D == 256) {
             float out[4][4] = {}, top[2] = { NEVER, NEVER }, sum[2] = { 0.0f, 0.0f };
@@ -203,10 +204,15 @@ __global__ void __maxnreg__(112) attn_kernel(const __grid_constant__ attn_args a
     if (!waited || a.qkv_poll) chain_wait();   /* rule 3 of tags.cuh */
 }
 
+#define SUM_COLUMNS 128u              /* that a block of the sum adds at once; 32 registers: two blocks of 12 warps beside one of the o product */
+
+/* Blocks of each row's head. o fetches its weights from when all of them have begun: with 4 to 8 rows as many as two an SM may do so beside attention (0.021 ms of 8 rows), one alone is too slow. */
+static uint32_t sum_parts(uint32_t rows) { return rows > 2 && rows <= 8 ? 2 : 512 / SUM_COLUMNS; }
+
 /* Full layers: the results of a row and head, in ascending order. */
-__global__ void __launch_bounds__(FULL_SUM_THREADS) full_sum_kernel(const __grid_constant__ attn_args a)
+__global__ void __maxnreg__(32) full_sum_kernel(const __grid_constant__ attn_args a)
 {
-    const uint32_t row = blockIdx.x / (ATTN_HEADS * FULL_PARTS);
+    const uint32_t row = blockIdx.x / (ATTN_HEADS * a.sum_parts);
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
@@ -217,7 +223,7 @@ __global__ void __launch_bounds__(FULL_SUM_THREADS) full_sum_kernel(const __grid
     chain_wait();
     if (!live) return;
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
-    full_sum(a, slots, fine, power);
+    full_sum<SUM_COLUMNS>(a, slots, fine, power);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 
@@ -291,7 +297,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 
 int attn_init(void)
 {
-    const uint32_t sliding = attn_shared_bytes<256>(STEP_GROUP_ROWS_MAX, 128), full = attn_shared_bytes<512>(STEP_GROUP_ROWS_MAX, 256);
+    const uint32_t sliding = attn_shared_bytes<256>(STEP_GROUP_ROWS_MAX, 128), full = attn_shared_bytes<512>(STEP_GROUP_ROWS_MAX, 256) + FULL_UNIT * FULL_K_BYTES;
     int rc = launch_prepare((const void *)attn_kernel<256, false>, sliding);
 
     if (rc == 0) rc = launch_prepare((const void *)attn_kernel<256, true>, sliding);
@@ -316,9 +322,10 @@ static int launch_full(attn_args *a, uint32_t rows, uint32_t sm_count, void *str
     void *params[] = { a };
 
     a->blocks = sm_count;
-    const int rc = launch_chained(a->kv_fp8 ? (const void *)attn_kernel<512, true> : (const void *)attn_kernel<512, false>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a->turned), params, stream);
+    a->sum_parts = sum_parts(rows);
+    const int rc = launch_chained(a->kv_fp8 ? (const void *)attn_kernel<512, true> : (const void *)attn_kernel<512, false>, sm_count, ATTN_WARPS * 32, attn_shared_bytes<512>(rows, a->turned) + (a->kv_fp8 ? 0 : FULL_UNIT * FULL_K_BYTES), params, stream);
 
-    return rc ? rc : launch_chained((const void *)full_sum_kernel, rows * ATTN_HEADS * FULL_PARTS, FULL_SUM_THREADS, 0, params, stream);
+    return rc ? rc : launch_chained((const void *)full_sum_kernel, rows * ATTN_HEADS * a->sum_parts, FULL_SUM_THREADS, 0, params, stream);
 }
 
 int attn_launch(const struct attn_args *args, uint32_t head_dim, uint32_t rows, uint32_t sm_count, void *stream)

@@ -49,7 +49,7 @@ struct attn_args {
     const float2 *rope;               /* [rows][rope_stride], this layer type's part first */
     uint32_t rope_stride, turned;     /* pairs that turn */
     uint32_t fresh_rows;              /* set by attn_launch: most rows of a group */
-    uint32_t blocks;                  /* the same: of the first kernel of a full layer */
+    uint32_t blocks, sum_parts;       /* the same: of the first kernel of a full layer; of each row's head in the second */
     float eps, scale;
     float *part;                      /* [rows][16][spans_max][d] */
     float2 *part_ml;                  /* [rows][16][spans_max] (max, sum) */

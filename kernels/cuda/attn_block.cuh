@@ -76,9 +76,11 @@ template <int D> struct attn_shape {
 template <int D> struct attn_shared {
     using S = attn_shape<D>;
     __nv_bfloat16 p[16][S::P_STRIDE];
-    float4 half[S::DIM_PARTS == 2 ? S::KEY_TILES * 32 : 1];    /* scores over the upper half of d */
+    union {
+        float4 half[S::DIM_PARTS == 2 ? S::KEY_TILES * 32 : 1];    /* scores over the upper half of d; before that */
+        __nv_bfloat16 norm[2][D];                              /* weights of q and k norm, of which nobody has need when there are scores */
+    };
     float top[16][8], sum[16][8];                              /* per key tile */
-    __nv_bfloat16 norm[2][D];                                  /* weights of q and k norm */
     __nv_bfloat16 q[16][S::Q_STRIDE];
     uint32_t page[32];                         /* of the span's chunks (attn_full.cuh) */
     /* then for each row of the launch, at most 8: K and V of the new position (F8: in half of the place); its rotation (cos, sin) */
@@ -378,7 +380,23 @@ __device__ __forceinline__ bool sees(uint32_t key, uint32_t position)
     return key <= position || (RING && key >= ATTN_WINDOW);
 }
 
-/* The part of a row's softmax that the warps of a block share: new maximum, weights, sums. Each warp of the first DIM_PARTS group
+/* Scores over all of d: to the warps of the first DIM_PARTS group, which have 8 keys each. Behind it, everybody is done with K. */
+template <int D>
+__device__ __forceinline__ void add_halves(float (&s)[4], attn_shared<D> &sh, uint32_t warp, uint32_t lane)
+{
+    using S = attn_shape<D>;
+    const uint32_t tile = warp % S::KEY_TILES;
+
+    if (S::DIM_PARTS == 1) return;
+    if (warp >= S::KEY_TILES) sh.half[tile * 32 + lane] = make_float4(s[0], s[1], s[2], s[3]);
+    __syncthreads();
+    if (warp >= S::KEY_TILES) return;
+    const float4 h = sh.half[tile * 32 + lane];
+
+    s[0] += h.x, s[1] += h.y, s[2] += h.z, s[3] += h.w;
+}
+
+/* The part of a row's softmax that the warps of a block share, behind add_halves: new maximum, weights, sums. Each warp of the first DIM_PARTS group
  * holds the scores of 8 keys. Leaves p in shared memory; factor[h]: what the rows g and g + 8 accumulated so far shrinks by. */
 template <int D, bool F8, bool RING = D == 256>
 __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], float (&sum)[2], float (&factor)[2],
@@ -388,15 +406,6 @@ __device__ __forceinline__ void softmax_chunk(float (&s)[4], float (&top)[2], fl
     const uint32_t tile = warp % S::KEY_TILES, g = lane / 4;
     const bool holds = warp < S::KEY_TILES;
 
-    if (S::DIM_PARTS == 2) {
-        if (!holds) sh.half[tile * 32 + lane] = make_float4(s[0], s[1], s[2], s[3]);
-        __syncthreads();
-        if (holds) {
-            const float4 h = sh.half[tile * 32 + lane];
-
-            s[0] += h.x, s[1] += h.y, s[2] += h.z, s[3] += h.w;
-        }
-    }
 #pragma unroll
     for (int h = 0; h < 2; h++) {
         const uint32_t r = m_row<D>(g + 8 * h, row), position = it.group.first_position + r;

@@ -3,12 +3,13 @@
  * Read by attn.cu and, for its arithmetic, by attn_many_full.cu. A chunk of 32 keys has a softmax of its own; the chunks of a span are joined in ascending order, spans are added up in ascending order.
  * Below cut::KEYS_A a span is GROUP chunks. A "fine" step leaves the results of its chunks in memory and the sum joins them, operation by operation as a block would: which of both
  * it is depends on how many rows there are, the result does not.
- * K of a chunk lies in registers, and V from behind the scores on: both and what is summed up, 16 x 512 f32, are more than a block has beside a product.
+ * In bf16, K of a chunk lies in shared memory, V in registers: both and what is summed up, 16 x 512 f32, are more registers than a block has beside a product.
  * A register that is spilled while it is loaded holds up all loads behind it (measured: 1 us a chunk). */
 #ifndef SLUICE_CUDA_ATTN_FULL_CUH
 #define SLUICE_CUDA_ATTN_FULL_CUH
 
 #include "attn_block.cuh"
+#include "attn_many_copy.cuh"
 
 #define FULL_UNIT 32u                 /* keys of a chunk: a page */
 #define FULL_GROUP 3u                 /* chunks of a span below KEYS_A; 32 in the longest */
@@ -152,31 +153,55 @@ __device__ __forceinline__ void full_load_v(fragments<512, F8> &f, const attn_ar
 
 /* A chunk into the L2: by one thread of the blocks of a span. */
 template <bool F8>
-__device__ __forceinline__ void full_prefetch(const attn_args &a, const item &it, const attn_shared<512> &sh, uint32_t chunk, bool keys)
+__device__ __forceinline__ void full_prefetch(const attn_args &a, const item &it, const attn_shared<512> &sh, uint32_t chunk)
 {
     if (chunk >= it.span.end || chunk >= it.group.first_position) return;
     const uint8_t *page = page_of(a, it, sh, chunk);
 
-    if (keys) bulk_prefetch(page + a.k_offset, FULL_UNIT * 512 * kv_bytes<F8>);
+    bulk_prefetch(page + a.k_offset, FULL_UNIT * 512 * kv_bytes<F8>);
     bulk_prefetch(page + a.v_offset, FULL_UNIT * 512 * kv_bytes<F8>);
+}
+
+/* bf16: K of a chunk into shared memory behind the rotations; rows 64 bytes apart modulo the banks: 16-byte loads of a quarter warp never collide. */
+#define FULL_K_BYTES (2 * 512 + 64)
+
+__device__ __forceinline__ uint8_t *shared_k(const attn_args &a, attn_shared<512> &sh) { return (uint8_t *)(rotation<512>(sh, a.fresh_rows) + a.fresh_rows * a.turned); }
+
+/* Keys that no earlier step has written stay what lies there: nobody looks at their scores. */
+__device__ __forceinline__ void copy_k(const attn_args &a, const item &it, attn_shared<512> &sh, uint32_t chunk)
+{
+    if (chunk >= it.group.first_position) return;              /* has no page number here */
+    const uint8_t *from = page_of(a, it, sh, chunk) + a.k_offset + threadIdx.x * 16;
+    const uint32_t to = smem_address(shared_k(a, sh)) + threadIdx.x / 64 * FULL_K_BYTES + threadIdx.x % 64 * 16;
+
+#pragma unroll
+    for (uint32_t i = 0; i < FULL_UNIT / 4; i++) copy_async(to + i * 4 * FULL_K_BYTES, from + i * 4 * 1024, chunk + threadIdx.x / 64 + i * 4 < it.group.first_position ? 16 : 0);
+    copies_commit();
+}
+
+/* A lane's part of K for scores; new keys from where they were made. */
+__device__ __forceinline__ void take_k(fragments<512, false> &f, const attn_args &a, const item &it, uint32_t chunk, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
+{
+    const uint32_t key = warp % 4 * 8 + lane / 4, made = chunk + key - it.group.first_position;
+    const uint8_t *from = (made < it.row_end ? (const uint8_t *)sh.fresh[2 * made] : shared_k(a, sh) + key * FULL_K_BYTES) + (warp / 4 * 256 + lane % 4 * 8) * 2;
+
+#pragma unroll
+    for (int i = 0; i < 8; i++) f.k[i] = *(const uint4 *)(from + i * 64);
 }
 
 /* What can be asked for before the query is there. */
 template <bool F8>
-__device__ __forceinline__ void full_begin_keys(fragments<512, F8> &f, const attn_args &a, const item &it, const attn_shared<512> &sh, uint32_t warp, uint32_t lane)
+__device__ __forceinline__ void full_begin_keys(fragments<512, F8> &f, const attn_args &a, const item &it, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
 {
     const uint32_t first = it.span.first;
 
-    full_load_k<F8>(f, a, it, sh, first, warp, lane);
-    if (F8) full_load_v<F8>(f, a, it, sh, first, warp, lane);
-    if (threadIdx.x == 0) {
-        if (!F8) full_prefetch<F8>(a, it, sh, first, false);
-        full_prefetch<F8>(a, it, sh, first + FULL_UNIT, true);
-        full_prefetch<F8>(a, it, sh, first + 2 * FULL_UNIT, true);
-    }
+    if constexpr (F8) full_load_k<F8>(f, a, it, sh, first, warp, lane);
+    else copy_k(a, it, sh, first);
+    full_load_v<F8>(f, a, it, sh, first, warp, lane);
+    if (threadIdx.x == 0) full_prefetch<F8>(a, it, sh, first + FULL_UNIT), full_prefetch<F8>(a, it, sh, first + 2 * FULL_UNIT);
 }
 
-/* The first chunk's K (F8: and V) in the registers. With E4M3, half the registers, the next chunk's are asked for as soon as this one's have been used. */
+/* The first chunk's K and V asked for. The next chunk's are asked for as soon as this one's have been used. */
 template <bool F8>
 __device__ __forceinline__ void full_work(const attn_args &a, const item &it, fragments<512, F8> &f, attn_shared<512> &sh, uint32_t warp, uint32_t lane)
 {
@@ -189,32 +214,35 @@ __device__ __forceinline__ void full_work(const attn_args &a, const item &it, fr
         float s[4] = {};
         float2 w[2];
 
-        if (threadIdx.x == 0) full_prefetch<F8>(a, it, sh, chunk + 3 * FULL_UNIT, true);
-        if (fresh) patch_k<512, F8>(f, it, chunk, sh, warp, lane);
+        if (threadIdx.x == 0) full_prefetch<F8>(a, it, sh, chunk + 3 * FULL_UNIT);
+        if constexpr (!F8) take_k(f, a, it, chunk, sh, warp, lane);
+        else if (fresh) patch_k<512, F8>(f, it, chunk, sh, warp, lane);
         scores<512, F8>(s, f, sh, warp, lane);
-        if (!F8) full_load_v<F8>(f, a, it, sh, chunk, warp, lane);
-        else if (more) full_load_k<F8>(f, a, it, sh, chunk + FULL_UNIT, warp, lane);
+        add_halves<512>(s, sh, warp, lane);
+        if constexpr (F8) {
+            if (more) full_load_k<F8>(f, a, it, sh, chunk + FULL_UNIT, warp, lane);
+        } else {
+            if (more) copy_k(a, it, sh, chunk + FULL_UNIT);
+        }
         join_softmax<F8>(s, top, sum, w, it, chunk, row, sh, warp, lane);
         if (fresh) patch_v<512, F8>(f, it, chunk, sh, warp, lane);
         join_values<F8>(out, f, w, sh, lane);
         if (!more) break;
-        if (F8) full_load_v<F8>(f, a, it, sh, chunk + FULL_UNIT, warp, lane);
-        else full_load_k<F8>(f, a, it, sh, chunk + FULL_UNIT, warp, lane);
+        full_load_v<F8>(f, a, it, sh, chunk + FULL_UNIT, warp, lane);
+        if (!F8) copies_wait<0>();
+        if (!F8) __syncthreads();
     }
     store_partial<512>(a, it, row, out, top, sum, warp, lane);
 }
 
 /* ---- the sum of a row's results ---- */
 
-#define FULL_PARTS 4u                 /* blocks that share the columns of a row's head */
 #define FULL_SUM_WARPS 12u            /* a warp joins a group: as many as 1,152 keys have */
 #define FULL_SUM_THREADS (FULL_SUM_WARPS * 32)
-#define FULL_SUM_COLUMNS (512 / FULL_PARTS)
 
-static_assert(FULL_SUM_COLUMNS == 32 * 4, "a lane has four columns");
-
-struct full_sum_shared {
-    float4 group[FULL_SUM_WARPS][32];
+/* COLUMNS of a row and head at once. A lane has four, and four of each 128 behind. */
+template <uint32_t COLUMNS> struct full_sum_shared {
+    float4 group[FULL_SUM_WARPS][COLUMNS / 4];
     float2 weight[FULL_SUM_WARPS];    /* a group's part of the whole, and that times its sum */
 };
 
@@ -228,30 +256,32 @@ __device__ __forceinline__ span group_slots(uint32_t g, uint32_t slots, bool fin
     return span{ first, min(end, slots) };
 }
 
-/* Row blockIdx.x / 16 / FULL_PARTS, behind the wait. Small, for its code comes out of the L2 each time: every warp joins a group in its registers, then the groups are added in ascending order. */
-__device__ __forceinline__ void full_sum(const attn_args &a, uint32_t slots, bool fine, float power)
+/* Columns column .. column + COLUMNS - 1 of a row and head. */
+template <uint32_t COLUMNS>
+__device__ __forceinline__ void sum_columns(const attn_args &a, uint32_t head, uint32_t column, uint32_t slots, bool fine, float power, full_sum_shared<COLUMNS> &sh)
 {
-    __shared__ full_sum_shared sh;
-    const uint32_t head = blockIdx.x / FULL_PARTS, warp = threadIdx.x / 32, lane = threadIdx.x % 32, column = blockIdx.x % FULL_PARTS * FULL_SUM_COLUMNS;
-    const float2 *ml = a.part_ml + (uint64_t)head * a.spans_max;
-    const float *part = a.part + (uint64_t)head * a.spans_max * 512 + column + lane * 4;
+    constexpr uint32_t VECTORS = COLUMNS / 128;
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const float2 *ml = a.part_ml + head * a.spans_max;
+    const float *part = a.part + (uint64_t)(head * a.spans_max) * 512 + column + lane * 4;
     float2 out = make_float2(0.0f, 0.0f);
-    float sum = 0.0f, whole = NEVER;
+    float sum = 0.0f, whole = NEVER;  /* the largest score of all */
 
 #pragma unroll 1
     for (uint32_t first = 0; group_slots(first, slots, fine).first < slots; first += FULL_SUM_WARPS) {
         const span mine = group_slots(first + warp, slots, fine);
-        float4 x[FULL_GROUP], joined = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        float4 x[FULL_GROUP][VECTORS], joined[VECTORS] = {};
         float2 own[FULL_GROUP], group = make_float2(NEVER, 0.0f);
 
 #pragma unroll
         for (uint32_t i = 0; i < FULL_GROUP; i++) {
             const bool live = mine.first + i < mine.end;
 
-            x[i] = live ? __ldcg((const float4 *)(part + (uint64_t)(mine.first + i) * 512)) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+#pragma unroll
+            for (uint32_t j = 0; j < VECTORS; j++) x[i][j] = live ? __ldcg((const float4 *)(part + (uint64_t)(mine.first + i) * 512) + j * 32) : make_float4(0.0f, 0.0f, 0.0f, 0.0f);
             own[i] = live ? __ldcg(ml + mine.first + i) : make_float2(NEVER, 0.0f);
         }
-        if (first == 0) {
+        if (first == 0) {             /* behind the loads above */
 #pragma unroll 2
             for (uint32_t s = lane; s < slots; s += 32) whole = fmaxf(whole, __ldcg(&ml[s].x));
 #pragma unroll
@@ -262,25 +292,38 @@ __device__ __forceinline__ void full_sum(const attn_args &a, uint32_t slots, boo
             const float2 w = join_weights(group.x, own[i].x);
 
             group.y = join(w, group.y, own[i].y);
-            joined = make_float4(join(w, joined.x, x[i].x), join(w, joined.y, x[i].y), join(w, joined.z, x[i].z), join(w, joined.w, x[i].w));
+#pragma unroll
+            for (uint32_t j = 0; j < VECTORS; j++)
+                joined[j] = make_float4(join(w, joined[j].x, x[i][j].x), join(w, joined[j].y, x[i][j].y), join(w, joined[j].z, x[i][j].z), join(w, joined[j].w, x[i][j].w));
         }
         const float weight = full_weight(group.x, whole);
 
-        sh.group[warp][lane] = joined;
+#pragma unroll
+        for (uint32_t j = 0; j < VECTORS; j++) sh.group[warp][j * 32 + lane] = joined[j];
         if (lane == 0) sh.weight[warp] = make_float2(weight, __fmul_rn(weight, group.y));
         __syncthreads();
 #pragma unroll 4
-        for (uint32_t g = 0; g < FULL_SUM_WARPS && threadIdx.x < FULL_SUM_COLUMNS / 2; g++) {
+        for (uint32_t g = 0; g < FULL_SUM_WARPS && threadIdx.x < COLUMNS / 2; g++) {
             const float2 w = sh.weight[g], y = ((const float2 *)sh.group[g])[threadIdx.x];      /* groups that there are not have the weight 0 */
 
             sum = __fadd_rn(sum, w.y), out.x = __fmaf_rn(w.x, y.x, out.x), out.y = __fmaf_rn(w.x, y.y, out.y);
         }
         __syncthreads();
     }
-    if (threadIdx.x >= FULL_SUM_COLUMNS / 2) return;
+    if (threadIdx.x >= COLUMNS / 2) return;
     const float inv = 1.0f / sum * power;
 
     *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * 512, head / ATTN_HEADS, head % ATTN_HEADS * 512 + partial_dim<512>(column + threadIdx.x * 2))) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
+}
+
+/* Row and head blockIdx.x / a.sum_parts, behind the wait. Small, for its code comes out of the L2 each time: every warp joins a group in its registers, then the groups are added in
+ * ascending order. */
+template <uint32_t COLUMNS> __device__ __forceinline__ void full_sum(const attn_args &a, uint32_t slots, bool fine, float power)
+{
+    __shared__ full_sum_shared<COLUMNS> sh;
+
+#pragma unroll 1
+    for (uint32_t part = blockIdx.x % a.sum_parts; part < 512 / COLUMNS; part += a.sum_parts) sum_columns(a, blockIdx.x / a.sum_parts, part * COLUMNS, slots, fine, power, sh);
 }
 
 #endif

@@ -17,6 +17,7 @@
 /* Rows of K 64 bytes apart modulo the banks: 16-byte loads of a quarter warp never collide; those of V meet in pairs. */
 #define FULL_K_STRIDE (2 * FULL_D + 64)
 #define FULL_V_STRIDE (2 * FULL_D + 16)
+#define SUM_COLUMNS 256u              /* that a block of the sum adds: 128 take 2 us longer with 8 rows, 512 1 us */
 
 static_assert(FULL_KEYS == ATTN_PAGE_TOKENS, "a chunk has one page number");
 
@@ -191,6 +192,7 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
         __syncthreads();
         load_fragments<F8>(f, stage, warp, lane);
         scores<FULL_D, F8>(s, f, stage.block(), warp, lane);
+        add_halves<FULL_D>(s, stage.block(), warp, lane);
         join_softmax<F8>(s, top, sum, w, at.it, at.key, 0, stage.block(), warp, lane);
         join_values<F8>(out, f, w, stage.block(), lane);
         if (at.last) {
@@ -208,7 +210,7 @@ __global__ void __launch_bounds__(FULL_THREADS) many_full_kernel(const __grid_co
 /* The results of a row and head, chunk by chunk below the first border: as attn.cu's sum of a fine step. */
 __global__ void __launch_bounds__(FULL_SUM_THREADS) many_sum_kernel(const __grid_constant__ attn_args a, uint32_t short_keys)
 {
-    const uint32_t row = blockIdx.x / (ATTN_HEADS * FULL_PARTS);
+    const uint32_t row = blockIdx.x / (ATTN_HEADS * a.sum_parts);
     unsigned long long *trace = a.trace ? a.trace + TRACE_WORDS : NULL;
 
     chain_trigger();
@@ -219,7 +221,7 @@ __global__ void __launch_bounds__(FULL_SUM_THREADS) many_sum_kernel(const __grid
     chain_wait();
     if (spans == 0) return;
     if (threadIdx.x == 0) trace_mark(trace, TRACE_PAST_WAIT);
-    full_sum(a, spans, true, power);
+    full_sum<SUM_COLUMNS>(a, spans, true, power);
     if (threadIdx.x == 0) trace_mark(trace, TRACE_END);
 }
 
@@ -243,10 +245,11 @@ int attn_many_full_launch(const struct attn_args *args, uint32_t rows, uint32_t 
     if (all_short && short_keys == 0) return -E_RANGE;
     if (short_keys && a.out_places.block) return -E_RANGE;     /* the kernel for short texts leaves plain rows, and the queries of long ones in out beside them */
     a.out_places = places_known(a.out_places, ATTN_HEADS * FULL_D);
+    a.sum_parts = FULL_D / SUM_COLUMNS;
     int rc = attn_many_short_launch(&a, rows, stream);
 
     if (all_short) return rc;
 
     if (rc == 0) rc = launch_chained(a.kv_fp8 ? (const void *)many_full_kernel<true> : (const void *)many_full_kernel<false>, sm_count, FULL_THREADS, (uint32_t)sizeof(struct full_shared), params, stream);
-    return rc ? rc : launch_chained((const void *)many_sum_kernel, rows * ATTN_HEADS * FULL_PARTS, FULL_SUM_THREADS, 0, params, stream);
+    return rc ? rc : launch_chained((const void *)many_sum_kernel, rows * ATTN_HEADS * a.sum_parts, FULL_SUM_THREADS, 0, params, stream);
 }

@@ -229,9 +229,10 @@ static int layer_launch(struct chain *c, uint32_t i)
     const struct arena_layer *l = &b->arena.layer[i];
     const uint64_t next_norm = i + 1 == b->spec.layers ? b->arena.final_norm : b->arena.layer[i + 1].input_norm;
     const float *scalar = (const float *)((const uint8_t *)b->options.weights_device + l->scalar);
-    /* Attention needs more shared memory for more rows and for wide heads: a smaller ring here lets it start beside qkv and read
+    /* Attention needs more shared memory for more rows, for wide heads and where K lies in it (attn_full.cuh): a smaller ring here lets it start beside qkv and read
      * old keys early. */
-    const uint32_t qkv_slots = 10 - (c->rows > 1) - (b->spec.layer[i].type == CUDA_FULL);
+    const bool full = b->spec.layer[i].type == CUDA_FULL, shared_k = full && b->kind == GRAPH_BLOCKS && spec_head_dim(&b->spec, i) == 512 && spec_kv_bytes(&b->spec, i) == 2;
+    const uint32_t qkv_slots = shared_k ? 7 : 10 - (c->rows > 1) - full;
     const uint32_t type = b->spec.layer[i].type;
     const bool last = i + 1 == b->spec.layers;
     const struct row_power *into_o = power(b, i, POWER_O, &l->o), *into_gate_up = power(b, i, POWER_GATE_UP, &l->gate_up), *into_down = power(b, i, POWER_DOWN, &l->down);

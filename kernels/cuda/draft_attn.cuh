@@ -7,7 +7,7 @@
 #ifndef SLUICE_CUDA_DRAFT_ATTN_CUH
 #define SLUICE_CUDA_DRAFT_ATTN_CUH
 
-#include "draft_block.cuh"
+#include "draft_lone.cuh"
 
 #define DRAFT_PAGE_TOKENS 32
 #define JOIN_ITEMS 128
@@ -52,10 +52,10 @@ template <bool KV8, int WARPS> __device__ __forceinline__ draft_view sliding_run
     return s;
 }
 
-/* The page of a key. */
+/* The page of a key; of one behind the run, that of its last key, so that there is always something to load: a run has a key in front of its end, its own or the one before. */
 __device__ __forceinline__ uint32_t sliding_page(const draft_round_args &a, const draft_view &s, uint32_t key)
 {
-    return key < s.end ? __ldg(s.pages + key / DRAFT_PAGE_TOKENS % a.pages_stride[CUDA_SLIDING]) : 0;
+    return __ldg(s.pages + min(key, s.end - 1) / DRAFT_PAGE_TOKENS % a.pages_stride[CUDA_SLIDING]);
 }
 
 /* One row: the pages of a warp's first batch of its block's item are the same in every step and layer, and were looked up once. */
@@ -66,18 +66,17 @@ template <bool KV8> __device__ __forceinline__ void keep_pages(const draft_round
     if (blockIdx.x < 8 * DRAFT_SLIDING_CHUNKS && t.lane < 8) t.sh->page[t.warp][t.lane] = sliding_page(a, s, s.first + t.lane);
 }
 
-/* page: of key first + lane % BATCH. */
+/* page: of key first + lane % BATCH. What lies behind the run is loaded and then weighs nothing: a load under a condition made copies of what it brought, and with them three waits for memory in a row. */
 template <bool KV8, int BATCH>
 __device__ __forceinline__ void load_keys(draft_keys<256, BATCH> &to, const draft_round_args &a, const draft_view &s, uint32_t first, uint32_t lane, uint32_t page)
 {
 
 #pragma unroll
     for (int i = 0; i < BATCH; i++) {
-        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * a.page_bytes[CUDA_SLIDING] + ((first + i) % DRAFT_PAGE_TOKENS * 32 + lane) * key_bytes<KV8>(8);
-        const bool live = first + i < s.end;
+        const uint64_t at = (uint64_t)__shfl_sync(0xffffffffu, page, i) * a.page_bytes[CUDA_SLIDING] + (min(first + i, s.end - 1) % DRAFT_PAGE_TOKENS * 32 + lane) * key_bytes<KV8>(8);
 
-        to.k[i][0] = live ? load8<KV8>(s.k + at) : make_uint4(0, 0, 0, 0);
-        to.v[i][0] = live ? load8<KV8>(s.v + at) : make_uint4(0, 0, 0, 0);
+        to.k[i][0] = load8<KV8>(s.k + at);
+        to.v[i][0] = load8<KV8>(s.v + at);
     }
 }
 
@@ -100,6 +99,21 @@ __device__ __forceinline__ void load_turn(draft_turn<D> &to, const draft_round_a
         const float4 t = ld_l2((const float4 *)(rope + 2 * i));
 
         to.turn[2 * i] = make_float2(t.x, t.y), to.turn[2 * i + 1] = make_float2(t.z, t.w);
+    }
+}
+
+/* Those of a lone row. */
+template <int D> __device__ __forceinline__ void load_lone_queries(float (&q)[2][D / 32], const draft_round_args &a, const draft_thread &t, uint32_t head)
+{
+    constexpr int EACH = D / 128;
+    float4 v[2 * EACH];
+
+    lone_load(a, t, v, [&](int i) { return (const float4 *)(a.lone_q + (head + i / EACH) * D + i % EACH / 2 * 256 + t.lane * 8 + i % 2 * 4); });
+#pragma unroll
+    for (int i = 0; i < 2 * EACH; i++) {
+        float *to = q[i / EACH] + 4 * (i % EACH);
+
+        to[0] = v[i].x, to[1] = v[i].y, to[2] = v[i].z, to[3] = v[i].w;
     }
 }
 
@@ -286,7 +300,7 @@ template <bool KV8> __device__ __forceinline__ bool attend_sliding_one(const dra
                 load_turn<256>(turn, a, l, 0, t.lane);
                 if (!waited && !grid_wait(a, t)) return false;
                 waited = true;
-                load_queries<256>(q, a, 0, item / DRAFT_SLIDING_CHUNKS * 2, t.lane);
+                load_lone_queries<256>(q, a, t, item / DRAFT_SLIDING_CHUNKS * 2);
                 turn_queries<256>(q, turn, a, t.lane);
                 sums_clear<256>(sums);
             }
@@ -410,18 +424,19 @@ __device__ __forceinline__ void full_store(const draft_round_args &a, const draf
 }
 
 /* A row begins: its queries, normed and turned, and empty sums. */
-__device__ __forceinline__ void full_begin(draft_sums<512> &sums, float (&q)[2][16], const draft_round_args &a, const draft_thread &t, const draft_layer_args &l, uint32_t row)
+template <int ROWS> __device__ __forceinline__ void full_begin(draft_sums<512> &sums, float (&q)[2][16], const draft_round_args &a, const draft_thread &t, const draft_layer_args &l, uint32_t row)
 {
     draft_turn<512> turn;
 
-    load_queries<512>(q, a, row, t.warp * 2, t.lane);
     load_turn<512>(turn, a, l, row, t.lane);
+    if (ROWS == 1) load_lone_queries<512>(q, a, t, t.warp * 2);
+    else load_queries<512>(q, a, row, t.warp * 2, t.lane);
     turn_queries<512>(q, turn, a, t.lane);
     sums_clear<512>(sums);
 }
 
 /* Two buffers: each turn takes one that was asked for two turns ago and asks for the next keys into it. */
-template <bool KV8> __device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
+template <bool KV8, int ROWS> __device__ __forceinline__ bool attend_full(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
     full_walk now = {}, ahead;
     draft_sums<512> sums;
@@ -438,7 +453,7 @@ template <bool KV8> __device__ __forceinline__ bool attend_full(const draft_roun
         if (turn == 2 && !grid_wait(a, t)) return false;
         if (turn >= 2) {
             if (now.row >= a.rows) break;
-            if (row != now.row) full_begin(sums, q, a, t, l, row = now.row);
+            if (row != now.row) full_begin<ROWS>(sums, q, a, t, l, row = now.row);
             asm volatile("cp.async.wait_group 1;" ::: "memory");
             compute_sync();
             const uint32_t live = min(now.end - now.at, (uint32_t)DRAFT_KEYS), run = now.run;
@@ -468,7 +483,7 @@ template <bool KV8> __device__ __forceinline__ bool attend_full(const draft_roun
 /* A layer's attention up to the partial results. False: the peers did not come. */
 template <bool KV8, int ROWS> __device__ __forceinline__ bool draft_attention(const draft_round_args &a, draft_thread &t, const draft_layer_args &l)
 {
-    if (l.type != CUDA_SLIDING) return attend_full<KV8>(a, t, l);
+    if (l.type != CUDA_SLIDING) return attend_full<KV8, ROWS>(a, t, l);
     if (ROWS == 1) return attend_sliding_one<KV8>(a, t, l);
     return attend_sliding<KV8, ROWS>(a, t, l);
 }
@@ -528,7 +543,9 @@ __device__ __forceinline__ void join_item(const draft_round_args &a, const draft
 
 #pragma unroll
         for (int w = 0; w < WARPS; w++) out += t.sh->u.combine.out[own * WARPS + w][dim];
-        a.attn_out[(uint64_t)own * DRAFT_HEADS * 512 + head * D + from + dim] = draft_pack1<FP8>(out / t.sh->u.combine.sum[own * WARPS]);
+        out /= t.sh->u.combine.sum[own * WARPS];
+        if (ROWS == 1) lone_store(t, a.lone_out + head * D + from + dim, out);
+        else a.attn_out[(uint64_t)own * DRAFT_HEADS * 512 + head * D + from + dim] = draft_pack1<FP8>(out);
     }
     compute_sync();
 }

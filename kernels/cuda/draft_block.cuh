@@ -59,6 +59,7 @@ struct draft_thread {
     draft_shared *sh;
     uint32_t warp, lane, stage, phase;   /* of the ring */
     uint32_t barriers;                /* passed so far */
+    uint32_t base;                    /* of their numbers (draft_lone.cuh) */
     uint32_t marks;                   /* times noted so far */
 };
 

@@ -2,7 +2,7 @@
 #ifndef SLUICE_CUDA_DRAFT_PRODUCT_CUH
 #define SLUICE_CUDA_DRAFT_PRODUCT_CUH
 
-#include "draft_block.cuh"
+#include "draft_lone.cuh"
 
 #define DRAFT_BLOCKS (DRAFT_SLICE / DRAFT_WARPS / 32)   /* of 32 columns, per warp */
 
@@ -21,6 +21,18 @@ __device__ __forceinline__ void fragments_from(draft_fragments &x, const uint16_
 
         x[b][0] = v.x, x[b][1] = v.y, x[b][2] = v.z, x[b][3] = v.w;
     }
+}
+
+/* From a lone row's words: only the first four lanes have some. */
+template <bool FP8> __device__ __forceinline__ void fragments_lone(draft_fragments &x, const draft_round_args &a, const float *from, uint32_t slice, const draft_thread &t)
+{
+    const float *at = from + slice * DRAFT_SLICE + t.warp * (DRAFT_SLICE / DRAFT_WARPS) + t.lane % 4 * 8;
+    float4 v[2 * DRAFT_BLOCKS] = {};
+
+    if (t.lane < 4) lone_load(a, t, v, [&](int i) { return (const float4 *)(at + i / 2 * 32 + i % 2 * 4); });
+#pragma unroll
+    for (int i = 0; i < (int)(2 * DRAFT_BLOCKS); i++) x[i / 2][i % 2 * 2] = draft_pack<FP8>(v[i].x, v[i].y), x[i / 2][i % 2 * 2 + 1] = draft_pack<FP8>(v[i].z, v[i].w);
+    __syncwarp();
 }
 
 /* From the block's own normed rows. */
@@ -129,6 +141,14 @@ __device__ __forceinline__ void finish_plain(float *out, uint64_t slice_stride, 
 
     if (m < rows) to[0] = v.x, to[8] = v.z;
     if (m + 1 < rows) to[stride] = v.y, to[stride + 8] = v.w;
+}
+
+/* The same of a lone row, out[slice][stride]. */
+__device__ __forceinline__ void finish_lone(const draft_thread &t, float *out, uint32_t stride, float4 v, uint32_t tile, uint32_t slice)
+{
+    float *to = out + (uint64_t)slice * stride + tile * TILE_ROWS + t.lane / 4;
+
+    if (t.lane % 4 == 0) lone_store(t, to, v.x), lone_store(t, to + 8, v.z);
 }
 
 #endif

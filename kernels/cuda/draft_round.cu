@@ -6,6 +6,7 @@
  * Every block keeps the residual of all rows in registers and computes all norms itself: what travels are sums of products only.
  * Tried: a step as a loop over its matrices, with one text for all products, norms and waits (9,100 instructions in place of 11,000): a product took 0.7 to 1.1 us longer, a step 7. */
 #include "draft_attn.cuh"
+#include "draft_lone.cuh"
 #include "draft_pick.cuh"
 #include "draft_product.cuh"
 #include "handover.cuh"
@@ -84,15 +85,25 @@ template <int ROWS> __device__ __forceinline__ void load_weights(draft_weights<R
     for (int j = 0; j < ROWS; j++) to.w[j] = __ldg((const float4 *)(from + first + j * 128));
 }
 
+/* Issued here: the compiler would load a slice, add it, and load the next one into the same registers. */
+__device__ __forceinline__ float4 ld_now(const float4 *from)
+{
+    float4 v;
+
+    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from) : "memory");
+    return v;
+}
+
 /* Waits for the sums; residual = (residual + norm(sums of slices; post)) * scalar, or the sums alone without post; then the block's x =
  * norm(residual; next). False: the peers did not come. */
-template <bool FP8, int ROWS>
+template <bool FP8, int ROWS, bool LONE>
 __device__ __forceinline__ bool draft_norm(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t slices, const float *post, const float *scalar, const float *next)
 {
     constexpr int WARPS = DRAFT_WARPS / ROWS;
     forget_place(t);
     const uint32_t row = t.warp / WARPS, first = t.warp % WARPS * (DRAFT_HIDDEN / WARPS) + t.lane * 4;
-    const float *from = a.part + (uint64_t)row * DRAFT_HIDDEN + first;
+    const float *from = (LONE ? a.lone_part : a.part + (uint64_t)row * DRAFT_HIDDEN) + first;
+    const uint64_t stride = (LONE ? 1 : CUDA_DRAFT_ROWS_MAX) * DRAFT_HIDDEN;
     const float by = scalar ? __ldg(scalar) : 1.0f;
     float y[4 * ROWS] = {}, sum = 0.0f;
     draft_weights<ROWS> own, behind;
@@ -102,8 +113,23 @@ __device__ __forceinline__ bool draft_norm(const draft_round_args &a, draft_thre
         load_weights<ROWS>(behind, next, first);
     }
     if (!grid_wait(a, t)) return false;
+    if (ROWS <= 2) {                  /* all slices are under way at once */
+        float4 v[ROWS <= 2 ? ROWS : 1][8 * ROWS / (ROWS <= 2 ? ROWS : 1)];
+
+        if constexpr (LONE) lone_load(a, t, v[0], [&](int i) { return (const float4 *)(from + min(i, (int)slices - 1) * stride); });
+        else
 #pragma unroll
-    for (int s = 0; s < 8; s++)
+            for (int i = 0; i < 8 * ROWS; i++) v[i % ROWS][i / ROWS] = ld_now((const float4 *)(from + min(i / ROWS, (int)slices - 1) * stride + i % ROWS * 128));
+#pragma unroll
+        for (int i = 0; i < 8 * ROWS; i++) {
+            const float4 x = i / ROWS < (int)slices && row < a.rows ? v[ROWS <= 2 ? i % ROWS : 0][i / ROWS] : make_float4(0, 0, 0, 0);
+            const int j = i % ROWS;
+
+            y[4 * j] += x.x, y[4 * j + 1] += x.y, y[4 * j + 2] += x.z, y[4 * j + 3] += x.w;
+        }
+    }
+#pragma unroll
+    for (int s = 0; s < 8 && ROWS > 2; s++)
         if (s < (int)slices && row < a.rows) {
 #pragma unroll
             for (int j = 0; j < ROWS; j++) {
@@ -311,44 +337,60 @@ __device__ __forceinline__ bool goes_on(const draft_round_args &a, const draft_t
 
 /* ---- the kernel ---- */
 
+template <bool LONE> __device__ __forceinline__ void layer_arrive(const draft_round_args &a)
+{
+    if (LONE) lone_arrive(a);
+    else grid_arrive(a);
+}
+
 template <bool FP8, bool KV8, int ROWS>
 __device__ __forceinline__ bool draft_layer(const draft_round_args &a, draft_thread &t, float (&residual)[4 * ROWS], uint32_t i)
 {
+    constexpr bool LONE = ROWS == 1;
     const draft_layer_args &l = a.layer[i];
     const draft_phase *p = &a.phase[1 + 4 * i];
 
     forget_place(t);
     const uint32_t q_rows = l.type == CUDA_SLIDING ? DRAFT_HEADS * 256 : DRAFT_HEADS * 512;
-    const uint64_t part_stride = (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN;
+    const auto finish_sums = [&](float4 v, uint32_t tile, uint32_t slice) {
+        if (LONE) finish_lone(t, a.lone_part, DRAFT_HIDDEN, v, tile, slice);
+        else finish_plain(a.part, (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane);
+    };
     draft_fragments x;
 
     fragments_own(x, ROWS, t);
-    draft_product<FP8>(a, t, p[0], x, [&](float4 v, uint32_t tile, uint32_t) { finish_plain(a.q, 0, q_rows, a.rows, v, tile, 0, t.lane); });
-    grid_arrive(a);
+    draft_product<FP8>(a, t, p[0], x, [&](float4 v, uint32_t tile, uint32_t) {
+        if (LONE) finish_lone(t, a.lone_q, 0, v, tile, 0);
+        else finish_plain(a.q, 0, q_rows, a.rows, v, tile, 0, t.lane);
+    });
+    layer_arrive<LONE>(a);
     if (!draft_attention<KV8, ROWS>(a, t, l)) return false;
     grid_arrive(a);
     if (!grid_wait(a, t)) return false;
     draft_join<FP8, ROWS>(a, t, l);
-    grid_arrive(a);
+    layer_arrive<LONE>(a);
     if (!grid_wait(a, t)) return false;
-    fragments_from(x, a.attn_out, DRAFT_HEADS * 512, blockIdx.x % p[1].slices, a.rows, t);
-    draft_product<FP8>(a, t, p[1], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
-    grid_arrive(a);
-    if (!draft_norm<FP8, ROWS>(a, t, residual, p[1].slices, l.post_attention_norm, NULL, l.pre_ff_norm)) return false;
+    if (LONE) fragments_lone<FP8>(x, a, a.lone_out, blockIdx.x % p[1].slices, t);
+    else fragments_from(x, a.attn_out, DRAFT_HEADS * 512, blockIdx.x % p[1].slices, a.rows, t);
+    draft_product<FP8>(a, t, p[1], x, finish_sums);
+    layer_arrive<LONE>(a);
+    if (!draft_norm<FP8, ROWS, LONE>(a, t, residual, p[1].slices, l.post_attention_norm, NULL, l.pre_ff_norm)) return false;
     fragments_own(x, ROWS, t);
     draft_product<FP8>(a, t, p[2], x, [&](float4 v, uint32_t tile, uint32_t) {
         const uint32_t m = t.lane % 4 * 2;
         uint16_t *to = a.act + (uint64_t)m * a.intermediate + tile * 8 + t.lane / 4;
 
-        if (m < a.rows) to[0] = draft_pack1<FP8>(gelu_tanh(v.x) * v.z);
-        if (m + 1 < a.rows) to[a.intermediate] = draft_pack1<FP8>(gelu_tanh(v.y) * v.w);
+        if (LONE && m == 0) lone_store(t, a.lone_act + tile * 8 + t.lane / 4, gelu_tanh(v.x) * v.z);
+        if (!LONE && m < a.rows) to[0] = draft_pack1<FP8>(gelu_tanh(v.x) * v.z);
+        if (!LONE && m + 1 < a.rows) to[a.intermediate] = draft_pack1<FP8>(gelu_tanh(v.y) * v.w);
     });
-    grid_arrive(a);
+    layer_arrive<LONE>(a);
     if (!grid_wait(a, t)) return false;
-    fragments_from(x, a.act, a.intermediate, blockIdx.x % p[3].slices, a.rows, t);
-    draft_product<FP8>(a, t, p[3], x, [&](float4 v, uint32_t tile, uint32_t slice) { finish_plain(a.part, part_stride, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane); });
-    grid_arrive(a);
-    return draft_norm<FP8, ROWS>(a, t, residual, p[3].slices, l.post_ff_norm, l.scalar, i + 1 == a.layers ? a.norm : a.layer[i + 1].input_norm);
+    if (LONE) fragments_lone<FP8>(x, a, a.lone_act, blockIdx.x % p[3].slices, t);
+    else fragments_from(x, a.act, a.intermediate, blockIdx.x % p[3].slices, a.rows, t);
+    draft_product<FP8>(a, t, p[3], x, finish_sums);
+    layer_arrive<LONE>(a);
+    return draft_norm<FP8, ROWS, LONE>(a, t, residual, p[3].slices, l.post_ff_norm, l.scalar, i + 1 == a.layers ? a.norm : a.layer[i + 1].input_norm);
 }
 
 /* One step; false: the peers did not come. */
@@ -366,7 +408,7 @@ __device__ __forceinline__ bool draft_step(const draft_round_args &a, draft_thre
         finish_plain(a.part, (uint64_t)CUDA_DRAFT_ROWS_MAX * DRAFT_HIDDEN, DRAFT_HIDDEN, a.rows, v, tile, slice, t.lane);
     });
     grid_arrive(a);
-    if (!draft_norm<FP8, ROWS>(a, t, residual, a.phase[0].slices, NULL, NULL, a.layer[0].input_norm)) return false;
+    if (!draft_norm<FP8, ROWS, false>(a, t, residual, a.phase[0].slices, NULL, NULL, a.layer[0].input_norm)) return false;
 #pragma unroll 1
     for (uint32_t i = 0; i < a.layers; i++)
         if (!draft_layer<FP8, KV8, ROWS>(a, t, residual, i)) return false;
@@ -396,6 +438,7 @@ __device__ __forceinline__ void leave(const draft_round_args &a, const draft_thr
     if (!done) *(volatile uint64_t *)&a.result->gave_up = a.round;
     else if (blockIdx.x == 0) *(volatile uint64_t *)&a.result->round = a.round;
     if (atomicAdd(&a.control->left, 1) + 1 < gridDim.x) return;
+    a.control->base += t.barriers + (*(volatile uint32_t *)&a.control->gave_up ? LONE_GAP : 0);
     a.control->arrived = 0, a.control->left = 0, a.control->gave_up = 0;
     for (uint32_t i = 0; i < CUDA_DRAFT_ROWS_MAX; i++) a.control->found[0][i] = a.control->found[1][i] = 0;
 }
@@ -413,7 +456,7 @@ __global__ void __launch_bounds__(DRAFT_THREADS, 1) draft_kernel(const __grid_co
 {
     extern __shared__ __align__(128) uint8_t bytes[];
     draft_shared *sh = (draft_shared *)bytes;
-    draft_thread t = { bytes + DRAFT_SHARED_BYTES, sh, threadIdx.x / 32, threadIdx.x % 32, 0, 0, 0, 0 };
+    draft_thread t = { bytes + DRAFT_SHARED_BYTES, sh, threadIdx.x / 32, threadIdx.x % 32, 0, 0, 0, ld_l2(&a.control->base), 0 };
     bool sampled = false, done = true;
 
     if (threadIdx.x == 0) {

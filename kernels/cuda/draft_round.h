@@ -30,9 +30,10 @@ struct draft_result {
     uint64_t gave_up;                 /* = round: there are no answers */
 };
 
-/* Device words that outlive a round; all 0 between rounds. */
+/* Device words that outlive a round; between rounds all 0 but base. */
 struct draft_control {
-    uint32_t arrived, left, gave_up, pad;
+    uint32_t arrived, left, gave_up;
+    uint32_t base;                    /* barriers of all rounds so far */
     uint32_t found[2][CUDA_DRAFT_ROWS_MAX];   /* candidates of sampled rows, of even and odd steps */
 };
 
@@ -79,6 +80,7 @@ struct draft_round_args {
     float2 *attn_ml;                  /* [rows][16][DRAFT_CHUNKS_MAX] */
     uint16_t *attn_out;               /* [rows][16 x 512] f16 (bf16 with BF16 weights, the next one too) */
     uint16_t *act;                    /* [rows][intermediate] */
+    float *lone_part, *lone_q, *lone_out, *lone_act; /* of one row (draft_lone.cuh): [8][1024], [16 x 512], [16 x 512], [intermediate] */
     float *hidden;                    /* [rows][backbone_hidden] */
     struct draft_top *top;            /* [rows][DRAFT_CHUNKS_MAX] */
     float *logits, *tile_top;         /* of sampled rows: [rows][head_rows], [rows][head_rows / 16] */

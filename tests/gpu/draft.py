@@ -102,7 +102,17 @@ async def killed(server, text, wanted):
     say("drafter, verify and drafter killed in mid-stream: the same output, and afterwards")
 
 
-async def blows_on(server, rng, until):
+HANDED = {"handed_over": "steps had their drafts over the device", "ahead": "rounds were begun ahead"}
+
+
+async def note_handed(server, done):
+    """Verify's counters begin anew with it."""
+    now = await metrics(server)
+    for name in HANDED:
+        done[name] = done.get(name, 0) + now[f"sluice_draft_{name}_total"]
+
+
+async def blows_on(server, rng, until, handed):
     """Deaths and swaps one after the other. Returns how many of each."""
     done, drafter = {"drafter killed": 0, "verify killed": 0, "drafter swapped": 0}, FORCED
     while time.monotonic() < until:
@@ -115,13 +125,14 @@ async def blows_on(server, rng, until):
             drafter = FOLDER if drafter == "ngram" else FORCED if drafter == FOLDER else rng.choice((FORCED, FORCED, FOLDER, "ngram"))
             done[what] += (await asyncio.to_thread(server.command, "swap", "draft", drafter))[0] == 0
         else:
+            if what == "verify killed":
+                await note_handed(server, handed)
             done[what] += bool(await asyncio.to_thread(server.signal, "draft" if what == "drafter killed" else "verify", signal.SIGKILL))
     return done
 
 
 async def blown(server, requests, wanted, streams, seconds, rng):
-    stop, ended = asyncio.Event(), 0
-    before = await metrics(server)
+    stop, ended, handed = asyncio.Event(), 0, {}
 
     async def client(number):
         nonlocal ended
@@ -133,15 +144,14 @@ async def blown(server, requests, wanted, streams, seconds, rng):
             at += streams
     clients = [asyncio.ensure_future(client(n)) for n in range(streams)]
     try:
-        done = await blows_on(server, rng, time.monotonic() + seconds)
+        done = await blows_on(server, rng, time.monotonic() + seconds, handed)
     finally:
         stop.set()
     await asyncio.gather(*clients)
-    after = await metrics(server)
-    handed, ahead = (after[f"sluice_draft_{what}_total"] - before[f"sluice_draft_{what}_total"] for what in ("handed_over", "ahead"))
+    await note_handed(server, handed)
     say(f"{streams} streams, {seconds:.0f} s: " + ", ".join(f"{n} {what}" for what, n in done.items())
-        + f"; {ended} responses of {TOKENS} tokens, no byte differs; {handed:.0f} steps had their drafts over the device, {ahead:.0f} rounds were begun ahead")
-    return ahead
+        + f"; {ended} responses of {TOKENS} tokens, no byte differs; at least " + ", ".join(f"{handed[name]:.0f} {what}" for name, what in HANDED.items()))
+    return handed["ahead"]
 
 
 def blows(kinds):

@@ -1,6 +1,6 @@
 /* kernels/cuda/attn.cu - decode attention over pages (contract in attn.h; the work of one block in attn_block.cuh).
  *
- * No shared memory for keys, so that a block fits beside a rowmm block whose ring takes nearly all of it. Keys of earlier steps are
+ * Little shared memory (that of K of one chunk in full layers of bf16), so that a block fits beside a rowmm block whose ring takes nearly all of it. Keys of earlier steps are
  * loaded before the qkv product has ended. Partial results go through the L2 to a second kernel: joined in clusters of 16 blocks (one head's chunks)
  * they would save a microsecond a layer, but not every H200 holds 8 such clusters at once (one that holds 7: +0.3 ms). */
 #include "attn_block.cuh"
@@ -143,6 +143,7 @@ __device__ __forceinline__ void work_sliding(const attn_args &a, const item &it,
     accumulate<256, F8, PLACES_NEWER>(out, f, newest, sh, lane);
 }
 
+/* The thread's number, read anew: what follows from it is computed in each item. Kept across items instead, it took 20 registers, and as many were spilled. */
 __device__ __forceinline__ uint32_t thread_again()
 {
     uint32_t x;

@@ -2,7 +2,7 @@
  *
  * RING: keys are cut by residue, as in sliding layers; full layers with heads of 256 (attn_long.cu) have none.
  * A block of 8 warps holds K and V of one chunk (64 keys of 256, or 32 keys of 512) entirely in registers as tensor-core fragments, loaded
- * straight from the pages. F8: codes of E4M3, which become f16 (exact) on their way into the tensor cores; q and p are f16, too. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
+ * straight from the pages (K of 512 in bf16: by way of shared memory, attn_full.cuh). F8: codes of E4M3, which become f16 (exact) on their way into the tensor cores; q and p are f16, too. The 16 rows of an mma are 8 rows x 2 heads, or the 16 heads of one row. */
 #ifndef SLUICE_CUDA_ATTN_BLOCK_CUH
 #define SLUICE_CUDA_ATTN_BLOCK_CUH
 

@@ -124,7 +124,6 @@ static void make_pages(struct rig *r)
 
 static void make_target(struct rig *r)
 {
-    struct cuda_weights *weights;
     struct model_error err = {""};
 
     set_layers(&r->target, 3);
@@ -147,12 +146,7 @@ static void make_target(struct rig *r)
     r->states_device = to_device(r->states, states_bytes(SEQS, BACKBONE));
     r->table = room(2ull * VOCAB * BACKBONE);
     for (uint64_t i = 0; i < (uint64_t)VOCAB * BACKBONE; i++) r->table[i] = bf16_of(uniform() / 32);
-    cuda_ok(cudaMalloc(&r->target_device, cuda_weights_bytes(&r->spec)), "memory");
-    void *table = to_device(r->table, 2ull * VOCAB * BACKBONE);
-    ok(cuda_weights_open(&weights, &r->spec, r->target_device), "weights");
-    ok(cuda_weights_load(weights, CUDA_EMBED, 0, table, WEIGHT_BF16, NULL, 0), "table");
-    cuda_weights_close(weights);
-    cuda_ok(cudaFree(table), "memory");
+    r->target_device = load_table(&r->spec, r->table, 2ull * VOCAB * BACKBONE, false);
 }
 
 static void embed(const struct rig *r, uint32_t token, bool rounded, float *out)

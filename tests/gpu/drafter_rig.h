@@ -5,6 +5,7 @@
 
 #include "kernels/bf16.h"
 #include "kernels/cuda/cuda_backend.h"
+#include "kernels/cuda/cuda_weights.h"
 #include "kernels/stored.h"
 #include "model/features.h"
 #include "shm/error.h"
@@ -116,6 +117,21 @@ static inline double difference(const float *a, const float *b, uint32_t count)
 
     for (uint32_t i = 0; i < count; i++) sum += ((double)a[i] - b[i]) * ((double)a[i] - b[i]), own += (double)b[i] * b[i];
     return sqrt(sum / own);
+}
+
+/* A target of which only the embedding table matters: its weights' memory, with `bytes` of BF16 there. finished: as a loader ends; packed weights that nobody wrote are left alone otherwise. */
+static inline void *load_table(const struct cuda_model_spec *spec, const uint16_t *rows, uint64_t bytes, bool finished)
+{
+    struct cuda_weights *weights;
+    void *target, *table = to_device(rows, bytes);
+
+    cuda_ok(cudaMalloc(&target, cuda_weights_bytes(spec)), "memory");
+    ok(cuda_weights_open(&weights, spec, target), "weights");
+    ok(cuda_weights_load(weights, CUDA_EMBED, 0, table, WEIGHT_BF16, NULL, 0), "table");
+    if (finished) ok(cuda_weights_finish(weights), "table");
+    cuda_weights_close(weights);
+    cuda_ok(cudaFree(table), "memory");
+    return target;
 }
 
 #endif

@@ -86,7 +86,6 @@ static void set_target(struct rig *r)
 static void make_target(struct rig *r)
 {
     const uint64_t elements = (uint64_t)r->shape->vocab * r->shape->hidden;
-    struct cuda_weights *weights;
     struct model_error err = {""};
 
     set_target(r);
@@ -94,13 +93,7 @@ static void make_target(struct rig *r)
     if (engine_cuda_spec(&r->target_spec, &r->target, &r->generation, &r->geo, WEIGHT_BF16, NULL, &err) != 0) die("%s", err.text);
     r->table = room(2 * elements);
     for (uint64_t i = 0; i < elements; i++) r->table[i] = bf16_of(uniform() / 16);
-    cuda_ok(cudaMalloc(&r->target_device, cuda_weights_bytes(&r->target_spec)), "memory");
-    void *table = to_device(r->table, 2 * elements);
-    ok(cuda_weights_open(&weights, &r->target_spec, r->target_device), "weights");
-    ok(cuda_weights_load(weights, CUDA_EMBED, 0, table, WEIGHT_BF16, NULL, 0), "table");
-    ok(cuda_weights_finish(weights), "table");
-    cuda_weights_close(weights);
-    cuda_ok(cudaFree(table), "memory");
+    r->target_device = load_table(&r->target_spec, r->table, 2 * elements, true);
 }
 
 static struct stored_matrix widened(const struct stored_matrix *m)

@@ -73,7 +73,6 @@ static inline void set_layers(struct model_config *c, uint32_t count, bool full)
 /* Only its table matters. */
 static inline void make_target(struct rig *r)
 {
-    struct cuda_weights *weights;
     struct model_error err = {""};
 
     set_layers(&r->target, 6, false);
@@ -81,12 +80,7 @@ static inline void make_target(struct rig *r)
     ok(engine_cuda_spec(&r->target_spec, &r->target, &r->generation, &r->geo, WEIGHT_FP8, NULL, &err), "spec");
     r->table = room(2ull * VOCAB * HIDDEN);
     for (uint64_t i = 0; i < (uint64_t)VOCAB * HIDDEN; i++) r->table[i] = bf16_of(uniform() / 16);
-    cuda_ok(cudaMalloc(&r->target_device, cuda_weights_bytes(&r->target_spec)), "memory");
-    void *table = to_device(r->table, 2ull * VOCAB * HIDDEN);
-    ok(cuda_weights_open(&weights, &r->target_spec, r->target_device), "weights");
-    ok(cuda_weights_load(weights, CUDA_EMBED, 0, table, WEIGHT_BF16, NULL, 0), "table");
-    cuda_weights_close(weights);
-    cuda_ok(cudaFree(table), "memory");
+    r->target_device = load_table(&r->target_spec, r->table, 2ull * VOCAB * HIDDEN, false);
 }
 
 static inline void make_head(struct rig *r)

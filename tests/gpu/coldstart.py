@@ -84,6 +84,7 @@ def layer_tensors(i):
 
 
 def write_shard(path, tensors, blocks):
+    """blocks None: matrices are holes in the file."""
     header, at, tensors = {}, 0, sorted(tensors, key=lambda t: -BYTES[t[1]])  # as writers do: every type is aligned then
     for name, dtype, shape, _ in tensors:
         size = BYTES[dtype]
@@ -103,14 +104,18 @@ def write_shard(path, tensors, blocks):
             if len(shape) == 1:
                 f.write(struct.pack("<H", 0x3F80) * shape[0])  # norms and scalars are 1
                 continue
+            if blocks is None:
+                f.seek(end - begin, os.SEEK_CUR)
+                continue
             view, left = memoryview(blocks[content or dtype]), end - begin
             while left:
                 left -= f.write(view[:min(left, BLOCK)])
+        f.truncate(8 + len(text) + at)
     return [t[0] for t in tensors]
 
 
-def write_checkpoint(where):
-    demo, blocks, weight_map = os.path.join(ROOT, "model", "demo"), random_blocks(), {}
+def write_checkpoint(where, holes=False):
+    demo, blocks, weight_map = os.path.join(ROOT, "model", "demo"), None if holes else random_blocks(), {}
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(os.path.join(demo, name), where)
     with open(os.path.join(where, "config.json"), "w", encoding="utf-8") as f:

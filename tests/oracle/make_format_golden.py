@@ -268,7 +268,8 @@ def check_written(folder, scratch):
     if case.startswith("modelopt"):
         CASES[case][1](DEMO, scratch / case)
         theirs = safetensors.torch.load_file(scratch / case / "model.safetensors")
-        shapes = lambda ts: {n: (str(t.dtype), tuple(t.shape)) for n, t in ts.items() if not n.endswith(("k_scale", "v_scale"))}
+        # ModelOpt also rounds the projection of sounds, which quantize copies: it is not text
+        shapes = lambda ts: {n: (str(t.dtype), tuple(t.shape)) for n, t in ts.items() if not n.endswith(("k_scale", "v_scale")) and ".embed_audio." not in n}
         assert shapes(tensors) == shapes(theirs), "other tensors than ModelOpt writes"
         keys = lambda f, d: set(json.loads((d / f).read_text()).get("quantization_config", json.loads((d / f).read_text())))
         for file in ("config.json", "hf_quant_config.json"):

@@ -218,7 +218,7 @@ static void make_weights(struct contest *c, int who, uint32_t i, const __nv_bflo
     const struct shape *s = c->s;
     const float factor = 8.0f / (sqrtf((float)s->k) * 2688.0f);
     const struct packed_matrix to = { c->pool[who] + i * c->bytes[who], s->rows, s->k, packed_slice_k(s->k), who_format[who] };
-    const struct round_args round = { plain, c->pool[who] + i * c->bytes[who], c->w_scale, s->k, 0.0f };
+    const struct round_args round = { plain, c->pool[who] + i * c->bytes[who], c->w_scale, s->k, 0.0f, {} };
     struct pack_source from = { plain, NULL, 0, WEIGHT_BF16, s->rows, 0, PACK_WHOLE, NULL };
 
     if (who == LT_BF16) CHECK(cudaMemcpy(c->pool[who] + i * c->bytes[who], plain, c->bytes[who], cudaMemcpyDeviceToDevice));
@@ -262,7 +262,7 @@ static void prepare(struct contest *c, const struct shape *s, uint32_t m)
             if (c->in[who] && i < c->copies[who]) make_weights(c, who, i, plain, codes, scale);
     }
     OK(fill_normal_launch(c->x, (uint64_t)m * s->k, 1.0f, 77, NULL));
-    const struct round_args round = { c->x, c->codes, c->x_scale, s->k, 0.0f };
+    const struct round_args round = { c->x, c->codes, c->x_scale, s->k, 0.0f, {} };
     OK(round_launch(&round, ROUND_CODES, m, NULL));
     CHECK(cudaMalloc(&c->out, (s->kind == PREFILL_GEGLU ? 2ull : 4ull) * m * s->rows));
     CHECK(cudaDeviceSynchronize());

@@ -5,6 +5,7 @@
  * they would save a microsecond a layer, but not every H200 holds 8 such clusters at once (one that holds 7: +0.3 ms). */
 #include "attn_block.cuh"
 #include "attn_full.cuh"
+#include "attn_rule.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -257,6 +258,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 {
     const uint32_t row = blockIdx.x / ATTN_HEADS, lane = threadIdx.x % 32;
     float2 x[CHUNKS], own;
+    __shared__ rule_shared rule;
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
@@ -267,6 +269,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
         chain_wait();
         return;
     }
+    rule_begin(a, rule);
     join_load(a, x, own, lane);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
     float top = own.x;
@@ -291,7 +294,7 @@ __global__ void __launch_bounds__(128) join_kernel(const __grid_constant__ attn_
 #pragma unroll
         for (int s = 0; s < CHUNKS / 2; s++)
             if (s < CHUNKS / 2 / step) x[s].x += x[s + CHUNKS / 2 / step].x, x[s].y += x[s + CHUNKS / 2 / step].y;
-    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * 256, row, blockIdx.x % ATTN_HEADS * 256 + partial_dim<256>(threadIdx.x * 2))) = pack_row(x[0].x * inv, x[0].y * inv, a.out_power != NULL);
+    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * 256, row, blockIdx.x % ATTN_HEADS * 256 + partial_dim<256>(threadIdx.x * 2))) = rule_pair(a, rule, x[0].x * inv, x[0].y * inv);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
     if (a.part_poll) chain_wait();    /* rule 3 of tags.cuh */
 }
@@ -304,7 +307,7 @@ int attn_init(void)
     if (rc == 0) rc = launch_prepare((const void *)attn_kernel<256, true>, sliding);
     if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512, false>, full);
     if (rc == 0) rc = launch_prepare((const void *)attn_kernel<512, true>, full);
-    if (rc == 0) rc = launch_prepare((const void *)join_kernel, 0);
+    if (rc == 0) rc = rule_prepare((const void *)join_kernel);
     return rc ? rc : launch_prepare((const void *)full_sum_kernel, 0);
 }
 
@@ -315,7 +318,7 @@ static int launch_sliding(attn_args *a, uint32_t rows, void *stream)
     void *params[] = { a };
     const int rc = launch_chained(a->kv_fp8 ? (const void *)attn_kernel<256, true> : (const void *)attn_kernel<256, false>, blocks, ATTN_WARPS * 32, bytes, params, stream);
 
-    return rc ? rc : launch_chained((const void *)join_kernel, rows * ATTN_HEADS, 128, 0, params, stream);
+    return rc ? rc : rule_launch((const void *)join_kernel, a, rows, 128, stream);
 }
 
 static int launch_full(attn_args *a, uint32_t rows, uint32_t sm_count, void *stream)

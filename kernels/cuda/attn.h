@@ -57,6 +57,8 @@ struct attn_args {
     __nv_bfloat16 *out;
     struct row_places out_places;     /* zeros: plain, as launches of more than 16 rows want them */
     const float *out_power;           /* a power of two in constant memory: out is f16, multiplied by it (powers.h); NULL: bf16 */
+    float *out_scale;                 /* [rows], attn_launch with heads of 256 and attn_long_launch: out is rounded by each row's largest element (round.h), whose scale goes there, and f16; NULL: not */
+    float out_inverse;                /* not 0: out is rounded to E4M3's values by the fixed scale whose inverse this is (round.h), and f16 */
     uint32_t qkv_tag, qkv_poll;       /* 0 or 1 (tags.cuh); poll 1: attn.cu takes qkv as soon as its tags say that it is there, attn_many.cu if they say so when a block starts */
     uint32_t part_tag, part_poll;     /* the same of part and part_ml, of sliding layers; those of full layers carry none */
     unsigned long long *trace;        /* two kernels' words (device.cuh); NULL outside benches */

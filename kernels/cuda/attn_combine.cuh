@@ -6,6 +6,7 @@
 #define SLUICE_CUDA_ATTN_COMBINE_CUH
 
 #include "attn_block.cuh"
+#include "attn_rule.cuh"
 
 /* BATCH: spans whose loads are in flight together, at most 32; UNIT: of the spans' lengths. */
 template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ void combine_spans(const attn_args &a)
@@ -15,6 +16,7 @@ template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ 
     const float *part = a.part + (uint64_t)blockIdx.x * a.spans_max * D + threadIdx.x * 2;
     float top = NEVER, sum = 0.0f;
     float2 out = make_float2(0.0f, 0.0f), x[BATCH];
+    __shared__ rule_shared rule;
 
     chain_trigger();
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_START);
@@ -22,6 +24,7 @@ template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ 
     const uint32_t spans = live ? cut_spans<UNIT>(group_tokens(a.state->group[a.state->row[row].group])) : 0;
     const float power = power_or_one(a.out_power);
 
+    if (live) rule_begin(a, rule);
     chain_wait();
     if (!live) return;
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_PAST_WAIT);
@@ -47,7 +50,7 @@ template <uint32_t D, uint32_t UNIT, uint32_t BATCH> __device__ __forceinline__ 
     }
     const float inv = 1.0f / sum * power;
 
-    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * D, row, blockIdx.x % ATTN_HEADS * D + partial_dim<D>(threadIdx.x * 2))) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
+    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * D, row, blockIdx.x % ATTN_HEADS * D + partial_dim<D>(threadIdx.x * 2))) = rule_pair(a, rule, out.x * inv, out.y * inv);
     if (threadIdx.x == 0) trace_mark(a.trace ? a.trace + TRACE_WORDS : NULL, TRACE_END);
 }
 

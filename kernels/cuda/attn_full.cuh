@@ -10,6 +10,7 @@
 
 #include "attn_block.cuh"
 #include "attn_many_copy.cuh"
+#include "round.cuh"
 
 #define FULL_UNIT 32u                 /* keys of a chunk: a page */
 #define FULL_GROUP 3u                 /* chunks of a span below KEYS_A; 32 in the longest */
@@ -313,7 +314,7 @@ __device__ __forceinline__ void sum_columns(const attn_args &a, uint32_t head, u
     if (threadIdx.x >= COLUMNS / 2) return;
     const float inv = 1.0f / sum * power;
 
-    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * 512, head / ATTN_HEADS, head % ATTN_HEADS * 512 + partial_dim<512>(column + threadIdx.x * 2))) = pack_row(out.x * inv, out.y * inv, a.out_power != NULL);
+    *(uint32_t *)(a.out + place_of(a.out_places, ATTN_HEADS * 512, head / ATTN_HEADS, head % ATTN_HEADS * 512 + partial_dim<512>(column + threadIdx.x * 2))) = pack_ruled(out.x * inv, out.y * inv, a.out_power != NULL, a.out_inverse);
 }
 
 /* Row and head blockIdx.x / a.sum_parts, behind the wait. Small, for its code comes out of the L2 each time: every warp joins a group in its registers, then the groups are added in

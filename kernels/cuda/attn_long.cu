@@ -106,7 +106,7 @@ int attn_long_init(void)
     int rc = launch_prepare((const void *)attn_long_kernel<false>, attn_shared_bytes<D>(STEP_GROUP_ROWS_MAX, D / 2));
 
     if (rc == 0) rc = launch_prepare((const void *)attn_long_kernel<true>, attn_shared_bytes<D>(STEP_GROUP_ROWS_MAX, D / 2));
-    return rc ? rc : launch_prepare((const void *)long_combine_kernel, 0);
+    return rc ? rc : rule_prepare((const void *)long_combine_kernel);
 }
 
 int attn_long_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_count, void *stream)
@@ -121,5 +121,5 @@ int attn_long_launch(const struct attn_args *args, uint32_t rows, uint32_t sm_co
     const void *kernel = a.kv_fp8 ? (const void *)attn_long_kernel<true> : (const void *)attn_long_kernel<false>;
     const int rc = launch_chained(kernel, BLOCKS_PER_SM * sm_count, ATTN_WARPS * 32, attn_shared_bytes<D>(rows, a.turned), params, stream);
 
-    return rc ? rc : launch_chained((const void *)long_combine_kernel, rows * ATTN_HEADS, D / 2, 0, params, stream);
+    return rc ? rc : rule_launch((const void *)long_combine_kernel, &a, rows, D / 2, stream);
 }

@@ -9,6 +9,7 @@
 #include "cluster.cuh"
 #include "kv_element.cuh"
 #include "launch.h"
+#include "round.cuh"
 #include "tags.cuh"
 #include "shm/error.h"
 
@@ -335,9 +336,9 @@ __device__ __forceinline__ void join_chunks(const attn_args &a, const many_row &
         y[e] = chunk_sum(x) * inv;
     }
     __nv_bfloat16 *to = a.out + place_of(a.out_places, ATTN_HEADS * D, r.row, (r.head * 2 + h) * D + d);
-    if constexpr (OWN == 4) *(uint2 *)to = make_uint2(pack_row(y[0], y[1], f16), pack_row(y[2], y[3], f16));
-    else if constexpr (OWN == 2) *(uint32_t *)to = pack_row(y[0], y[1], f16);
-    else *(uint16_t *)to = (uint16_t)pack_row(y[0], 0.0f, f16);
+    if constexpr (OWN == 4) *(uint2 *)to = make_uint2(pack_ruled(y[0], y[1], f16, a.out_inverse), pack_ruled(y[2], y[3], f16, a.out_inverse));
+    else if constexpr (OWN == 2) *(uint32_t *)to = pack_ruled(y[0], y[1], f16, a.out_inverse);
+    else *(uint16_t *)to = (uint16_t)pack_ruled(y[0], 0.0f, f16, a.out_inverse);
 }
 
 /* ---- the row's own q, k and v ---- */

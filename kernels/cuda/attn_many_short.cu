@@ -11,6 +11,7 @@
 #include "cluster.cuh"
 #include "kv_element.cuh"
 #include "launch.h"
+#include "round.cuh"
 #include "shm/error.h"
 
 #define D 512
@@ -286,8 +287,8 @@ __device__ __forceinline__ void add_values(const attn_args &a, const short_row &
         __nv_bfloat16 *to = a.out + ((uint64_t)r.row * ATTN_HEADS + lane / 4 + 8 * h) * D + rank * COLUMNS + warp * 16;
         const float x = out[0][h * 2] * inv[h], y = out[0][h * 2 + 1] * inv[h], z = out[1][h * 2] * inv[h], w = out[1][h * 2 + 1] * inv[h];
 
-        if (F8) *(uint2 *)(to + lane % 4 * 4) = make_uint2(pack_row(x, z, f16), pack_row(y, w, f16));
-        else *(uint32_t *)(to + lane % 4 * 2) = pack_row(x, y, f16), *(uint32_t *)(to + lane % 4 * 2 + 8) = pack_row(z, w, f16);
+        if (F8) *(uint2 *)(to + lane % 4 * 4) = make_uint2(pack_ruled(x, z, f16, a.out_inverse), pack_ruled(y, w, f16, a.out_inverse));
+        else *(uint32_t *)(to + lane % 4 * 2) = pack_ruled(x, y, f16, a.out_inverse), *(uint32_t *)(to + lane % 4 * 2 + 8) = pack_ruled(z, w, f16, a.out_inverse);
     }
 }
 

@@ -2,7 +2,8 @@
  *
  *   embed, then per layer: qkv, attn + combine, o, norm, gate_up, down, norm, then head, sample
  *   activations go from kernel to kernel as f16 times a power of two that the weights fix (powers.h), in front of BF16 weights as bf16;
- *   where the checkpoint wants its activations in FP8, norms round what they make; o and down have a kernel in front of them that does (round.h)
+ *   where the checkpoint wants its activations in FP8 (round.h), norms round what they make, and by a fixed scale attention and gate_up do, too; by a row's largest element attention
+ *   with heads of 256 does with up to 16 rows; else o and down have a kernel in front of them
  *
  * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it; with up to 32 rows
  * norms and attention do not wait but ask for their input until its words say that they are there (tags.cuh). Two exceptions: layer 0's qkv lets attention start only when embed is
@@ -24,7 +25,8 @@ struct chain {
     struct cuda_backend *b;
     uint32_t rows, parts;
     bool first;                       /* the next product is the first kernel behind embed */
-    bool rounded;                     /* what the next product takes was rounded by the norm in front of it */
+    bool rounded;                     /* what the next product takes was rounded by who made it */
+    bool tells;                       /* the blocks that add up attention with heads of 256 tell each other a row's largest element: some rows */
     uint32_t traced;                  /* kernels that have got their trace words */
     uint32_t flip;                    /* residual[flip] is the current one */
     bool polls;                       /* readers of tagged buffers may poll: a whole step of up to CHAIN_WIDE_ROWS rows */
@@ -50,12 +52,12 @@ static const struct row_power *power(const struct cuda_backend *b, uint32_t laye
     return (const struct row_power *)((const uint8_t *)b->options.weights_device + b->arena.layer[layer].powers) + place;
 }
 
-/* Where activations lie in front of a layer's product: tiled when rowmm takes them. What a kernel of its own rounds (round.h) is plain. by_norm: a norm makes them. */
-static struct row_places places(const struct chain *c, const struct arena_matrix *into, bool by_norm)
+/* Where activations lie in front of a layer's product: tiled when rowmm takes them. */
+static struct row_places places(const struct chain *c)
 {
     const struct row_places plain = {};
 
-    return c->rows <= ROWMM_ROWS_MAX && (by_norm || into->activation == STORED_AS_IS) ? places_tiled(c->rows) : plain;
+    return c->rows <= ROWMM_ROWS_MAX ? places_tiled(c->rows) : plain;
 }
 
 static struct packed_matrix matrix(const struct cuda_backend *b, const struct arena_matrix *m)
@@ -64,6 +66,9 @@ static struct packed_matrix matrix(const struct cuda_backend *b, const struct ar
 
     return p;
 }
+
+/* What the makers of a product's activations need who can round them by a fixed scale as they store them; 0: nothing is to be rounded so. */
+static float fixed_inverse(const struct arena_matrix *m) { return m->activation == STORED_STATIC ? 1.0f / m->input_scale : 0.0f; }
 
 /* Trace words of the next `kernels` kernels, or NULL. */
 static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
@@ -75,7 +80,7 @@ static unsigned long long *trace_words(struct chain *c, uint32_t kernels)
 }
 
 /* Where a product's activations come from and its result goes: powers of both, or NULL. */
-struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; struct row_places x_places, out_places; uint32_t out_tag; bool late_trigger; };
+struct product_io { __nv_bfloat16 *x; void *out; uint32_t out_stride; const struct row_power *x_power, *out_power; struct row_places x_places, out_places; uint32_t out_tag; bool late_trigger; float out_inverse; };
 
 /* Copies in flight, of 20 KB each and SM: fewer cost bandwidth, more everybody's latency. Measured (bench/RESULTS_cuda.md): 5 with few rows; a kernel that rounds each row beside them, and many rows, want 3. */
 static uint32_t window_slots(const struct chain *c, const struct arena_matrix *m)
@@ -95,13 +100,14 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
     tuning.window_slots = window_slots(c, m);
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
     if (m->activation != STORED_AS_IS && !c->rounded) {
-        const struct round_args round = { io.x, io.x, b->x_scale, m->k, m->input_scale };
+        const struct round_args round = { io.x, io.x, b->x_scale, m->k, m->input_scale, io.x_places };
         const int rc = round_launch(&round, ROUND_VALUES, c->rows, b->stream);
 
         if (rc) return rc;
     }
-    if (m->activation != STORED_AS_IS) a.x_scale = b->x_scale;
-    c->rounded = false;
+    if (m->activation == STORED_TOKEN) a.x_scale = b->x_scale;
+    if (m->activation == STORED_STATIC) a.x_fixed = m->input_scale;
+    c->rounded = (a.out_inverse = io.out_inverse) != 0.0f;
     a.x = io.x;
     a.x_power = io.x_power ? &io.x_power->down : NULL;
     a.out_power = io.out_power ? &io.out_power->up : NULL;
@@ -200,9 +206,11 @@ static int attention(struct chain *c, uint32_t layer)
     a.part_poll = may_poll(c, TAGGED_PART + type);
     a.spans_max = b->spans_max[type];
     a.out = b->attn_out;
-    a.out_places = places(c, &l->o, false);
+    a.out_places = places(c);
     const struct row_power *out = power(b, layer, POWER_O, &l->o);
     a.out_power = out ? &out->up : NULL;
+    c->rounded = (a.out_inverse = fixed_inverse(&l->o)) != 0.0f;
+    if (c->tells && l->o.activation == STORED_TOKEN && d == 256) a.out_scale = b->x_scale, c->rounded = true;
     a.trace = trace_words(c, 2);
     if (type == CUDA_FULL && d == 256) return attn_long_launch(&a, c->rows, b->tuning.sm_count, b->stream);
     if (b->kind != GRAPH_BLOCKS && type == CUDA_SLIDING) return attn_many_launch(&a, c->rows, b->stream);
@@ -216,9 +224,9 @@ static int norm(struct chain *c, uint32_t layer, const struct arena_matrix *from
     struct norm_args n = norms(c, layer, from, w_post, w_next, scalar);
 
     if (!has(c, CUDA_PART_NORM)) return 0;
-    if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = c->b->x_scale, n.y_fixed = next->input_scale;
+    if ((c->rounded = next && next->activation != STORED_AS_IS)) n.y_scale = next->activation == STORED_TOKEN ? c->b->x_scale : NULL, n.y_fixed = next->input_scale;
     n.y_power = next_power ? &next_power->up : NULL;
-    if (next) n.y_places = places(c, next, true);
+    if (next) n.y_places = places(c);
     n.trace = trace_words(c, 1);
     return norm_launch(&n, c->rows, c->b->stream);
 }
@@ -236,10 +244,10 @@ static int layer_launch(struct chain *c, uint32_t i)
     const uint32_t type = b->spec.layer[i].type;
     const bool last = i + 1 == b->spec.layers;
     const struct row_power *into_o = power(b, i, POWER_O, &l->o), *into_gate_up = power(b, i, POWER_GATE_UP, &l->gate_up), *into_down = power(b, i, POWER_DOWN, &l->down);
-    const struct product_io qkv = { b->x, b->qkv[type], l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL, places(c, &l->qkv, i > 0), {}, tag_next(c, TAGGED_QKV + type), false };
-    const struct product_io o = { b->attn_out, b->part_o[type], b->spec.hidden, into_o, NULL, places(c, &l->o, false), {}, tag_next(c, TAGGED_O + type), false };
-    const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down, places(c, &l->gate_up, true), places(c, &l->down, false), 0, false };
-    const struct product_io down = { b->act, b->part_down, b->spec.hidden, into_down, NULL, places(c, &l->down, false), {}, tag_next(c, TAGGED_DOWN), c->polls };
+    const struct product_io qkv = { b->x, b->qkv[type], l->qkv.rows, power(b, i, POWER_QKV, &l->qkv), NULL, places(c), {}, tag_next(c, TAGGED_QKV + type), false, 0.0f };
+    const struct product_io o = { b->attn_out, b->part_o[type], b->spec.hidden, into_o, NULL, places(c), {}, tag_next(c, TAGGED_O + type), false, 0.0f };
+    const struct product_io gate_up = { b->x, b->act, b->spec.intermediate, into_gate_up, into_down, places(c), places(c), 0, false, l->gate_up.format == WEIGHT_FP8 ? fixed_inverse(&l->down) : 0.0f };
+    const struct product_io down = { b->act, b->part_down, b->spec.hidden, into_down, NULL, places(c), {}, tag_next(c, TAGGED_DOWN), c->polls, 0.0f };
     int rc = 0;
 
     if (has(c, CUDA_PART_QKV)) rc = product(c, &l->qkv, qkv, ROWMM_PARTIAL, qkv_slots, NULL);
@@ -253,7 +261,7 @@ static int layer_launch(struct chain *c, uint32_t i)
     return rc;
 }
 
-static struct product_io head_io(const struct cuda_backend *b) { return { b->x, b->logits, b->spec.vocab, NULL, NULL, {}, {}, 0, false }; }
+static struct product_io head_io(const struct cuda_backend *b) { return { b->x, b->logits, b->spec.vocab, NULL, NULL, {}, {}, 0, false, 0.0f }; }
 
 /* Where the rows' hidden states are, as the LM head takes them. */
 static struct states_args states_of(const struct cuda_backend *b)
@@ -289,11 +297,12 @@ static int plain_chain(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 {
     if (b->is_plain) return plain_chain(b, rows, parts);
-    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, 0, 0, false, {} };
+    struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, false, 0, 0, false, {} };
     c.polls = rows <= CHAIN_WIDE_ROWS && (parts & LAYER_PARTS) == LAYER_PARTS;
+    c.tells = rows <= ROWMM_ROWS_MAX && b->kind == GRAPH_BLOCKS;
     const struct row_power *first = power(b, 0, POWER_QKV, &b->arena.layer[0].qkv);
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
-                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, places(&c, &b->arena.layer[0].qkv, false), first ? &first->up : NULL, b->rope, b->spec.hidden,
+                                  vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, places(&c), first ? &first->up : NULL, b->rope, b->spec.hidden,
                                   b->arena.head.slice_k, b->arena.head.k / b->arena.head.slice_k,
                                   b->spec.rope_turned[0] + b->spec.rope_turned[1], b->spec.embed_scale, b->spec.norm_eps, spec_norm_bias(&b->spec) };
     const struct sample_args s = chain_sample_args(b);
@@ -308,7 +317,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
 
 int chain_launch_first(struct cuda_backend *b, uint32_t rows)
 {
-    struct chain c = { b, rows, CHAIN_ALL, false, false, 0, 0, false, {} };
+    struct chain c = { b, rows, CHAIN_ALL, false, false, false, 0, 0, false, {} };
     struct sample_args s = chain_sample_args(b);
     const struct states_args from = states_of(b);
     const struct plain_step step = { b->state, b->last_token, b->logits, b->tile_top, b->residual[0], b->x };

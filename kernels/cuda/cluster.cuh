@@ -37,4 +37,21 @@ __device__ __forceinline__ void peer_put(uint32_t address, float2 v)
     asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};" ::"r"(address), "f"(v.x), "f"(v.y) : "memory");
 }
 
+/* A word for a block that waits for bytes at a barrier of its own: no barrier of the cluster, nothing else that is on its way is waited for. */
+__device__ __forceinline__ void peer_send(uint32_t address, uint32_t v, uint32_t barrier)
+{
+    asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(address), "r"(v), "r"(barrier) : "memory");
+}
+
+/* Of a barrier that others of the cluster complete: what they sent is here. */
+__device__ __forceinline__ void peer_wait(uint64_t *bar, uint32_t parity)
+{
+    asm volatile("{\n"
+                 ".reg .pred done;\n"
+                 "again:\n"
+                 "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+                 "@!done bra again;\n"
+                 "}\n" ::"r"(smem_address(bar)), "r"(parity) : "memory");
+}
+
 #endif

@@ -5,6 +5,8 @@
 #include "tags.cuh"
 #include "shm/error.h"
 
+enum norm_out { NORM_BF16, NORM_F16, NORM_RULED };      /* of y: a kernel each, without code for the others */
+
 #define WARPS 15
 #define PER_WARP 2                    /* pieces of 128 elements */
 #define HIDDEN_MAX (WARPS * PER_WARP * 128)
@@ -48,16 +50,16 @@ __device__ __forceinline__ void round_row(const norm_args &a, uint2 (&y)[PER_WAR
 #pragma unroll
         for (int j = 0; j < PER_WARP; j++)
             if ((warp + WARPS * j) * 128 < a.hidden) top = fmaxf(top, fmaxf(pair_top(y[j].x), pair_top(y[j].y)));
-        top = warp_top(top);
+        top = round_warp_top(top);
         if (lane == 0) tops[warp] = top;
         __syncthreads();
-        top = warp_top(lane < WARPS ? tops[lane] : 0.0f);
+        top = round_warp_top(lane < WARPS ? tops[lane] : 0.0f);
     }
-    const round_by by = a.y_fixed == 0.0f ? round_by_largest(top) : round_by_fixed(a.y_fixed);
+    const round_by by = a.y_fixed == 0.0f ? round_by_largest(top) : round_by{ a.y_fixed, a.y_inverse, false };
 
+    if (warp + lane == 0 && a.y_scale) a.y_scale[blockIdx.x] = by.scale;
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) y[j] = make_uint2(pair_values(round_pair(y[j].x, by)), pair_values(round_pair(y[j].y, by)));
-    if (threadIdx.x == 0) a.y_scale[blockIdx.x] = by.scale;
 }
 
 /* Returns when words are there that are written a moment before the last ones. Until then one warp asks, and not all the time: a product has the SM. */
@@ -120,8 +122,8 @@ __device__ __forceinline__ void norm_load(const norm_args &a, float4 (&part)[NOR
     }
 }
 
-/* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. F16: y_power. */
-template <bool F16>
+/* One text for 1, 2 and 4 partial results: three copies of it would be fetched from the L2 in every layer. */
+template <enum norm_out OUT>
 __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, norm_shared &sh, uint32_t warp, uint32_t lane)
 {
     const uint64_t row = (uint64_t)blockIdx.x * a.hidden;
@@ -154,7 +156,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, n
         sum[j] = i < a.hidden ? norm_square(h[j]) : 0.0f;
         if (i < a.hidden) st_tagged((float4 *)(a.residual_out + row + i), h[j]);
     }
-    const float inv_h = norm_rsqrt(block_sum(sum, sh.sum[1], warp, lane) * inv_hidden + a.eps) * (F16 ? sh.power : 1.0f);
+    const float inv_h = norm_rsqrt(block_sum(sum, sh.sum[1], warp, lane) * inv_hidden + a.eps) * (OUT == NORM_F16 ? sh.power : 1.0f);
     uint2 y[PER_WARP];
 
 #pragma unroll
@@ -162,10 +164,10 @@ __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, n
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
         const uint2 w = sh.next[i / 4];
 
-        y[j] = make_uint2(pack_row<F16>(h[j].x * inv_h * (bf16_low(w.x) + a.bias), h[j].y * inv_h * (bf16_high(w.x) + a.bias)),
-                          pack_row<F16>(h[j].z * inv_h * (bf16_low(w.y) + a.bias), h[j].w * inv_h * (bf16_high(w.y) + a.bias)));
+        y[j] = make_uint2(pack_row<OUT == NORM_F16>(h[j].x * inv_h * (bf16_low(w.x) + a.bias), h[j].y * inv_h * (bf16_high(w.x) + a.bias)),
+                          pack_row<OUT == NORM_F16>(h[j].z * inv_h * (bf16_low(w.y) + a.bias), h[j].w * inv_h * (bf16_high(w.y) + a.bias)));
     }
-    if (!F16 && a.y_scale) round_row(a, y, sh.sum[0], warp, lane);
+    if (OUT == NORM_RULED) round_row(a, y, sh.sum[0], warp, lane);
 #pragma unroll
     for (int j = 0; j < PER_WARP; j++) {
         const uint32_t i = (warp + WARPS * j) * 128 + lane * 4;
@@ -174,7 +176,7 @@ __device__ __forceinline__ void norm_row(const norm_args &a, float inv_hidden, n
     }
 }
 
-template <bool F16> __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a, float inv_hidden)
+template <enum norm_out OUT> __global__ void __maxnreg__(56) norm_kernel(const __grid_constant__ norm_args a, float inv_hidden)
 {
     __shared__ norm_shared sh;
     const uint32_t warp = __shfl_sync(0xffffffffu, threadIdx.x / 32, 0), lane = threadIdx.x % 32;
@@ -187,27 +189,33 @@ template <bool F16> __global__ void __maxnreg__(56) norm_kernel(const __grid_con
     if (threadIdx.x == 0) sh.scalar = power_or_one(a.scalar), sh.power = power_or_one(a.y_power);
 
     __syncthreads();
-    norm_row<F16>(a, inv_hidden, sh, warp, lane);
+    norm_row<OUT>(a, inv_hidden, sh, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_END);
     if (a.poll) chain_wait();         /* rule 3 of tags.cuh */
 }
 
+static const void *const kernels[] = { (const void *)norm_kernel<NORM_BF16>, (const void *)norm_kernel<NORM_F16>, (const void *)norm_kernel<NORM_RULED> };
+
 int norm_init(void)
 {
-    const int rc = launch_prepare((const void *)norm_kernel<false>, 0);
+    int rc = 0;
 
-    return rc ? rc : launch_prepare((const void *)norm_kernel<true>, 0);
+    for (const void *kernel : kernels)
+        if (rc == 0) rc = launch_prepare(kernel, 0);
+    return rc;
 }
 
 int norm_launch(const struct norm_args *args, uint32_t rows, void *stream)
 {
     norm_args a = *args;
     float inv_hidden = 1.0f / (float)a.hidden;
+    const bool ruled = a.y_scale || a.y_fixed != 0.0f;
     void *params[] = { &a, &inv_hidden };
 
     if (a.hidden == 0 || a.hidden % 128 || a.hidden > HIDDEN_MAX || rows == 0) return -E_RANGE;
     if (a.split != 1 && a.split != 2 && a.split != 4) return -E_RANGE;
-    if (a.y_power && a.y_scale) return -E_RANGE;
+    if (a.y_power && ruled) return -E_RANGE;
     a.y_places = places_known(a.y_places, a.hidden);
-    return launch_chained(a.y_power ? (const void *)norm_kernel<true> : (const void *)norm_kernel<false>, rows, WARPS * 32, 0, params, stream);
+    a.y_inverse = 1.0f / a.y_fixed;
+    return launch_chained(kernels[a.y_power ? NORM_F16 : ruled ? NORM_RULED : NORM_BF16], rows, WARPS * 32, 0, params, stream);
 }

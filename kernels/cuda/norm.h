@@ -1,6 +1,6 @@
 /* norm: the two norms between the blocks of a layer.
  *   a = sum of the split-K partial results;  h = (r + a * w_post / rms(a)) * scalar;  y = bf16(h * w_next / rms(h)), with `bias` added to both weights;
- *   where the next product takes f16, y = f16(y * y_power); where it wants its activations in FP8, y is rounded on (y_scale)
+ *   where the next product takes f16, y = f16(y * y_power); where it wants its activations in FP8, y is rounded on (y_scale, y_fixed)
  *   r, h [rows, hidden] f32; partials [split][rows_max][hidden] f32; y [rows, hidden] bf16 or f16 in the places of row_places.h; sums in f32 in a fixed tree
  * One block of 480 threads per row, a link of a chain. It stands on the critical path of every layer twice, so: weights are in shared memory before
  * the wait, all loads are in flight at once, 56 registers fit beside a rowmm block that is already prefetching.
@@ -29,11 +29,12 @@ struct norm_args {
     const __nv_bfloat16 *w_post, *w_next;   /* [hidden] constant */
     const float *scalar;              /* layer_scalar, or NULL: 1 */
     float eps, bias;                  /* bias: 1 where a model stores w - 1, else 0 */
-    __nv_bfloat16 *y;                 /* [rows][hidden] bf16, or f16 where y_power or y_scale say so */
+    __nv_bfloat16 *y;                 /* [rows][hidden] bf16, or f16 where y_power, y_scale or y_fixed say so */
     struct row_places y_places;       /* zeros: plain */
     const float *y_power;             /* a power of two in constant memory: y is f16, multiplied by it (powers.h) */
-    float *y_scale;                   /* [rows]: y is rounded as round.h says (ROUND_VALUES), its scale goes there */
-    float y_fixed;                    /* the rule's one scale; 0: each row's own */
+    float *y_scale;                   /* [rows]: y is rounded as round.h says (ROUND_VALUES), by its largest element, its scale goes there */
+    float y_fixed;                    /* not 0: y is rounded by this scale */
+    float y_inverse;                  /* of it; set by norm_launch */
     unsigned long long *trace;        /* device.cuh; NULL outside benches */
 };
 

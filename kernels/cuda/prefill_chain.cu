@@ -33,7 +33,7 @@ static int product_of(const struct chain *c, const struct arena_matrix *m, uint3
 
     if (!has(c, PREFILL_PRODUCTS)) return 0;
     if (m->activation == STORED_AS_IS) return prefill_mm_launch(&w, x, c->view.rows, out, kind, out_stride, c->p->stream);
-    const struct round_args round = { x, c->p->codes, c->p->codes_scale, m->k, m->input_scale };
+    const struct round_args round = { x, c->p->codes, c->p->codes_scale, m->k, m->input_scale, {} };
     const int rc = round_launch(&round, ROUND_CODES, c->view.rows, c->p->stream);
 
     return rc ? rc : prefill_mm_launch_codes(&w, c->p->codes, c->p->codes_scale, c->view.rows, out, kind, out_stride, 0, c->p->stream);

@@ -21,7 +21,7 @@ __device__ __forceinline__ float block_top(const uint4 (&x)[PIECES][2], float *t
 
         for (uint32_t pair : { v.x, v.y, v.z, v.w }) top = fmaxf(top, pair_top(pair));
     }
-    top = warp_top(top);
+    top = round_warp_top(top);
     if (threadIdx.x % 32 == 0) tops[threadIdx.x / 32] = top;
     __syncthreads();
     for (uint32_t i = 0; i < blockDim.x / 32; i++) top = fmaxf(top, tops[i]);
@@ -29,10 +29,9 @@ __device__ __forceinline__ float block_top(const uint4 (&x)[PIECES][2], float *t
 }
 
 template <enum round_out OUT>
-__global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constant__ round_args a)
+__global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constant__ round_args a, float inverse)
 {
     __shared__ float tops[THREADS_MAX / 32];
-    const __nv_bfloat16 *row = a.x + (uint64_t)blockIdx.x * a.k;
     uint4 x[PIECES][2];
 
     chain_trigger();
@@ -42,9 +41,9 @@ __global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constan
         const uint32_t at = (i * blockDim.x + threadIdx.x) * PIECE;
 
 #pragma unroll
-        for (int j = 0; j < 2; j++) x[i][j] = at < a.k ? ld_l2((const uint4 *)(row + at) + j) : make_uint4(0, 0, 0, 0);
+        for (int j = 0; j < 2; j++) x[i][j] = at < a.k ? ld_l2((const uint4 *)(a.x + place_of(a.places, a.k, blockIdx.x, at)) + j) : make_uint4(0, 0, 0, 0);
     }
-    const round_by by = a.fixed == 0.0f ? round_by_largest(block_top(x, tops)) : round_by_fixed(a.fixed);
+    const round_by by = a.fixed == 0.0f ? round_by_largest(block_top(x, tops)) : round_by{ a.fixed, inverse, false };
 
 #pragma unroll
     for (int i = 0; i < PIECES; i++) {
@@ -57,7 +56,7 @@ __global__ void __launch_bounds__(THREADS_MAX) round_kernel(const __grid_constan
         for (int j = 0; j < 8; j++) out[j] = round_pair(in[j], by);
         if (OUT == ROUND_VALUES) {
             for (int j = 0; j < 2; j++)
-                ((uint4 *)((uint16_t *)a.out + (uint64_t)blockIdx.x * a.k + at))[j] = make_uint4(pair_values(out[4 * j]), pair_values(out[4 * j + 1]), pair_values(out[4 * j + 2]), pair_values(out[4 * j + 3]));
+                ((uint4 *)((uint16_t *)a.out + place_of(a.places, a.k, blockIdx.x, at)))[j] = make_uint4(pair_values(out[4 * j]), pair_values(out[4 * j + 1]), pair_values(out[4 * j + 2]), pair_values(out[4 * j + 3]));
         } else {                      /* places t + 4 (k / 2 % 2) of pairs become 2t + k / 2 % 2: prefill_k's order into round_k's */
             *(uint4 *)((uint8_t *)a.out + (uint64_t)blockIdx.x * a.k + at) = make_uint4(out[0] | out[4] << 16, out[1] | out[5] << 16, out[2] | out[6] << 16, out[3] | out[7] << 16);
         }
@@ -75,7 +74,10 @@ int round_init(void)
 int round_launch(const struct round_args *args, enum round_out out, uint32_t rows, void *stream)
 {
     round_args a = *args;
-    void *params[] = { &a };
+    float inverse = 1.0f / a.fixed;
+
+    a.places = places_known(a.places, a.k);
+    void *params[] = { &a, &inverse };
     const uint32_t pieces = a.k / PIECE, threads = ((pieces <= THREADS_MAX ? pieces : (pieces + PIECES - 1) / PIECES) + 31) / 32 * 32;
 
     if (rows == 0 || a.k == 0 || a.k % 32 || a.k > THREADS_MAX * PIECE * PIECES || !(a.fixed >= 0.0f)) return -E_RANGE;

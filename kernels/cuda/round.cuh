@@ -12,12 +12,14 @@ struct round_by { float scale, inverse; bool divides; };
 
 __device__ __forceinline__ round_by round_by_largest(float top)
 {
-    const float scale = fmaxf(__fdiv_rn(top, STORED_E4M3_MAX), ROUND_SCALE_MIN);
+    const float part = 1.0f / STORED_E4M3_MAX, guess = top * part;
+    const float scale = fmaxf(__fmaf_rn(__fmaf_rn(-guess, STORED_E4M3_MAX, top), part, guess), ROUND_SCALE_MIN);
+    float inverse;
 
-    return { scale, __frcp_rn(scale), true };
+    /* As __fdiv_rn and __frcp_rn, without their code for numbers that do not come here. */
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(scale));
+    return { scale, __fmaf_rn(__fmaf_rn(-scale, inverse, 1.0f), inverse, inverse), true };
 }
-
-__device__ __forceinline__ round_by round_by_fixed(float scale) { return { scale, __fdiv_rn(1.0f, scale), false }; }
 
 /* low in the lower byte. */
 __device__ __forceinline__ uint32_t e4m3_pair(float low, float high)
@@ -45,14 +47,16 @@ __device__ __forceinline__ uint32_t round_pair(uint32_t x, round_by by)
 /* Two codes as f16. */
 __device__ __forceinline__ uint32_t pair_values(uint32_t pair) { return e4m3x2_to_f16x2((uint16_t)pair); }
 
+/* What pack_row leaves, or, where the next product wants its activations rounded by a fixed scale, whose inverse this is (not 0): bf16 first, then the codes' values. */
+__device__ __forceinline__ uint32_t pack_ruled(float low, float high, bool f16, float inverse)
+{
+    return inverse != 0.0f ? pair_values(round_pair(pack_bf16(low, high), { 0.0f, inverse, false })) : pack_row(low, high, f16);
+}
+
 /* The larger of the two absolute values. A NaN counts as nothing. */
 __device__ __forceinline__ float pair_top(uint32_t x) { return fmaxf(fabsf(bf16_low(x)), fabsf(bf16_high(x))); }
 
-__device__ __forceinline__ float warp_top(float top)
-{
-#pragma unroll
-    for (int d = 16; d >= 1; d >>= 1) top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, d));
-    return top;
-}
+/* The largest of a warp's, none of which is negative: they are in the order of their bits. */
+__device__ __forceinline__ float round_warp_top(float top) { return __uint_as_float(__reduce_max_sync(0xffffffffu, __float_as_uint(top))); }
 
 #endif

@@ -1,5 +1,5 @@
 /* round: activation rules of FP8 formats (kernels/stored.h): a row of x is rounded to E4M3 codes, its scale goes to the product, which multiplies the sum.
- *   x      [rows][k] bf16, 16-byte aligned
+ *   x      [rows][k] bf16, 16-byte aligned, in the places of row_places.h
  *   fixed  0: scale = largest / 448, at least 1 / (448 * 512), code = x / scale (one token, one scale); else scale = fixed, code = x * (1 / fixed)
  *   codes to nearest, ties to even, cut off at 448; a NaN stays one: the CPU's rule (kernels/kernels.h, to_e4m3) on the same x, bit for bit
  *   (but for the sign of a zero)
@@ -12,7 +12,7 @@
 #ifndef SLUICE_CUDA_ROUND_H
 #define SLUICE_CUDA_ROUND_H
 
-#include "layout.h"
+#include "row_places.h"
 #include <cuda_bf16.h>
 
 enum round_out { ROUND_VALUES = 0, ROUND_CODES = 1 };
@@ -23,6 +23,7 @@ struct round_args {
     float *scale;                     /* [rows] */
     uint32_t k;
     float fixed;
+    struct row_places places;         /* ROUND_VALUES: of x and out; zeros: plain */
 };
 
 /* Place of element k in a row of codes: inside each block of 32, lane t of a quad holds the elements 8t..8t+7 of the packed weights, which wgmma takes for 4t..4t+3 and

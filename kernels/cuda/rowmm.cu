@@ -11,15 +11,6 @@
 #define THREADS ((CONSUMER_WARPS + 2) * 32)
 #define PARTIAL_BYTES(tiles) (PARTIAL_BUFFERS * CONSUMER_WARPS * (tiles) * 512)
 
-/* volatile: all are asked for before the first is used */
-__device__ __forceinline__ uint4 ld_row(const void *p)
-{
-    uint4 v;
-
-    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
-    return v;
-}
-
 template <uint32_t FORMAT, int SLICE, int TILES>
 __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, SLICE>::BLOCKS][4], const rowmm_args &a, rowmm_shared *sh, uint32_t warp, uint32_t lane)
 {
@@ -46,7 +37,7 @@ __device__ __forceinline__ void load_rows(uint32_t (&x)[TILES][geometry<FORMAT, 
         for (int b = 0; b < BLOCKS; b++) {
             uint4 v = make_uint4(0, 0, 0, 0);
 
-            if (!FP4 || b < BLOCKS - 2 || !fewer) v = ld_row(from[n] + b * a.x_places.block);
+            if (!FP4 || b < BLOCKS - 2 || !fewer) v = ld_l2_now(from[n] + b * a.x_places.block);
             x[n][b][0] = v.x, x[n][b][1] = v.y, x[n][b][2] = v.z, x[n][b][3] = v.w;
         }
 }
@@ -136,8 +127,8 @@ constexpr int registers_of(uint32_t format, int tiles, bool room)
     return tiles == 2 ? 168 : room ? 96 : format == WEIGHT_FP4 ? 128 : format == WEIGHT_FP8_BLOCK ? 120 : 96;
 }
 
-/* LOGITS: its own kernel. The code of a layer's kernels should fit into an SM's instruction cache: what is fetched from the L2 holds up every block (400 instructions less: 20 us a step). */
-template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM, bool LOGITS>
+/* One for each kind: The code of a layer's kernels should fit into an SM's instruction cache: what is fetched from the L2 holds up every block (400 instructions less: 20 us a step). */
+template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM, enum kernel_kind KIND>
 __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(const __grid_constant__ rowmm_args a)
 {
     using G = geometry<FORMAT, SLICE>;
@@ -159,7 +150,7 @@ __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(cons
     }
     __syncthreads();
     if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
-    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES, LOGITS>(a, partials, sh, lane);
+    else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES, KIND>(a, partials, sh, lane);
     else if (lane == 0) produce<FORMAT, SLICE>(a, ring, sh);
 }
 
@@ -167,34 +158,37 @@ typedef void rowmm_fn(const rowmm_args);
 
 struct rowmm_variant { rowmm_fn *fn; uint32_t slot_bytes, fixed_bytes; };
 
-template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM> static struct rowmm_variant variant(bool logits)
+template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM> static struct rowmm_variant variant(enum kernel_kind kind)
 {
-    const struct rowmm_variant v = { logits ? rowmm_kernel<FORMAT, SLICE, TILES, ROOM, true> : rowmm_kernel<FORMAT, SLICE, TILES, ROOM, false>, geometry<FORMAT, SLICE>::SLOT_BYTES,
-                                     (uint32_t)(PARTIAL_BYTES(TILES) + sizeof(rowmm_shared)) };
+    struct rowmm_variant v = { kind == KERNEL_LOGITS ? rowmm_kernel<FORMAT, SLICE, TILES, ROOM, KERNEL_LOGITS> : rowmm_kernel<FORMAT, SLICE, TILES, ROOM, KERNEL_SUMS>,
+                               geometry<FORMAT, SLICE>::SLOT_BYTES, (uint32_t)(PARTIAL_BYTES(TILES) + sizeof(rowmm_shared)) };
 
+    if constexpr (FORMAT == WEIGHT_FP8)
+        if (kind == KERNEL_RULED) v.fn = rowmm_kernel<FORMAT, SLICE, TILES, ROOM, KERNEL_RULED>;
     return v;
 }
 
-template <uint32_t FORMAT> static struct rowmm_variant pick_shape(bool wide, uint32_t m, bool room, bool logits)
+template <uint32_t FORMAT> static struct rowmm_variant pick_shape(bool wide, uint32_t m, bool room, enum kernel_kind kind)
 {
-    if (m > 8) return wide ? variant<FORMAT, 4096, 2, false>(logits) : variant<FORMAT, 3840, 2, false>(logits);
+    if (m > 8) return wide ? variant<FORMAT, 4096, 2, false>(kind) : variant<FORMAT, 3840, 2, false>(kind);
     if constexpr (registers_of(FORMAT, 1, true) != registers_of(FORMAT, 1, false))
-        if (!room) return wide ? variant<FORMAT, 4096, 1, false>(logits) : variant<FORMAT, 3840, 1, false>(logits);
-    return wide ? variant<FORMAT, 4096, 1, true>(logits) : variant<FORMAT, 3840, 1, true>(logits);
+        if (!room) return wide ? variant<FORMAT, 4096, 1, false>(kind) : variant<FORMAT, 3840, 1, false>(kind);
+    return wide ? variant<FORMAT, 4096, 1, true>(kind) : variant<FORMAT, 3840, 1, true>(kind);
 }
 
 static const uint32_t formats[] = { WEIGHT_FP8, WEIGHT_BF16, WEIGHT_FP8_BLOCK, WEIGHT_FP4 };
 
 /* fn NULL: there is no kernel for the format. */
-static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m, bool room, bool logits)
+static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m, bool room, enum kernel_kind kind)
 {
     const struct rowmm_variant none = {};
 
+    if (kind == KERNEL_RULED && format != WEIGHT_FP8) return none;
     switch (format) {
-    case WEIGHT_FP8: return pick_shape<WEIGHT_FP8>(wide, m, room, logits);
-    case WEIGHT_BF16: return pick_shape<WEIGHT_BF16>(wide, m, room, logits);
-    case WEIGHT_FP8_BLOCK: return pick_shape<WEIGHT_FP8_BLOCK>(wide, m, room, logits);
-    case WEIGHT_FP4: return pick_shape<WEIGHT_FP4>(wide, m, room, logits);
+    case WEIGHT_FP8: return pick_shape<WEIGHT_FP8>(wide, m, room, kind);
+    case WEIGHT_BF16: return pick_shape<WEIGHT_BF16>(wide, m, room, kind);
+    case WEIGHT_FP8_BLOCK: return pick_shape<WEIGHT_FP8_BLOCK>(wide, m, room, kind);
+    case WEIGHT_FP4: return pick_shape<WEIGHT_FP4>(wide, m, room, kind);
     default: return none;
     }
 }
@@ -202,9 +196,9 @@ static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m, bool ro
 int rowmm_init(void)
 {
     for (uint32_t format : formats)
-        for (int i = 0; i < 16; i++) {
-            const struct rowmm_variant v = pick(format, i & 1, i & 2 ? 16 : 8, i & 4, i & 8);
-            const int rc = launch_prepare((const void *)v.fn, LAUNCH_SHARED_MAX);
+        for (int i = 0; i < 8 * KERNEL_KINDS; i++) {
+            const struct rowmm_variant v = pick(format, i & 1, i & 2 ? 16 : 8, i & 4, (enum kernel_kind)(i / 8));
+            const int rc = v.fn ? launch_prepare((const void *)v.fn, LAUNCH_SHARED_MAX) : 0;
 
             if (rc) return rc;
         }
@@ -232,13 +226,15 @@ void rowmm_next_of(struct rowmm_next *next, const struct packed_matrix *w, const
 
 int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
 {
-    const struct rowmm_variant v = pick(w->format, w->slice_k == 4096, args.m, args.room, args.out_kind == ROWMM_LOGITS);
+    const enum kernel_kind kind = args.out_kind == ROWMM_LOGITS ? KERNEL_LOGITS : args.out_inverse != 0.0f ? KERNEL_RULED : KERNEL_SUMS;
+    const struct rowmm_variant v = pick(w->format, w->slice_k == 4096, args.m, args.room, kind);
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0;
 
     if (args.m < 1 || args.m > ROWMM_ROWS_MAX || w->rows % TILE_ROWS || w->rows == 0) return -E_RANGE;
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
     if (v.fn == NULL) return -E_UNSUPPORTED;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
+    if (args.out_inverse != 0.0f && args.out_kind != ROWMM_GEGLU) return -E_RANGE;
     args.w = w->data;
     args.zero = 0;
     args.k = w->k;

@@ -54,6 +54,8 @@ struct rowmm_args {
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     uint32_t out_tag;                 /* ROWMM_PARTIAL: 0 or 1, lowest bit of all words of out (tags.cuh) */
     const float *x_scale;             /* [m] written by the kernel in front of us: multiplies the sums of each row of x, whose elements are then E4M3's numbers (round.h); NULL: 1 */
+    float x_fixed;                    /* the same of all rows, where their scale is fixed: x_power is NULL then; 0: none */
+    float out_inverse;                /* ROWMM_GEGLU of FP8 weights: what takes out wants it rounded by a fixed scale (round.h): the scale's inverse; 0: not */
     const float *x_power;             /* one number in constant memory: multiplies all sums, the inverse of what x was multiplied by; NULL: 1 */
     const float *out_power;           /* ROWMM_GEGLU: the same for what takes out: out is f16, multiplied by it; NULL: bf16 */
     float softcap;                    /* ROWMM_LOGITS; 0: none */

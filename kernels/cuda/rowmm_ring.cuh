@@ -9,6 +9,15 @@
 #define RING_MAX 11
 #define PARTIAL_BUFFERS 2
 
+/* volatile: all are asked for before the first is used */
+__device__ __forceinline__ uint4 ld_l2_now(const void *p)
+{
+    uint4 v;
+
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(p));
+    return v;
+}
+
 struct rowmm_shared {                 /* behind the ring */
     uint64_t full[RING_MAX], empty[RING_MAX];
     uint64_t part_full[PARTIAL_BUFFERS], part_empty[PARTIAL_BUFFERS];
@@ -75,7 +84,7 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
     prefetch_next(a, sh);
 }
 
-template <bool LATE, int TILES, bool LOGITS>
+template <bool LATE, int TILES, enum kernel_kind KIND>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
     uint32_t buffer = 0, phase = 0;
@@ -109,7 +118,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
         if (lane == 0) mbar_arrive_at(smem_address(&sh->part_empty[buffer]) + (read & a.zero));
 #pragma unroll
         for (int n = 0; n < TILES; n++)
-            store_tile<LOGITS, true>(a, sum[n], tile_of(a.slices, unit), slice_of(a.slices, unit), n * 8 + lane % 4 * 2, lane / 4, x_scale[n], power.out);
+            store_tile<KIND>(a, sum[n], tile_of(a.slices, unit), slice_of(a.slices, unit), n * 8 + lane % 4 * 2, lane / 4, x_scale[n], power.out);
         if (++buffer == PARTIAL_BUFFERS) buffer = 0, phase ^= 1;
     }
     if (lane == 0) *(volatile uint32_t *)&sh->done = 1;

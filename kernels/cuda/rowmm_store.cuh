@@ -3,6 +3,7 @@
 #ifndef SLUICE_CUDA_ROWMM_STORE_CUH
 #define SLUICE_CUDA_ROWMM_STORE_CUH
 
+#include "round.cuh"
 #include "rowmm.h"
 #include "tags.cuh"
 #include <cuda_bf16.h>
@@ -26,10 +27,14 @@ __device__ __forceinline__ float finish_logit(const rowmm_args &a, float x, uint
     return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
 }
 
+/* Kernels without code for what they never do. SUMS: partial sums, GEGLU as it is; LOGITS; RULED: GEGLU whose result is rounded by a fixed scale, all of
+ * up to 16 rows, whose results may be tiled (row_places.h). ANY: all of it, of more. */
+enum kernel_kind { KERNEL_SUMS, KERNEL_LOGITS, KERNEL_RULED, KERNEL_KINDS, KERNEL_ANY = KERNEL_KINDS };
+
 struct row_powers { float x, out; };  /* out 0: GEGLU leaves bf16 */
 
 /* They are constant: read before the wait. */
-__device__ __forceinline__ row_powers row_powers_of(const rowmm_args &a) { return { power_or_one(a.x_power), a.out_power ? power_or_one(a.out_power) : 0.0f }; }
+__device__ __forceinline__ row_powers row_powers_of(const rowmm_args &a) { return { a.x_fixed != 0.0f ? a.x_fixed : power_or_one(a.x_power), a.out_power ? power_or_one(a.out_power) : 0.0f }; }
 
 /* What multiplies the sums of activation rows m and m + 1. Behind the wait. */
 __device__ __forceinline__ float2 row_scales(const rowmm_args &a, uint32_t m, row_powers power)
@@ -37,12 +42,12 @@ __device__ __forceinline__ float2 row_scales(const rowmm_args &a, uint32_t m, ro
     return make_float2(a.x_scale && m < a.m ? ld_l2(a.x_scale + m) * power.x : power.x, a.x_scale && m + 1 < a.m ? ld_l2(a.x_scale + m + 1) * power.x : power.x);
 }
 
-/* FEW: up to 16 rows, whose results may be tiled.
- * LOGITS: out_kind may be ROWMM_LOGITS; kernels that never make logits have no code for it.
- * v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
-template <bool LOGITS = true, bool FEW = false>
+/* v: rows g and g + 8 of the tile times activation rows m and m + 1, m = 2t: (g, m), (g, m+1), (g+8, m), (g+8, m+1). */
+template <enum kernel_kind KIND = KERNEL_ANY>
 __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32_t tile, uint32_t slice, uint32_t m, uint32_t g, float2 x_scale, float out_power)
 {
+    constexpr bool FEW = KIND != KERNEL_ANY, LOGITS = KIND == KERNEL_LOGITS || !FEW, RULED = KIND == KERNEL_RULED || !FEW;
+
 #pragma unroll(LOGITS ? 1 : 2)      /* logits take 150 instructions */
     for (int i = 0; i < 2; i++) {
         float low = i ? v.y * x_scale.y : v.x * x_scale.x, high = i ? v.w * x_scale.y : v.z * x_scale.x;
@@ -52,7 +57,7 @@ __device__ __forceinline__ void store_tile(const rowmm_args &a, float4 v, uint32
             const float x = gelu_tanh(low) * high;
             const uint64_t at = FEW ? place_of(a.out_places, a.out_stride, m + i, tile * 8 + g) : (uint64_t)(m + i) * a.out_stride + tile * 8 + g;
 
-            if (live) ((uint16_t *)a.out)[at] = out_power != 0.0f ? __half_as_ushort(__float2half_rn(x * out_power)) : __bfloat16_as_ushort(__float2bfloat16_rn(x));
+            if (live) ((uint16_t *)a.out)[at] = out_power != 0.0f ? __half_as_ushort(__float2half_rn(x * out_power)) : (uint16_t)pack_ruled(x, 0.0f, false, RULED ? a.out_inverse : 0.0f);
             continue;
         }
         if (LOGITS && a.out_kind == ROWMM_LOGITS) {

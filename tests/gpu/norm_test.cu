@@ -178,7 +178,7 @@ static int test_rounds_as_the_rule_says(const struct data *d, uint32_t split, fl
     float *scale;
 
     CHECK(cudaMalloc(&scale, 4 * ROWS));
-    const struct round_args round = { d->y, d->y, scale, HIDDEN, fixed };
+    const struct round_args round = { d->y, d->y, scale, HIDDEN, fixed, {} };
     OK(norm_launch(&n, ROWS, NULL));
     OK(round_launch(&round, ROUND_VALUES, ROWS, NULL));
     const std::vector<float> want_scale = fetch(scale, ROWS);

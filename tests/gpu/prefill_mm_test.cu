@@ -157,7 +157,7 @@ static void fill(struct bench *b, const struct shape *s)
     OK(fill_normal_launch(b->x, (uint64_t)ROWS_MAX * s->k, 3.0f, 200 + s->k, NULL));
     OK(pack_launch(&b->w, &from, scratch, NULL));
     if (b->codes) {                   /* in this order: the second leaves in x what the codes mean */
-        const struct round_args round = { b->x, b->codes, b->x_scale, s->k, 0.0f }, values = { b->x, b->x, b->x_scale, s->k, 0.0f };
+        const struct round_args round = { b->x, b->codes, b->x_scale, s->k, 0.0f, {} }, values = { b->x, b->x, b->x_scale, s->k, 0.0f, {} };
 
         OK(round_launch(&round, ROUND_CODES, ROWS_MAX, NULL));
         OK(round_launch(&values, ROUND_VALUES, ROWS_MAX, NULL));

@@ -1,7 +1,7 @@
 /* tests/gpu/round_test.cu - activation rules on the device (kernels/cuda/round.h) against the CPU's on the same inputs; exit 0 pass, 1 fail, 77 no GPU.
  *
  * Rows of every length that the model has, with zeros, subnormals, values beyond 448 scales, ties and a NaN; by their own scale and by a fixed one. Scales and what the codes mean
- * must be EQUAL, in place and as bytes in the order of the FP8 products; a row alone and among others gives the same bits. */
+ * must be EQUAL, in place, in tiles (row_places.h) and as bytes in the order of the FP8 products; a row alone and among others gives the same bits. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/prefill_mm.h"
 #include "kernels/cuda/round.h"
@@ -22,6 +22,7 @@ extern "C" {
 #define OK(x) do { const int r_ = (x); if (r_ < 0) { fprintf(stderr, "%s:%d %s: error %d (%s)\n", __FILE__, __LINE__, #x, r_, launch_error()); exit(1); } } while (0)
 
 #define ROWS 9u
+#define TILED_ROWS 16u                /* whole tiles */
 #define SCALE_MIN (1.0f / (448.0f * 512.0f))
 
 static float bf16(float x) { return __bfloat162float(__float2bfloat16_rn(x)); }
@@ -61,7 +62,7 @@ static bool same(float a, float b) { return (isnan(a) && isnan(b)) || a == b; }
 static int run(uint32_t k, float fixed)
 {
     std::mt19937 random(k + (fixed != 0.0f));
-    std::vector<__nv_bfloat16> plain(ROWS * k), permuted(ROWS * k);
+    std::vector<__nv_bfloat16> plain(ROWS * k), permuted(TILED_ROWS * k);
     std::vector<__half> values(ROWS * k);
     std::vector<std::vector<float>> want;
     std::vector<float> scale(ROWS), got(ROWS);
@@ -76,10 +77,12 @@ static int run(uint32_t k, float fixed)
         for (uint32_t i = 0; i < k; i++) plain[r * k + i] = permuted[r * k + prefill_k(i)] = __float2bfloat16_rn(want[r][i]);
         scale[r] = rule(want[r], fixed);
     }
-    CHECK(cudaMalloc(&x, 2 * ROWS * k));
+    CHECK(cudaMalloc(&x, 2 * TILED_ROWS * k));
     CHECK(cudaMalloc(&codes_device, ROWS * k));
     CHECK(cudaMalloc(&scale_device, 4 * ROWS));
-    const struct round_args to_codes = { x, codes_device, scale_device, k, fixed }, in_place = { x, x, scale_device, k, fixed };
+    const struct round_args to_codes = { x, codes_device, scale_device, k, fixed, {} }, in_place = { x, x, scale_device, k, fixed, {} };
+    const struct row_places tiled = places_tiled(ROWS);
+    struct round_args in_tiles = in_place;
 
     CHECK(cudaMemcpy(x, permuted.data(), 2 * ROWS * k, cudaMemcpyHostToDevice));
     OK(round_launch(&to_codes, ROUND_CODES, ROWS, NULL));
@@ -97,6 +100,14 @@ static int run(uint32_t k, float fixed)
         bad += got[r] != scale[r];
         for (uint32_t i = 0; i < k; i++) bad += !same(__half2float(values[r * k + i]), want[r][i]);
     }
+    in_tiles.places = tiled;
+    for (uint32_t r = 0; r < ROWS; r++)
+        for (uint32_t i = 0; i < k; i++) permuted[place_of(tiled, k, r, i)] = plain[r * k + i];
+    CHECK(cudaMemcpy(x, permuted.data(), 2 * TILED_ROWS * k, cudaMemcpyHostToDevice));
+    OK(round_launch(&in_tiles, ROUND_VALUES, ROWS, NULL));
+    CHECK(cudaMemcpy(permuted.data(), x, 2 * TILED_ROWS * k, cudaMemcpyDeviceToHost));
+    for (uint32_t r = 0; r < ROWS; r++)
+        for (uint32_t i = 0; i < k; i++) bad += memcmp(&permuted[place_of(tiled, k, r, i)], &values[r * k + i], 2) != 0;
     for (uint32_t r = 0; r < ROWS; r++) {                      /* alone */
         CHECK(cudaMemcpy(x, plain.data() + r * k, 2 * k, cudaMemcpyHostToDevice));
         OK(round_launch(&in_place, ROUND_VALUES, 1, NULL));
@@ -110,7 +121,7 @@ static int run(uint32_t k, float fixed)
 
 static int refusals()
 {
-    const struct round_args good = { (const __nv_bfloat16 *)512, (void *)512, (float *)512, 3840, 0.0f };
+    const struct round_args good = { (const __nv_bfloat16 *)512, (void *)512, (float *)512, 3840, 0.0f, {} };
     struct round_args odd = good, long_row = good, negative = good;
     int bad = round_launch(&good, ROUND_VALUES, 0, NULL) >= 0;
 

@@ -375,9 +375,9 @@ static void on_signal(struct server *v)
 
 static void tick(struct server *v)
 {
-    const uint64_t now = clock_ns();
-
     if (!v->model_known && v->exit_code < 0 && v->model_told && v->phase == PIPELINE_STARTING && trial_is_over(v)) start_pipeline(v); /* not when somebody wants us to end: see below */
+    const uint64_t now = clock_ns(); /* behind it: nothing that was started is younger */
+
     gpu_tick(v, now);
     children_tick(v, now);
     load_show(v);

@@ -17,6 +17,7 @@ with that of an undisturbed run; times from death to ready again and the pauses 
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -283,6 +284,8 @@ def main():
         return 77
     with Server(*OPTIONS) as s:
         say(s.out().strip().splitlines()[-1])
+        sharing = s.status()["device"]["sharing"]
+        assert sharing == os.environ.get("SHARING", "mps") or not shutil.which("nvidia-cuda-mps-control"), f"the stages share the GPU by {sharing}"
         try:
             asyncio.run(campaign(s, names))
         except BaseException:

@@ -285,7 +285,7 @@ def main():
     with Server(*OPTIONS) as s:
         say(s.out().strip().splitlines()[-1])
         sharing = s.status()["device"]["sharing"]
-        assert sharing == os.environ.get("SHARING", "mps") or not shutil.which("nvidia-cuda-mps-control"), f"the stages share the GPU by {sharing}"
+        assert sharing == ("time-slice" if os.environ.get("SHARING") == "time-slice" else "mps") or not shutil.which("nvidia-cuda-mps-control"), f"the stages share the GPU by {sharing}"
         try:
             asyncio.run(campaign(s, names))
         except BaseException:

@@ -2,8 +2,8 @@
  *
  *   embed, then per layer: qkv, attn + combine, o, norm, gate_up, down, norm, then head, sample
  *   activations go from kernel to kernel as f16 times a power of two that the weights fix (powers.h), in front of BF16 weights as bf16;
- *   where the checkpoint wants its activations in FP8 (round.h), norms round what they make, and by a fixed scale attention and gate_up do, too; by a row's largest element attention
- *   with heads of 256 does with up to 16 rows; else o and down have a kernel in front of them
+ *   where the checkpoint wants its activations in FP8 (round.h), norms round what they make, and by a fixed scale attention and gate_up do, too; by a row's largest element o and down do
+ *   themselves with one row; with up to 16 attention with heads of 256 does; else they have a kernel in front of them
  *
  * Every kernel lets its successor start at once and itself waits for its predecessor after fetching what does not depend on it; with up to 32 rows
  * norms and attention do not wait but ask for their input until its words say that they are there (tags.cuh). Two exceptions: layer 0's qkv lets attention start only when embed is
@@ -89,7 +89,7 @@ static uint32_t window_slots(const struct chain *c, const struct arena_matrix *m
     return c->rows <= ROWMM_ROWS_MAX && m->activation != STORED_TOKEN ? 5 : 3;
 }
 
-/* out = w x; x is rounded in place where the matrix says so and nobody has done it. next: the matrix that the L2 may take a part of. */
+/* out = w x; x is rounded where the matrix says so and nobody has done it, in place, or one row on its way in. next: the matrix that the L2 may take a part of. */
 static int product(struct chain *c, const struct arena_matrix *m, struct product_io io, enum rowmm_out kind, uint32_t ring_slots, const struct arena_matrix *next)
 {
     struct cuda_backend *b = c->b;
@@ -99,13 +99,14 @@ static int product(struct chain *c, const struct arena_matrix *m, struct product
 
     tuning.window_slots = window_slots(c, m);
     if (ring_slots < tuning.ring_slots) tuning.ring_slots = ring_slots;
-    if (m->activation != STORED_AS_IS && !c->rounded) {
+    if (m->activation == STORED_TOKEN && !c->rounded && c->rows == 1) a.rounds = 1;
+    else if (m->activation != STORED_AS_IS && !c->rounded) {
         const struct round_args round = { io.x, io.x, b->x_scale, m->k, m->input_scale, io.x_places };
         const int rc = round_launch(&round, ROUND_VALUES, c->rows, b->stream);
 
         if (rc) return rc;
     }
-    if (m->activation == STORED_TOKEN) a.x_scale = b->x_scale;
+    if (m->activation == STORED_TOKEN && !a.rounds) a.x_scale = b->x_scale;
     if (m->activation == STORED_STATIC) a.x_fixed = m->input_scale;
     c->rounded = (a.out_inverse = io.out_inverse) != 0.0f;
     a.x = io.x;
@@ -299,7 +300,7 @@ int chain_launch(struct cuda_backend *b, uint32_t rows, uint32_t parts)
     if (b->is_plain) return plain_chain(b, rows, parts);
     struct chain c = { b, rows, parts, (parts >> CUDA_PART_EMBED & 1) != 0, false, false, 0, 0, false, {} };
     c.polls = rows <= CHAIN_WIDE_ROWS && (parts & LAYER_PARTS) == LAYER_PARTS;
-    c.tells = rows <= ROWMM_ROWS_MAX && b->kind == GRAPH_BLOCKS;
+    c.tells = rows > 1 && rows <= ROWMM_ROWS_MAX && b->kind == GRAPH_BLOCKS;
     const struct row_power *first = power(b, 0, POWER_QKV, &b->arena.layer[0].qkv);
     const struct embed_args e = { b->state, (const uint8_t *)b->options.weights_device + b->arena.head.offset, b->last_token,
                                   vector(b, b->arena.layer[0].input_norm), b->inv_freq, b->residual[0], b->x, places(&c), first ? &first->up : NULL, b->rope, b->spec.hidden,

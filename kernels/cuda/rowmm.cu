@@ -5,6 +5,7 @@
  * starts before the previous kernel has ended. One epilogue warp adds the partial sums in a fixed order and stores. */
 #include "rowmm_block.cuh"
 #include "rowmm_ring.cuh"
+#include "rowmm_rule.cuh"
 #include "launch.h"
 #include "shm/error.h"
 
@@ -79,13 +80,14 @@ __device__ __forceinline__ uint32_t consume_slot(float (&acc)[TILES][2][4], cons
     return loaded;
 }
 
-template <uint32_t FORMAT, int SLICE, int TILES>
+template <uint32_t FORMAT, int SLICE, int TILES, enum kernel_kind KIND>
 __device__ __forceinline__ void consume(const rowmm_args &a, uint8_t *ring, uint8_t *partials, rowmm_shared *sh, uint32_t warp, uint32_t lane)
 {
     using G = geometry<FORMAT, SLICE>;
     uint32_t x[TILES][G::BLOCKS][4], stage = 0, phase = 0, buffer = 0, buffer_phase = 0;
 
-    load_rows<FORMAT, SLICE, TILES>(x, a, sh, warp, lane);
+    if constexpr (KIND == KERNEL_ROUNDS) load_row_rounded<SLICE>(x, a, partials, sh, warp, lane);
+    else load_rows<FORMAT, SLICE, TILES>(x, a, sh, warp, lane);
     if (threadIdx.x == 0) trace_mark(a.trace, TRACE_PAST_WAIT);
     for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
         float acc[TILES][2][4] = {}, scale = 1.0f;
@@ -149,7 +151,7 @@ __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(cons
         mbar_init_fence();
     }
     __syncthreads();
-    if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES>(a, ring, partials, sh, warp, lane);
+    if (warp < CONSUMER_WARPS) consume<FORMAT, SLICE, TILES, KIND>(a, ring, partials, sh, warp, lane);
     else if (warp == CONSUMER_WARPS) epilogue<G::LATE, TILES, KIND>(a, partials, sh, lane);
     else if (lane == 0) produce<FORMAT, SLICE>(a, ring, sh);
 }
@@ -165,6 +167,8 @@ template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM> static struct rowmm_
 
     if constexpr (FORMAT == WEIGHT_FP8)
         if (kind == KERNEL_RULED) v.fn = rowmm_kernel<FORMAT, SLICE, TILES, ROOM, KERNEL_RULED>;
+    if constexpr (FORMAT == WEIGHT_FP8 && TILES == 1)
+        if (kind == KERNEL_ROUNDS) v.fn = rowmm_kernel<FORMAT, SLICE, TILES, ROOM, KERNEL_ROUNDS>;
     return v;
 }
 
@@ -183,7 +187,7 @@ static struct rowmm_variant pick(uint32_t format, bool wide, uint32_t m, bool ro
 {
     const struct rowmm_variant none = {};
 
-    if (kind == KERNEL_RULED && format != WEIGHT_FP8) return none;
+    if ((kind == KERNEL_RULED || kind == KERNEL_ROUNDS) && format != WEIGHT_FP8) return none;
     switch (format) {
     case WEIGHT_FP8: return pick_shape<WEIGHT_FP8>(wide, m, room, kind);
     case WEIGHT_BF16: return pick_shape<WEIGHT_BF16>(wide, m, room, kind);
@@ -226,7 +230,7 @@ void rowmm_next_of(struct rowmm_next *next, const struct packed_matrix *w, const
 
 int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const struct rowmm_tuning *tuning, void *stream)
 {
-    const enum kernel_kind kind = args.out_kind == ROWMM_LOGITS ? KERNEL_LOGITS : args.out_inverse != 0.0f ? KERNEL_RULED : KERNEL_SUMS;
+    const enum kernel_kind kind = args.out_kind == ROWMM_LOGITS ? KERNEL_LOGITS : args.rounds ? KERNEL_ROUNDS : args.out_inverse != 0.0f ? KERNEL_RULED : KERNEL_SUMS;
     const struct rowmm_variant v = pick(w->format, w->slice_k == 4096, args.m, args.room, kind);
     const uint32_t slices = w->slice_k ? w->k / w->slice_k : 0;
 
@@ -234,7 +238,8 @@ int rowmm_launch(const struct packed_matrix *w, struct rowmm_args args, const st
     if (slices != 1 && slices != 2 && slices != 4) return -E_UNSUPPORTED;
     if (v.fn == NULL) return -E_UNSUPPORTED;
     if (slices > 1 && args.out_kind != ROWMM_PARTIAL) return -E_RANGE;
-    if (args.out_inverse != 0.0f && args.out_kind != ROWMM_GEGLU) return -E_RANGE;
+    if (args.out_inverse != 0.0f && (args.out_kind != ROWMM_GEGLU || args.rounds)) return -E_RANGE;
+    if (args.rounds && (args.m != 1 || args.out_kind == ROWMM_LOGITS || args.x_scale || args.x_power)) return -E_RANGE;
     args.w = w->data;
     args.zero = 0;
     args.k = w->k;

@@ -53,6 +53,7 @@ struct rowmm_args {
     uint32_t room;                    /* 1: attention runs beside it: registers are left for its warps, which costs FP4 and FP8_BLOCK some speed */
     uint32_t late_trigger;            /* 1: the successor starts only when our predecessor is complete */
     uint32_t out_tag;                 /* ROWMM_PARTIAL: 0 or 1, lowest bit of all words of out (tags.cuh) */
+    uint32_t rounds;                  /* 1, one row and FP8 weights: x is bf16 and rounded on its way in by its largest element, as round.h says (ROUND_VALUES); not with x_scale, x_power, out_inverse */
     const float *x_scale;             /* [m] written by the kernel in front of us: multiplies the sums of each row of x, whose elements are then E4M3's numbers (round.h); NULL: 1 */
     float x_fixed;                    /* the same of all rows, where their scale is fixed: x_power is NULL then; 0: none */
     float out_inverse;                /* ROWMM_GEGLU of FP8 weights: what takes out wants it rounded by a fixed scale (round.h): the scale's inverse; 0: not */

@@ -84,6 +84,8 @@ __device__ __forceinline__ void produce(const rowmm_args &a, uint8_t *ring, rowm
     prefetch_next(a, sh);
 }
 
+__device__ __forceinline__ round_by rule_of_row(const rowmm_shared *sh, uint32_t lane);
+
 template <bool LATE, int TILES, enum kernel_kind KIND>
 __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *partials, rowmm_shared *sh, uint32_t lane)
 {
@@ -94,6 +96,7 @@ __device__ __forceinline__ void epilogue(const rowmm_args &a, const uint8_t *par
     chain_wait();
 #pragma unroll
     for (int n = 0; n < TILES; n++) x_scale[n] = row_scales(a, n * 8 + lane % 4 * 2, power);
+    if (KIND == KERNEL_ROUNDS) x_scale[0].x = x_scale[0].y = rule_of_row(sh, lane).scale;
     for (uint32_t unit = blockIdx.x; unit < a.units; unit += gridDim.x) {
         float4 sum[TILES];
         float low = 1.0f, high = 1.0f;

@@ -27,9 +27,9 @@ __device__ __forceinline__ float finish_logit(const rowmm_args &a, float x, uint
     return a.softcap > 0.0f ? a.softcap * tanhf(x / a.softcap) : x;
 }
 
-/* Kernels without code for what they never do. SUMS: partial sums, GEGLU as it is; LOGITS; RULED: GEGLU whose result is rounded by a fixed scale, all of
- * up to 16 rows, whose results may be tiled (row_places.h). ANY: all of it, of more. */
-enum kernel_kind { KERNEL_SUMS, KERNEL_LOGITS, KERNEL_RULED, KERNEL_KINDS, KERNEL_ANY = KERNEL_KINDS };
+/* Kernels without code for what they never do. SUMS: partial sums, GEGLU as it is; LOGITS; RULED: GEGLU whose result is rounded by a fixed scale; ROUNDS: sums and
+ * GEGLU of one row that it rounds (rowmm_rule.cuh); all of up to 16 rows, whose results may be tiled (row_places.h). ANY: the first three, of more. */
+enum kernel_kind { KERNEL_SUMS, KERNEL_LOGITS, KERNEL_RULED, KERNEL_ROUNDS, KERNEL_KINDS, KERNEL_ANY = KERNEL_KINDS };
 
 struct row_powers { float x, out; };  /* out 0: GEGLU leaves bf16 */
 

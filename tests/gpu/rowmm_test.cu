@@ -2,9 +2,11 @@
  *
  * For each shape and format: (1) packing and unpacking give the source back (bit-equal for BF16, within half an E4M3 step for FP8);
  * (2) every row count 1..16 agrees with f64 sums over the same inputs, which BF16 weights take as bf16, all others as f16; (3) a row's bits are the same alone and in any
- * company, of plain rows and of tiled ones (row_places.h); (4) repeated launches give the same bits (a moving error is a race). Outputs are poisoned before each launch. */
+ * company, of plain rows and of tiled ones (row_places.h); (4) repeated launches give the same bits (a moving error is a race); (5) FP8: a row
+ * that the product rounds itself has the bits of one that was rounded before. Outputs are poisoned before each launch. */
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/pack.h"
+#include "kernels/cuda/round.h"
 #include "kernels/cuda/rowmm.h"
 #include "kernels/stored.h"
 #include "rows.cuh"
@@ -161,6 +163,48 @@ static double stored_error(const struct shape *s, uint32_t format, const uint8_t
     return worst;
 }
 
+static std::vector<uint8_t> one_row(const struct bench *b, const struct shape *s, struct rowmm_args a)
+{
+    std::vector<uint8_t> raw(b->out_bytes);
+
+    CHECK(cudaMemset(b->out, 0xff, b->out_bytes));
+    a.out = b->out, a.out_stride = b->columns, a.out_slice_stride = 16ull * b->columns, a.m = 1, a.out_kind = s->kind;
+    OK(rowmm_launch(&b->w, a, &b->tuning, NULL));
+    CHECK(cudaDeviceSynchronize());
+    CHECK(cudaMemcpy(raw.data(), b->out, b->out_bytes, cudaMemcpyDeviceToHost));
+    return raw;
+}
+
+/* A row that the product rounds itself against the same behind round.h's kernel: the same bits. By columns: largest element in each warp's share of each slice, once; a NaN; zeros. */
+static int rounds_alike(const struct bench *b, const struct shape *s)
+{
+    std::vector<uint16_t> row(s->k);
+    uint16_t *plain, *rounded;
+    float *scale;
+    int different = 0;
+
+    CHECK(cudaMalloc(&plain, 2ull * s->k));
+    CHECK(cudaMalloc(&rounded, 2ull * s->k));
+    CHECK(cudaMalloc(&scale, 4));
+    for (uint32_t i = 0; i < 40; i++) {
+        const struct round_args round = { (const __nv_bfloat16 *)rounded, rounded, scale, s->k, 0.0f, {} };
+        struct rowmm_args theirs = {}, own = {};
+
+        OK(fill_normal_launch(plain, s->k, i == 38 ? 1e-30f : 3.0f, 300 + i, NULL));
+        CHECK(cudaMemcpy(row.data(), plain, 2ull * s->k, cudaMemcpyDeviceToHost));
+        if (i < 36) row[(uint64_t)(i * 2 + 1) * s->k / 72] = 0xc2c8;      /* -100 */
+        if (i == 36) row[5] = 0x7fc0;
+        if (i == 37) std::fill(row.begin(), row.end(), (uint16_t)0);
+        CHECK(cudaMemcpy(plain, row.data(), 2ull * s->k, cudaMemcpyHostToDevice));
+        CHECK(cudaMemcpy(rounded, row.data(), 2ull * s->k, cudaMemcpyHostToDevice));
+        OK(round_launch(&round, ROUND_VALUES, 1, NULL));
+        theirs.x = rounded, theirs.x_scale = scale, own.x = plain, own.rounds = 1;
+        different += one_row(b, s, theirs) != one_row(b, s, own);
+    }
+    for (void *p : { (void *)plain, (void *)rounded, (void *)scale }) CHECK(cudaFree(p));
+    return different;
+}
+
 static int run(const struct shape *s, uint32_t format, uint32_t sms)
 {
     const uint64_t n = (uint64_t)s->rows * s->k;
@@ -226,6 +270,7 @@ static int run(const struct shape *s, uint32_t format, uint32_t sms)
         const std::vector<float> again = product(&b, s, 0, i % 2 ? 16 : 8);
         different += memcmp(again.data(), full.data(), 4 * again.size()) != 0;
     }
+    if (format == WEIGHT_FP8 && s->kind != ROWMM_LOGITS) different += rounds_alike(&b, s);
     bad = !(worst < limit) || different || lost > 0.0 || !(moved < 3e-7);
     printf("%-4s %-8s %6u x %5u %-5s error %.2e (limit %.1e) launches with other bits %llu pack excess %.1e, against the stored codes %.1e\n", bad ? "FAIL" : "ok", s->name, s->rows, s->k,
            format_name[format], worst, limit, (unsigned long long)different, lost, moved);
@@ -244,6 +289,7 @@ int main(int argc, char **argv)
     if (cudaGetDeviceCount(&count) != cudaSuccess || count == 0) return printf("skip: no GPU\n"), 77;
     CHECK(cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0));
     OK(rowmm_init());
+    OK(round_init());
     for (const struct shape &s : shapes)
         for (uint32_t format : { (uint32_t)WEIGHT_FP8, (uint32_t)WEIGHT_BF16, (uint32_t)WEIGHT_FP8_BLOCK, (uint32_t)WEIGHT_FP4 })
             if ((argc < 2 || strcmp(argv[1], format_name[format]) == 0) && (format != WEIGHT_FP8_BLOCK || s.rows % WEIGHT_BLOCK == 0)) bad += run(&s, format, (uint32_t)sms);

@@ -131,12 +131,24 @@ static void forget_process(struct child *c)
     c->sigkill_ns = 0;
 }
 
-static void board_pid(struct server *v, const struct child *c, uint64_t up_since_ns)
+static void show_on_board(struct server *v, const struct child *c)
 {
     if (!v->table.board) return;
     shm_store_release(&v->table.board->pid[c->role], (uint64_t)c->pid);
-    shm_store_release(&v->table.board->up_since_ns[c->role], up_since_ns);
+    shm_store_release(&v->table.board->up_since_ns[c->role], c->up_since_ns);
     shm_store_release(&v->table.board->restarts[c->role], c->deaths);
+}
+
+static void board_pid(struct server *v, struct child *c, uint64_t up_since_ns)
+{
+    c->up_since_ns = up_since_ns;
+    show_on_board(v, c);
+}
+
+void children_to_board(struct server *v)
+{
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (v->child[role].pid || v->child[role].deaths) show_on_board(v, &v->child[role]);
 }
 
 static void note_beat(struct server *v, struct child *c, uint64_t beat)

@@ -312,6 +312,7 @@ static int create_table(struct server *v, char *err, size_t err_bytes)
     }
     v->table.board = (struct launcher_board *)(v->segment[ROLE_LAUNCHER] + segment_slots_offset(ROLE_LAUNCHER));
     v->table.board->started_ns = v->started_ns;
+    children_to_board(v); /* the keeper, which may have been ready before there was a board */
     return 0;
 }
 

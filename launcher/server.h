@@ -34,6 +34,7 @@ struct child {
     bool ready;
     bool under_mps;           /* was started as a client of the MPS daemon */
     uint64_t started_ns;
+    uint64_t up_since_ns;     /* ready since; 0: it is not */
     uint64_t heartbeat, heartbeat_ns; /* last value seen and when it moved, by server.watched_ns */
     struct starve starve;     /* of its silence: what it waited for a processor */
     bool starved_told;        /* and that was said */
@@ -128,6 +129,7 @@ void child_message(struct server *v, struct child *c);
 void child_log(struct child *c);
 void child_reap(struct server *v, struct child *c);
 void children_tick(struct server *v, uint64_t now_ns);
+void children_to_board(struct server *v); /* all that is known of them, when the board has been made */
 void child_ask_stop(struct child *c, enum kill_reason reason, uint64_t grace_ms);
 int child_swap(struct server *v, struct child *c, const char *exe, int client, char *err, size_t err_bytes);
 

@@ -413,7 +413,7 @@ static void fill(struct prefill *k)
         if (is_filled(k, slots[i])) hand_over(k, slots[i]);
     }
     engine_told(&k->engine);
-    count_beginners(k); /* none: the crowd is over */
+    count_beginners(k); /* again, for what it notes: when nobody waits any more the crowd is over */
     stage_idle(&k->stage);
     stage_count(&k->stage, PREFILL_TOKENS, rows);
     stage_count(&k->stage, PREFILL_CHUNKS, 1);

@@ -139,7 +139,7 @@ static void show_on_board(struct server *v, const struct child *c)
     shm_store_release(&v->table.board->restarts[c->role], c->deaths);
 }
 
-static void board_pid(struct server *v, struct child *c, uint64_t up_since_ns)
+static void set_up_since(struct server *v, struct child *c, uint64_t up_since_ns)
 {
     c->up_since_ns = up_since_ns;
     show_on_board(v, c);
@@ -191,7 +191,7 @@ int child_start(struct server *v, struct child *c)
     const int rc = wiring_send(c->control_fd, "wiring", w);
     if (rc != 0) server_log(v, SERVER_LOG_WARN, "wiring", "stage=%s reason=\"%s\"", role_name(c->role), error_text(rc)); /* its death follows */
     free(w);
-    board_pid(v, c, 0);
+    set_up_since(v, c, 0);
     server_log(v, SERVER_LOG_INFO, "start", "stage=%s pid=%d exe=%s", role_name(c->role), (int)pid, c->exe);
     return 0;
 failed:
@@ -228,7 +228,7 @@ static void ready(struct server *v, struct child *c)
     if (c->died_ns) c->recovery_ns = now - c->died_ns;
     if (c->died_ns) server_log(v, SERVER_LOG_INFO, "recovered", "stage=%s ms=%.1f", role_name(c->role), (double)c->recovery_ns / 1e6);
     c->died_ns = 0;
-    board_pid(v, c, now);
+    set_up_since(v, c, now);
     if (c->swap_client >= 0 && c->kill_reason != KILL_SWAP) { /* else it is the one that is to go: it had only just been started */
         control_reply(v, c->swap_client, "{\"ok\":true}\n");
         c->swap_client = -1;
@@ -473,17 +473,17 @@ void child_reap(struct server *v, struct child *c)
     c->kill_reason = KILL_NONE;
     if (reason != KILL_STOP) c->died_ns = now;
     if (reason == KILL_STOP || v->exit_code >= 0) {
-        board_pid(v, c, 0);
+        set_up_since(v, c, 0);
         return;
     }
     if (reason == KILL_SWAP) {
-        board_pid(v, c, 0);
+        set_up_since(v, c, 0);
         start_or_wait(v, c);
         return;
     }
     if (by_itself && c->under_mps) gpu_lost(v);
     c->deaths++;
-    board_pid(v, c, 0);
+    set_up_since(v, c, 0);
     server_log(v, SERVER_LOG_WARN, "death", "stage=%s how=\"%s\"", role_name(c->role), text);
     if (WIFEXITED(status) && code == 100 && !c->swapped) {
         server_stop(v, 100, "a stage found the configuration unusable; its line above says why");

@@ -129,7 +129,7 @@ constexpr int registers_of(uint32_t format, int tiles, bool room)
     return tiles == 2 ? 168 : room ? 96 : format == WEIGHT_FP4 ? 128 : format == WEIGHT_FP8_BLOCK ? 120 : 96;
 }
 
-/* One for each kind: The code of a layer's kernels should fit into an SM's instruction cache: what is fetched from the L2 holds up every block (400 instructions less: 20 us a step). */
+/* One for each kind: the code of a layer's kernels should fit into an SM's instruction cache: what is fetched from the L2 holds up every block (400 instructions less: 20 us a step). */
 template <uint32_t FORMAT, int SLICE, int TILES, bool ROOM, enum kernel_kind KIND>
 __global__ void __maxnreg__(registers_of(FORMAT, TILES, ROOM)) rowmm_kernel(const __grid_constant__ rowmm_args a)
 {

@@ -21,8 +21,8 @@ struct sequence { /* private view of one slot, rebuilt from the table at start *
     uint32_t quiet;      /* tokens since the drafter was last asked */
     bool wants;          /* its drafts pay: ask, wait, score */
     uint32_t most;       /* drafts to ask for, ... */
-    uint32_t told_most;  /* what the drafter was told last */
     float least, worth;  /* ... and the least chance that one should have to be drafted, to be scored */
+    uint32_t told_most;  /* `most`, as the drafter was told it last */
     struct pace_sequence pace;
     uint32_t draft[RING_TOKENS_MAX];
 };
